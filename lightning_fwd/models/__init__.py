@@ -1,0 +1,79 @@
+"""The MLCommons-Tiny reference networks, small nets for recipes, and `build`, which makes either from a name.
+
+Each class tells `input_shape` (without the batch) and `num_classes` (None for the autoencoder). The MLCommons-Tiny
+networks take `weights=`, the path of their official weights.
+"""
+
+import difflib
+import importlib
+
+from torch import nn
+
+from .keras_weights import load_keras_weights
+from .layers import SamePad2d
+from .mlperf_tiny import DSCNN, FCAutoencoder, MobileNetV1, ResNet8, StreamingWakeWord
+from .small import MLP, SmallConv, SmallConv1d
+
+MODELS: dict[str, type[nn.Module]] = {
+    "resnet8": ResNet8,
+    "ds_cnn": DSCNN,
+    "mobilenet_v1_025": MobileNetV1,
+    "fc_autoencoder": FCAutoencoder,
+    "streaming_wake_word": StreamingWakeWord,
+    "mlp": MLP,
+    "small_conv": SmallConv,
+    "small_conv1d": SmallConv1d,
+}
+
+
+def build(name: str, **kwargs: object) -> nn.Module:
+    """Make a network from its name in `MODELS` or an import path `package.module.Class`, with `kwargs` as arguments.
+
+    The import path may name any callable that returns an nn.Module; importing it runs the code of that module.
+
+    Raises:
+        ValueError: the name is not in `MODELS` and no import path.
+        ImportError: the module or the attribute of an import path does not exist.
+        TypeError: the import path is no callable, the arguments do not fit, or the result is no nn.Module.
+    """
+    model = _factory(name)(**kwargs)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
+    return model
+
+
+def _factory(name: str):
+    if name in MODELS:
+        return MODELS[name]
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        near = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; or give an import path package.module.Class"
+        )
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except ImportError as error:
+        raise ImportError(f"model {name!r}: cannot import {module_name!r}: {error}") from error
+    except AttributeError as error:
+        raise ImportError(f"model {name!r}: module {module_name!r} has no {attribute!r}") from error
+    if not callable(factory):
+        raise TypeError(f"model {name!r} is {type(factory).__name__}, expected a class or function")
+    return factory
+
+
+__all__ = [
+    "DSCNN",
+    "MLP",
+    "MODELS",
+    "FCAutoencoder",
+    "MobileNetV1",
+    "ResNet8",
+    "SamePad2d",
+    "SmallConv",
+    "SmallConv1d",
+    "StreamingWakeWord",
+    "build",
+    "load_keras_weights",
+]

@@ -1,0 +1,115 @@
+"""Small networks for recipes and tests, every size an argument."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """Fully connected network with ReLU: (B, ...) flattened to in_features, to logits (B, num_classes).
+
+    Arguments:
+        in_features: values per sample, 64 for 8x8 digits, 784 for MNIST.
+        hidden: width of each hidden layer.
+        dropout: probability after each hidden layer; 0 leaves the layer out.
+        bias: of every linear layer; PEPITA's authors train without.
+    """
+
+    input_shape = (64,)
+    num_classes = 10
+
+    def __init__(
+        self,
+        in_features: int = 64,
+        hidden: Sequence[int] = (256, 256),
+        num_classes: int = 10,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.input_shape, self.num_classes = (in_features,), num_classes
+        self.add_module("flatten", nn.Flatten())
+        for i, width in enumerate(hidden, start=1):
+            self.add_module(f"fc{i}", nn.Linear(in_features, width, bias))
+            self.add_module(f"relu{i}", nn.ReLU())
+            if dropout:
+                self.add_module(f"dropout{i}", nn.Dropout(dropout))
+            in_features = width
+        self.add_module("classifier", nn.Linear(in_features, num_classes, bias))
+
+
+class _ConvStage(nn.Sequential):
+    """Convolution, batch norm (if asked), ReLU; halves the resolution at stride 2."""
+
+    def __init__(self, dims: int, in_channels: int, out_channels: int, stride: int, batch_norm: bool) -> None:
+        super().__init__()
+        conv, norm = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}[dims]
+        self.add_module("conv", conv(in_channels, out_channels, 3, stride, padding=1))
+        if batch_norm:
+            self.add_module("bn", norm(out_channels))
+        self.add_module("relu", nn.ReLU())
+
+
+class _SmallConvNet(nn.Module):
+    dims: int
+
+    def __init__(self, in_channels: int, widths: Sequence[int], num_classes: int, batch_norm: bool) -> None:
+        super().__init__()
+        self.input_shape, self.num_classes = (in_channels, *self.input_shape[1:]), num_classes
+        channels = in_channels
+        for i, width in enumerate(widths, start=1):
+            stride = 1 if i == 1 else 2
+            self.add_module(f"stage{i}", _ConvStage(self.dims, channels, width, stride, batch_norm))
+            channels = width
+        self.add_module("pool", (nn.AdaptiveAvgPool1d if self.dims == 1 else nn.AdaptiveAvgPool2d)(1))
+        self.add_module("flatten", nn.Flatten())
+        self.add_module("classifier", nn.Linear(channels, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.children():
+            x = layer(x)
+        return x
+
+
+class SmallConv(_SmallConvNet):
+    """Stages of 3x3 convolutions for images of 8x8 to 32x32: (B, in_channels, H, W) to logits (B, num_classes).
+
+    The first stage keeps the resolution, each later one halves it; then global average pool and one linear layer.
+
+    Arguments:
+        widths: channels of each stage.
+        batch_norm: a BatchNorm2d in each stage.
+    """
+
+    dims = 2
+    input_shape = (1, 8, 8)
+    num_classes = 10
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        widths: Sequence[int] = (16, 32, 32),
+        num_classes: int = 10,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__(in_channels, widths, num_classes, batch_norm)
+
+
+class SmallConv1d(_SmallConvNet):
+    """`SmallConv` over time, for inertial windows: (B, in_channels, T) to logits (B, num_classes).
+
+    Defaults fit six IMU channels (accelerometer, gyroscope), windows of 64 samples and five activities.
+    """
+
+    dims = 1
+    input_shape = (6, 64)
+    num_classes = 5
+
+    def __init__(
+        self,
+        in_channels: int = 6,
+        widths: Sequence[int] = (16, 32, 32),
+        num_classes: int = 5,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__(in_channels, widths, num_classes, batch_norm)

@@ -1,0 +1,70 @@
+"""`build`, the small networks and Keras padding."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from lightning_fwd.models import MLP, MODELS, ResNet8, SamePad2d, SmallConv, SmallConv1d, build
+
+
+def test_build_by_name_and_by_import_path():
+    assert isinstance(build("resnet8", num_classes=4), ResNet8)
+    assert build("resnet8", num_classes=4).num_classes == 4
+    layer = build("torch.nn.Linear", in_features=3, out_features=2)
+    assert isinstance(layer, nn.Linear) and layer.out_features == 2
+
+
+def test_build_tells_what_is_wrong():
+    with pytest.raises(
+        ValueError, match="unknown model 'resnet9': did you mean 'resnet8'.*ds_cnn.*package.module.Class"
+    ):
+        build("resnet9")
+    with pytest.raises(ImportError, match="cannot import 'no_such_package'"):
+        build("no_such_package.Net")
+    with pytest.raises(ImportError, match="module 'torch.nn' has no 'Linnear'"):
+        build("torch.nn.Linnear")
+    with pytest.raises(TypeError, match="is float, expected a class or function"):
+        build("math.pi")
+    with pytest.raises(TypeError, match="returned Fraction, not a torch.nn.Module"):
+        build("fractions.Fraction")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_class_attributes_hold_for_a_default_instance(name: str):
+    model = MODELS[name]()
+    assert (model.input_shape, model.num_classes) == (MODELS[name].input_shape, MODELS[name].num_classes)
+
+
+def test_mlp_flattens_and_takes_any_depth():
+    model = MLP(784, hidden=(20, 30, 40), num_classes=5, dropout=0.1, bias=False).eval()
+    assert model(torch.randn(2, 1, 28, 28)).shape == (2, 5)
+    assert [layer.out_features for layer in model if isinstance(layer, nn.Linear)] == [20, 30, 40, 5]
+    assert all(layer.bias is None for layer in model if isinstance(layer, nn.Linear))
+    assert sum(isinstance(layer, nn.Dropout) for layer in model) == 3
+
+
+@pytest.mark.parametrize("size", [8, 14, 28, 32])
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_small_conv_takes_images_of_8_to_32(size: int, batch_norm: bool):
+    model = SmallConv(3, widths=(4, 8, 8), num_classes=6, batch_norm=batch_norm).eval()
+    assert model(torch.randn(2, 3, size, size)).shape == (2, 6)
+    assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == batch_norm
+
+
+def test_small_conv1d_takes_inertial_windows():
+    assert SmallConv1d()(torch.randn(2, 6, 64)).shape == (2, 5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(size=st.integers(1, 40), kernel=st.integers(1, 10), stride=st.integers(1, 4))
+def test_same_padding_is_that_of_keras(size: int, kernel: int, stride: int):
+    """ceil(size / stride) outputs; padding no larger than needed, one more at the end where it is odd."""
+    left, right, top, bottom = SamePad2d((size, size), (kernel, kernel), stride).padding
+    assert (left, right) == (top, bottom)
+    assert right - left in (0, 1)
+    outputs = -(-size // stride)
+    assert (size + left + right - kernel) // stride + 1 == outputs
+    if left + right:
+        assert (size + left + right - 1 - kernel) // stride + 1 == outputs - 1
