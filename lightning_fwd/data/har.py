@@ -1,0 +1,72 @@
+"""Real drift: activity recognition when the sensor changes from a phone to a watch, or the wearer to someone new.
+
+Data: Matey-Sanz, Casteleyn, Granell, "Dataset of inertial measurements of smartphones and smartwatches for human activity
+recognition", Data in Brief 2023 (109809), cut into windows of 64 readings at a stride of 32.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from lightning_fwd.data.dataset import Dataset
+from lightning_fwd.data.npz import read_npz
+
+HAR_DRIFTS = ("device", "subject", "both")
+PHONE, WATCH = 0, 1
+LAST_SOURCE_SUBJECT = 15
+LAST_TRAIN_EXECUTION = 6
+
+
+def har_domains(path: Path) -> dict[str, tuple[Dataset, Dataset]]:
+    """Source and target for each real drift. Windows are (N, 6, 64) float32: acceleration in m/s^2, turn rate in rad/s.
+
+    - "device": phone to watch. Train on subjects up to 15, test on the others, in source and target alike.
+    - "subject": phone throughout. Source are subjects up to 15, target the others; each subject's first six recordings
+      train, the later ones test.
+    - "both": phone of subjects up to 15 to watch of the others, recordings as in "subject".
+
+    Windows of one recording overlap by half, so no recording is ever on both sides of a split.
+
+    Raises:
+        ValueError: a damaged file.
+    """
+    arrays = read_npz(path, ("x", "y", "subject", "device", "execution", "classes"))
+    x, y, device, subject, execution = (arrays[key] for key in ("x", "y", "device", "subject", "execution"))
+    classes = tuple(map(str, arrays["classes"]))
+    _check(path, arrays, classes)
+    x, y = x.astype(np.float32), y.astype(np.int64)
+    recording = (subject.astype(np.int64) * 256 + execution) * 2 + device
+
+    known, early = subject <= LAST_SOURCE_SUBJECT, execution <= LAST_TRAIN_EXECUTION
+
+    def domain(title: str, train: np.ndarray, test: np.ndarray) -> Dataset:
+        return Dataset(title, "signal", x[train], y[train], x[test], y[test], classes, recording[train])
+
+    def by_device(which: int, name: str) -> Dataset:
+        on = device == which
+        return domain(f"HAR ({name})", on & known, on & ~known)
+
+    def by_subject(on: np.ndarray, name: str) -> Dataset:
+        return domain(f"HAR ({name})", on & early, on & ~early)
+
+    phone, watch = device == PHONE, device == WATCH
+    source = by_subject(phone & known, f"phone, subjects to {LAST_SOURCE_SUBJECT}")
+    others = f"subjects from {LAST_SOURCE_SUBJECT + 1}"
+    return {
+        "device": (by_device(PHONE, "phone"), by_device(WATCH, "watch")),
+        "subject": (source, by_subject(phone & ~known, f"phone, {others}")),
+        "both": (source, by_subject(watch & ~known, f"watch, {others}")),
+    }
+
+
+def _check(path: Path, arrays: dict[str, np.ndarray], classes: tuple[str, ...]) -> None:
+    x = arrays["x"]
+    if x.ndim != 3 or x.dtype.kind != "f" or not np.isfinite(x).all():
+        raise ValueError(f"{path}: x is {x.dtype} {x.shape}, expected finite floats (N, C, T)")
+    for key in ("y", "subject", "device", "execution"):
+        if arrays[key].shape != (len(x),) or arrays[key].dtype.kind not in "iu":
+            raise ValueError(f"{path}: {key} is {arrays[key].dtype} {arrays[key].shape}, expected whole numbers ({len(x)},)")
+    if not set(np.unique(arrays["device"])) <= {PHONE, WATCH} or (len(x) and arrays["y"].max() >= len(classes)):
+        raise ValueError(f"{path}: a device other than {PHONE} and {WATCH}, or a label beyond the {len(classes)} classes")
