@@ -29,7 +29,7 @@ def _same_padding(length: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def same_padding(size: tuple[int, int], kernel_size: tuple[int, int], stride: int) -> tuple[nn.Module, tuple[int, int]]:
-    """Keras `same` padding as a module ahead of the convolution and the convolution's own `padding`; one of them is void.
+    """Keras `same` padding: a module ahead of the convolution and the convolution's `padding`, one of them void.
 
     A symmetric padding is left to the convolution, which pads without a copy of its input.
     """
