@@ -1,0 +1,28 @@
+"""lightning_fwd: learning rules for devices too small for backpropagation, in PyTorch Lightning.
+
+>>> import lightning_fwd as lf
+>>> model = lf.rewrite(net, lf.Pepita(), example_input)      # any classifier, as a rule's variant
+>>> trainer = L.Trainer(strategy="pepita")                   # or: as a drop-in strategy, LightningModule unchanged
+>>> net = lf.unwrap(model)                                   # the original class and keys, trained weights
+"""
+
+from .graph import CaptureError, LightningFwdError, RewriteError, RewrittenModel, StepError
+from .methods import (
+    METHODS,
+    Backprop,
+    ForwardForward,
+    LearningMethod,
+    LocalLoss,
+    Pepita,
+    SparseUpdate,
+    Statistics,
+    rewrite,
+    unwrap,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "METHODS", "Backprop", "CaptureError", "ForwardForward", "LearningMethod", "LightningFwdError", "LocalLoss", "Pepita",
+    "RewriteError", "RewrittenModel", "SparseUpdate", "Statistics", "StepError", "rewrite", "unwrap",
+]

@@ -1,0 +1,68 @@
+"""The learning rules. A new one is a room here and a line in ``METHODS``: it then trains, is priced, compared and exported."""
+
+from torch import Tensor, nn
+
+from ..graph.errors import RewriteError
+from ..graph.rewritten import RewrittenModel
+from .backprop import Backprop
+from .base import LearningMethod
+from .forward_forward import ForwardForward
+from .local_loss import LocalLoss
+from .pepita import Pepita
+from .sparse_update import SparseUpdate
+from .statistics import Statistics
+
+METHODS: dict[str, type[LearningMethod]] = {
+    "backprop": Backprop,
+    "sparse_update": SparseUpdate,
+    "forward_forward": ForwardForward,
+    "local_loss": LocalLoss,
+    "pepita": Pepita,
+    "statistics": Statistics,
+}
+
+
+def get_method(method: LearningMethod | str, **settings: object) -> LearningMethod:
+    """A method from its registered name and settings, or itself.
+
+    Raises:
+        RewriteError: the name is not registered.
+    """
+    if isinstance(method, LearningMethod):
+        return method
+    if method not in METHODS:
+        raise RewriteError(f"unknown method {method!r}", "", f"known methods: {', '.join(METHODS)}")
+    return METHODS[method](**settings)
+
+
+def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor) -> RewrittenModel:
+    """Rewrite a model for a learning rule.
+
+    The layers stay the original's own objects under their own names; before any training, inference gives what the original gave in eval mode,
+    bit for bit (up to rounding where batch norm is folded).
+
+    Args:
+        net: a classifier, ``(B, ...) -> logits (B, C)``.
+        method: a learning rule or its registered name.
+        example_input: a batch of the shape the model takes.
+
+    Raises:
+        CaptureError, RewriteError: the model cannot be captured, or the rule cannot be applied; ``net`` is then unchanged.
+    """
+    if isinstance(net, RewrittenModel):
+        raise RewriteError(f"the model is already rewritten for {net.method!r}", "", "call lightning_fwd.unwrap(model) first")
+    method = get_method(method)
+    model = RewrittenModel(net, method, example_input, method.granularity)
+    try:
+        method.rewrite(model)
+        model.compile_blocks()
+    except Exception:
+        model.undo()
+        raise
+    model.train(net.training)
+    return model
+
+
+def unwrap(model: RewrittenModel) -> nn.Module:
+    """The original model, its class, keys and flags, with the weights as trained."""
+    return model.undo()

@@ -1,0 +1,19 @@
+"""Graph transforms, one per file, each named by its verb. They edit ``model.graph`` and add state under ``model.inserted``."""
+
+from .fold_batch_norm import fold_batch_norm
+from .insert_feedback_projection import insert_feedback_projection
+from .insert_goodness_heads import insert_block_walls, insert_goodness_heads
+from .insert_gradient_masks import insert_gradient_masks
+from .insert_label_embedding import insert_label_embedding, insert_normalisation
+from .share_dropout_masks import share_dropout_masks
+
+__all__ = [
+    "fold_batch_norm",
+    "insert_block_walls",
+    "insert_feedback_projection",
+    "insert_goodness_heads",
+    "insert_gradient_masks",
+    "insert_label_embedding",
+    "insert_normalisation",
+    "share_dropout_masks",
+]

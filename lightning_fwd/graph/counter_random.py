@@ -1,0 +1,43 @@
+"""Random numbers as a function of (seed, counter): no state, the same in Python and in C.
+
+The generator hashes a 32-bit index. Nothing random in a training step depends on a global generator, so a resumed or exported step draws
+what the original would have drawn, and a feedback matrix can be regenerated entry by entry instead of stored.
+The mixing function is the two-multiply 32-bit finaliser "lowbias32" (Wellons, hash-prospector; public domain).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def hash32(x: Tensor) -> Tensor:
+    """Mix int64 tensors holding 32-bit values; result in ``[0, 2**32)``, same shape."""
+    x = x & _MASK
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
+    return x ^ (x >> 16)
+
+
+def random_bits(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """``shape`` independent 32-bit values as int64: entry i is ``hash32(i + hash32(seed))``."""
+    if isinstance(seed, int):
+        seed = torch.tensor(seed, device=device)
+    index = torch.arange(math.prod(shape), device=device if device is not None else seed.device)
+    return hash32(index + hash32(seed)).reshape(tuple(shape))
+
+
+def uniform(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """float32 values in ``[-1, 1)``, multiples of ``2**-23`` (exact in C as well)."""
+    return (random_bits(seed, shape, device) >> 8).to(torch.float32) * 2.0**-23 - 1.0
+
+
+def wrong_labels(target: Tensor, num_classes: int, seed: int | Tensor) -> Tensor:
+    """For each label one of the other ``num_classes - 1``, uniformly (to within 2**-32); never the true one."""
+    offset = random_bits(seed, target.shape, target.device) % (num_classes - 1)
+    return (target + 1 + offset) % num_classes

@@ -1,0 +1,270 @@
+"""The rewritten model: the user's own layers, run by a learning rule."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from .blocks import Block, Granularity, find_blocks, parameters_of
+from .capture import INSERTED, capture
+from .errors import RewriteError, StepError
+from .segment import Segment
+from .step import Step, StepRecord, accumulate
+
+
+class RewrittenModel(nn.Module):
+    """A model whose layers are the original's own (same objects, same names) and whose training step is a learning rule.
+
+    In eval mode ``forward(x)`` is inference. In training mode it runs the rule up to the logits and hands them out as a leaf that
+    requires grad: compute any loss on them and call :meth:`backward`. Not an ``fx.GraphModule``: that class regenerates its
+    forward, drops modules that the graph does not use and copies the rest; this one shares everything with the original.
+
+    Attributes:
+        original: the user's module, never changed except for its weights (and undone by :func:`unwrap`).
+        method: the learning rule.
+        graph_before, graph: the captured graph, and the training graph after the rule's passes.
+        inserted: module that holds all inserted state (heads, feedback projection, masks, step counter).
+        blocks: the training graph's blocks, each callable.
+        num_classes, input_shape: read from the example, batch dimension excluded.
+        opaque: modules kept whole because they cannot be traced, with the reason.
+    """
+
+    def __init__(self, net: nn.Module, method: Any, example_input: Tensor, granularity: Granularity = "layer"):
+        super().__init__()
+        captured = capture(net, example_input)
+        graph_module = captured.graph_module
+        logits = _output_shape(graph_module)
+        if len(logits) != 2:
+            raise RewriteError(
+                f"{type(net).__name__} returns shape {logits}, expected logits (B, C)",
+                "the learning rules classify", "flatten or pool the output to one row of class scores per sample",
+            )
+        hidden = self.__dict__  # not registered: the original shares every child with this module
+        hidden["original"], hidden["method"], hidden["_undo"] = net, method, []
+        self._parameters, self._buffers = net._parameters, net._buffers
+        self._non_persistent_buffers_set = net._non_persistent_buffers_set
+        self._modules = dict(net._modules)
+        self.training = net.training
+        self.inserted = nn.Module()
+        for name, module in captured.dropouts.items():
+            self.inserted.add_module(name, module)
+        counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
+        self.inserted.register_buffer("counter", counter)
+        self.opaque, self.how_captured = captured.opaque, captured.how
+        self.num_classes, self.input_shape = logits[1], tuple(example_input.shape[1:])
+        self.example_input = example_input.detach()
+        self.plan: list[Block] = find_blocks(graph_module, granularity)
+        self.graph_before = _copy(graph_module.graph)
+        self.graph = graph_module.graph
+        self.graph.owning_module = None  # the nodes now refer to this module
+        self._inference = Segment(*_whole(self.graph))
+        self._until_last, self._last = _around_last_block(self.graph, self.plan)
+        self.blocks: list[BlockRunner] = []
+        self.pending: list[Step] = []
+        self._target, self.loss_scale = None, 1.0
+        self._copy_activations_out_of_place()
+
+    # ---- inserted state: registered under one prefix, so that it can be told apart by name
+
+    @property
+    def inserted(self) -> nn.Module:
+        return self._modules[INSERTED]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["original"], name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "inserted":
+            self._modules[INSERTED] = value  # nn.Module.__setattr__ would register it as "inserted"
+        else:
+            super().__setattr__(name, value)
+
+    # ---- running
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Inference ``(B, ...) -> (B, C)``; in training mode the first half of a training step."""
+        if not (self.training and torch.is_grad_enabled()):
+            return self.method.predict(self, x)
+        self.method.check_step(self, x, self._target)
+        record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
+        step = Step(self.method.updates(self, record))
+        self.pending.append(step)
+        return step.logits
+
+    def run(self, x: Tensor) -> Tensor:
+        """The original's own computation, with dropout and normalisation as their modules' modes say."""
+        return self._inference(self, x)[0]
+
+    def run_until_last(self, x: Tensor) -> Tensor:
+        """The original's own computation up to what enters the last block."""
+        return self._until_last(self, x)[0]
+
+    def run_last(self, h: Tensor) -> Tensor:
+        """The original's last block, ``h -> (B, C)``."""
+        return self._last(self, h)[0]
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether any step was finished since the rewrite."""
+        return int(self.inserted.counter) > 0
+
+    def emit(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The training graph in one go: logits, then everything that passes marked to leave it."""
+        return self._training(self, x)
+
+    @contextmanager
+    def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[None]:
+        """One training step: labels ``(B,)`` for rules that need them, and a clean slate."""
+        self.pending, self._target, self.loss_scale = [], target, loss_scale
+        try:
+            yield
+        finally:
+            self._target = None
+
+    def backward(self, loss: Tensor, others: list[nn.Parameter] | None = None) -> None:
+        """Finish the step: error = gradient of ``loss`` w.r.t. the logits, then the rule's updates into ``p.grad``.
+
+        Args:
+            loss: scalar computed from the logits of this step's forward call(s).
+            others: parameters outside this model that the loss depends on; they get their ordinary gradient.
+
+        Raises:
+            StepError: the loss is not finite, or does not depend on the logits of this step.
+        """
+        if not self.pending:
+            raise StepError(
+                "backward was called, but no training forward came before it",
+                "the model was in eval mode, under no_grad, or backward was called twice",
+                "call model.train(), run the model, compute the loss, then call backward once",
+            )
+        if not torch.isfinite(loss).all():
+            raise StepError(
+                f"the loss is {loss.item()}", "an update from it would destroy the weights; they are unchanged",
+                "lower the learning rate, or look for bad values in the batch",
+            )
+        others = [p for p in others or [] if p.requires_grad]
+        leaves = [step.logits for step in self.pending]
+        grads = torch.autograd.grad(loss, leaves + others, allow_unused=True)
+        if all(g is None for g in grads[: len(leaves)]):
+            raise StepError(
+                "the loss does not depend on the logits", "the training step detached or recomputed them",
+                "compute the loss from the tensor that the model returned",
+            )
+        for parameter, grad in zip(others, grads[len(leaves):], strict=True):
+            if grad is not None:
+                parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+        pending, self.pending = self.pending, []
+        for step, error in zip(pending, grads, strict=False):
+            if error is not None:
+                for update in step.finish(error):
+                    accumulate(update)
+        self.inserted.counter += 1
+
+    # ---- modes, building, undoing
+
+    def train(self, mode: bool = True) -> RewrittenModel:
+        super().train(mode)
+        if self.method.freeze_batch_norm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase):
+                    module.training = False
+        return self
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        """Put ``new`` in the place of ``old`` in the training graph, for the users of its value and for its block."""
+        new.meta = {**old.meta, **new.meta}
+        old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new)
+        for block in self.plan:
+            if block.output is old:
+                block.output = new
+        if not old.users:
+            self.graph.erase_node(old)
+
+    def compile_inference(self) -> None:
+        """Compile the training graph as it stands as the inference program (a pass that changes what is computed calls it)."""
+        self._inference = Segment(*_whole(self.graph))
+
+    def compile_blocks(self) -> None:
+        """Compile the training graph, whole and block by block; called once, after the rule's passes."""
+        self.graph.lint()
+        nodes, inputs, outputs = _whole(self.graph)
+        self._training = Segment(nodes, inputs, outputs + [n for n in nodes if n.meta.get("emit")])
+        self.blocks = [BlockRunner(self, block) for block in self.plan]
+
+    def _copy_activations_out_of_place(self) -> None:
+        for module in self.modules():
+            if getattr(module, "inplace", False) is True:
+                module.inplace = False
+                self._undo.append(partial(setattr, module, "inplace", True))
+
+    def freeze(self, names: set[str]) -> None:
+        """Take ``requires_grad`` from the named parameters; :func:`unwrap` gives it back."""
+        for name, parameter in self.named_parameters():
+            if name in names and parameter.requires_grad:
+                parameter.requires_grad_(False)
+                self._undo.append(partial(setattr, parameter, "requires_grad", True))
+
+    def undo(self) -> nn.Module:
+        """Give the original back, flags restored, with the weights as trained."""
+        while self._undo:
+            self._undo.pop()()
+        self.original.train(self.training)
+        return self.original
+
+
+class BlockRunner:
+    """One block of the training graph: ``outputs = block(model, h, *extra)``.
+
+    The first output is the block's activation; the others are what passes marked with ``meta["emit"]`` (goodness logits).
+    """
+
+    def __init__(self, model: RewrittenModel, block: Block):
+        nodes = [n for n in model.graph.nodes if n.meta.get("block") == block.index and n.op != "get_attr"]
+        inside = set(nodes)
+        inputs = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr"))
+        emitted = [n for n in nodes if n.meta.get("emit")]
+        self.index, self.name, self.layers = block.index, block.name, block.layers
+        self.inputs = [n.name for n in inputs]
+        self.segment = Segment(nodes, inputs, [block.output, *emitted])
+        self.parameter_names = list(dict.fromkeys(p for n in nodes for p in parameters_of(n, model)))
+
+    def __call__(self, model: RewrittenModel, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.segment(model, *inputs)
+
+    def parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """Its trainable parameters by name, inserted heads included."""
+        every = dict(model.named_parameters())
+        return {name: every[name] for name in self.parameter_names if name in every and every[name].requires_grad}
+
+
+def _output_shape(graph_module: fx.GraphModule) -> tuple[int, ...]:
+    output = next(n for n in graph_module.graph.nodes if n.op == "output")
+    return tuple(output.args[0].meta["tensor_meta"].shape)
+
+
+def _around_last_block(graph: fx.Graph, plan: list[Block]) -> tuple[Segment, Segment]:
+    nodes, inputs, output = _whole(graph)
+    last = [n for n in nodes if n.meta.get("block") == plan[-1].index]
+    before = [n for n in nodes if n not in last]
+    entry = [plan[-2].output] if len(plan) > 1 else inputs
+    return Segment(before, inputs, entry), Segment(last, entry, output)
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    copy.output(copy.graph_copy(graph, {}))
+    return copy
+
+
+def _whole(graph: fx.Graph) -> tuple[list[fx.Node], list[fx.Node], list[fx.Node]]:
+    nodes = list(graph.nodes)
+    inputs = [n for n in nodes if n.op == "placeholder"]
+    return [n for n in nodes if n.op not in ("placeholder", "output")], inputs, [nodes[-1].args[0]]

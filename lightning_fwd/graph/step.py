@@ -1,0 +1,96 @@
+"""The protocol of one training step: what a learning rule yields, and who takes it.
+
+A rule's ``updates(model, record)`` is a generator. It yields :class:`Update` as soon as one gradient is known, and exactly one
+:class:`Logits`; that yield expression evaluates to the error, the gradient of the user's own loss with respect to the logits.
+Whoever drives it decides when a gradient dies: the strategy accumulates it into ``p.grad``, the device applies it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import StepError
+
+
+@dataclass
+class Update:
+    """One change that a rule asks for.
+
+    Attributes:
+        name: name of the tensor in the rewritten model.
+        tensor: the parameter (for ``gradient``) or buffer (for ``value``).
+        gradient: descent direction, same shape as the parameter; the optimizer decides the step.
+        value: new content of a buffer that no optimizer owns (running statistics, counters).
+    """
+
+    name: str
+    tensor: Tensor
+    gradient: Tensor | None = None
+    value: Tensor | None = None
+
+
+@dataclass
+class Logits:
+    """The step's prediction ``(B, C)``, handed to the user's loss."""
+
+    value: Tensor
+
+
+@dataclass
+class StepRecord:
+    """What a step knows.
+
+    Attributes:
+        input: ``(B, ...)``.
+        target: class indices ``(B,)``, or None where the rule needs no labels.
+        loss_scale: factor on the loss beside the batch mean (1 / accumulated batches), for rules with a loss of their own.
+        counter: number of this step since the rewrite, a 0-d int64 tensor: the seed of everything random in the step.
+    """
+
+    input: Tensor
+    target: Tensor | None
+    loss_scale: float
+    counter: Tensor
+
+
+Updates = Generator[Update | Logits, Tensor | None, None]
+
+
+class Step:
+    """Drives one rule through one step: forward until the logits, then, given the error, to the end."""
+
+    def __init__(self, updates: Updates):
+        self._updates, self._known = updates, []
+        for item in self._updates:
+            if isinstance(item, Logits):
+                self.logits = item.value.detach().requires_grad_()
+                return
+            self._known.append(item)
+        raise StepError("the rule ended its step without logits", "updates() must yield Logits exactly once")
+
+    def finish(self, error: Tensor) -> Iterator[Update]:
+        """All updates of the step; ``error`` is the loss's gradient w.r.t. the logits, ``(B, C)``."""
+        yield from self._known
+        self._known = []
+        try:
+            item = self._updates.send(error)
+            while True:
+                yield item
+                item = next(self._updates)
+        except StopIteration:
+            return
+
+
+def accumulate(update: Update) -> None:
+    """Add a gradient to ``p.grad``, or store a value, as ``Tensor.backward`` would."""
+    if update.value is not None:
+        with torch.no_grad():
+            update.tensor.copy_(update.value)
+    elif update.tensor.grad is None:
+        update.tensor.grad = update.gradient
+    else:
+        update.tensor.grad += update.gradient

@@ -1,0 +1,43 @@
+"""Backpropagation: the reference that every other rule is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from ..graph.phase import phase
+from ..graph.rewritten import RewrittenModel
+from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+
+
+@dataclass
+class Backprop(LearningMethod):
+    """Full backpropagation of the user's loss.
+
+    Args:
+        batch_norm: ``"train"`` normalises by the batch and updates the statistics; ``"freeze"`` uses the stored ones.
+    """
+
+    forward_only: ClassVar[bool] = False
+    batch_norm: Literal["train", "freeze"] = "train"
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        require_trainable(model, [name for name, _ in model.named_parameters()])
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        with torch.enable_grad(), phase("forward"):
+            logits = model.run(record.input)
+        error = yield Logits(logits)
+        yield from gradients(model, logits, error)
+
+
+def gradients(model: RewrittenModel, logits: torch.Tensor, error: torch.Tensor) -> Updates:
+    """Backpropagate ``error`` ``(B, C)`` from ``logits`` into every trainable parameter that they depend on."""
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    with phase("backward"):
+        grads = torch.autograd.grad(logits, list(named.values()), error, allow_unused=True)
+    for (name, parameter), grad in zip(named.items(), grads, strict=True):
+        if grad is not None:
+            yield Update(name, parameter, grad)

@@ -1,0 +1,95 @@
+"""What every learning rule is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..graph.blocks import Granularity
+from ..graph.errors import RewriteError, StepError
+from ..graph.rewritten import RewrittenModel
+from ..graph.step import Logits, StepRecord, Update, Updates
+
+__all__ = ["LearningMethod", "Logits", "StepRecord", "Update", "Updates"]
+
+
+class LearningMethod(ABC):
+    """A learning rule: how a model is rewritten for it, and what one training step yields.
+
+    Subclasses are dataclasses whose fields are their settings, so ``repr(method)`` builds an equal one. Pure torch, traceable by
+    ``make_fx``: no ``.item()``, no branch on tensor values, nothing random but :mod:`lightning_fwd.graph.counter_random`.
+
+    Attributes:
+        needs_target: whether the step uses the labels themselves, beside the loss's gradient.
+        updates_buffers_only: whether the rule legitimately trains no parameter.
+        forward_only: whether the rule propagates no error from one block to the one before.
+    """
+
+    needs_target: ClassVar[bool] = False
+    updates_buffers_only: ClassVar[bool] = False
+    forward_only: ClassVar[bool] = True
+    batch_norm: str = "freeze"
+    granularity: Granularity = "layer"
+
+    @property
+    def freeze_batch_norm(self) -> bool:
+        """Whether batch norm runs on its stored statistics during training."""
+        return self.batch_norm != "train"
+
+    @abstractmethod
+    def rewrite(self, model: RewrittenModel) -> None:
+        """Insert what the rule needs, by passes over ``model.graph``.
+
+        Raises:
+            RewriteError: the rule cannot be applied to this model.
+        """
+
+    @abstractmethod
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        """One training step; see :mod:`lightning_fwd.graph.step` for the protocol."""
+
+    def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
+        """Inference ``(B, ...) -> (B, C)``: the model's own computation unless the rule predicts by other means."""
+        return model.run(x)
+
+    def check_step(self, model: RewrittenModel, x: Tensor, target: Tensor | None) -> None:
+        """Refuse a batch that this rule cannot learn from, before anything is changed."""
+        if not self.needs_target:
+            return
+        name, classes = type(self).__name__, model.num_classes
+        if target is None:
+            raise StepError(
+                f"{name} needs the labels of the batch and got none",
+                "its loss is local to a block, so the gradient of the user's loss is not enough",
+                "give batches as (input, target) or as a dict with 'target', or tell the strategy by target_key",
+            )
+        if target.shape != x.shape[:1] or target.dtype.is_floating_point:
+            raise StepError(
+                f"{name} got labels of shape {tuple(target.shape)} and {target.dtype} for an input batch of {x.shape[0]}",
+                "it needs class indices, one integer per sample", "convert one-hot or soft labels to indices",
+            )
+        if target.device.type == "cpu" and target.numel() and not torch.compiler.is_compiling():
+            if not _is_fake(target) and (int(target.min()) < 0 or int(target.max()) >= classes):
+                raise StepError(
+                    f"{name} got labels from {int(target.min())} to {int(target.max())}, but the model has {classes} classes",
+                    "the number of classes is read from the logits of the example input",
+                    "check the labels, or give the model an output per class",
+                )
+
+
+def _is_fake(x: Tensor) -> bool:
+    return type(x) is not Tensor  # FakeTensor, functional wrappers: no values to look at
+
+
+def require_trainable(model: RewrittenModel, names: list[str]) -> None:
+    """Raise unless at least one of the named parameters is left to train."""
+    every = dict(model.named_parameters())
+    if not any(every[name].requires_grad for name in names if name in every):
+        raise RewriteError(
+            f"{type(model.method).__name__} finds no parameters left to train in {type(model.original).__name__}",
+            "all candidates have requires_grad=False, or the selection is empty",
+            "set requires_grad=True on some of: " + ", ".join(names[:6] or list(every)[:6]),
+        )

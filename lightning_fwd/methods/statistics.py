@@ -1,0 +1,58 @@
+"""Batch-norm statistics recomputed on the target: forward passes only, no labels, no gradient.
+
+Schneider et al., "Improving robustness against common corruptions by covariate shift adaptation", NeurIPS 2020 (arXiv 2006.16971).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..graph.errors import RewriteError
+from ..graph.phase import phase
+from ..graph.rewritten import RewrittenModel
+from ..passes.collect_batch_statistics import collect_batch_statistics
+from .base import LearningMethod, Logits, StepRecord, Update, Updates
+
+
+@dataclass
+class Statistics(LearningMethod):
+    """Replace each batch norm's running mean and variance by those of the data that passes through.
+
+    Args:
+        momentum: weight of each new batch; None averages all batches since the rewrite equally (the source statistics are forgotten
+            with the first one).
+    """
+
+    updates_buffers_only: ClassVar[bool] = True
+    momentum: float | None = None
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        if self.momentum is not None and not 0.0 < self.momentum <= 1.0:
+            raise RewriteError(f"Statistics: momentum={self.momentum}", "it weighs the new batch", "use 0 < momentum <= 1, or None")
+        norms = collect_batch_statistics(model)
+        if not norms:
+            raise RewriteError(
+                f"Statistics finds no batch norm with running statistics in {type(model.original).__name__}",
+                "they are all that this rule changes", "choose another method for this model",
+            )
+        model.inserted.norms = norms
+        model.freeze({name for name, _ in model.named_parameters()})
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        with torch.no_grad(), phase("normalisation"):
+            logits, *batch = model.emit(record.input)
+            weight = 1.0 / (record.counter + 1) if self.momentum is None else self.momentum
+        yield Logits(logits)
+        for norm, mean, var in zip(model.inserted.norms, batch[::2], batch[1::2], strict=True):
+            for name, new in ((f"{norm}.running_mean", mean), (f"{norm}.running_var", var)):
+                buffer = model.get_buffer(name)
+                yield Update(name, buffer, value=_blend(buffer, new, weight))
+
+
+def _blend(old: Tensor, new: Tensor, weight: float | Tensor) -> Tensor:
+    with torch.no_grad(), phase("update"):
+        return old + weight * (new - old)

@@ -1,0 +1,118 @@
+"""Fold batch norm, with its stored statistics, into the convolution or linear layer before it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from ..graph.blocks import layer_of
+from ..graph.capture import INSERTED
+from ..graph.rewritten import RewrittenModel
+
+_FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
+
+
+class FoldedLayer(nn.Module):
+    """A layer and its batch norm as one affine map: weight ``w g/s``, bias ``beta + (b - mean) g/s``.
+
+    The scaled weight lives in the layer's own weight, the bias in the norm's own bias: both parameters keep their identity and name, and
+    :meth:`unfold` gives the two layers back with the function that the folded one has learned. With ``s = sqrt(var + eps)``.
+    """
+
+    def __init__(self, layer_path: str, layer: nn.Module, norm_path: str, norm: nn.Module):
+        super().__init__()
+        self.__dict__.update(layer=layer, norm=norm)  # not registered: both keep their own place and names
+        self.uses = (f"{layer_path}.weight", f"{norm_path}.bias")
+        self.fold()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return F.linear(x, self.layer.weight, self.norm.bias)
+        return self.layer._conv_forward(x, self.layer.weight, self.norm.bias)
+
+    def _scale(self) -> Tensor:
+        return self.norm.weight / (self.norm.running_var + self.norm.eps).sqrt()
+
+    def _shift(self) -> Tensor:
+        """What the norm's statistics and the layer's own bias contribute to the folded bias."""
+        own = 0.0 if self.layer.bias is None else self.layer.bias
+        return (own - self.norm.running_mean) * self._scale()
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        self.layer.weight.mul_(_per_output(self._scale(), self.layer.weight))
+        self.norm.bias.add_(self._shift())
+
+    @torch.no_grad()
+    def unfold(self) -> None:
+        self.norm.bias.sub_(self._shift())
+        self.layer.weight.div_(_per_output(self._scale(), self.layer.weight))
+
+
+def fold_batch_norm(model: RewrittenModel) -> list[str]:
+    """Fold every batch norm that directly follows a foldable layer and is that layer's only reader.
+
+    The eval output stays the same up to rounding. Norms with a zero scale are left alone: folding them could not be undone.
+
+    Returns:
+        paths of the norms folded.
+    """
+    folded, holder = [], nn.ModuleDict()
+    model.inserted.add_module("folded", holder)
+    for norm_node in list(model.graph.nodes):
+        pair = _pair(norm_node, model)
+        if pair is None:
+            continue
+        layer_node, layer, norm = pair
+        key = layer_node.target.replace(".", "/")
+        holder[key] = FoldedLayer(layer_node.target, layer, norm_node.target, norm)
+        model._undo.append(holder[key].unfold)
+        model.freeze({f"{norm_node.target}.weight"} | ({f"{layer_node.target}.bias"} if layer.bias is not None else set()))
+        with model.graph.inserting_after(layer_node):
+            new = model.graph.call_module(f"{INSERTED}.folded.{key}", layer_node.args)
+        model.replace(norm_node, new)
+        model.graph.erase_node(layer_node)
+        folded.append(norm_node.target)
+    if folded:
+        model.compile_inference()
+        model.register_state_dict_post_hook(partial(_unfold_state, list(holder.values())))
+        model.register_load_state_dict_pre_hook(partial(_before_load, list(holder.values())))
+        model.register_load_state_dict_post_hook(partial(_after_load, list(holder.values())))
+    return folded
+
+
+def _pair(norm_node: fx.Node, model: RewrittenModel):
+    if norm_node.op != "call_module" or not isinstance(model.get_submodule(norm_node.target), nn.modules.batchnorm._BatchNorm):
+        return None
+    norm, before = model.get_submodule(norm_node.target), norm_node.args[0]
+    if before.op != "call_module" or len(before.users) != 1 or layer_of(before, model) is None:
+        return None
+    layer = model.get_submodule(before.target)
+    usable = norm.affine and norm.track_running_stats and isinstance(layer, _FOLDABLE)
+    return (before, layer, norm) if usable and bool((norm.weight != 0).all()) else None
+
+
+def _per_output(scale: Tensor, weight: Tensor) -> Tensor:
+    return scale.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _unfold_state(folded: list[FoldedLayer], module: nn.Module, state: dict, prefix: str, _meta: dict) -> None:
+    """Checkpoints hold the original's own weights, whatever is folded in memory."""
+    for fold in folded:
+        weight, bias = (prefix + name for name in fold.uses)
+        scale = fold._scale().detach()
+        state[weight] = state[weight] / _per_output(scale, state[weight])
+        state[bias] = state[bias] - fold._shift().detach()
+
+
+def _before_load(folded: list[FoldedLayer], *_args) -> None:
+    for fold in folded:
+        fold.unfold()
+
+
+def _after_load(folded: list[FoldedLayer], *_args) -> None:
+    for fold in folded:
+        fold.fold()

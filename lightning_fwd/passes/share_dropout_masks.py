@@ -1,0 +1,42 @@
+"""Dropout whose mask is a function of the step counter, so that two passes of one step drop the same units."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from ..graph.capture import INSERTED
+from ..graph.rewritten import RewrittenModel
+from ..graph.counter_random import uniform
+
+_DROPOUTS = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}  # leading dimensions that share a mask entry
+
+
+class SharedDropout(nn.Module):
+    """Inverted dropout; the mask depends on the step counter, the place and the position alone."""
+
+    def __init__(self, p: float, leading: int | None, place: int, counter_of: RewrittenModel):
+        super().__init__()
+        self.p, self.leading, self.place = p, leading, place
+        self.__dict__["_inserted"] = counter_of.inserted
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0:
+            return x
+        shape = x.shape if self.leading is None else (*x.shape[: self.leading], *[1] * (x.ndim - self.leading))
+        draws = uniform(self._inserted.counter * 1024 + self.place, shape, x.device)
+        return x * (draws >= 2 * self.p - 1).to(x.dtype) / (1 - self.p)
+
+
+def share_dropout_masks(model: RewrittenModel) -> None:
+    """Replace every dropout layer; the inference program follows, so both passes of a two-pass rule drop alike."""
+    count = 0
+    for node in list(model.graph.nodes):
+        module = model.get_submodule(node.target) if node.op == "call_module" else None
+        if type(module) not in _DROPOUTS:
+            continue
+        model.inserted.add_module(f"shared_dropout{count}", SharedDropout(module.p, _DROPOUTS[type(module)], count, model))
+        with model.graph.inserting_after(node):
+            model.replace(node, model.graph.call_module(f"{INSERTED}.shared_dropout{count}", node.args))
+        count += 1
+    if count:
+        model.compile_inference()
