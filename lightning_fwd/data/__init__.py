@@ -1,0 +1,20 @@
+"""Data sets by one lookup, drift as a transform, and LightningDataModules that show a data set before and after it."""
+
+from lightning_fwd.data.datamodule import DriftDataModule
+from lightning_fwd.data.dataset import Dataset
+from lightning_fwd.data.drift import DRIFTS, Drift, DriftChain, as_drift
+from lightning_fwd.data.har import HAR_DRIFTS
+from lightning_fwd.data.lookup import DATASETS, load_dataset, load_domains
+
+__all__ = [
+    "DATASETS",
+    "DRIFTS",
+    "HAR_DRIFTS",
+    "Dataset",
+    "Drift",
+    "DriftChain",
+    "DriftDataModule",
+    "as_drift",
+    "load_dataset",
+    "load_domains",
+]

@@ -1,9 +1,9 @@
 """Random numbers addressed by sample, not drawn in sequence.
 
-A drifted data set must look the same whatever the batch size, the shuffle, the rank or the device, so the noise of a
-sample may only depend on the sample's index. A counter-based generator (Salmon et al., "Parallel random numbers: as easy
-as 1, 2, 3", SC 2011) gives that without one generator object per sample. The mixing function is SplitMix64 (Steele, Lea
-and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+A drifted data set must look the same whatever the batch size, the shuffle, the rank or the device, so the noise of
+a sample may only depend on the sample's index. A counter-based generator (Salmon et al., "Parallel random numbers: as
+easy as 1, 2, 3", SC 2011) gives that without one generator object per sample. The mixing function is SplitMix64
+(Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 """
 
 from __future__ import annotations

@@ -19,11 +19,11 @@ class Dataset:
 
     Attributes:
         title: what tables and plots call it.
-        modality: "image" (pixels: uint8, or floats in 0..1) or "signal" (any other numbers, in their physical unit).
+        modality: "image" (pixels: uint8, or floats in 0..1) or "signal" (other numbers, in their physical unit).
         x_train, x_test: (N, C, H, W), or (N, C, T) for signals. CIFAR-10 (JPEG) decodes on indexing.
         y_train, y_test: (N,) int64 in 0..len(classes)-1.
         classes: the names of the classes.
-        groups_train: (N,) the recording a sample was cut from, where samples overlap; validation keeps recordings whole.
+        groups_train: (N,) the recording a sample was cut from, where samples overlap; validation keeps them whole.
     """
 
     title: str
@@ -107,7 +107,8 @@ def _samples(x: np.ndarray | JpegImages, where: str) -> np.ndarray | JpegImages:
         if first and last:
             raise ValueError(f"{where} is {x.shape}: channels first or last? Either axis could hold them")
         return np.moveaxis(x, -1, 1) if last else x
-    raise ValueError(f"{where} has shape {x.shape}, expected (N, H, W), (N, H, W, C), (N, C, H, W) or signals (N, C, T)")
+    expected = "(N, H, W), (N, H, W, C), (N, C, H, W) or signals (N, C, T)"
+    raise ValueError(f"{where} has shape {x.shape}, expected {expected}")
 
 
 def _modality(x_train: np.ndarray | JpegImages, x_test: np.ndarray | JpegImages) -> Literal["image", "signal"]:

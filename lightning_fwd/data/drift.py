@@ -5,8 +5,8 @@
     drift = as_drift("contrast=0.3+noise=0.04")
     x_target = drift(x_source, index)        # (B, C, H, W) or (B, C, T), same shape
 
-A drift is a pure function of the sample and its index: the same sample gets the same noise in any batch, on any rank and
-in any epoch.
+A drift is a pure function of the sample and its index: the same sample gets the same noise in any batch, on any rank
+and in any epoch.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Real drift: activity recognition when the sensor changes from a phone to a watch, or the wearer to someone new.
+"""Real drift: activity recognition when the sensor moves from a phone to a watch, or from one wearer to another.
 
-Data: Matey-Sanz, Casteleyn, Granell, "Dataset of inertial measurements of smartphones and smartwatches for human activity
-recognition", Data in Brief 2023 (109809), cut into windows of 64 readings at a stride of 32.
+Data: Matey-Sanz et al., Data in Brief 2023 (109809), inertial measurements of smartphones and smartwatches, cut into
+windows of 64 readings at a stride of 32.
 """
 
 from __future__ import annotations
@@ -66,7 +66,10 @@ def _check(path: Path, arrays: dict[str, np.ndarray], classes: tuple[str, ...]) 
     if x.ndim != 3 or x.dtype.kind != "f" or not np.isfinite(x).all():
         raise ValueError(f"{path}: x is {x.dtype} {x.shape}, expected finite floats (N, C, T)")
     for key in ("y", "subject", "device", "execution"):
-        if arrays[key].shape != (len(x),) or arrays[key].dtype.kind not in "iu":
-            raise ValueError(f"{path}: {key} is {arrays[key].dtype} {arrays[key].shape}, expected whole numbers ({len(x)},)")
-    if not set(np.unique(arrays["device"])) <= {PHONE, WATCH} or (len(x) and arrays["y"].max() >= len(classes)):
-        raise ValueError(f"{path}: a device other than {PHONE} and {WATCH}, or a label beyond the {len(classes)} classes")
+        column = arrays[key]
+        if column.shape != (len(x),) or column.dtype.kind not in "iu":
+            raise ValueError(f"{path}: {key} is {column.dtype} {column.shape}, expected whole numbers ({len(x)},)")
+    if not len(x) or not set(np.unique(arrays["device"])) <= {PHONE, WATCH}:
+        raise ValueError(f"{path}: empty, or a device other than {PHONE} (phone) and {WATCH} (watch)")
+    if arrays["y"].max() >= len(classes):
+        raise ValueError(f"{path}: label {arrays['y'].max()}, but there are only {len(classes)} classes")

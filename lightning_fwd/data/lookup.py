@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -32,7 +31,7 @@ _MNIST_TEST_COUNTS = (980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009)
 
 @dataclass(frozen=True)
 class _Download:
-    """A data set on OpenML: train rows first, `test_counts` per class in the last 10,000 (proof of the canonical order)."""
+    """A data set on OpenML, train rows first; `test_counts` per class in the last rows prove the canonical order."""
 
     openml_name: str
     shape: tuple[int, ...]
@@ -66,15 +65,15 @@ def load_dataset(name: str, *, root: str | Path | None = None, limit: int | None
     """Load a data set by name or path. Loaded once per process; treat the arrays as read-only.
 
     Args:
-        name: "digits" (comes with scikit-learn), "mnist", "fashion_mnist", "cifar10", "har"; or the path of an .npz with the
-            arrays x_train, y_train, x_test, y_test (and classes, if you like), or of a folder of such files, which are
-            joined in the order of their names. See `dataset_from_arrays` for the shapes.
+        name: "digits" (comes with scikit-learn), "mnist", "fashion_mnist", "cifar10", "har"; or the path of an .npz
+            with the arrays x_train, y_train, x_test, y_test (and classes, if you like), or of a folder of such files,
+            which are joined in the order of their names. See `dataset_from_arrays` for the shapes.
         root: folder with the files, in place of the one that the environment variable LIGHTNING_FWD_DATA names.
         limit: at most so many samples of train and of test, class shares kept.
 
     Returns:
-        The data set. CIFAR-10 from `cifar10_jpeg.npz` is lossy and titled "CIFAR-10 (JPEG)": never set its figures beside
-        published CIFAR-10 figures. "har" is the phone; `load_domains` gives the real drifts.
+        The data set. CIFAR-10 from `cifar10_jpeg.npz` is lossy and titled "CIFAR-10 (JPEG)": never set its figures
+        beside published CIFAR-10 figures. "har" is the phone; `load_domains` gives the real drifts.
 
     Raises:
         ValueError: unknown name, or a file that is damaged.
@@ -105,13 +104,14 @@ def load_domains(name: str, drift: str = "device", *, root: str | Path | None = 
 
 
 def _from_file(name: str, path: Path, drift: str) -> tuple[Dataset, Dataset]:
-    read: Callable = _read_har if name == "har" else _read_jpeg if path.name == _ENTRIES[name].lossy_file else _read_plain
-    loaded = read(path.resolve(), path.stat().st_mtime_ns, name)
-    if name != "har":
-        return (loaded,) * 2
-    if drift not in loaded:
-        raise ValueError(f"unknown real drift {drift!r} of 'har'; known are: {', '.join(HAR_DRIFTS)}")
-    return loaded[drift]
+    changed = path.stat().st_mtime_ns
+    if name == "har":
+        domains = _read_har(path.resolve(), changed)
+        if drift not in domains:
+            raise ValueError(f"unknown real drift {drift!r} of 'har'; known are: {', '.join(HAR_DRIFTS)}")
+        return domains[drift]
+    read = _read_jpeg if path.name == _ENTRIES[name].lossy_file else _read_plain
+    return (read(path.resolve(), changed, name),) * 2
 
 
 @lru_cache(maxsize=4)
@@ -121,7 +121,7 @@ def _read_plain(path: Path, changed: int, name: str) -> Dataset:
 
 
 @lru_cache(maxsize=1)
-def _read_har(path: Path, changed: int, name: str) -> dict[str, tuple[Dataset, Dataset]]:
+def _read_har(path: Path, changed: int) -> dict[str, tuple[Dataset, Dataset]]:
     return har_domains(path)
 
 
@@ -155,10 +155,13 @@ def _own(name: str) -> Dataset:
     files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
     if path.is_dir() and not files:
         raise FileNotFoundError(f"the folder {path} holds no .npz file with {', '.join(KEYS)}")
-    if not all(file.is_file() for file in files) or path.suffix != ".npz" and not path.is_dir():
-        known = ", ".join(DATASETS)
-        raise ValueError(f"unknown data set {name!r}: known are {known}, or the path of an .npz file or of a folder of them")
-    return _read_own(tuple(file.resolve() for file in files), tuple(file.stat().st_mtime_ns for file in files), path.stem)
+    if path.suffix != ".npz" and not path.is_dir():
+        known = f"{', '.join(DATASETS)}, or the path of an .npz file or of a folder of them"
+        raise ValueError(f"unknown data set {name!r}; known are: {known}")
+    if not files[0].is_file():
+        raise FileNotFoundError(f"no file {path.absolute()}")
+    files = tuple(file.resolve() for file in files)
+    return _read_own(files, tuple(file.stat().st_mtime_ns for file in files), path.stem)
 
 
 @lru_cache(maxsize=4)
@@ -166,13 +169,13 @@ def _read_own(files: tuple[Path, ...], changed: tuple[int, ...], title: str) -> 
     shards = [read_npz(file, KEYS, ["classes"]) for file in files]
     source = str(files[0] if len(files) == 1 else files[0].parent)
     try:
-        arrays = shards[0] if len(shards) == 1 else {key: np.concatenate([shard[key] for shard in shards]) for key in KEYS}
+        joined = {key: np.concatenate([shard[key] for shard in shards]) for key in KEYS}
     except ValueError as error:
         raise ValueError(f"{source}: the files' arrays cannot be joined: {error}") from error
     names = [tuple(map(str, shard.get("classes", ()))) for shard in shards]
     if len(set(names)) > 1:
         raise ValueError(f"{source}: the files name different classes")
-    return dataset_from_arrays(arrays, title, names[0] or None, source)
+    return dataset_from_arrays(joined, title, names[0] or None, source)
 
 
 def _cache() -> Path:
@@ -191,8 +194,9 @@ def _download(name: str, entry: _Entry, folders: list[Path]) -> Path:
     try:
         socket.setdefaulttimeout(CONNECT_SECONDS)
         parser = "pandas" if importlib.util.find_spec("pandas") else "liac-arff"
+        quick = {"n_retries": 1, "delay": 0.1}
         table = fetch_openml(
-            entry.download.openml_name, version=1, data_home=str(_cache()), as_frame=False, parser=parser, n_retries=0
+            entry.download.openml_name, version=1, data_home=str(_cache()), as_frame=False, parser=parser, **quick
         )
         arrays = _canonical(np.asarray(table.data), np.asarray(table.target), entry.download)
         target = _cache() / entry.file
@@ -201,7 +205,8 @@ def _download(name: str, entry: _Entry, folders: list[Path]) -> Path:
             np.savez_compressed(file, **arrays)
         partial.replace(target)  # at once: a second process never reads half a file
     except (OSError, ValueError) as error:
-        raise FileNotFoundError(f"{missing}, and the download failed ({error}); {mend}, or connect to a network") from error
+        failed = f"the download failed ({type(error).__name__}: {error})"
+        raise FileNotFoundError(f"{missing}, and {failed}; {mend}, or connect to a network") from error
     finally:
         socket.setdefaulttimeout(timeout)
     return target

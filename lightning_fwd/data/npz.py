@@ -1,4 +1,4 @@
-"""Arrays from files that nobody vouches for: .npz without pickle, sizes checked before memory is reserved; JPEG streams."""
+"""Arrays from files that nobody vouches for: .npz without pickle, sizes checked before memory is reserved, and JPEG."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) 
         optional: keys that are read where they are there. Others are not touched.
 
     Raises:
-        ValueError: not an .npz, a key missing, an array of Python objects, or an array whose stated size is not the size
-            stored. Always names the file.
+        ValueError: not an .npz, a key missing, an array of Python objects, or an array whose stated size is not the
+            size stored. Always names the file.
     """
     required, optional = list(required), list(optional)
     try:

@@ -7,10 +7,10 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 
 def stratified_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Draw `count` samples whose class shares are those of `labels`, so that few-shot training brings no label shift.
+    """Draw `count` samples with the class shares of `labels`, so that few-shot training brings no label shift.
 
-    Quotas are the largest remainders of the exact shares; where `count` reaches the number of classes, each class gets at
-    least one sample.
+    Quotas are the largest remainders of the exact shares; where `count` reaches the number of classes, each class gets
+    at least one sample.
 
     Args:
         labels: (N,) integers.
@@ -50,15 +50,17 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
     return quota
 
 
-def hold_out(labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(
+    labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Split samples into those kept and those held out for validation, stratified.
 
     Args:
         labels: (N,) integers.
         fraction: share held out, 0 up to but not including 1.
         seed: of the split.
-        groups: (N,) what must not be torn apart (recordings cut into overlapping windows). The share is then met as closely
-            as whole groups allow.
+        groups: (N,) what must not be torn apart (recordings cut into overlapping windows). The share is then met as
+            closely as whole groups allow.
 
     Returns:
         (kept, held): positions in `labels`, sorted, disjoint, together all of them.

@@ -1,0 +1,273 @@
+"""Source and target as two views of one data set, for Lightning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.types import EVAL_DATALOADERS
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from lightning_fwd.data.dataset import Dataset
+from lightning_fwd.data.drift import Drift, as_drift, drift_as_plain
+from lightning_fwd.data.har import HAR_DRIFTS
+from lightning_fwd.data.loader import tensor_loader
+from lightning_fwd.data.lookup import load_dataset, load_domains
+from lightning_fwd.data.subsets import hold_out, stratified_subset
+
+CHUNK = 256  # samples drifted at a time: the temporaries of a drift stay near the cache
+STATISTICS_SAMPLES = 5000
+
+View = Literal["source", "target"]
+Split = Literal["train", "val", "test"]
+
+
+class DriftDataModule(L.LightningDataModule):
+    """A data set before drift ("source") or after it ("target").
+
+    Batches are (x, y): x float32 (B, C, H, W), (B, C, T) for signals, or (B, F) when flattened; y int64 (B,). All lies
+    in memory as float32 (50,000 images of 3x32x32: 614 MB); drift is applied once, when a split is first used.
+
+    Example::
+
+        source = DriftDataModule("fashion_mnist", drift="noise", drift_severity=0.08)
+        trainer.fit(model, source)
+        target = source.changed(view="target", train_samples=200)
+        trainer.test(model, target)
+
+    Args:
+        dataset: a name or a path, see `load_dataset`.
+        drift: what `as_drift` reads: "noise", "contrast=0.3+noise=0.04", {"kind": "blur", "level": 2}, a `Drift`, or a
+            list of these. For "har" also a real drift: "device" (the default), "subject" or "both".
+        drift_severity: severity of a single drift named without one.
+        drift_seed: seed of the drift, for drifts that state none. Not the seed of the run: the drifted world stays the
+            same over repetitions.
+        view: "source" or "target".
+        target_dataset: name or path of a recorded target data set with the same shape and classes. With a `drift` too,
+            that is applied on top.
+        batch_size: B.
+        train_samples: train on so many labelled samples, class shares kept, drawn by `seed`; all when None.
+        test_samples: test on so many, the same ones in every run; all when None.
+        val_fraction: share of the training part held out for validation, before `train_samples` are drawn.
+        seed: of the validation split, the few samples and the shuffling.
+        normalize: images only: None leaves pixels in 0..1, "standard" subtracts the source's channel means and divides
+            by their standard deviations, "byte" gives 0..255. Signals are always standardised by the source.
+        flatten: give x as (B, F).
+        num_workers: loader processes; 0 is fastest for tensors in memory.
+        root: folder with the data files, in place of LIGHTNING_FWD_DATA.
+
+    Raises:
+        ValueError: an argument out of its range, here; a target that does not fit its source, on first use.
+        FileNotFoundError: the data set cannot be found, on first use.
+    """
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        drift: Drift | str | dict | list | None = None,
+        drift_severity: float | None = None,
+        drift_seed: int = 0,
+        view: View = "source",
+        target_dataset: str | None = None,
+        batch_size: int = 64,
+        train_samples: int | None = None,
+        test_samples: int | None = None,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+        normalize: Literal["standard", "byte"] | None = None,
+        flatten: bool = False,
+        num_workers: int = 0,
+        root: str | None = None,
+    ) -> None:
+        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        super().__init__()
+        self.real_drift = self._real_drift(dataset, drift, drift_severity)
+        self.drift = as_drift(None if self.real_drift else drift, drift_severity, drift_seed)
+        if view == "target" and not (self.drift or self.real_drift or target_dataset):
+            raise ValueError("view='target' would be the source: give a drift (drift='noise', ...) or a target_dataset")
+        _require(view in ("source", "target"), "view", view, "'source' or 'target'")
+        _require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+        _require(0 <= val_fraction < 1, "val_fraction", val_fraction, "in 0..1, 1 excluded")
+        _require(normalize in (None, "standard", "byte"), "normalize", normalize, "None, 'standard' or 'byte'")
+        for name in ("train_samples", "test_samples"):
+            count = arguments[name]
+            _require(count is None or count >= 1, name, count, "at least 1, or None for all")
+        self._arguments = arguments
+        self.view, self.seed, self.batch_size, self.num_workers = view, seed, batch_size, num_workers
+        self._tensors: dict[tuple[Split, View], tuple[Tensor, Tensor]] = {}
+        self._statistics: tuple[Tensor, Tensor] | None = None
+        # Plain values only, so that checkpoints load with weights_only=True. Not logged: the logger would refuse a
+        # `seed` or `batch_size` that the LightningModule states too.
+        plain = self.real_drift or drift_as_plain(self.drift)
+        self.save_hyperparameters(arguments | {"drift": plain, "drift_severity": None}, logger=False)
+
+    def changed(self, **arguments) -> DriftDataModule:
+        """The same data module with some constructor arguments changed; the data set is not loaded again."""
+        return type(self)(**(self._arguments | arguments))
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self._domain("source").classes
+
+    @property
+    def title(self) -> str:
+        """What tables call the data of this view, for example "CIFAR-10 (JPEG), noise=0.08"."""
+        name = self._domain(self.view).title
+        return f"{name}, {self.drift}" if self.view == "target" and self.drift else name
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one sample as batches hold it: (C, H, W), (C, T) or (F,)."""
+        shape = self._domain("source").input_shape
+        return (int(np.prod(shape)),) if self._arguments["flatten"] else shape
+
+    @override
+    def prepare_data(self) -> None:
+        self._domain("source"), self._domain("target")  # downloads on one rank, the others read the cache
+
+    def tensors(self, split: Split, view: View | None = None) -> tuple[Tensor, Tensor]:
+        """All of a split at once: x float32 (N, ...) and y int64 (N,). Built on first use, then kept.
+
+        Args:
+            split: "train" (after `val_fraction` and `train_samples`), "val" or "test".
+            view: "source" or "target"; this module's own when None.
+        """
+        key = (split, view or self.view)
+        if key not in self._tensors:
+            domain = self._domain(key[1])
+            index = self._indices(split, domain)
+            y = domain.y_test if split == "test" else domain.y_train
+            self._tensors[key] = self._samples(domain, split, index, key[1]), torch.from_numpy(y[index])
+        return self._tensors[key]
+
+    def calibration_batch(self, count: int = 256) -> Tensor:
+        """Source samples without labels, class shares kept, for int8 ranges and normalisation statistics.
+
+        Drawn from the training part without validation; `train_samples` does not bound it.
+
+        Args:
+            count: B; all there are, if fewer.
+
+        Returns:
+            x float32 (B, ...), as batches hold it.
+        """
+        source = self._domain("source")
+        kept, _ = hold_out(source.y_train, self._arguments["val_fraction"], self.seed, source.groups_train)
+        chosen = kept[stratified_subset(source.y_train[kept], min(count, len(kept)), self.seed)]
+        return self._samples(source, "train", chosen, "source")
+
+    @override
+    def train_dataloader(self) -> DataLoader:
+        return self._loader("train", shuffle_seed=self.seed)
+
+    @override
+    def val_dataloader(self) -> EVAL_DATALOADERS:
+        return self._loader("val") if self._arguments["val_fraction"] else []
+
+    @override
+    def test_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    @override
+    def predict_dataloader(self) -> DataLoader:
+        return self._loader("test")
+
+    def _loader(self, split: Split, shuffle_seed: int | None = None) -> DataLoader:
+        # Lightning's batch-size finder sets `batch_size`, so it is read here and not from the arguments.
+        x, y = self.tensors(split)
+        return tensor_loader(x, y, self.batch_size, shuffle_seed=shuffle_seed, num_workers=self.num_workers)
+
+    def _real_drift(self, dataset: str, drift: object, severity: float | None) -> str | None:
+        if dataset != "har":
+            return None
+        if drift is None and severity is None:
+            return HAR_DRIFTS[0]
+        if not isinstance(drift, str) or drift not in HAR_DRIFTS:
+            return None
+        if severity is not None:
+            raise ValueError(f"drift {drift!r} of 'har' is a real one and has no severity, got {severity}")
+        return drift
+
+    def _domain(self, view: View) -> Dataset:
+        root, name = self._arguments["root"], self._arguments["dataset"]
+        source, target = load_domains(name, self.real_drift or HAR_DRIFTS[0], root=root)
+        if self.real_drift is None:
+            target = source
+        recorded = self._arguments["target_dataset"]
+        if view == "target" and recorded is not None:
+            target = load_dataset(recorded, root=root)
+            for what in ("input_shape", "modality", "classes"):
+                here, there = getattr(source, what), getattr(target, what)
+                if here != there:
+                    raise ValueError(f"target_dataset {recorded!r} has {what} {there}, the source {name!r} has {here}")
+        return target if view == "target" else source
+
+    def _indices(self, split: Split, domain: Dataset) -> np.ndarray:
+        arguments = self._arguments
+        if split == "test":
+            count, labels = arguments["test_samples"], domain.y_test
+            return np.arange(len(labels)) if count is None else np.sort(_few(labels, count, 0, "test_samples"))
+        kept, held = hold_out(domain.y_train, arguments["val_fraction"], self.seed, domain.groups_train)
+        if split == "val":
+            return held
+        count = arguments["train_samples"]
+        return kept if count is None else kept[_few(domain.y_train[kept], count, self.seed, "train_samples")]
+
+    def _samples(self, domain: Dataset, split: Split, index: np.ndarray, view: View) -> Tensor:
+        """Pixels to 0..1 or signals to standard deviations, then drift, then normalisation. (N, ...) float32."""
+        stored = domain.x_test if split == "test" else domain.x_train
+        offset = len(domain.y_train) if split == "test" else 0  # test samples draw other noise than training samples
+        drift = self.drift if view == "target" else None
+        after = self._after_drift(domain)
+        x = torch.empty(len(index), *domain.input_shape)
+        for start in range(0, len(index), CHUNK):
+            some = index[start : start + CHUNK]
+            chunk = _to_float(stored[some])
+            if domain.modality == "signal":
+                chunk = self._standardise(chunk)
+            if drift is not None:
+                chunk = drift(chunk, torch.from_numpy(some + offset))
+            x[start : start + CHUNK] = after(chunk)
+        return x.flatten(1) if self._arguments["flatten"] else x
+
+    def _after_drift(self, domain: Dataset) -> Callable[[Tensor], Tensor]:
+        normalize = self._arguments["normalize"]
+        if normalize is not None and domain.modality == "signal":
+            raise ValueError(f"normalize={normalize!r} is for images; signals are always standardised: leave it out")
+        return {None: lambda x: x, "byte": lambda x: x * 255, "standard": self._standardise}[normalize]
+
+    def _standardise(self, x: Tensor) -> Tensor:
+        if self._statistics is None:
+            source = self._domain("source")
+            few = stratified_subset(source.y_train, min(STATISTICS_SAMPLES, len(source.y_train)), seed=0)
+            sample = _to_float(source.x_train[few]).transpose(0, 1).flatten(1)  # (C, everything)
+            shape = (-1, *[1] * (len(source.input_shape) - 1))
+            std, mean = torch.std_mean(sample.double(), dim=1)
+            std = torch.where(std > 0, std, 1.0)  # a channel that never changes is only centred
+            self._statistics = mean.float().view(shape), std.float().view(shape)
+        mean, std = self._statistics
+        return (x - mean) / std
+
+
+def _to_float(x: np.ndarray) -> Tensor:
+    tensor = torch.from_numpy(x.astype(np.float32, order="C"))
+    return tensor.div_(255) if x.dtype == np.uint8 else tensor
+
+
+def _few(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
+    _require(count <= len(labels), name, count, f"at most {len(labels)}, all there are")
+    return stratified_subset(labels, count, seed)
+
+
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
