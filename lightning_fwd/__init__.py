@@ -17,12 +17,26 @@ from .methods import (
     SparseUpdate,
     Statistics,
     rewrite,
-    unwrap,
 )
+from .strategies import ForwardOnlyStrategy, unwrap
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "METHODS", "Backprop", "CaptureError", "ForwardForward", "LearningMethod", "LightningFwdError", "LocalLoss", "Pepita",
-    "RewriteError", "RewrittenModel", "SparseUpdate", "Statistics", "StepError", "rewrite", "unwrap",
+    "METHODS",
+    "Backprop",
+    "CaptureError",
+    "ForwardForward",
+    "ForwardOnlyStrategy",
+    "LearningMethod",
+    "LightningFwdError",
+    "LocalLoss",
+    "Pepita",
+    "RewriteError",
+    "RewrittenModel",
+    "SparseUpdate",
+    "Statistics",
+    "StepError",
+    "rewrite",
+    "unwrap",
 ]

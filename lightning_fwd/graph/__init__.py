@@ -8,6 +8,20 @@ from .rewritten import RewrittenModel
 from .step import Logits, Step, StepRecord, Update
 
 __all__ = [
-    "PHASES", "Block", "Capture", "CaptureError", "LightningFwdError", "Logits", "RewriteError", "RewrittenModel", "Step", "StepError",
-    "StepRecord", "Update", "capture", "find_blocks", "layer", "phase",
+    "PHASES",
+    "Block",
+    "Capture",
+    "CaptureError",
+    "LightningFwdError",
+    "Logits",
+    "RewriteError",
+    "RewrittenModel",
+    "Step",
+    "StepError",
+    "StepRecord",
+    "Update",
+    "capture",
+    "find_blocks",
+    "layer",
+    "phase",
 ]

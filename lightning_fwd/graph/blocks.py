@@ -61,7 +61,9 @@ def layer_of(node: fx.Node, root: nn.Module) -> str | None:
 
 def is_norm(module: nn.Module) -> bool:
     """Whether a layer normalises: it belongs to the layer before it, never starts a block."""
-    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm))
+    return isinstance(
+        module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
+    )
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -130,7 +132,9 @@ def find_blocks(graph_module: fx.GraphModule, granularity: Granularity = "layer"
     groups = _starting_at_layers(pieces, graph_module)
     if not groups:
         raise RewriteError(
-            f"{type(graph_module).__name__} has no layer with parameters", "there is nothing to train", "check the model"
+            f"{type(graph_module).__name__} has no layer with parameters",
+            "there is nothing to train",
+            "check the model",
         )
     if isinstance(granularity, int):
         groups, names = _merge_evenly(groups, granularity), None

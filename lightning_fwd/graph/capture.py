@@ -152,7 +152,9 @@ def _chain(net: nn.Module, example_input: Tensor) -> tuple[fx.GraphModule, dict[
     node = graph.placeholder("input")
     for name, args, out in calls:
         if len(args) != 1 or args[0] is not value:
-            raise CaptureError(f"the children of {type(net).__name__} do not form a chain: {name} is not fed by the one before")
+            raise CaptureError(
+                f"the children of {type(net).__name__} do not form a chain: {name} is not fed by the one before"
+            )
         node, value = graph.call_module(name, (node,)), out
     if not calls or value is not result:
         raise CaptureError(f"the output of {type(net).__name__} is not the output of its last child")
@@ -162,8 +164,12 @@ def _chain(net: nn.Module, example_input: Tensor) -> tuple[fx.GraphModule, dict[
 
 def _remove_inplace(graph_module: fx.GraphModule) -> None:
     """Activations are read after the node that made them has run (goodness, PEPITA's h), so nothing may overwrite them."""
-    inplace = {operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
-               operator.itruediv: operator.truediv}
+    inplace = {
+        operator.iadd: operator.add,
+        operator.isub: operator.sub,
+        operator.imul: operator.mul,
+        operator.itruediv: operator.truediv,
+    }
     for node in graph_module.graph.nodes:
         if node.op == "call_function":
             node.target = inplace.get(node.target, node.target)
@@ -191,7 +197,8 @@ def _modules_for_functional_dropout(
     except Exception as error:
         raise CaptureError(
             f"functional dropout in {type(net).__name__}: its forward traces in eval mode but not in train mode",
-            str(error), "use nn.Dropout modules",
+            str(error),
+            "use nn.Dropout modules",
         ) from error
     finally:
         net.eval()
@@ -212,7 +219,9 @@ def _modules_for_functional_dropout(
 
 
 _FUNCTIONAL_DROPOUT = {
-    nn.functional.dropout: nn.Dropout, nn.functional.dropout1d: nn.Dropout1d, nn.functional.dropout2d: nn.Dropout2d,
+    nn.functional.dropout: nn.Dropout,
+    nn.functional.dropout1d: nn.Dropout1d,
+    nn.functional.dropout2d: nn.Dropout2d,
 }
 
 

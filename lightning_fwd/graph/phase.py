@@ -5,9 +5,7 @@ from typing import Literal, get_args
 
 from torch.fx.traceback import annotate
 
-Phase = Literal[
-    "forward", "second_forward", "goodness", "error", "projection", "backward", "update", "normalisation"
-]
+Phase = Literal["forward", "second_forward", "goodness", "error", "projection", "backward", "update", "normalisation"]
 PHASES: tuple[str, ...] = get_args(Phase)
 
 

@@ -42,7 +42,8 @@ class RewrittenModel(nn.Module):
         if len(logits) != 2:
             raise RewriteError(
                 f"{type(net).__name__} returns shape {logits}, expected logits (B, C)",
-                "the learning rules classify", "flatten or pool the output to one row of class scores per sample",
+                "the learning rules classify",
+                "flatten or pool the output to one row of class scores per sample",
             )
         hidden = self.__dict__  # not registered: the original shares every child with this module
         hidden["original"], hidden["method"], hidden["_undo"] = net, method, []
@@ -147,7 +148,8 @@ class RewrittenModel(nn.Module):
             )
         if not torch.isfinite(loss).all():
             raise StepError(
-                f"the loss is {loss.item()}", "an update from it would destroy the weights; they are unchanged",
+                f"the loss is {loss.item()}",
+                "an update from it would destroy the weights; they are unchanged",
                 "lower the learning rate, or look for bad values in the batch",
             )
         others = [p for p in others or [] if p.requires_grad]
@@ -155,10 +157,11 @@ class RewrittenModel(nn.Module):
         grads = torch.autograd.grad(loss, leaves + others, allow_unused=True)
         if all(g is None for g in grads[: len(leaves)]):
             raise StepError(
-                "the loss does not depend on the logits", "the training step detached or recomputed them",
+                "the loss does not depend on the logits",
+                "the training step detached or recomputed them",
                 "compute the loss from the tensor that the model returned",
             )
-        for parameter, grad in zip(others, grads[len(leaves):], strict=True):
+        for parameter, grad in zip(others, grads[len(leaves) :], strict=True):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad + grad
         pending, self.pending = self.pending, []
@@ -229,7 +232,9 @@ class BlockRunner:
     def __init__(self, model: RewrittenModel, block: Block):
         nodes = [n for n in model.graph.nodes if n.meta.get("block") == block.index and n.op != "get_attr"]
         inside = set(nodes)
-        inputs = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr"))
+        inputs = list(
+            dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr")
+        )
         emitted = [n for n in nodes if n.meta.get("emit")]
         self.index, self.name, self.layers = block.index, block.name, block.layers
         self.inputs = [n.name for n in inputs]

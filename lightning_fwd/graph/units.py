@@ -66,7 +66,7 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
     """
     nodes = [n for n in graph.nodes if n.op not in ("placeholder", "get_attr", "output") and n is not start]
     output = next(n for n in graph.nodes if n.op == "output").args[0]
-    heads = [n for n in nodes if (p := layer_of(n, model)) and not _is_norm_node(n, model)]
+    heads = [n for n in nodes if layer_of(n, model) and not _is_norm_node(n, model)]
     if not heads:
         raise RewriteError("the model has no layer with parameters", "there is nothing to train", "check the model")
     edges = [nodes.index(h) for h in heads] + [len(nodes)]
@@ -88,21 +88,28 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
         inputs = list(dict.fromkeys([z, *_outside(rest_nodes)]))
         available = set(made) | {n for n in nodes if nodes.index(n) < a} | {start}
         dead = [n.name for n in available if n is not output and n is not h and not any(u in later for u in n.users)]
-        units.append(Unit(
-            layer_of(head, model), tuple(p for n in layer_nodes for p in parameters_of(n, model)),
-            layer, [n.name for n in _outside(leading + layer_nodes)],
-            Segment(rest_nodes, inputs, gives), [n.name for n in inputs], [n.name for n in gives],
-            z.name, h.name, _positions(z), dead,
-            h is not output and not any(u in later for u in h.users),
-        ))
+        units.append(
+            Unit(
+                layer_of(head, model),
+                tuple(p for n in layer_nodes for p in parameters_of(n, model)),
+                layer,
+                [n.name for n in _outside(leading + layer_nodes)],
+                Segment(rest_nodes, inputs, gives),
+                [n.name for n in inputs],
+                [n.name for n in gives],
+                z.name,
+                h.name,
+                _positions(z),
+                dead,
+                h is not output and not any(u in later for u in h.users),
+            )
+        )
     return units
 
 
 def _outside(nodes: Iterable[fx.Node]) -> list[fx.Node]:
     inside = set(nodes)
-    return list(dict.fromkeys(
-        i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr"
-    ))
+    return list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr"))
 
 
 def _is_norm_node(node: fx.Node, root: nn.Module) -> bool:
@@ -120,7 +127,11 @@ def _activation(z: fx.Node, root: nn.Module, residual: Residual) -> fx.Node:
     while len(h.users) == 1:
         (user,) = h.users
         tensors = [n for n in user.all_input_nodes if n.op != "get_attr"]
-        if user.op == "output" or shape_of(user) != shape_of(z) or (layer_of(user, root) and not _is_norm_node(user, root)):
+        if (
+            user.op == "output"
+            or shape_of(user) != shape_of(z)
+            or (layer_of(user, root) and not _is_norm_node(user, root))
+        ):
             break
         if len(tensors) > 1 and residual == "own":
             break

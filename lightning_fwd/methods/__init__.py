@@ -50,7 +50,9 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
         CaptureError, RewriteError: the model cannot be captured, or the rule cannot be applied; ``net`` is then unchanged.
     """
     if isinstance(net, RewrittenModel):
-        raise RewriteError(f"the model is already rewritten for {net.method!r}", "", "call lightning_fwd.unwrap(model) first")
+        raise RewriteError(
+            f"the model is already rewritten for {net.method!r}", "", "call lightning_fwd.unwrap(model) first"
+        )
     method = get_method(method)
     model = RewrittenModel(net, method, example_input, method.granularity)
     try:
@@ -61,8 +63,3 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
         raise
     model.train(net.training)
     return model
-
-
-def unwrap(model: RewrittenModel) -> nn.Module:
-    """The original model, its class, keys and flags, with the weights as trained."""
-    return model.undo()

@@ -69,7 +69,8 @@ class LearningMethod(ABC):
         if target.shape != x.shape[:1] or target.dtype.is_floating_point:
             raise StepError(
                 f"{name} got labels of shape {tuple(target.shape)} and {target.dtype} for an input batch of {x.shape[0]}",
-                "it needs class indices, one integer per sample", "convert one-hot or soft labels to indices",
+                "it needs class indices, one integer per sample",
+                "convert one-hot or soft labels to indices",
             )
         if target.device.type == "cpu" and target.numel() and not torch.compiler.is_compiling():
             if not _is_fake(target) and (int(target.min()) < 0 or int(target.max()) >= classes):

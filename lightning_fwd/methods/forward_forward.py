@@ -81,11 +81,16 @@ class ForwardForward(LearningMethod):
     def rewrite(self, model: RewrittenModel) -> None:
         name, values = type(model.original).__name__, torch.Size(model.input_shape).numel()
         if len(model.plan) < 2:
-            raise RewriteError(f"ForwardForward needs a hidden block, {name} has one block", "the last block is the readout", "use a finer granularity")
+            raise RewriteError(
+                f"ForwardForward needs a hidden block, {name} has one block",
+                "the last block is the readout",
+                "use a finer granularity",
+            )
         if values < model.num_classes:
             raise RewriteError(
                 f"ForwardForward cannot write {model.num_classes} classes over {values} input values",
-                "the overlay needs one value per class", "use local_loss, or feed wider inputs",
+                "the overlay needs one value per class",
+                "use local_loss, or feed wider inputs",
             )
         require_trainable(model, [p for p, _ in model.named_parameters()])
         insert_label_embedding(model, LabelOverlay(model.num_classes, self.label_scale))

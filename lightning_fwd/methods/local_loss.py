@@ -26,7 +26,9 @@ class ProjectionHead(nn.Module):
     def __init__(self, shape: tuple[int, ...], num_classes: int, pool: int, generator: torch.Generator):
         super().__init__()
         spatial = [min(pool, size) for size in shape[2:]]
-        self.pool = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}[len(spatial)](*([spatial] if spatial else []))
+        self.pool = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}[len(spatial)](
+            *([spatial] if spatial else [])
+        )
         features = shape[1] * torch.Size(spatial).numel()
         self.linear = nn.Linear(features, num_classes)
         with torch.no_grad():

@@ -58,7 +58,11 @@ class Pepita(LearningMethod):
 
     def rewrite(self, model: RewrittenModel) -> None:
         if self.feedback_scale <= 0:
-            raise RewriteError(f"Pepita: feedback_scale={self.feedback_scale}", "without feedback no hidden layer learns", "use a positive scale")
+            raise RewriteError(
+                f"Pepita: feedback_scale={self.feedback_scale}",
+                "without feedback no hidden layer learns",
+                "use a positive scale",
+            )
         require_trainable(model, [name for name, _ in model.named_parameters()])
         share_dropout_masks(model)
         if self.batch_norm == "fold":
@@ -108,7 +112,9 @@ class Pepita(LearningMethod):
         return {"mean": float(unit.positions), "root": unit.positions**0.5, "sum": 1.0}[self.position_scale]
 
 
-def _run(unit: Unit, model: RewrittenModel, values: dict[str, Tensor], learns: bool = False, through: bool = False) -> Tensor:
+def _run(
+    unit: Unit, model: RewrittenModel, values: dict[str, Tensor], learns: bool = False, through: bool = False
+) -> Tensor:
     """One layer and what follows it; returns the layer's output z, with a graph back to its parameters if it ``learns``.
 
     ``through`` keeps the graph past z (the output layer's error is known after what follows it).

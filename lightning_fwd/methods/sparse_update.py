@@ -40,7 +40,9 @@ class SparseUpdate(LearningMethod):
 
     def rewrite(self, model: RewrittenModel) -> None:
         if not 0.0 < self.channels <= 1.0:
-            raise RewriteError(f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1")
+            raise RewriteError(
+                f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1"
+            )
         selected = self.selected(model)
         require_trainable(model, sorted(selected))
         model.freeze({name for name, _ in model.named_parameters()} - selected)
@@ -58,9 +60,11 @@ class SparseUpdate(LearningMethod):
         elif isinstance(self.train, int):
             if not 1 <= self.train <= len(model.plan):
                 raise RewriteError(
-                    f"SparseUpdate: train={self.train} blocks, the model has {len(model.plan)}", "", "choose fewer, or another granularity"
+                    f"SparseUpdate: train={self.train} blocks, the model has {len(model.plan)}",
+                    "",
+                    "choose fewer, or another granularity",
                 )
-            layers = [path for block in model.plan[-self.train:] for path in block.layers]
+            layers = [path for block in model.plan[-self.train :] for path in block.layers]
         else:
             layers = list(self.train)
             unknown = [p for p in layers if not any(n == p or n.startswith(p + ".") for n in names)]

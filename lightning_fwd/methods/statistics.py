@@ -32,12 +32,15 @@ class Statistics(LearningMethod):
 
     def rewrite(self, model: RewrittenModel) -> None:
         if self.momentum is not None and not 0.0 < self.momentum <= 1.0:
-            raise RewriteError(f"Statistics: momentum={self.momentum}", "it weighs the new batch", "use 0 < momentum <= 1, or None")
+            raise RewriteError(
+                f"Statistics: momentum={self.momentum}", "it weighs the new batch", "use 0 < momentum <= 1, or None"
+            )
         norms = collect_batch_statistics(model)
         if not norms:
             raise RewriteError(
                 f"Statistics finds no batch norm with running statistics in {type(model.original).__name__}",
-                "they are all that this rule changes", "choose another method for this model",
+                "they are all that this rule changes",
+                "choose another method for this model",
             )
         model.inserted.norms = norms
         model.freeze({name for name, _ in model.named_parameters()})

@@ -70,7 +70,9 @@ def fold_batch_norm(model: RewrittenModel) -> list[str]:
         key = layer_node.target.replace(".", "/")
         holder[key] = FoldedLayer(layer_node.target, layer, norm_node.target, norm)
         model._undo.append(holder[key].unfold)
-        model.freeze({f"{norm_node.target}.weight"} | ({f"{layer_node.target}.bias"} if layer.bias is not None else set()))
+        model.freeze(
+            {f"{norm_node.target}.weight"} | ({f"{layer_node.target}.bias"} if layer.bias is not None else set())
+        )
         with model.graph.inserting_after(layer_node):
             new = model.graph.call_module(f"{INSERTED}.folded.{key}", layer_node.args)
         model.replace(norm_node, new)
@@ -85,7 +87,9 @@ def fold_batch_norm(model: RewrittenModel) -> list[str]:
 
 
 def _pair(norm_node: fx.Node, model: RewrittenModel):
-    if norm_node.op != "call_module" or not isinstance(model.get_submodule(norm_node.target), nn.modules.batchnorm._BatchNorm):
+    if norm_node.op != "call_module" or not isinstance(
+        model.get_submodule(norm_node.target), nn.modules.batchnorm._BatchNorm
+    ):
         return None
     norm, before = model.get_submodule(norm_node.target), norm_node.args[0]
     if before.op != "call_module" or len(before.users) != 1 or layer_of(before, model) is None:

@@ -13,7 +13,9 @@ from ..graph.rewritten import RewrittenModel
 
 
 def insert_goodness_heads(
-    model: RewrittenModel, make_head: Callable[[Block, tuple[int, ...]], nn.Module | None], blocks: list[Block] | None = None
+    model: RewrittenModel,
+    make_head: Callable[[Block, tuple[int, ...]], nn.Module | None],
+    blocks: list[Block] | None = None,
 ) -> None:
     """Insert ``goodness = head(h)`` after the output ``h`` of each block.
 

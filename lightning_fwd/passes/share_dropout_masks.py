@@ -5,10 +5,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..graph.capture import INSERTED
-from ..graph.rewritten import RewrittenModel
 from ..graph.counter_random import uniform
+from ..graph.rewritten import RewrittenModel
 
-_DROPOUTS = {nn.Dropout: None, nn.Dropout1d: 2, nn.Dropout2d: 2, nn.Dropout3d: 2}  # leading dimensions that share a mask entry
+_DROPOUTS = {
+    nn.Dropout: None,
+    nn.Dropout1d: 2,
+    nn.Dropout2d: 2,
+    nn.Dropout3d: 2,
+}  # leading dimensions that share a mask entry
 
 
 class SharedDropout(nn.Module):
@@ -34,7 +39,9 @@ def share_dropout_masks(model: RewrittenModel) -> None:
         module = model.get_submodule(node.target) if node.op == "call_module" else None
         if type(module) not in _DROPOUTS:
             continue
-        model.inserted.add_module(f"shared_dropout{count}", SharedDropout(module.p, _DROPOUTS[type(module)], count, model))
+        model.inserted.add_module(
+            f"shared_dropout{count}", SharedDropout(module.p, _DROPOUTS[type(module)], count, model)
+        )
         with model.graph.inserting_after(node):
             model.replace(node, model.graph.call_module(f"{INSERTED}.shared_dropout{count}", node.args))
         count += 1

@@ -1,0 +1,70 @@
+"""Find the input and the labels in whatever a DataLoader yields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..graph.errors import StepError
+
+_INPUT_KEYS = ("input", "inputs", "x", "image", "images", "features", "data")
+_TARGET_KEYS = ("target", "targets", "label", "labels", "y")
+
+Key = int | str | None
+
+
+def input_of(batch: Any, key: Key = None) -> Tensor:
+    """The input tensor ``(B, ...)`` of a batch: the tensor itself, the first of a tuple, or a dict's entry.
+
+    Raises:
+        StepError: the batch has no such entry, or it is not a tensor.
+    """
+    found = batch if isinstance(batch, Tensor) else _entry(batch, key, 0, _INPUT_KEYS)
+    if not isinstance(found, Tensor):
+        raise StepError(
+            f"no input tensor in a batch of type {_describe(batch)}",
+            "it is looked up as the tensor itself, the first of a tuple, or under " + ", ".join(_INPUT_KEYS),
+            "tell the strategy: ForwardOnlyStrategy(method, input_key=...)",
+        )
+    return found
+
+
+def target_of(batch: Any, key: Key = None) -> Tensor | None:
+    """The labels ``(B,)`` of a batch: the second of a tuple, or a dict's entry; None where there are none."""
+    found = None if isinstance(batch, Tensor) else _entry(batch, key, 1, _TARGET_KEYS)
+    return found if isinstance(found, Tensor) else None
+
+
+def _entry(batch: Any, key: Key, position: int, names: tuple[str, ...]) -> Any:
+    if isinstance(batch, Mapping):
+        for name in names if key is None else (key,):
+            if name in batch:
+                return batch[name]
+    elif isinstance(batch, Sequence):
+        index = position if key is None else key
+        if isinstance(index, int) and index < len(batch):
+            return batch[index]
+    return None
+
+
+def _describe(batch: Any) -> str:
+    if isinstance(batch, Mapping):
+        return f"dict with keys {', '.join(map(str, batch))}"
+    if isinstance(batch, Sequence):
+        return f"{type(batch).__name__} of {', '.join(type(item).__name__ for item in batch)}"
+    return type(batch).__name__
+
+
+def example_batch(source: Any) -> Any:
+    """Two samples of a DataLoader (or a list of them), collated, without touching its sampler, its workers or the global generator."""
+    loader = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source
+    dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
+    with torch.random.fork_rng(devices=[]):
+        if collate is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+            if getattr(loader, "batch_size", None) is None:  # the dataset itself yields batches
+                return collate(dataset[0])
+            return collate([dataset[i] for i in range(min(2, len(dataset)))])
+        return next(iter(loader))

@@ -1,0 +1,209 @@
+"""A Lightning strategy that trains by any learning rule, the LightningModule unchanged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from ..graph.capture import INSERTED
+from ..graph.errors import LightningFwdError
+from ..graph.rewritten import RewrittenModel
+from ..methods import LearningMethod, get_method
+from .batch import Key, example_batch, input_of, target_of
+from .install import install, installed
+
+
+class ForwardOnlyStrategy(SingleDeviceStrategy):
+    """Train with a learning rule instead of backpropagation, on one CPU or GPU.
+
+    The network inside the LightningModule is rewritten when the Trainer connects to it. ``training_step`` then computes its own loss as ever;
+    the strategy takes the loss's gradient at the logits and lets the rule turn it into parameter gradients. Optimizers, schedulers,
+    clipping, accumulation, bf16, callbacks, loggers and checkpoints work as with any strategy; checkpoints load into the plain model.
+
+    Args:
+        method: a learning rule, or its registered name.
+        module: attribute of the LightningModule that is the network; by default the child that holds all parameters, else the whole module.
+        example_input: a batch ``(B, ...)``; by default ``example_input_array``, else two samples of the data.
+        input_key, target_key: where the input and the labels are in a batch, if not first and second or under a usual name.
+
+    Example:
+        >>> Trainer(strategy="pepita")
+        >>> Trainer(strategy=ForwardOnlyStrategy(ForwardForward(goodness="sum")))
+
+    Raises:
+        CaptureError, RewriteError: the network cannot be captured, or the rule does not apply to it.
+        LightningFwdError: several devices, 16-mixed precision, several optimizers, or no example input.
+    """
+
+    strategy_name = "forward_only"
+
+    def __init__(
+        self,
+        method: LearningMethod | str = "local_loss",
+        module: str | None = None,
+        example_input: Tensor | None = None,
+        input_key: Key = None,
+        target_key: Key = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.method = get_method(method)
+        self._module_name, self._example_input = module, example_input
+        self._input_key, self._target_key = input_key, target_key
+        self._parallel_devices: list[torch.device] = []
+
+    # Lightning builds a strategy given by name without a device, and tells it the devices here.
+
+    @property
+    def parallel_devices(self) -> list[torch.device]:
+        return self._parallel_devices
+
+    @parallel_devices.setter
+    def parallel_devices(self, devices: list[torch.device]) -> None:
+        if len(devices or []) > 1:
+            raise LightningFwdError(
+                f"ForwardOnlyStrategy runs on one device, got {len(devices)}",
+                "its gradients are local and are not reduced between processes, so replicas would drift apart silently",
+                "use Trainer(devices=1)",
+            )
+        self._parallel_devices = devices
+        if devices:
+            self._root_device = devices[0]
+
+    @property
+    def rewritten(self) -> RewrittenModel | None:
+        """The rewritten network."""
+        return installed(self.lightning_module) if self.lightning_module is not None else None
+
+    def input_of(self, batch: Any) -> Tensor:
+        """The input tensor of a batch."""
+        return input_of(batch, self._input_key)
+
+    def target_of(self, batch: Any) -> Tensor | None:
+        """The labels of a batch, or None."""
+        return target_of(batch, self._target_key)
+
+    # ---- set-up
+
+    @override
+    def connect(self, model: LightningModule) -> None:
+        if isinstance(self.precision_plugin, MixedPrecision) and self.precision_plugin.precision == "16-mixed":
+            raise LightningFwdError(
+                "ForwardOnlyStrategy does not support precision='16-mixed'",
+                "loss scaling would scale the user's loss but not the gradients that a rule computes locally",
+                "use precision='bf16-mixed', 'bf16-true' or 32",
+            )
+        super().connect(model)
+        x = self._find_example(model)
+        if x is not None:
+            install(model, self.method, x, self._module_name)
+        elif model._trainer is not None and model.trainer.training:
+            raise LightningFwdError(
+                "no example input to capture the network with",
+                "the LightningModule sets no example_input_array, and no batch of the training data could be built before setup",
+                "set self.example_input_array, or give ForwardOnlyStrategy(method, example_input=...)",
+            )
+
+    def _find_example(self, model: LightningModule) -> Tensor | None:
+        if self._example_input is not None:
+            return self._example_input
+        if isinstance(model.example_input_array, Tensor):
+            return model.example_input_array
+        source = _data_source(model)
+        return None if source is None else self.input_of(example_batch(source))
+
+    @override
+    def setup_optimizers(self, trainer: Trainer) -> None:
+        super().setup_optimizers(trainer)
+        if len(self.optimizers) > 1:
+            raise LightningFwdError(
+                f"configure_optimizers returned {len(self.optimizers)} optimizers, ForwardOnlyStrategy drives one",
+                "one training step of a rule updates all layers",
+                "return one optimizer, with parameter groups for different learning rates",
+            )
+        if self.optimizers and self.rewritten is not None:
+            self._adopt_inserted(self.optimizers[0])
+
+    def _adopt_inserted(self, optimizer: Optimizer) -> None:
+        """An optimizer built before the rewrite does not know the heads that it inserted."""
+        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        missing = [p for p in self.rewritten.inserted.parameters() if p.requires_grad and id(p) not in known]
+        if missing:
+            optimizer.add_param_group({"params": missing})
+
+    # ---- one step
+
+    @override
+    def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        accumulated = self.lightning_module.trainer.accumulate_grad_batches
+        with self.rewritten.step(self.target_of(batch), 1.0 / accumulated):
+            return super().training_step(batch, *args, **kwargs)
+
+    @override
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        self.pre_backward(closure_loss)
+        closure_loss = self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
+        inside = {id(p) for p in self.rewritten.parameters()}
+        others = [p for p in self.lightning_module.parameters() if id(p) not in inside]
+        with self.precision_plugin.forward_context():  # a rule's later passes run in the same precision as its first
+            self.rewritten.backward(closure_loss, others)
+        closure_loss = self.precision_plugin.post_backward(closure_loss, self.lightning_module)
+        self.post_backward(closure_loss)
+        return closure_loss.detach()
+
+    # ---- checkpoints: the plain model's own keys, and beside them what the rule inserted
+
+    @override
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return {key: value for key, value in super().lightning_module_state_dict().items() if not _is_inserted(key)}
+
+    @override
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        state = super().lightning_module_state_dict()
+        inserted = {key: value for key, value in state.items() if _is_inserted(key)}
+        checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted}
+        super().save_checkpoint(checkpoint, filepath, storage_options)
+
+    @override
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        saved = checkpoint.get("lightning_fwd", {})
+        current = {key: value for key, value in self.lightning_module.state_dict().items() if _is_inserted(key)}
+        inserted = saved.get("inserted", {}) if saved.get("method") == repr(self.method) else {}
+        # a checkpoint of the plain model, or of another rule: inserted state keeps what its seed gave
+        state = {**current, **checkpoint["state_dict"], **{k: v for k, v in inserted.items() if k in current}}
+        self.lightning_module.load_state_dict(state, strict=strict)
+
+
+def _is_inserted(key: str) -> bool:
+    return any(part.startswith(INSERTED) for part in key.split("."))
+
+
+def _data_source(model: LightningModule) -> Any | None:
+    """The loader that the coming stage reads, built early; None where it cannot be."""
+    if model._trainer is None:
+        return None
+    trainer = model.trainer
+    stage = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else "predict"
+    if trainer.datamodule is not None:
+        trainer.datamodule.prepare_data()
+        trainer.datamodule.setup({"train": "fit", "val": "validate"}.get(stage, stage))
+        return getattr(trainer.datamodule, f"{stage}_dataloader")()
+    loops = {"train": trainer.fit_loop, "val": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
+    source = loops[stage]._data_source
+    if source.is_defined() and not source.is_module():
+        return source.instance
+    try:
+        model.prepare_data()
+        model.setup({"train": "fit", "val": "validate"}.get(stage, stage))
+        return getattr(model, f"{stage}_dataloader")()
+    except Exception:  # hooks of the model that need a running trainer
+        return None

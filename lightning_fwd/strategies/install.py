@@ -1,0 +1,102 @@
+"""Put a rewritten network into a LightningModule, and take it out again."""
+
+from __future__ import annotations
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from ..graph.capture import INSERTED
+from ..graph.errors import RewriteError
+from ..graph.rewritten import RewrittenModel
+from ..methods import LearningMethod, rewrite
+
+_WHOLE = f"{INSERTED}_model"  #: name of the rewritten model where the LightningModule itself is the network
+
+
+def find_network(module: LightningModule, name: str | None = None) -> str | None:
+    """Name of the child that is the network: the only one that holds all parameters. None: the LightningModule itself.
+
+    Raises:
+        RewriteError: ``name`` is given and is not a child.
+    """
+    if name is not None:
+        if not isinstance(getattr(module, name, None), nn.Module):
+            raise RewriteError(
+                f"{type(module).__name__} has no submodule {name!r}",
+                "",
+                f"its children: {', '.join(n for n, _ in module.named_children())}",
+            )
+        return name
+    every = {id(p) for p in module.parameters()}
+    for child_name, child in module.named_children():
+        if child_name != _WHOLE and not isinstance(child, Metric) and {id(p) for p in child.parameters()} == every and every:
+            return child_name
+    return None
+
+
+def install(module: LightningModule, method: LearningMethod, x: Tensor, name: str | None = None) -> RewrittenModel:
+    """Rewrite the network inside a LightningModule; a second call with an equal method changes nothing.
+
+    Args:
+        x: an input of the LightningModule's forward, ``(B, ...)``.
+        name: the attribute that holds the network; found if None.
+    """
+    current = installed(module)
+    if current is not None:
+        if repr(current.method) == repr(method):
+            return current
+        unwrap(module)
+    name = find_network(module, name)
+    if name is None:
+        model = rewrite(module, method, x)
+        module._modules[_WHOLE] = model
+        object.__setattr__(module, "forward", model.forward)
+        return model
+    network = getattr(module, name)
+    model = rewrite(network, method, _input_of_child(module, network, x))
+    setattr(module, name, model)
+    return model
+
+
+def installed(module: nn.Module) -> RewrittenModel | None:
+    """The rewritten network inside a module, if there is one."""
+    return next((child for child in module.children() if isinstance(child, RewrittenModel)), None)
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """Give the original back: its class, keys and flags, with the weights as trained.
+
+    Args:
+        module: a rewritten model, or a LightningModule that holds one.
+    """
+    if isinstance(module, RewrittenModel):
+        return module.undo()
+    for name, child in list(module.named_children()):
+        if isinstance(child, RewrittenModel):
+            if name == _WHOLE:
+                del module._modules[name]
+                module.__dict__.pop("forward", None)
+                child.undo()
+            else:
+                setattr(module, name, child.undo())
+    return module
+
+
+def _input_of_child(module: nn.Module, child: nn.Module, x: Tensor) -> Tensor:
+    """What the LightningModule's forward feeds its network (it may reshape or normalise); ``x`` itself if forward cannot tell."""
+    seen: list[Tensor] = []
+    hook = child.register_forward_pre_hook(lambda _m, args: seen.extend(args[:1]))
+    was_training = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module(x)
+    except Exception:  # no forward of its own, or one that needs a trainer: then training_step feeds the network directly
+        pass
+    finally:
+        hook.remove()
+        for m, mode in was_training.items():
+            m.training = mode
+    return seen[0] if seen and isinstance(seen[0], Tensor) else x
