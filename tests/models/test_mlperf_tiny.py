@@ -41,6 +41,11 @@ def test_official_weights_give_the_golden_outputs(name: str, data: Path):
     with torch.no_grad():
         found = model(x) if model.num_classes is None else model.predict_proba(x)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    if model.num_classes is not None:
+        # some outputs are saturated (0.9999 and more): the small probabilities tell the networks apart, so compare logarithms
+        log_found = model(x).detach().log_softmax(1)
+        assert expected.min() > 0
+        torch.testing.assert_close(log_found, expected.log(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
