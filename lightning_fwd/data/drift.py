@@ -35,7 +35,7 @@ class Drift:
     ============= ================================================================ ======= ============================
     noise         sigma of Gaussian noise, in full scale                           yes     0.04, 0.06, 0.08, 0.09, 0.10
     blur          side of the box filter in pixels, odd                            yes     3, 5, 7, 9, 11
-    contrast      factor on the distance to each channel's mean                    yes     0.75, 0.5, 0.4, 0.3, 0.15
+    contrast      factor on the distance to the image's (each channel's) mean      yes     0.75, 0.5, 0.4, 0.3, 0.15
     brightness    offset of every pixel, in full scale                             no      0.05, 0.1, 0.15, 0.2, 0.3
     rotation      degrees, counter-clockwise                                       no      5, 10, 20, 30, 45
     gain_offset   s: gain 1+s or 1-s and offset +s/2 or -s/2, drawn per channel    yes     0.05, 0.1, 0.2, 0.3, 0.4

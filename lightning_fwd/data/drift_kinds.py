@@ -55,7 +55,9 @@ def _blur(x: Tensor, kernel: float, random: CounterRandom) -> Tensor:
 
 
 def _contrast(x: Tensor, factor: float, random: CounterRandom) -> Tensor:
-    return torch.lerp(x.flatten(2).mean(2).view(*x.shape[:2], *[1] * (x.ndim - 2)), x, factor)
+    # A camera fades as a whole, colours included; the channels of a signal are sensors of their own.
+    mean = x.mean((1, 2, 3), keepdim=True) if x.ndim == 4 else x.mean(2, keepdim=True)
+    return torch.lerp(mean, x, factor)
 
 
 def _brightness(x: Tensor, offset: float, random: CounterRandom) -> Tensor:
@@ -117,7 +119,7 @@ DRIFT_KINDS: dict[str, DriftKind] = {
     ),
     "blur": DriftKind(_blur, "side of the box filter in pixels, odd", 1, 63, 1, (3, 5, 7, 9, 11), step=2),
     "contrast": DriftKind(
-        _contrast, "factor on the distance to each channel's mean", 0, 4, 1, (0.75, 0.5, 0.4, 0.3, 0.15)
+        _contrast, "factor on the distance to the sample's mean (of each channel, for signals)", 0, 4, 1, (0.75, 0.5, 0.4, 0.3, 0.15)
     ),
     "brightness": DriftKind(
         _brightness, "offset of every pixel, in full scale", -1, 1, 0, (0.05, 0.1, 0.15, 0.2, 0.3), signals=False
