@@ -6,6 +6,7 @@
 >>> net = lf.unwrap(model)                                   # the original class and keys, trained weights
 """
 
+from .classifier import Classifier
 from .graph import CaptureError, LightningFwdError, RewriteError, RewrittenModel, StepError
 from .methods import (
     METHODS,
@@ -26,6 +27,7 @@ __all__ = [
     "METHODS",
     "Backprop",
     "CaptureError",
+    "Classifier",
     "ForwardForward",
     "ForwardOnlyStrategy",
     "LearningMethod",

@@ -1,0 +1,224 @@
+"""``lightning-fwd fit | validate | test | compare | cost | rewrite | search | export``."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from .graph.errors import LightningFwdError
+
+_LIGHTNING = ("fit", "validate", "test", "predict")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; a mistake of the user's ends in its text and exit code 2, never in a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    console = Console(stderr=True)
+    try:
+        if arguments and arguments[0] in _LIGHTNING:
+            return _lightning(arguments)
+        return _own(arguments)
+    except (LightningFwdError, FileNotFoundError, ImportError) as error:
+        console.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
+    except ValueError as error:  # bad values caught by the library's own checks; a bug would carry no advice
+        console.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
+    return 2
+
+
+def _lightning(arguments: list[str]) -> int:
+    """LightningCLI over any LightningModule and data module; the defaults are the recipes' own."""
+    import lightning as L
+    from lightning.pytorch.cli import LightningCLI
+
+    class Cli(LightningCLI):
+        def add_arguments_to_parser(self, parser):
+            parser.set_defaults(
+                {"model": "lightning_fwd.classifier.Classifier", "data": "lightning_fwd.data.DriftDataModule"}
+            )
+            parser.add_argument(
+                "--test_after_fit", type=bool, default=True, help="end fit with the accuracy on the test part"
+            )
+
+        def after_fit(self):
+            if self.config.fit.test_after_fit and self.trainer.state.finished:
+                self.trainer.test(self.model, self.datamodule)
+
+    Cli(
+        L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, args=arguments,
+        save_config_kwargs={"overwrite": True},
+    )  # fmt: skip
+    return 0
+
+
+def _own(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        "lightning-fwd", description="Learning rules for devices too small for backpropagation."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name in _LIGHTNING:
+        commands.add_parser(name, help=f"{name} by Lightning (own options: lightning-fwd {name} --help)")
+    for name, (add_options, _run) in _COMMANDS.items():
+        add_options(commands.add_parser(name, help=_run.__doc__.splitlines()[0], description=_run.__doc__))
+    options = parser.parse_args(arguments)
+    return _COMMANDS[options.command][1](options) or 0
+
+
+def _compare_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", required=True, help="scenario, e.g. recipes/compare_digits_drift.yaml")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for results.csv, summary.md and pareto.png; run again to resume"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
+    parser.add_argument("--device", help="in place of the scenario's")
+    parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the scenario's")
+    parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Pretrain, drift, adapt by each rule: accuracy and cost in one table."""
+    from .compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
+
+    overrides = {k: v for k in ("seeds", "device", "width") if (v := getattr(options, k)) is not None}
+    scenario, console = load_scenario(options.config, overrides), Console()
+    lines = summarise(scenario, compare(scenario, options.out, options.jobs, console))
+    print_table(scenario, lines, console)
+    write_markdown(scenario, lines, options.out / "summary.md")
+    plot_pareto(scenario, lines, options.out / "pareto.png")
+    console.print(f"wrote {options.out}/results.csv, summary.md, pareto.png", highlight=False)
+    return 0
+
+
+def _model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", required=True, help="a known network (resnet8, ds_cnn, mlp, ...) or package.module.Class"
+    )
+    parser.add_argument("--method", default="backprop", help="learning rule")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the rule, e.g. --set train=biases"
+    )
+    parser.add_argument(
+        "--model-args", type=_settings, default={}, metavar="KEY=VALUE,...", help="arguments of the model's class"
+    )
+    parser.add_argument(
+        "--input-shape",
+        type=lambda s: tuple(map(int, s.split(","))),
+        help="one sample's, e.g. 3,32,32; read from the model if it tells",
+    )
+
+
+def _rewrite(options: argparse.Namespace) -> int:
+    """Show a model's graph before and after a rule's passes."""
+    from .graph.show import print_rewrite
+    from .methods import rewrite
+
+    net, example = build_model(options, batch=2)
+    print_rewrite(rewrite(net, build_method(options), example), Console())
+    return 0
+
+
+def build_model(options: argparse.Namespace, batch: int = 1):
+    """The network that ``--model`` names, and an example input ``(batch, ...)``."""
+    import torch
+
+    from .models import build
+
+    net = build(options.model, **options.model_args)
+    shape = options.input_shape or getattr(net, "input_shape", None)
+    if shape is None:
+        raise LightningFwdError(
+            f"{options.model} does not tell the shape of its input",
+            "",
+            "give --input-shape, e.g. --input-shape 3,32,32",
+        )
+    return net, torch.zeros(batch, *shape)
+
+
+def build_method(options: argparse.Namespace):
+    """The learning rule that ``--method`` and ``--set`` name."""
+    from .methods import get_method
+
+    try:
+        return get_method(options.method, **{k: v for item in options.set for k, v in _settings(item).items()})
+    except TypeError as error:
+        raise LightningFwdError(
+            f"--set: {error}", "", f"see the arguments of {options.method} in its docstring"
+        ) from error
+
+
+def _settings(text: str) -> dict[str, object]:
+    """``"a=1,b=relu"`` as a dict; values are Python literals, else text."""
+    settings = {}
+    for item in _split_outside_brackets(text):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise LightningFwdError(f"{item!r} is not KEY=VALUE", "", "write e.g. train=biases")
+        try:
+            settings[key.strip()] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            settings[key.strip()] = value
+    return settings
+
+
+def _split_outside_brackets(text: str) -> list[str]:
+    items, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            items.append("")
+        else:
+            items[-1] += character
+    return items
+
+
+def _cost_options(parser: argparse.ArgumentParser) -> None:
+    _model_options(parser)
+    parser.add_argument("--device", help="named device or YAML file")
+    parser.add_argument("--width", choices=("fp32", "int8", "mixed"), default="fp32")
+    parser.add_argument("--batch", type=int, default=1, help="samples per step")
+    parser.add_argument("--json", type=Path, help="write the ledger there")
+    parser.add_argument("--plot", type=Path, help="draw memory over the step there")
+    for action in parser._actions:  # --book needs no model
+        action.required = action.required and action.dest != "model"
+    parser.add_argument(
+        "--book", action="store_true", help="the published cost book of the MLCommons-Tiny networks, re-derived"
+    )
+
+
+def _cost(options: argparse.Namespace) -> int:
+    """What one training step costs: operations, memory, time and energy on a named device."""
+    from .cost.command import cost_command
+
+    return cost_command(options)
+
+
+def _export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see lightning-fwd export --help")
+    parser.add_help = False
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Ship the training step: ExecuTorch program, C, emulated board."""
+    try:
+        from lightning_fwd_export.cli import main as export_main
+    except ImportError as error:
+        raise LightningFwdError(
+            "the exporter is not available", str(error), "pip install lightning_fwd[export]"
+        ) from error
+    return export_main(options.arguments)
+
+
+_COMMANDS: dict[str, tuple[Callable, Callable]] = {
+    "compare": (_compare_options, _compare),
+    "cost": (_cost_options, _cost),
+    "rewrite": (_model_options, _rewrite),
+    "export": (_export_options, _export),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

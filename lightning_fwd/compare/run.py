@@ -1,0 +1,239 @@
+"""Pretrain on the source, adapt on the target, measure: one row of the table at a time, in worker processes, resumable."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import logging
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+import lightning as L
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from safetensors.torch import load_file, save_file
+
+from ..classifier import Classifier
+from ..cost import step_cost
+from ..graph.errors import LightningFwdError, RewriteError
+from ..methods import Backprop, LearningMethod, Statistics, rewrite
+from ..models import build
+from ..strategies import ForwardOnlyStrategy, unwrap
+from .scenario import Row, Scenario, Training
+
+
+@dataclass
+class Result:
+    """One line of results.csv. Accuracies in percent; operations and memory of one step on ``cost_batch`` samples at the scenario's width."""
+
+    method: str
+    seed: int
+    accuracy_source: float
+    accuracy_drifted: float
+    accuracy_adapted: float
+    macs_per_step: int
+    peak_ram_bytes: int
+    weight_bytes: int
+    seconds_per_step: float
+    steps: int
+    accuracy_source_after: float
+    flash_bytes: int
+    device_ms_per_step: float
+    note: str = ""
+
+
+class _StepTimer(L.Callback):
+    """Wall time of each training step, data loading excluded."""
+
+    def __init__(self):
+        self.seconds: list[float] = []
+
+    def on_train_batch_start(self, *_args) -> None:
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, *_args) -> None:
+        self.seconds.append(time.perf_counter() - self._start)
+
+
+def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None) -> list[Result]:
+    """Run what is missing of a comparison and return all its results.
+
+    Args:
+        out: folder for ``results.csv`` (grows line by line), ``scenario.yaml`` and ``pretrained/``.
+        jobs: worker processes; one per core by default.
+
+    Raises:
+        LightningFwdError: the folder cannot be written, or holds results of another scenario.
+    """
+    scenario.check()
+    results = _open_folder(scenario, out)
+    jobs = jobs or len(os.sched_getaffinity(0))
+    known = {(r.method, r.seed) for r in results}
+    todo = [(row, seed) for seed in scenario.seeds for row in scenario.all_rows() if (row.name, seed) not in known]
+    untrained = [seed for seed in dict.fromkeys(seed for _, seed in todo) if not _weights_file(out, seed).exists()]
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console) as progress:
+        bar = progress.add_task("pretrain", total=len(untrained), visible=bool(untrained))
+        for _ in _parallel(jobs, (joblib.delayed(pretrain)(scenario, seed, out) for seed in untrained)):
+            progress.advance(bar)
+        bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
+        for result in _parallel(jobs, (joblib.delayed(adapt)(scenario, row, seed, out) for row, seed in todo)):
+            results.append(result)
+            _append(out / "results.csv", result)
+            progress.update(bar, advance=1, description=f"adapt ({result.method}, seed {result.seed})")
+    return results
+
+
+def _parallel(jobs: int, calls: Iterator) -> Iterator:
+    return joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+
+
+def pretrain(scenario: Scenario, seed: int, out: Path) -> None:
+    """Train on the source by backpropagation (or take the model's own weights) and store the weights."""
+    _quiet(seed)
+    network = build(scenario.model, **scenario.model_args)
+    if scenario.pretrain is not None:
+        _fit(network, Backprop(), scenario.data_module(seed, "source"), scenario.pretrain)
+    file = _weights_file(out, seed)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file.with_suffix(".part"))
+    file.with_suffix(".part").replace(file)  # a run that is killed here leaves no half file behind
+
+
+def adapt(scenario: Scenario, row: Row, seed: int, out: Path) -> Result:
+    """One row: the pretrained model, adapted on the target by one rule."""
+    _quiet(seed)
+    network = build(scenario.model, **scenario.model_args)
+    network.load_state_dict(load_file(_weights_file(out, seed)))
+    source, target = scenario.data_module(seed, "source"), scenario.data_module(seed, "target")
+    x, y = (part[: scenario.cost_batch] for part in target.tensors("train"))
+    before = accuracy(network, *source.tensors("test")), accuracy(network, *target.tensors("test"))
+    method, timer = row.build(), _StepTimer()
+    nothing = dict(macs_per_step=0, peak_ram_bytes=0, weight_bytes=0, flash_bytes=0, device_ms_per_step=0.0)
+    try:
+        cost = _cost(network, method, (x, y), scenario) if method is not None else nothing
+        if row.after_statistics:
+            network = _fit(network, Statistics(), target, dataclasses.replace(scenario.adapt, epochs=1))
+        if method is not None:
+            training = dataclasses.replace(
+                scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs
+            )
+            network = _fit(network, method, target, training, timer)
+    except RewriteError as error:  # the rule does not apply to this model: said in the table, not fatal for the others
+        nan = float("nan")
+        return Result(
+            row.name,
+            seed,
+            *before,
+            nan,
+            seconds_per_step=nan,
+            steps=0,
+            accuracy_source_after=nan,
+            note=error.what,
+            **nothing,
+        )
+    after = accuracy(network, *target.tensors("test"))
+    return Result(
+        row.name, seed, *before, after, steps=len(timer.seconds),
+        seconds_per_step=statistics.median(timer.seconds) if timer.seconds else 0.0,
+        accuracy_source_after=accuracy(network, *source.tensors("test")), **cost,
+    )  # fmt: skip
+
+
+def _fit(
+    network: torch.nn.Module,
+    method: LearningMethod,
+    data: L.LightningDataModule,
+    training: Training,
+    *callbacks: L.Callback,
+):
+    """Train in Lightning; returns the network, rewritten where the rule predicts by other means than the model's own."""
+    module = Classifier(
+        network,
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        schedule=training.schedule,
+    )
+    trainer = L.Trainer(
+        max_epochs=training.epochs, strategy=ForwardOnlyStrategy(method, module="network"), accelerator="cpu", callbacks=list(callbacks),
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(module, data)
+    rewritten = module.network
+    return unwrap(rewritten) if type(method).predict is LearningMethod.predict else rewritten
+
+
+def _cost(network: torch.nn.Module, method: LearningMethod, batch: tuple, scenario: Scenario) -> dict[str, float]:
+    model = rewrite(network, method, batch[0])
+    try:
+        cost = step_cost(model, batch, device=scenario.device, width=scenario.width)
+    finally:
+        unwrap(model)
+    return dict(
+        macs_per_step=cost.total_macs, peak_ram_bytes=cost.peak_ram_bytes, weight_bytes=cost.weight_bytes,
+        flash_bytes=cost.flash_bytes, device_ms_per_step=1e3 * cost.latency_s,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def accuracy(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int = 500) -> float:
+    """Percent of samples classified right, eval mode."""
+    network.eval()
+    right = sum(int((network(xs).argmax(1) == ys).sum()) for xs, ys in zip(x.split(batch), y.split(batch), strict=True))
+    return 100.0 * right / len(y)
+
+
+def _quiet(seed: int) -> None:
+    """One thread per worker process, no banner of Lightning's per fit."""
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    L.seed_everything(seed, verbose=False)
+
+
+def _weights_file(out: Path, seed: int) -> Path:
+    return out / "pretrained" / f"seed{seed}.safetensors"
+
+
+def _open_folder(scenario: Scenario, out: Path) -> list[Result]:
+    """Make the folder, or read what an earlier run of the same scenario left in it."""
+    recipe, table = out / "scenario.yaml", out / "results.csv"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if recipe.exists() and table.exists() and _work(recipe.read_text()) != _work(scenario.as_yaml()):
+            raise LightningFwdError(
+                f"{out} holds results of another scenario",
+                "its lines cannot be compared with new ones",
+                "choose another --out, or delete it",
+            )
+        recipe.write_text(scenario.as_yaml())
+    except OSError as error:
+        raise LightningFwdError(f"cannot write to {out}", str(error), "choose another --out") from error
+    if not table.exists():
+        return []
+    with table.open(newline="") as file:
+        types = {f.name: {"str": str, "int": int, "float": float}[f.type] for f in dataclasses.fields(Result)}
+        return [Result(**{k: types[k](v) for k, v in line.items()}) for line in csv.DictReader(file)]
+
+
+def _work(recipe: str) -> dict:
+    """What must be equal for two runs to share a table: everything but which rows and seeds are wanted."""
+    import yaml
+
+    return {k: v for k, v in yaml.safe_load(recipe).items() if k not in ("rows", "seeds", "controls")}
+
+
+def _append(table: Path, result: Result) -> None:
+    new = not table.exists()
+    with table.open("a", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(Result)])
+        if new:
+            writer.writeheader()
+        writer.writerow(dataclasses.asdict(result))

@@ -1,0 +1,185 @@
+"""What a comparison is: data before and after drift, a model, and the learning rules that adapt it."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..data import DriftDataModule
+from ..graph.errors import LightningFwdError
+from ..methods import METHODS, LearningMethod, get_method
+
+
+@dataclass
+class Training:
+    """One training run: SGD with momentum.
+
+    Args:
+        epochs, batch_size, lr, momentum, weight_decay: as usual.
+        schedule: ``"constant"`` or ``"cosine"``.
+    """
+
+    epochs: int = 20
+    batch_size: int = 32
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "constant"
+
+
+@dataclass
+class Row:
+    """One line of the table: how the model adapts.
+
+    Args:
+        name: what the table calls it.
+        method: registered name of the rule; None leaves the model as it is.
+        settings: the rule's arguments.
+        lr, epochs: in place of the scenario's.
+        after_statistics: recompute the batch-norm statistics on the same samples first.
+        control: whether it is a control (drawn grey).
+    """
+
+    name: str
+    method: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    lr: float | None = None
+    epochs: int | None = None
+    after_statistics: bool = False
+    control: bool = False
+
+    def build(self) -> LearningMethod | None:
+        """The learning rule, or None.
+
+        Raises:
+            LightningFwdError: unknown name or settings.
+        """
+        if self.method is None:
+            return None
+        try:
+            return get_method(self.method, **self.settings)
+        except TypeError as error:
+            known = ", ".join(f.name for f in dataclasses.fields(METHODS[self.method]))
+            raise LightningFwdError(f"row {self.name!r}: {error}", "", f"settings of {self.method}: {known}") from error
+
+
+CONTROLS = (
+    Row("none", control=True),
+    Row("statistics", "statistics", epochs=1, control=True),
+    Row("head", "sparse_update", {"train": "head"}, control=True),
+    Row("biases", "sparse_update", {"train": "biases"}, control=True),
+    Row("last block", "sparse_update", {"train": 2}, control=True),
+    Row("backprop", "backprop", {"batch_norm": "freeze"}, control=True),
+)
+
+
+@dataclass
+class Scenario:
+    """A comparison of learning rules under one drift.
+
+    Args:
+        data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...).
+        model, model_args: for :func:`lightning_fwd.models.build`.
+        pretrain: backpropagation on the source; None starts from the weights that ``model_args`` load.
+        adapt: training on the target.
+        adapt_samples: labelled target samples.
+        rows: the rules, beside the controls (none, statistics, head, biases, last block, full backprop).
+        controls: whether the controls are run.
+        seeds: each pretrains, draws its samples and adapts anew.
+        device: named device for latency, energy and the verdict; width: of the arithmetic; cost_batch: samples per priced step.
+    """
+
+    data: dict[str, Any]
+    model: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    pretrain: Training | None = field(default_factory=Training)
+    adapt: Training = field(default_factory=lambda: Training(epochs=10, batch_size=16, lr=0.01))
+    adapt_samples: int = 100
+    rows: list[Row] = field(default_factory=list)
+    controls: bool = True
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    device: str = "stm32h735"
+    width: Literal["fp32", "int8", "mixed"] = "fp32"
+    cost_batch: int = 1
+
+    def all_rows(self) -> list[Row]:
+        """Controls first; a row of the recipe with a control's name takes its place."""
+        own = {row.name: row for row in self.rows}
+        controls = [own.pop(c.name, c) for c in CONTROLS] if self.controls else []
+        return [*(dataclasses.replace(r, control=True) for r in controls), *own.values()]
+
+    def data_module(self, seed: int, view: Literal["source", "target"]) -> DriftDataModule:
+        """Source or target view for one seed; the target's training part is the few labelled samples."""
+        if view == "source":
+            batch = self.pretrain.batch_size if self.pretrain else self.adapt.batch_size
+            return DriftDataModule(**self.data, view="source", seed=seed, batch_size=batch)
+        return DriftDataModule(
+            **self.data, view="target", seed=seed, batch_size=self.adapt.batch_size, train_samples=self.adapt_samples
+        )
+
+    def check(self) -> None:
+        """Find every mistake that can be found before hours are spent.
+
+        Raises:
+            LightningFwdError: a row's name is taken twice, or its rule or settings are unknown.
+            ValueError, FileNotFoundError: the data set or the drift is unknown.
+        """
+        names = [row.name for row in self.rows]
+        if len(set(names)) < len(names):
+            raise LightningFwdError(
+                f"rows have the same name: {sorted({n for n in names if names.count(n) > 1})}", "", "rename one"
+            )
+        if not self.seeds:
+            raise LightningFwdError("seeds is empty", "", "give at least one seed")
+        for row in self.all_rows():
+            row.build()
+        self.data_module(self.seeds[0], "target").prepare_data()
+
+    def as_yaml(self) -> str:
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
+    """A scenario from a YAML file, keys checked.
+
+    Raises:
+        LightningFwdError: the file is missing, is no YAML mapping, or has unknown keys.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LightningFwdError(
+            f"no scenario file {path}", "", "give a YAML file such as recipes/compare_digits_drift.yaml"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise LightningFwdError(f"{path} is not YAML", str(error), "mend the file") from error
+    if not isinstance(raw, dict):
+        raise LightningFwdError(
+            f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml"
+        )
+    raw = {**raw, **(overrides or {})}
+    raw["rows"] = [_dataclass(Row, row, f"{path}: row {i + 1}") for i, row in enumerate(raw.get("rows") or [])]
+    for key in ("pretrain", "adapt"):
+        if raw.get(key) is not None:
+            raw[key] = _dataclass(Training, raw[key], f"{path}: {key}")
+    return _dataclass(Scenario, raw, str(path))
+
+
+def _dataclass(cls: type, values: Any, where: str) -> Any:
+    known = [f.name for f in dataclasses.fields(cls)]
+    if not isinstance(values, dict):
+        raise LightningFwdError(f"{where}: expected a mapping, got {values!r}", "", f"known keys: {', '.join(known)}")
+    unknown = set(values) - set(known)
+    if unknown:
+        raise LightningFwdError(
+            f"{where}: unknown {', '.join(sorted(map(str, unknown)))}", "", f"known keys: {', '.join(known)}"
+        )
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise LightningFwdError(f"{where}: {error}", "", f"known keys: {', '.join(known)}") from error

@@ -1,0 +1,41 @@
+"""Show what a rewrite did: the graph before and after, inserted nodes marked."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from torch import fx
+
+from .blocks import shape_of
+from .capture import INSERTED
+from .rewritten import RewrittenModel
+
+
+def print_rewrite(model: RewrittenModel, console: Console) -> None:
+    """Print blocks, opaque modules, and the graph before and after the passes."""
+    console.print(f"[bold]{type(model.original).__name__}[/] rewritten by {model.method!r}", highlight=False)
+    for block in model.blocks:
+        console.print(f"  block {block.index}: {', '.join(block.layers)}", highlight=False)
+    for path, reason in model.opaque.items():
+        console.print(f"  [yellow]kept whole[/]: {path} ({reason})", highlight=False)
+    before = {node.name for node in model.graph_before.nodes}
+    console.print(_table("before", model.graph_before, lambda node: False))
+    console.print(_table("after", model.graph, lambda node: node.name not in before))
+    inserted = {name: tuple(p.shape) for name, p in model.inserted.named_parameters()}
+    if inserted:
+        console.print(
+            "inserted parameters: " + ", ".join(f"{INSERTED}.{n} {s}" for n, s in inserted.items()), highlight=False
+        )
+
+
+def _table(title: str, graph: fx.Graph, is_new) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("block", "name", "operation", "target", "inputs", "shape"):
+        table.add_column(column, overflow="fold")
+    for node in graph.nodes:
+        target = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+        table.add_row(
+            str(node.meta.get("block", "")), ("+ " if is_new(node) else "") + node.name, node.op, target,
+            ", ".join(n.name for n in node.all_input_nodes), str(shape_of(node) or ""), style="bold green" if is_new(node) else None,
+        )  # fmt: skip
+    return table
