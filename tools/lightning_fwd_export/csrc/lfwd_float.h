@@ -40,6 +40,11 @@ void lfwd_add_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, i
 void lfwd_sub_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
 void lfwd_mul_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
 void lfwd_remainder_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out); /* 0 if b is 0 */
+void lfwd_bitwise_and_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
+void lfwd_bitwise_or_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
+void lfwd_bitwise_xor_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
+void lfwd_shift_left_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
+void lfwd_shift_right_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
 #define LFWD_DECLARE_COMPARE(op)                                                                      \
     void lfwd_##op##_f32(const float *a, const float *b, const lfwd_broadcast *s, uint8_t *out);       \
     void lfwd_##op##_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, uint8_t *out);

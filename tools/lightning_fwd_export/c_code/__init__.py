@@ -1,0 +1,1 @@
+"""From a checked program to C: one emitter per operator, one writer for the files."""

@@ -1,0 +1,223 @@
+"""Write a checked program as C: ``lfwd_model.h``, ``lfwd_model.c`` and ``lfwd_constants.h``."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from .. import __name__ as _package
+from ..errors import ExportError
+from ..pte import Method, Tensor
+from . import elementwise, int8, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
+from .kernels import KERNELS, Context, number
+
+_FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
+GET_WEIGHTS = "get_weights"
+_COPIES = {"aten::clone.out", "dim_order_ops::_clone_dim_order.out", "aten::alias_copy.out", "aten::view_copy.out"}
+
+
+@dataclass
+class Unit:
+    """What the calls of all methods share: constants, shape tables, arenas and scratch."""
+
+    constants: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    tables: dict[str, str] = field(default_factory=dict)
+    arenas: dict[int, str] = field(default_factory=dict)
+    used: dict[str, str] = field(default_factory=dict)
+    scratch_bytes: int = 0
+
+    def pointer(self, t: Tensor) -> str:
+        if t.arena is None:
+            return self._named_constant(t.ctype, t.data)
+        self.used[f"t{t.index}"] = (
+            f"{t.ctype} *const t{t.index} = ({t.ctype} *)({self.arenas[t.arena]} + {t.offset}); /* {_shape(t)} */"
+        )
+        return f"t{t.index}"
+
+    def constant(self, ctype: str, values: list) -> str:
+        return self._named_constant(ctype, struct.pack(f"<{len(values)}{_FORMATS[ctype]}", *values))
+
+    def _named_constant(self, ctype: str, data: bytes) -> str:
+        return self.constants.setdefault((ctype, data), f"constant_{len(self.constants)}")
+
+    def table(self, ctype: str, fields: list) -> str:
+        text = f"{ctype} %s = {_braces(fields)};"
+        return "&" + self.tables.setdefault(text, f"{ctype.removeprefix('lfwd_')}_{len(self.tables)}")
+
+    def scratch(self, nbytes: int, context: Context) -> str:
+        start = getattr(context, "scratch_used", 0)
+        context.scratch_used = start + -(-nbytes // 8) * 8
+        self.scratch_bytes = max(self.scratch_bytes, context.scratch_used)
+        return f"(lfwd_scratch + {start})"
+
+
+def write_c(methods: dict[str, Method], source: str) -> dict[str, str]:
+    """The generated files by name.
+
+    Args:
+        methods: what ``read_program`` returned.
+        source: name of the program, for the header comment.
+
+    Raises:
+        ExportError: an operator has no kernel (named, with its layer), or methods cannot share memory.
+    """
+    if not methods:
+        raise ExportError("the program has no methods")
+    unit = Unit()
+    weights = _weights(methods)
+    direct = _weight_sources(methods)
+    run = {name: m for name, m in methods.items() if not (name == GET_WEIGHTS and direct)}
+    weight_arenas = {t.arena for t in weights}
+    sizes: dict[int, int] = {}
+    for m in run.values() or methods.values():
+        for k, size in enumerate(m.arenas[1:], 1):
+            sizes[k] = max(sizes.get(k, 0), size)
+    for k in list(sizes) + list(weight_arenas):
+        sizes[k] = max([sizes.get(k, 0), *(m.arenas[k] for m in methods.values() if k in weight_arenas and k < len(m.arenas))])
+        unit.arenas[k] = {1: "lfwd_activations"}.get(k, "lfwd_weights" if k in weight_arenas else f"lfwd_arena_{k}")
+    if 1 in weight_arenas and len(run) > 1:
+        raise ExportError("methods do not share their weights; plan memory with share_mutable_buffers=True")
+    bodies = [_function(m, unit) for m in run.values()]
+    if direct:
+        bodies.append(_weight_access(direct, unit))
+    initial = [(t, unit._named_constant(t.ctype, t.data)) for t in weights]
+    init = [f"    memcpy({unit.arenas[t.arena]} + {t.offset}, {name}, {t.nbytes});" for t, name in initial]
+    prototypes = [_prototype(m) + ";" for m in run.values()] + (_WEIGHT_PROTOTYPES if direct else [])
+    return {
+        "lfwd_model.h": _header(source, run, direct, unit, sizes, prototypes),
+        "lfwd_constants.h": _constants(unit),
+        "lfwd_model.c": _source(source, unit, sizes, init, bodies),
+    }
+
+
+def _weights(methods: dict[str, Method]) -> list[Tensor]:
+    """Initialised tensors of all methods, each once, in memory order."""
+    found: dict[tuple[int, int], Tensor] = {}
+    for m in methods.values():
+        for t in m.initialised:
+            other = found.setdefault((t.arena, t.offset), t)
+            if other.data != t.data:
+                raise ExportError(f"methods disagree on the initial weights at byte {t.offset} of arena {t.arena}")
+    ordered = [found[key] for key in sorted(found)]
+    for a, b in zip(ordered, ordered[1:], strict=False):
+        if a.arena == b.arena and a.offset + a.nbytes > b.offset:
+            raise ExportError(f"initial weights overlap at byte {b.offset} of arena {b.arena}")
+    return ordered
+
+
+def _weight_sources(methods: dict[str, Method]) -> list[Tensor]:
+    """Where ``get_weights`` takes each output from, if all are plain copies of weights: then no copy is run."""
+    m = methods.get(GET_WEIGHTS)
+    if m is None or m.inputs or len(methods) == 1:
+        return []
+    sources = {
+        c.args[-1].index: c.args[0]
+        for c in m.calls
+        if c.operator in _COPIES and isinstance(c.args[0], Tensor) and isinstance(c.args[-1], Tensor)
+        and c.args[0].nbytes == c.args[-1].nbytes and c.args[0].strides == c.args[-1].strides
+    }
+    places = [sources.get(t.index, t) for t in m.outputs]
+    plain = len(sources) == len(m.calls) and all(t.data is not None and t.arena is not None for t in places)
+    return places if plain else []
+
+
+def _function(m: Method, unit: Unit) -> str:
+    unit.used = {}
+    lines: list[str] = []
+    last = None
+    for position, tensor in enumerate(m.inputs):
+        lines.append(f"    memcpy({unit.pointer(tensor)}, in{position}, {tensor.nbytes});")
+    for call in m.calls:
+        emit = KERNELS.get(call.operator)
+        if emit is None:
+            where = f" (in {call.layer or 'an unnamed module'}{', ' + call.phase if call.phase else ''})"
+            raise ExportError(f"operator {call.operator}{where} has no C kernel; see {_package}/c_code for those that have one")
+        context = Context(call, unit)
+        statement = emit(context)
+        origin = " ".join(filter(None, (call.layer, call.phase)))
+        if origin != last and origin:
+            lines.append(f"\n    /* ---- {origin} */")
+            last = origin
+        lines += [f"    {line}" for line in context.before]
+        if statement is not None:
+            lines.append(f"    {statement}; /* {call.operator} */")
+    for position, tensor in enumerate(m.outputs):
+        lines.append(f"    memcpy(out{position}, {unit.pointer(tensor)}, {tensor.nbytes});")
+    locals_ = [f"    {declaration}" for declaration in unit.used.values()]
+    return "\n".join([_prototype(m), "{", *locals_, "", *lines, "}"])
+
+
+def _prototype(m: Method) -> str:
+    inputs = [f"const {t.ctype} in{k}[{max(t.count, 1)}]" for k, t in enumerate(m.inputs)]
+    outputs = [f"{t.ctype} out{k}[{max(t.count, 1)}]" for k, t in enumerate(m.outputs)]
+    return f"void lfwd_{m.name}({', '.join(inputs + outputs) or 'void'})"
+
+
+_WEIGHT_PROTOTYPES = [
+    "/* All weights, one after the other; to keep what was learned over a reset, store them and set them again. */",
+    "void lfwd_get_weights(uint8_t weights[LFWD_WEIGHTS_BYTES]);",
+    "void lfwd_set_weights(const uint8_t weights[LFWD_WEIGHTS_BYTES]);",
+]
+
+
+def _weight_access(sources: list[Tensor], unit: Unit) -> str:
+    get, put, at = [], [], 0
+    for t in sources:
+        place = f"{unit.arenas[t.arena]} + {t.offset}"
+        get.append(f"    memcpy(weights + {at}, {place}, {t.nbytes}); /* {_shape(t)} */")
+        put.append(f"    memcpy({place}, weights + {at}, {t.nbytes});")
+        at += t.nbytes
+    functions = [("void lfwd_get_weights(uint8_t weights[LFWD_WEIGHTS_BYTES])", get),
+                 ("void lfwd_set_weights(const uint8_t weights[LFWD_WEIGHTS_BYTES])", put)]
+    return "\n\n".join("\n".join([head, "{", *body, "}"]) for head, body in functions)
+
+
+def _header(source: str, run, direct, unit: Unit, sizes: dict[int, int], prototypes: list[str]) -> str:
+    macros = [f"#define {unit.arenas[k].upper()}_RAM {size} /* bytes */" for k, size in sorted(sizes.items())]
+    macros.append(f"#define LFWD_SCRATCH_RAM {unit.scratch_bytes} /* bytes */")
+    if direct:
+        macros.append(f"#define LFWD_WEIGHTS_BYTES {sum(t.nbytes for t in direct)}")
+    for m in run.values():
+        for what, tensors in (("IN", m.inputs), ("OUT", m.outputs)):
+            macros += [f"#define LFWD_{m.name.upper()}_{what}{k} {t.count} /* {_shape(t)} */" for k, t in enumerate(tensors)]
+    return "\n".join([
+        f"/* Generated from {source}. Call lfwd_init once; then the methods in any order, one at a time. */",
+        "#ifndef LFWD_MODEL_H", "#define LFWD_MODEL_H", "#include <stdint.h>", "", *macros, "",
+        "void lfwd_init(void);", *prototypes, "#endif", "",
+    ])
+
+
+def _constants(unit: Unit) -> str:
+    lines = ["/* Constants of the program; they stay in Flash. */", "#ifndef LFWD_CONSTANTS_H", "#define LFWD_CONSTANTS_H", ""]
+    for (ctype, data), name in unit.constants.items():
+        values = struct.unpack(f"<{len(data) // struct.calcsize(_FORMATS[ctype])}{_FORMATS[ctype]}", data)
+        text = [number(v, ctype) for v in values]
+        per_line = 8 if ctype in ("float", "int64_t", "int32_t") else 24
+        rows = [", ".join(text[i : i + per_line]) for i in range(0, len(text), per_line)]
+        lines.append(f"static const {ctype} {name}[{max(len(values), 1)}] = {{\n    " + ",\n    ".join(rows) + "};")
+    return "\n".join([*lines, "#endif", ""])
+
+
+def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str]) -> str:
+    arenas = [
+        f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size
+    ]
+    if unit.scratch_bytes:
+        arenas.append(f"static uint8_t lfwd_scratch[{unit.scratch_bytes}] __attribute__((aligned(16)));")
+    tables = ["static const " + text % name for text, name in unit.tables.items()]
+    return "\n".join([
+        f"/* Generated from {source}: one call per instruction of the program. */",
+        '#include "lfwd_model.h"', "", "#include <math.h>", "#include <string.h>", "",
+        '#include "lfwd_constants.h"', '#include "lfwd_float.h"', '#include "lfwd_int8.h"', "",
+        "/* Planned memory: values that are never alive together share bytes. */", *arenas, "",
+        "/* Shapes and quantisation parameters, fields in the order of their struct. */", *tables, "",
+        "void lfwd_init(void)", "{", *init, "}", "", "\n\n".join(bodies), "",
+    ])
+
+
+def _shape(t: Tensor) -> str:
+    return "x".join(map(str, t.shape)) or "scalar"
+
+
+def _braces(fields: list) -> str:
+    return "{" + ", ".join(_braces(f) if isinstance(f, list) else str(f) for f in fields) + "}"

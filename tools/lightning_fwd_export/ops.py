@@ -1,0 +1,140 @@
+"""Operators of our own, with their reference in PyTorch: what they compute is said here, the C kernels are checked against it.
+
+The updates write in place (``state = decay * state - lr * gradient``) and take the gradient's factors instead of the gradient, so a step needs
+memory for weights and activations only. SGD is ``decay=1``; a momentum buffer is ``lr=-1, decay=momentum`` followed by
+``sgd_`` with the buffer as gradient. Each comes as a pair: the functional form survives ``torch.export``, and
+``reinplace_updates`` turns it into the mutating form that ExecuTorch then runs without a copy.
+"""
+
+from __future__ import annotations
+
+import torch
+from executorch.exir.dialects._ops import ops as edge_ops
+from torch import Tensor
+from torch.export import ExportedProgram
+from torch.library import Library, impl, register_fake
+from torch.nn import functional as F
+
+_lib = Library("lfwd", "DEF")
+UPDATES = ("sgd", "sgd_outer", "sgd_conv2d")
+
+_UPDATE_ARGUMENTS = {
+    "sgd": "Tensor grad, float lr, float decay",
+    "sgd_outer": "Tensor grad, Tensor input, float lr, float decay",
+    "sgd_conv2d": "Tensor grad, Tensor input, float lr, float decay, int[] stride, int[] padding, int[] dilation, int groups",
+}
+
+
+def _sgd(self: Tensor, grad: Tensor, lr: float, decay: float) -> Tensor:
+    return decay * self - lr * grad
+
+
+def _sgd_outer(self: Tensor, grad: Tensor, input: Tensor, lr: float, decay: float) -> Tensor:
+    """``self (out, in)``, ``grad (B, out)``, ``input (B, in)``; the gradient is ``grad^T input``."""
+    return decay * self - lr * (grad.t() @ input)
+
+
+def _sgd_conv2d(self, grad, input, lr, decay, stride, padding, dilation, groups) -> Tensor:
+    """The gradient is the weight gradient of ``conv(input, self)`` for the output gradient ``grad``."""
+    spatial = self.dim() - 2
+    _, weight, _ = torch.ops.aten.convolution_backward(
+        grad, input, self, None, stride, padding, dilation, False, [0] * spatial, groups, [False, True, False]
+    )
+    return decay * self - lr * weight
+
+
+def _define_update(name: str, reference) -> None:
+    arguments = _UPDATE_ARGUMENTS[name]
+    _lib.define(f"{name}(Tensor self, {arguments}) -> Tensor")
+    _lib.define(f"{name}_(Tensor(a!) self, {arguments}) -> Tensor(a!)")
+    impl(_lib, name, "CompositeExplicitAutograd")(reference)
+    impl(_lib, f"{name}_", "CompositeExplicitAutograd")(lambda self, *args: self.copy_(reference(self, *args)))
+    register_fake(f"lfwd::{name}")(lambda self, *args: torch.empty_like(self))
+    register_fake(f"lfwd::{name}_")(lambda self, *args: self)
+
+
+for _name, _reference in zip(UPDATES, (_sgd, _sgd_outer, _sgd_conv2d), strict=True):
+    _define_update(_name, _reference)
+
+
+def _define(schema: str, reference, fake) -> None:
+    """A functional operator with an out variant."""
+    name = schema[: schema.index("(")]
+    _lib.define(f"{schema} -> Tensor")
+    _lib.define(f"{name}.out{schema[len(name) : -1]}, *, Tensor(a!) out) -> Tensor(a!)")
+    impl(_lib, name, "CompositeExplicitAutograd")(reference)
+    register_fake(f"lfwd::{name}")(fake)
+
+
+def _relu_backward(grad: Tensor, result: Tensor) -> Tensor:
+    """Gradient of relu from its result: one pass and no mask in memory."""
+    return torch.where(result > 0, grad, 0.0)
+
+
+_define("relu_backward(Tensor grad, Tensor result)", _relu_backward, lambda grad, result: torch.empty_like(grad))
+
+
+def _avg_pool2d_backward(grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override) -> Tensor:
+    return torch.ops.aten.avg_pool2d_backward(
+        grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
+
+
+_define(
+    "avg_pool2d_backward(Tensor grad, Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
+    "bool count_include_pad, int? divisor_override)",
+    _avg_pool2d_backward,
+    lambda grad, input, *args: torch.empty_like(input),
+)
+
+
+def _quantized_conv2d(input, weight, bias, stride, padding, dilation, input_offset, *rest) -> Tensor:
+    """``cortex_m::quantized_conv2d`` with padding (top, left, bottom, right); padded positions are the input's zero point."""
+    top, left, bottom, right = padding
+    padded = F.pad(input.to(torch.int32), (left, right, top, bottom), value=-input_offset).to(torch.int8)
+    padded = padded.to(memory_format=torch.channels_last)
+    return torch.ops.cortex_m.quantized_conv2d(padded, weight, bias, stride, [0, 0], dilation, input_offset, *rest)
+
+
+def _quantized_conv2d_fake(input, weight, bias, stride, padding, dilation, *rest) -> Tensor:
+    top, left, bottom, right = padding
+    size = [
+        (n + before + after - d * (k - 1) - 1) // s + 1
+        for n, before, after, d, k, s in zip(
+            input.shape[2:], (top, left), (bottom, right), dilation, weight.shape[1:3], stride, strict=True
+        )
+    ]
+    out = input.new_empty((input.shape[0], weight.shape[0], *size), dtype=torch.int8)
+    return out.to(memory_format=torch.channels_last)
+
+
+_define(
+    "quantized_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
+    "int input_offset, int output_offset, Tensor requantize_multipliers, Tensor requantize_shifts, "
+    "int activation_min, int activation_max, Tensor scratch)",
+    _quantized_conv2d,
+    _quantized_conv2d_fake,
+)
+
+
+def reinplace_updates(program: ExportedProgram) -> None:
+    """Turn every functional update of an edge program into its mutating form.
+
+    Safe only where nothing reads the old state after the update, so each is moved behind the last reader of its state.
+    Raises AssertionError if an update's state is no buffer of the program.
+    """
+    functional = {getattr(edge_ops.edge.lfwd, n).default: getattr(edge_ops.edge.lfwd, f"{n}_").default for n in UPDATES}
+    graph = program.graph
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        if node.target in functional:
+            state = node.args[0]
+            assert state.op == "placeholder" or state.target in functional.values(), f"{node} updates {state}, no buffer"
+            last = max((u for u in state.users if u is not node and u.op != "output"), key=order.get, default=None)
+            if last is not None and order[last] > order[node]:
+                later = [u for u in node.users if u.op != "output" and order[u] < order[last]]
+                assert not later, f"{later[0]} reads the new {state} before {last} reads the old"
+                last.append(node)
+            node.target = functional[node.target]
+    graph.lint()
+    program.graph_module.recompile()
