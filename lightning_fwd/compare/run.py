@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from ..classifier import Classifier
 from ..cost import step_cost
-from ..graph.errors import LightningFwdError, RewriteError
+from ..graph.errors import LightningFwdError, RewriteError, StepError
 from ..methods import Backprop, LearningMethod, Statistics, rewrite
 from ..models import build
 from ..strategies import ForwardOnlyStrategy, unwrap
@@ -125,7 +125,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path) -> Result:
                 scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs
             )
             network = _fit(network, method, target, training, timer)
-    except RewriteError as error:  # the rule does not apply to this model: said in the table, not fatal for the others
+    except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         nan = float("nan")
         return Result(
             row.name,

@@ -67,7 +67,7 @@ class RewrittenModel(nn.Module):
         self._until_last, self._last = _around_last_block(self.graph, self.plan)
         self.blocks: list[BlockRunner] = []
         self.pending: list[Step] = []
-        self._target, self.loss_scale = None, 1.0
+        self._target, self.loss_scale, self._stepping = None, 1.0, False
         self._copy_activations_out_of_place()
 
     # ---- inserted state: registered under one prefix, so that it can be told apart by name
@@ -91,8 +91,8 @@ class RewrittenModel(nn.Module):
     # ---- running
 
     def forward(self, x: Tensor) -> Tensor:
-        """Inference ``(B, ...) -> (B, C)``; in training mode the first half of a training step."""
-        if not (self.training and torch.is_grad_enabled()):
+        """Inference ``(B, ...) -> (B, C)``; in training mode, or inside :meth:`step`, the first half of a training step."""
+        if not ((self.training or self._stepping) and torch.is_grad_enabled()):
             return self.method.predict(self, x)
         self.method.check_step(self, x, self._target)
         record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
@@ -124,11 +124,11 @@ class RewrittenModel(nn.Module):
     @contextmanager
     def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[None]:
         """One training step: labels ``(B,)`` for rules that need them, and a clean slate."""
-        self.pending, self._target, self.loss_scale = [], target, loss_scale
+        self.pending, self._target, self.loss_scale, self._stepping = [], target, loss_scale, True
         try:
             yield
         finally:
-            self._target = None
+            self._target, self._stepping = None, False
 
     def backward(self, loss: Tensor, others: list[nn.Parameter] | None = None) -> None:
         """Finish the step: error = gradient of ``loss`` w.r.t. the logits, then the rule's updates into ``p.grad``.

@@ -1,0 +1,127 @@
+"""The comparison: every mistake found before work starts, every finished row kept, the table true to its rows."""
+
+import csv
+import dataclasses
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+import lightning_fwd.compare.run as run_module
+from lightning_fwd import LightningFwdError
+from lightning_fwd.compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
+
+TINY = {
+    "data": {"dataset": "digits", "drift": "contrast=0.3"},
+    "model": "small_conv",
+    "model_args": {"in_channels": 1, "widths": [8, 8]},
+    "pretrain": {"epochs": 2, "batch_size": 64, "lr": 0.05},
+    "adapt": {"epochs": 1, "batch_size": 16, "lr": 0.003},
+    "adapt_samples": 32,
+    "controls": False,
+    "seeds": [0],
+    "rows": [{"name": "none"}, {"name": "statistics", "method": "statistics"}, {"name": "pepita", "method": "pepita"}],
+}
+SPEC_COLUMNS = [
+    "method", "seed", "accuracy_source", "accuracy_drifted", "accuracy_adapted",
+    "macs_per_step", "peak_ram_bytes", "weight_bytes", "seconds_per_step", "steps",
+]  # fmt: skip
+
+
+def scenario(tmp_path, **changes):
+    file = tmp_path / "scenario.yaml"
+    file.write_text(yaml.safe_dump({**TINY, **changes}))
+    return load_scenario(file)
+
+
+def test_writes_table_summary_and_plot(tmp_path):
+    s, out = scenario(tmp_path), tmp_path / "out"
+    results = compare(s, out, jobs=1)
+    rows = list(csv.DictReader((out / "results.csv").open()))
+    assert list(rows[0])[: len(SPEC_COLUMNS)] == SPEC_COLUMNS
+    assert [r["method"] for r in rows] == ["none", "statistics", "pepita"]
+    none, statistics, pepita = results
+    assert none.accuracy_drifted == none.accuracy_adapted and none.steps == 0
+    assert statistics.accuracy_adapted != statistics.accuracy_drifted
+    assert pepita.steps == 2 and pepita.macs_per_step > statistics.macs_per_step > 0
+    lines = summarise(s, results)
+    print_table(s, lines, Console(quiet=True))
+    write_markdown(s, lines, out / "summary.md")
+    plot_pareto(s, lines, out / "pareto.png")
+    assert "| pepita |" in (out / "summary.md").read_text()
+    assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_finished_rows_are_not_run_again(tmp_path, monkeypatch):
+    s, out, ran = scenario(tmp_path), tmp_path / "out", []
+    adapt = run_module.adapt
+    monkeypatch.setattr(run_module, "adapt", lambda s, row, *rest: ran.append(row.name) or adapt(s, row, *rest))
+    compare(dataclasses.replace(s, rows=s.rows[:1]), out, jobs=1)
+    resumed = compare(s, out, jobs=1)
+    assert ran == ["none", "statistics", "pepita"]
+    again = compare(s, out, jobs=1)
+    assert ran == ["none", "statistics", "pepita"] and again == resumed
+
+
+def test_same_seed_same_result(tmp_path):
+    s = scenario(tmp_path, rows=TINY["rows"][2:])
+    first, second = (compare(s, tmp_path / name, jobs=1)[0] for name in "ab")
+    assert dataclasses.replace(first, seconds_per_step=0) == dataclasses.replace(second, seconds_per_step=0)
+
+
+def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
+    s = scenario(tmp_path, model="mlp", model_args={"in_features": 64, "hidden": [16]})
+    results = {r.method: r for r in compare(s, tmp_path / "out", jobs=1)}
+    assert "no batch norm" in results["statistics"].note
+    assert results["pepita"].accuracy_adapted == results["pepita"].accuracy_adapted  # the others still ran
+    write_markdown(s, summarise(s, list(results.values())), tmp_path / "summary.md")
+    assert "n/a" in (tmp_path / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rows": [{"name": "x", "method": "pepitta"}]}, "unknown method 'pepitta'"),
+        ({"rows": [{"name": "x", "method": "pepita", "settings": {"feedbck": 1}}]}, "feedback_scale"),
+        ({"rows": [{"name": "x"}, {"name": "x"}]}, "same name"),
+        ({"rows": [{"nam": "x"}]}, "row 1: unknown nam"),
+        ({"adaptt": {}}, "unknown adaptt"),
+        ({"adapt": {"epoch": 3}}, "unknown epoch"),
+        ({"seeds": []}, "seeds is empty"),
+    ],
+)
+def test_mistakes_in_the_scenario_are_found_before_anything_runs(tmp_path, changes, said):
+    with pytest.raises(LightningFwdError, match=said):
+        compare(scenario(tmp_path, **changes), tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("data", [{"dataset": "digits", "drift": "nois"}, {"dataset": "digitz", "drift": "noise"}])
+def test_unknown_drift_or_data_set(tmp_path, data):
+    with pytest.raises((ValueError, FileNotFoundError), match="known|nois|digits"):
+        compare(scenario(tmp_path, data=data), tmp_path / "out", jobs=1)
+
+
+def test_output_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LightningFwdError, match="cannot write to .*choose another --out"):
+        compare(scenario(tmp_path), tmp_path / "file" / "out", jobs=1)
+
+
+def test_folder_of_another_scenario_is_refused(tmp_path):
+    out = tmp_path / "out"
+    compare(scenario(tmp_path, rows=TINY["rows"][:1]), out, jobs=1)
+    table = (out / "results.csv").read_text()
+    with pytest.raises(LightningFwdError, match="another scenario"):
+        compare(scenario(tmp_path, adapt_samples=16), out, jobs=1)
+    assert (out / "results.csv").read_text() == table
+
+
+def test_accuracy_counts_every_sample():
+    class Parity(torch.nn.Module):
+        def forward(self, x):
+            return torch.stack([-x[:, 0], x[:, 0]], dim=1)
+
+    x = torch.tensor([[1.0], [-1.0], [1.0]])
+    assert run_module.accuracy(Parity(), x, torch.tensor([1, 0, 0]), batch=2) == pytest.approx(200 / 3)

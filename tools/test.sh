@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# All tests but the slow ones. Installs what it needs: Python packages into .venv, the Arm cross-compiler and emulator by apt where it may.
+# Arguments go to pytest: tools/test.sh tests/methods -k pepita ; tools/test.sh -m slow
+set -euo pipefail
+. "$(dirname "$0")/setup.sh" dev,export
+if ! command -v arm-none-eabi-g++ >/dev/null || ! command -v qemu-system-arm >/dev/null || ! command -v cppcheck >/dev/null; then
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        apt-get update -qq
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq gcc g++ make gcc-arm-none-eabi libnewlib-arm-none-eabi \
+            libstdc++-arm-none-eabi-newlib qemu-system-arm cppcheck >/dev/null
+    else
+        echo "board tests need: apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib qemu-system-arm cppcheck" >&2
+    fi
+fi
+ruff check .
+exec python -m pytest -n "${TEST_JOBS:-2}" --dist loadfile "$@"
