@@ -82,7 +82,7 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
         later = set(nodes[b:])
         made = leading + layer_nodes + rest_nodes
         gives = [n for n in [z, *rest_nodes] if n is output or any(u in later for u in n.users)]
-        h = _activation(z, model, residual)
+        h = _activation(z, model, residual, set(rest_nodes))
         if h not in gives:
             gives.append(h)
         inputs = list(dict.fromkeys([z, *_outside(rest_nodes)]))
@@ -121,14 +121,17 @@ def _norm_behind(node: fx.Node, root: nn.Module) -> fx.Node | None:
     return users[0] if len(users) == 1 and _is_norm_node(users[0], root) else None
 
 
-def _activation(z: fx.Node, root: nn.Module, residual: Residual) -> fx.Node:
-    """Follow z while one reader keeps its shape: norm, nonlinearity, and with ``"sum"`` the addition of a branch."""
+def _activation(z: fx.Node, root: nn.Module, residual: Residual, known: set[fx.Node]) -> fx.Node:
+    """Follow z while one reader keeps its shape: norm, nonlinearity, and with ``"sum"`` the addition of a branch.
+
+    Only to what is ``known`` before the next layer runs: of two branches with layers, the sum belongs to the later one.
+    """
     h = z
     while len(h.users) == 1:
         (user,) = h.users
         tensors = [n for n in user.all_input_nodes if n.op != "get_attr"]
         if (
-            user.op == "output"
+            user not in known
             or shape_of(user) != shape_of(z)
             or (layer_of(user, root) and not _is_norm_node(user, root))
         ):
