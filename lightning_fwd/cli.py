@@ -34,7 +34,12 @@ def main(arguments: list[str] | None = None) -> int:
 def _lightning(arguments: list[str]) -> int:
     """LightningCLI over any LightningModule and data module; the defaults are the recipes' own."""
     import lightning as L
-    from lightning.pytorch.cli import LightningCLI
+    from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+    class SaveConfig(SaveConfigCallback):
+        def setup(self, trainer, pl_module, stage):
+            if trainer.loggers:  # without a run folder it would litter the current one
+                super().setup(trainer, pl_module, stage)
 
     class Cli(LightningCLI):
         def add_arguments_to_parser(self, parser):
@@ -51,6 +56,7 @@ def _lightning(arguments: list[str]) -> int:
 
     Cli(
         L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, args=arguments,
+        save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True},
     )  # fmt: skip
     return 0
@@ -108,7 +114,7 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input-shape",
         type=lambda s: tuple(map(int, s.split(","))),
-        help="one sample's, e.g. 3,32,32; read from the model if it tells",
+        help="of one sample, e.g. 3,32,32; by default the model's own",
     )
 
 
