@@ -1,0 +1,227 @@
+"""Build generated C for a board, run samples on the emulator, read outputs, instructions, stack, Flash and RAM."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ExportError
+from ..host.runtime import run_tool
+from ..pte import Method, Tensor
+from .board import Board, board
+
+_HERE = Path(__file__).parent
+_GCC, _SIZE, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
+_SHIFT = 5  # the emulator's clock: one instruction = 2**5 ns, about one tick of the counters
+_DTYPES = {"float": "<f4", "int8_t": "i1", "uint8_t": "u1", "int16_t": "<i2", "int32_t": "<i4", "int64_t": "<i8"}
+_WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion"]
+
+
+@dataclass
+class BoardReport:
+    """What a run on a board gave.
+
+    Attributes:
+        board: where it ran.
+        outputs: per call, the method's outputs in order.
+        instructions: per call, emulated instructions (not cycles).
+        methods: per call, the method's name.
+        stack: deepest stack in bytes, per method.
+        flash, ram: bytes of the linked firmware: code and constants; static data (planned memory included, stack and the
+            caller's buffers not).
+        weights: bytes of all weights after the last call, None if the program has no ``get_weights``.
+    """
+
+    board: Board
+    outputs: list[list[np.ndarray]] = field(default_factory=list)
+    instructions: list[int] = field(default_factory=list)
+    methods: list[str] = field(default_factory=list)
+    stack: dict[str, int] = field(default_factory=dict)
+    flash: int = 0
+    ram: int = 0
+    weights: bytes | None = None
+
+    def instructions_per(self, method: str) -> int:
+        """Mean over that method's calls."""
+        counts = [n for n, name in zip(self.instructions, self.methods, strict=True) if name == method]
+        return round(sum(counts) / len(counts)) if counts else 0
+
+
+def missing_tools() -> list[str]:
+    """Programs a board run needs and this machine lacks."""
+    return [tool for tool in (_GCC, _SIZE, _QEMU) if shutil.which(tool) is None]
+
+
+def run_on_board(
+    c_dir: str | Path, target: str | Board, methods: dict[str, Method], calls: Iterable[tuple[str, Sequence]],
+    optimise: Sequence[str] = ("-O2",), timeout: float = 600.0,
+) -> BoardReport:
+    """Run calls one after the other on a board, from freshly initialised weights.
+
+    Args:
+        c_dir: what ``pte_to_c`` wrote.
+        target: board or its name.
+        methods: what ``pte_to_c`` returned.
+        calls: pairs of method name and its inputs (tensors or arrays of the method's shapes and types).
+        optimise: optimisation flags, and others such as ``-DLFWD_PLAIN``.
+        timeout: seconds the emulator may take.
+
+    Raises:
+        ExportError: tools are missing, the code does not build or fit, or the run ended in a fault.
+    """
+    target = board(target) if isinstance(target, str) else target
+    if missing := missing_tools():
+        raise ExportError(f"not installed: {', '.join(missing)} (packages gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm)")
+    runnable = [m for m in methods.values() if m.name != "get_weights"]
+    weights = "lfwd_get_weights(uint8_t" in (Path(c_dir) / "lfwd_model.h").read_text()
+    if not weights:
+        runnable = list(methods.values())
+    report = BoardReport(target)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        (work / "runner_methods.h").write_text(_runner_methods(runnable, weights))
+        (work / "footprint_methods.h").write_text(_footprint_methods(runnable, weights))
+        objects = _compile(work, Path(c_dir), target, optimise)
+        runner = _link(work, Path(c_dir), target, "runner", objects, ["--specs=rdimon.specs", "-lc", "-lrdimon", "-lm"])
+        footprint = _link(work, Path(c_dir), target, "footprint", objects, ["--specs=nosys.specs", "-lc", "-lnosys", "-lm"])
+        report.flash, report.ram = _sizes(footprint)
+        requests = _encode(runnable, calls, report)
+        if weights:
+            requests += struct.pack("<I", len(runnable))
+        (work / "input.bin").write_bytes(requests)
+        _emulate(work, runner, target, timeout)
+        _decode((work / "output.bin").read_bytes(), {m.name: m for m in runnable}, report, weights)
+    return report
+
+
+def _compile(work: Path, c_dir: Path, target: Board, optimise: Sequence[str]) -> list[str]:
+    flags = [*target.flags, "-mthumb", *optimise, *_WARNINGS, "-fno-math-errno", "-ffunction-sections", "-fdata-sections"]
+    objects = []
+    for source in [c_dir / "lfwd_model.c", *sorted((c_dir / "kernels").glob("*.c"))]:
+        objects.append(str(work / f"{source.stem}.o"))
+        include = [f"-I{c_dir}", f"-I{c_dir / 'kernels'}"]
+        run_tool([_GCC, *flags, *include, "-c", str(source), "-o", objects[-1]], f"compiling {source.name} for {target.cpu}")
+    script = (_HERE / "link.ld").read_text()
+    for name, (origin, length) in (("FLASH", target.flash), ("RAM", target.ram)):
+        script = script.replace(f"{name}_ORIGIN", hex(origin)).replace(f"{name}_LENGTH", hex(length))
+    (work / "link.ld").write_text(script)
+    return objects
+
+
+def _link(work: Path, c_dir: Path, target: Board, name: str, objects: list[str], libraries: list[str]) -> Path:
+    elf = work / f"{name}.elf"
+    sources = [str(_HERE / "startup.c"), str(_HERE / f"{name}.c")]
+    includes = [f"-I{folder}" for folder in (work, _HERE, c_dir)]
+    flags = [*target.flags, "-mthumb", "-O2", "-std=gnu99", "-Wall", *target.defines, "-ffunction-sections", "-nostartfiles"]
+    command = [_GCC, *flags, *includes, *sources, *objects, "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments",
+               "-T", str(work / "link.ld"), *libraries, "-o", str(elf)]
+    run_tool(command, f"linking for {target.name} (Flash {target.flash[1]} B, RAM {target.ram[1]} B)")
+    return elf
+
+
+def _sizes(elf: Path) -> tuple[int, int]:
+    text, data, bss = map(int, run_tool([_SIZE, str(elf)], "reading sizes").splitlines()[1].split()[:3])
+    return text + data, data + bss
+
+
+def _emulate(work: Path, elf: Path, target: Board, timeout: float) -> None:
+    command = [_QEMU, "-M", target.name, "-nographic", "-monitor", "none", "-serial", "none", "-icount", f"shift={_SHIFT}",
+               "-semihosting-config", "enable=on,target=native", "-kernel", str(elf)]
+    try:
+        done = subprocess.run(command, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired as error:
+        raise ExportError(f"{target.name} did not finish within {timeout:.0f} s") from error
+    reasons = {99: "a processor fault", 3: "too little input", 2: "no file access"}
+    if done.returncode:
+        why = reasons.get(done.returncode, f"exit code {done.returncode}")
+        raise ExportError(f"the run on {target.name} ended in {why}: {done.stderr[-500:]}")
+
+
+# ---- the runner's generated part and its protocol
+
+
+def _buffer(t: Tensor, name: str) -> str:
+    return f"static {t.ctype} {name}[{max(t.count, 1)}];"
+
+
+def _runner_methods(methods: list[Method], weights: bool) -> str:
+    buffers, calls, gets, puts = [], [], [], []
+    for k, m in enumerate(methods):
+        names = [(t, f"m{k}_in{i}") for i, t in enumerate(m.inputs)], [(t, f"m{k}_out{i}") for i, t in enumerate(m.outputs)]
+        buffers += [_buffer(t, n) for t, n in names[0] + names[1]]
+        calls.append(f"case {k}: lfwd_{m.name}({', '.join(n for _, n in names[0] + names[1])}); break;")
+        gets.append(f"case {k}: " + " ".join(f"get({n}, sizeof {n});" for _, n in names[0]) + " break;")
+        puts.append(f"case {k}: " + " ".join(f"put({n}, sizeof {n});" for _, n in names[1]) + " break;")
+    if weights:
+        k = len(methods)
+        buffers.append("static uint8_t all_weights[LFWD_WEIGHTS_BYTES];")
+        calls.append(f"case {k}: lfwd_get_weights(all_weights); break;")
+        puts.append(f"case {k}: put(all_weights, sizeof all_weights); break;")
+
+    def switch(name: str, parameters: str, cases: list[str]) -> str:
+        body = "\n    ".join(cases)
+        return f"static void {name}({parameters})\n{{\n    switch (method) {{\n    {body}\n    default: break;\n    }}\n}}\n"
+
+    return "\n".join([
+        "#include <stddef.h>", *buffers,
+        switch("runner_call", "uint32_t method", calls),
+        switch("runner_get", "uint32_t method, void (*get)(void *, size_t)", gets).replace("default: break;", "default: (void)get; break;"),
+        switch("runner_put", "uint32_t method, void (*put)(const void *, size_t)", puts),
+    ])
+
+
+def _footprint_methods(methods: list[Method], weights: bool) -> str:
+    calls = [f"lfwd_{m.name}({', '.join(['buffer'] * (len(m.inputs) + len(m.outputs)))});" for m in methods]
+    if weights:
+        calls += ["lfwd_get_weights(buffer);", "lfwd_set_weights(buffer);"]
+    return "static void footprint_call(void *buffer)\n{\n    (void)buffer;\n    " + "\n    ".join(calls) + "\n}\n"
+
+
+def _encode(methods: list[Method], calls: Iterable[tuple[str, Sequence]], report: BoardReport) -> bytes:
+    numbers = {m.name: k for k, m in enumerate(methods)}
+    chunks = []
+    for name, inputs in calls:
+        if name not in numbers:
+            raise ExportError(f"no method {name!r}; the program has {', '.join(numbers)}")
+        m = methods[numbers[name]]
+        if len(inputs) != len(m.inputs):
+            raise ExportError(f"{name} takes {len(m.inputs)} inputs, got {len(inputs)}")
+        chunks.append(struct.pack("<I", numbers[name]))
+        for t, value in zip(m.inputs, inputs, strict=True):
+            chunks.append(_to_memory(t, np.asarray(value)))
+        report.methods.append(name)
+    return b"".join(chunks)
+
+
+def _to_memory(t: Tensor, value: np.ndarray) -> bytes:
+    if value.shape != t.shape:
+        raise ExportError(f"an input has shape {value.shape}, the program was exported for {t.shape}")
+    return np.ascontiguousarray(value.astype(_DTYPES[t.ctype]).transpose(t.order)).tobytes()
+
+
+def _from_memory(t: Tensor, data: bytes) -> np.ndarray:
+    stored = np.frombuffer(data, _DTYPES[t.ctype]).reshape([t.shape[d] for d in t.order])
+    return stored.transpose(np.argsort(t.order)) if t.shape else stored.reshape(())
+
+
+def _decode(data: bytes, methods: dict[str, Method], report: BoardReport, weights: bool) -> None:
+    at = 0
+    for name in report.methods:
+        ticks, stack = struct.unpack_from("<II", data, at)
+        at += 8
+        report.instructions.append(round(ticks * report.board.tick_ns / 2**_SHIFT))
+        report.stack[name] = max(report.stack.get(name, 0), stack)
+        outputs = []
+        for t in methods[name].outputs:
+            outputs.append(_from_memory(t, data[at : at + t.nbytes]))
+            at += t.nbytes
+        report.outputs.append(outputs)
+    if weights:
+        report.weights = data[at + 8 :]

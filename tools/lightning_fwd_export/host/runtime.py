@@ -1,0 +1,89 @@
+"""ExecuTorch's host runtime with the C kernels of ``csrc`` registered in it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import executorch
+import torch
+from executorch.runtime import Runtime
+from torch import Tensor
+
+from ..errors import ExportError
+from ..generate_c import CSRC
+
+_WHEEL = Path(executorch.__path__[0])
+_SOURCE = Path(__file__).with_name("register_kernels.cpp")
+
+
+def compiler(name: str) -> str:
+    """Path of a host compiler.
+
+    Raises:
+        ExportError: it is not installed.
+    """
+    path = shutil.which(os.environ.get({"gcc": "CC", "g++": "CXX"}[name], name)) or shutil.which(name)
+    if path is None:
+        raise ExportError(f"{name} not found: the step is checked on the host with the board's kernels before anything is written. "
+                          "Install a C and C++ compiler (build-essential)")
+    return path
+
+
+def run_tool(command: list[str], what: str) -> str:
+    """Output of a command; an ExportError with its messages if it fails."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise ExportError(f"{what} failed ({' '.join(command[:2])} ...):\n{(done.stderr or done.stdout)[-4000:]}")
+    return done.stdout
+
+
+@functools.cache
+def register_kernels() -> None:
+    """Compile the kernels once per source state (cached in the user's cache folder) and load them into the runtime."""
+    runtime = Runtime.get()
+    if "lfwd::sgd_" in runtime.operator_registry.operator_names:
+        return
+    sources = sorted([*CSRC.glob("*.[ch]"), _SOURCE])
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources) + str(_WHEEL).encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lightning_fwd"
+    library = cache / f"kernels-{digest}.so"
+    if not library.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as work:
+            _build(Path(work), Path(work) / "kernels.so")
+            os.replace(Path(work) / "kernels.so", library)
+    ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
+    if "lfwd::sgd_" not in runtime.operator_registry.operator_names:
+        raise ExportError("the C kernels were built but ExecuTorch's runtime does not list them")
+
+
+def _build(work: Path, library: Path) -> None:
+    objects = []
+    for source in sorted(CSRC.glob("*.c")):
+        objects.append(str(work / f"{source.stem}.o"))
+        run_tool([compiler("gcc"), "-std=c99", "-O2", "-fPIC", "-c", str(source), "-o", objects[-1]], f"compiling {source.name}")
+    includes = [f"-I{CSRC}", f"-I{_WHEEL / 'include'}", f"-I{_WHEEL / 'include/executorch/runtime/core/portable_type/c10'}"]
+    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-DC10_USING_CUSTOM_GENERATED_MACROS", *includes]
+    libraries = [f"-L{_WHEEL / 'lib'}", "-lexecutorch", f"-Wl,-rpath,{_WHEEL / 'lib'}"]
+    command = [compiler("g++"), *flags, str(_SOURCE), *objects, *libraries, "-o", str(library)]
+    run_tool(command, "compiling the kernel registration")
+
+
+class HostProgram:
+    """A program on ExecuTorch's host runtime; all methods are loaded before the first runs, so they share one set of weights."""
+
+    def __init__(self, program: bytes):
+        register_kernels()
+        self._program = Runtime.get().load_program(program)
+        self.methods = {name: self._program.load_method(name) for name in sorted(self._program.method_names)}
+
+    def run(self, method: str, *inputs: Tensor) -> list[Tensor]:
+        """Outputs of one method, copied out of the program's memory."""
+        return [torch.as_tensor(value).clone() for value in self.methods[method].execute(inputs)]
