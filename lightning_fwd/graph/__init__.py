@@ -5,10 +5,11 @@ from .capture import Capture, capture
 from .errors import CaptureError, LightningFwdError, RewriteError, StepError
 from .phase import PHASES, layer, phase
 from .rewritten import RewrittenModel
-from .step import Logits, Step, StepRecord, Update
+from .step import Logits, Part, Step, StepRecord, Update
 
 __all__ = [
     "PHASES",
+    "Part",
     "Block",
     "Capture",
     "CaptureError",

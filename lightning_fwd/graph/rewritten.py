@@ -14,7 +14,7 @@ from .blocks import Block, Granularity, find_blocks, parameters_of
 from .capture import INSERTED, capture
 from .errors import RewriteError, StepError
 from .segment import Segment
-from .step import Step, StepRecord, accumulate
+from .step import Part, Step, StepRecord, accumulate
 
 
 class RewrittenModel(nn.Module):
@@ -116,6 +116,10 @@ class RewrittenModel(nn.Module):
     def has_learned(self) -> bool:
         """Whether any step was finished since the rewrite."""
         return int(self.inserted.counter) > 0
+
+    def part_of(self, name: str) -> Part | None:
+        """What of a parameter its rule trains (:func:`passes.slice_weight_gradients`); None: all of it."""
+        return self.inserted.parts.of(name) if hasattr(self.inserted, "parts") else None
 
     def emit(self, x: Tensor) -> tuple[Tensor, ...]:
         """The training graph in one go: logits, then everything that passes marked to leave it."""

@@ -16,6 +16,22 @@ from torch import Tensor
 from .errors import StepError
 
 
+@dataclass(frozen=True)
+class Part:
+    """The entries ``index`` (1-d int64) of a tensor along ``dim``: what of a parameter learns."""
+
+    dim: int
+    index: Tensor
+
+    def of(self, whole: Tensor) -> Tensor:
+        """These entries of a tensor, copied."""
+        return whole.index_select(self.dim, self.index)
+
+    def put(self, whole: Tensor, part: Tensor) -> Tensor:
+        """The tensor with these entries replaced."""
+        return whole.index_copy(self.dim, self.index, part)
+
+
 @dataclass
 class Update:
     """One change that a rule asks for.
@@ -23,14 +39,23 @@ class Update:
     Attributes:
         name: name of the tensor in the rewritten model.
         tensor: the parameter (for ``gradient``) or buffer (for ``value``).
-        gradient: descent direction, same shape as the parameter; the optimizer decides the step.
+        gradient: descent direction, same shape as the parameter (as its ``part``); the optimizer decides the step.
         value: new content of a buffer that no optimizer owns (running statistics, counters).
+        part: what of the parameter the gradient is for; None: all of it. The rest is never computed: its gradient is zero by
+            definition, it needs no optimizer state and no writing.
     """
 
     name: str
     tensor: Tensor
     gradient: Tensor | None = None
     value: Tensor | None = None
+    part: Part | None = None
+
+    def whole_gradient(self) -> Tensor:
+        """The gradient in the shape of the parameter, zero outside its part."""
+        if self.part is None:
+            return self.gradient
+        return self.part.put(torch.zeros_like(self.tensor), self.gradient)
 
 
 @dataclass
@@ -91,6 +116,6 @@ def accumulate(update: Update) -> None:
         with torch.no_grad():
             update.tensor.copy_(update.value)
     elif update.tensor.grad is None:
-        update.tensor.grad = update.gradient
+        update.tensor.grad = update.whole_gradient()
     else:
-        update.tensor.grad += update.gradient
+        update.tensor.grad += update.whole_gradient()

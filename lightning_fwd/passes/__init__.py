@@ -6,6 +6,7 @@ from .insert_goodness_heads import insert_block_walls, insert_goodness_heads
 from .insert_gradient_masks import insert_gradient_masks
 from .insert_label_embedding import insert_label_embedding, insert_normalisation
 from .share_dropout_masks import share_dropout_masks
+from .slice_weight_gradients import slice_weight_gradients
 
 __all__ = [
     "fold_batch_norm",
@@ -16,4 +17,5 @@ __all__ = [
     "insert_label_embedding",
     "insert_normalisation",
     "share_dropout_masks",
+    "slice_weight_gradients",
 ]

@@ -1,0 +1,43 @@
+"""One bit per activation: all that the backward pass through a ReLU needs to know.
+
+Two operators of the namespace ``lfwd``, so that a traced step shows the packed mask (1/32 of the fp32 activation) and a device can run each as
+one loop: bit ``i % 8`` of byte ``i // 8`` says whether element ``i`` is positive.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.library import custom_op
+
+
+def _pack(mask: Tensor) -> Tensor:
+    return torch.from_numpy(np.packbits(mask.reshape(-1).cpu().numpy(), bitorder="little")).to(mask.device)
+
+
+def _unpack(bits: Tensor, count: int) -> Tensor:
+    flags = np.unpackbits(bits.cpu().numpy(), count=count, bitorder="little")
+    return torch.from_numpy(flags).view(torch.bool).to(bits.device)
+
+
+@custom_op("lfwd::positive_bits", mutates_args=())
+def positive_bits(x: Tensor) -> Tensor:
+    """``x > 0`` packed: any shape to uint8 ``(ceil(n / 8),)``."""
+    return _pack(x > 0)
+
+
+@positive_bits.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty((-(-x.numel() // 8),), dtype=torch.uint8)
+
+
+@custom_op("lfwd::where_bits", mutates_args=())
+def where_bits(grad: Tensor, bits: Tensor) -> Tensor:
+    """``grad`` where its bit is set, else 0; same shape, contiguous."""
+    return torch.where(_unpack(bits, grad.numel()).reshape(grad.shape), grad, 0.0).contiguous()
+
+
+@where_bits.register_fake
+def _(grad: Tensor, bits: Tensor) -> Tensor:
+    return torch.empty_like(grad, memory_format=torch.contiguous_format)
