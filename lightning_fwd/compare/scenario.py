@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -154,8 +155,9 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
         raise LightningFwdError(
             f"no scenario file {path}", "", "give a YAML file such as recipes/compare_digits_drift.yaml"
         )
+    text = _with_data_folder(path.read_text(), path)
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise LightningFwdError(f"{path} is not YAML", str(error), "mend the file") from error
     if not isinstance(raw, dict):
@@ -168,6 +170,16 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
         if raw.get(key) is not None:
             raw[key] = _dataclass(Training, raw[key], f"{path}: {key}")
     return _dataclass(Scenario, raw, str(path))
+
+
+def _with_data_folder(text: str, path: Path) -> str:
+    """Fill in ``${LIGHTNING_FWD_DATA}``, the one variable that a scenario may use (weights that come as files)."""
+    variable = "${LIGHTNING_FWD_DATA}"
+    if variable in text and "LIGHTNING_FWD_DATA" not in os.environ:
+        raise LightningFwdError(
+            f"{path} needs the environment variable LIGHTNING_FWD_DATA", "it reads files from that folder", "export LIGHTNING_FWD_DATA=FOLDER"
+        )
+    return text.replace(variable, os.environ.get("LIGHTNING_FWD_DATA", ""))
 
 
 def _dataclass(cls: type, values: Any, where: str) -> Any:
