@@ -7,13 +7,13 @@ from pathlib import Path
 
 from .c_code.writer import write_c
 from .errors import ExportError
-from .pte import Method, read_program
+from .pte import Program, read_program
 
 CSRC = Path(__file__).parent / "csrc"
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = False) -> dict[str, Method]:
+def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = False) -> Program:
     """Generate C for every method of a program.
 
     Args:
@@ -23,7 +23,7 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
         trust_unsealed: accept a .pte that this exporter did not write (its structure is checked all the same).
 
     Returns:
-        The program's methods.
+        What the program holds.
 
     Raises:
         ExportError: the file is damaged, foreign or uses an operator without a kernel. Nothing is written then.
@@ -34,8 +34,8 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
         if not path.is_file():
             raise ExportError(f"{path}: no such file")
         program, name = path.read_bytes(), path.name
-    methods = read_program(program, trust_unsealed)
-    files = write_c(methods, name)
+    checked = read_program(program, trust_unsealed)
+    files = write_c(checked, name)
     out = Path(out_dir)
     kernels = out / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
@@ -45,4 +45,4 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
         shutil.copyfile(source, kernels / source.name)
     for template in ("Makefile", "CMakeLists.txt"):
         shutil.copyfile(_TEMPLATES / template, out / template)
-    return methods
+    return checked

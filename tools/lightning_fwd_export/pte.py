@@ -92,8 +92,16 @@ class Method:
     initialised: list[Tensor] = field(default_factory=list)
 
 
-def read_program(data: bytes, trust_unsealed: bool = False) -> dict[str, Method]:
-    """All methods of a .pte, checked.
+@dataclass
+class Program:
+    """A program's methods, and its constant numbers (such as ``forward_input0_scale``), each by name."""
+
+    methods: dict[str, Method]
+    numbers: dict[str, int | float]
+
+
+def read_program(data: bytes, trust_unsealed: bool = False) -> Program:
+    """A .pte, checked.
 
     Args:
         data: the file's bytes.
@@ -109,7 +117,9 @@ def read_program(data: bytes, trust_unsealed: bool = False) -> dict[str, Method]
         if not sealed:  # the runtime's C++ verifier bounds every vector before Python walks them
             Runtime.get().load_program(bytes(data), verification=Verification.InternalConsistency)
         file = deserialize_pte_binary(bytes(data))
-        return {plan.name: _Reader(file, plan).method() for plan in file.program.execution_plan}
+        readers = {plan.name: _Reader(file, plan) for plan in file.program.execution_plan}
+        numbers = {name: r.number() for name, r in readers.items() if r.number() is not None}
+        return Program({name: r.method() for name, r in readers.items() if name not in numbers}, numbers)
     except ExportError:
         raise
     except (RecursionError, MemoryError, Exception) as error:  # whatever a foreign file makes a parser raise
@@ -147,6 +157,12 @@ class _Reader:
             plan.name, [c for c in calls if c], self.tensors(plan.inputs, "input"), self.tensors(plan.outputs, "output"),
             self.arenas, initialised,
         )
+
+    def number(self) -> int | float | None:
+        """The one number this method returns without running anything, if that is what it does."""
+        outputs, chains = self.plan.outputs, self.plan.chains
+        value = self.value(outputs[0]) if len(outputs) == 1 else None
+        return value if isinstance(value, int | float) and not any(c.instructions for c in chains) else None
 
     def tensors(self, indices: list[int], what: str) -> list[Tensor]:
         values = [self.value(i) for i in indices]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import ExportError
 from ..host.runtime import run_tool
-from ..pte import Method, Tensor
+from ..pte import Method, Program, Tensor
 from .board import Board, board
 
 _HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def missing_tools() -> list[str]:
 
 
 def run_on_board(
-    c_dir: str | Path, target: str | Board, methods: dict[str, Method], calls: Iterable[tuple[str, Sequence]],
+    c_dir: str | Path, target: str | Board, program: Program, calls: Iterable[tuple[str, Sequence]],
     optimise: Sequence[str] = ("-O2",), timeout: float = 600.0,
 ) -> BoardReport:
     """Run calls one after the other on a board, from freshly initialised weights.
@@ -68,7 +68,7 @@ def run_on_board(
     Args:
         c_dir: what ``pte_to_c`` wrote.
         target: board or its name.
-        methods: what ``pte_to_c`` returned.
+        program: what ``pte_to_c`` returned.
         calls: pairs of method name and its inputs (tensors or arrays of the method's shapes and types).
         optimise: optimisation flags, and others such as ``-DLFWD_PLAIN``.
         timeout: seconds the emulator may take.
@@ -79,6 +79,7 @@ def run_on_board(
     target = board(target) if isinstance(target, str) else target
     if missing := missing_tools():
         raise ExportError(f"not installed: {', '.join(missing)} (packages gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm)")
+    methods = program.methods
     runnable = [m for m in methods.values() if m.name != "get_weights"]
     weights = "lfwd_get_weights(uint8_t" in (Path(c_dir) / "lfwd_model.h").read_text()
     if not weights:

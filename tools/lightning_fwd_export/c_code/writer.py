@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .. import __name__ as _package
 from ..errors import ExportError
-from ..pte import Method, Tensor
+from ..pte import Method, Program, Tensor
 from . import elementwise, int8, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
 from .kernels import KERNELS, Context, number
 
@@ -51,16 +51,17 @@ class Unit:
         return f"(lfwd_scratch + {start})"
 
 
-def write_c(methods: dict[str, Method], source: str) -> dict[str, str]:
+def write_c(program: Program, source: str) -> dict[str, str]:
     """The generated files by name.
 
     Args:
-        methods: what ``read_program`` returned.
+        program: what ``read_program`` returned.
         source: name of the program, for the header comment.
 
     Raises:
         ExportError: an operator has no kernel (named, with its layer), or methods cannot share memory.
     """
+    methods = program.methods
     if not methods:
         raise ExportError("the program has no methods")
     unit = Unit()
@@ -84,7 +85,7 @@ def write_c(methods: dict[str, Method], source: str) -> dict[str, str]:
     init = [f"    memcpy({unit.arenas[t.arena]} + {t.offset}, {name}, {t.nbytes});" for t, name in initial]
     prototypes = [_prototype(m) + ";" for m in run.values()] + (_WEIGHT_PROTOTYPES if direct else [])
     return {
-        "lfwd_model.h": _header(source, run, direct, unit, sizes, prototypes),
+        "lfwd_model.h": _header(source, run, direct, unit, sizes, prototypes, program.numbers),
         "lfwd_constants.h": _constants(unit),
         "lfwd_model.c": _source(source, unit, sizes, init, bodies),
     }
@@ -172,11 +173,12 @@ def _weight_access(sources: list[Tensor], unit: Unit) -> str:
     return "\n\n".join("\n".join([head, "{", *body, "}"]) for head, body in functions)
 
 
-def _header(source: str, run, direct, unit: Unit, sizes: dict[int, int], prototypes: list[str]) -> str:
+def _header(source: str, run, direct, unit: Unit, sizes: dict[int, int], prototypes, numbers) -> str:
     macros = [f"#define {unit.arenas[k].upper()}_RAM {size} /* bytes */" for k, size in sorted(sizes.items())]
     macros.append(f"#define LFWD_SCRATCH_RAM {unit.scratch_bytes} /* bytes */")
     if direct:
         macros.append(f"#define LFWD_WEIGHTS_BYTES {sum(t.nbytes for t in direct)}")
+    macros += [f"#define LFWD_{k.upper()} {number(v, 'float' if isinstance(v, float) else 'int32_t')}" for k, v in numbers.items()]
     for m in run.values():
         for what, tensors in (("IN", m.inputs), ("OUT", m.outputs)):
             macros += [f"#define LFWD_{m.name.upper()}_{what}{k} {t.count} /* {_shape(t)} */" for k, t in enumerate(tensors)]

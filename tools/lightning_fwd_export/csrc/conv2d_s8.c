@@ -36,7 +36,7 @@ void lfwd_conv2d_s8(const lfwd_conv2d_s8_params *p, const int8_t *input, const i
 {
     const int32_t in_image = p->in_h * p->in_w * p->in_c, out_image = p->out_h * p->out_w * p->out_c;
     const int fast = (LFWD_DSP || LFWD_MVE) && p->kernel_c == p->in_c && p->dilation_h == 1 && p->dilation_w == 1 &&
-                     scratch_bytes >= LFWD_CONV2D_S8_SCRATCH(p->kernel_h, p->kernel_w, p->in_c);
+                     scratch_bytes >= LFWD_CONV2D_S8_SCRATCH(p->kernel_h, p->kernel_w, p->in_c, p->out_c);
     for (int32_t n = 0; n < p->batch; n++, input += in_image, output += out_image) {
         if (fast) {
 #if LFWD_MVE

@@ -34,8 +34,9 @@ typedef struct {
     int32_t act_min, act_max;
 } lfwd_conv2d_s8_params;
 
-/* Scratch that lets lfwd_conv2d_s8 take its fast path: four int8 columns (MVE) or two int16 columns (DSP). */
-#define LFWD_CONV2D_S8_SCRATCH(kernel_h, kernel_w, in_c) (4 * (kernel_h) * (kernel_w) * (in_c) + 16)
+/* Scratch that lets lfwd_conv2d_s8 take its fast path: two int16 columns (DSP), or one int8 column and a start value per
+ * channel (MVE). One size serves every core. */
+#define LFWD_CONV2D_S8_SCRATCH(kernel_h, kernel_w, in_c, out_c) (4 * (kernel_h) * (kernel_w) * (in_c) + 4 * (out_c) + 16)
 
 /* weight (out_c, kernel_h, kernel_w, kernel_c); bias may be null; multiplier and shift per output channel.
  * Without enough scratch the plain body runs: same result, slower. */
