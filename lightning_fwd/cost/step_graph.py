@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..graph.errors import StepError
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel
-from ..graph.step import Step, StepRecord, Update
+from ..graph.step import Step, StepRecord
 from .decompositions import DEVICE_DECOMPOSITIONS, remove_identities
 from .label_nodes import annotate_layers, complete_labels
 from .optimizers import Optimizer, get_optimizer
@@ -36,7 +36,7 @@ class StepGraph:
         state: tensor that lives across steps, to the name of its placeholder: parameters and buffers under the rewritten model's names
             (inserted ones under ``_lfwd.``), optimizer state as ``optimizer.<what>.<parameter>``, which starts at zero.
         outputs: what each element of the output tuple is, in order: ``"logits"``, ``"loss"``, or the name in ``state`` whose new value it is.
-        gradients: trained parameter, to the name of the node that holds its whole gradient.
+        gradients: trained parameter, to the name of the node that holds its gradient (of the part that learns).
         trained: names of the parameters that the step trains.
     """
 
@@ -109,9 +109,12 @@ class _Step(nn.Module):
                 if (
                     update.name in gradients
                 ):  # a shared parameter: its optimizer step takes the sum; the one before is dead code
-                    update = Update(update.name, update.tensor, gradients[update.name] + update.gradient)
-                gradients[update.name] = update.gradient
-                results |= self.optimizer.step(update.name, update.tensor, update.gradient, optimizer_state)
+                    update = replace(update, gradient=gradients[update.name] + update.gradient)
+                gradients[update.name], part = update.gradient, update.part
+                learns = update.tensor if part is None else part.of(update.tensor)
+                results |= self.optimizer.step(update.name, learns, update.gradient, optimizer_state)
+                if part is not None:
+                    results[update.name] = part.put(update.tensor, results[update.name])
         with phase("update"), layer(""):
             results[COUNTER] = counter + 1
         return results, gradients
@@ -140,7 +143,7 @@ def trace_step(
     model.method.check_step(model, x, target)
     rule = get_optimizer(optimizer, lr, momentum)
     tensors = {f"model.{n}": t for n, t in [*model.named_parameters(), *model.named_buffers()]}
-    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trainable = {n: _learning_part(model, n, p) for n, p in model.named_parameters() if p.requires_grad}
     optimizer_state = {name: zero for n, p in trainable.items() for name, zero in rule.initial_state(n, p).items()}
     shell, results_of, gradients_of = _Step(model, loss, rule), [], []
 
@@ -172,6 +175,11 @@ def trace_step(
             m.training = mode
     names = ["input", "target", *(n.removeprefix("model.") for n in tensors), *optimizer_state]
     return _finish(module, names, results_of, gradients_of, model)
+
+
+def _learning_part(model: RewrittenModel, name: str, parameter: Tensor) -> Tensor:
+    part = model.part_of(name)
+    return parameter.detach() if part is None else part.of(parameter.detach())
 
 
 def trace_inference(model: nn.Module, x: Tensor) -> StepGraph:

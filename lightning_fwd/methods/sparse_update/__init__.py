@@ -1,0 +1,97 @@
+"""Sparse update: backpropagation that stops at the deepest trained layer and trains only a part of the model.
+
+Lin et al., "On-device training under 256KB memory", NeurIPS 2022 (arXiv 2206.15472).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from ...graph.errors import RewriteError
+from ...graph.phase import phase
+from ...graph.rewritten import RewrittenModel
+from ...passes import slice_weight_gradients
+from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
+from .error_sparsity import ErrorSparsity
+from .quantisation import scale_for_integers
+from .ranking import RANKINGS, Ranking, rank_channels
+from .scheme import read_scheme, resolve, write_scheme
+from .tape import Tape
+
+__all__ = ["RANKINGS", "Ranking", "SparseUpdate", "rank_channels", "read_scheme", "write_scheme"]
+
+
+@dataclass
+class SparseUpdate(LearningMethod):
+    """Train the head, the biases, the last blocks, named layers or a fraction of their input channels; the rest is frozen.
+
+    Nothing is computed or kept that the selection does not need: a trained weight keeps the input channels that it reads, a bias none,
+    a ReLU on the way one bit per element, and below the deepest trained layer there is no backward pass.
+
+    Args:
+        train: ``"head"`` (the last layer), ``"biases"`` (every bias, batch norm's shift included), an int k (the last k blocks; the last one
+            holds the head), module paths, a mapping of module paths to a fraction of their input channels (or the list of channels), or a
+            scheme file (``.yaml``) as the budget search writes it.
+        channels: fraction of input channels for layers given without one; of a layer that is trained in part, a norm's scale stays frozen.
+        biases: which biases learn: of the ``"trained"`` layers, ``"all"``, ``"none"``, or those of the modules named.
+        ranking: which channels a fraction means, see :func:`rank_channels`.
+        error_density: fraction of each layer's output channels whose error is propagated; ``(low, high)``: adapted at every step to the size
+            of the error between these, see :class:`ErrorSparsity`.
+        integer_scales: layer to ``(weight scale, input scale)``, for a model whose weights are held in integer units:
+            quantisation-aware scaling of the gradients, see :func:`scale_for_integers`.
+        batch_norm: ``"freeze"`` keeps the stored statistics, ``"train"`` updates them (its layers then keep what autograd keeps).
+        seed: of the random ranking.
+
+    Gradients outside the trained part are zero, so an optimizer with weight decay would still shrink those weights: leave it at 0.
+    """
+
+    forward_only: ClassVar[bool] = False
+    train: Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
+    channels: float = 1.0
+    biases: Literal["trained", "all", "none"] | Sequence[str] = "trained"
+    ranking: Ranking = "magnitude"
+    error_density: float | tuple[float, float] = 1.0
+    integer_scales: Mapping[str, tuple[float, float]] | None = None
+    batch_norm: Literal["freeze", "train"] = "freeze"
+    granularity: str | int | Sequence[str] = "layer"
+    seed: int = 0
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        if not 0.0 < self.channels <= 1.0:
+            raise RewriteError(
+                f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1"
+            )
+        scheme = resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed)
+        require_trainable(model, sorted(scheme.parameters))
+        model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
+        trained = {name for name in scheme.parameters if model.get_parameter(name).requires_grad}
+        slice_weight_gradients(model, {n: c for n, c in scheme.channels.items() if n in trained})
+        model.tape = Tape(model, trained, self.freeze_batch_norm, self._error_sparsity(model))
+
+    def _error_sparsity(self, model: RewrittenModel) -> ErrorSparsity | None:
+        both = self.error_density
+        low, high = both if isinstance(both, Sequence) else (both, both)
+        if not 0.0 < low <= high <= 1.0:
+            raise RewriteError(
+                f"SparseUpdate: error_density={both}",
+                "it is a fraction of output channels, or a lower and an upper one",
+                "use 0 < low <= high <= 1",
+            )
+        if high == low == 1.0:
+            return None
+        head = model.plan[-1].layers[-1]
+        inside = [p for block in model.plan for p in block.layers if p != head]
+        model.inserted.error_sparsity = ErrorSparsity(low, high, inside).to(model.example_input.device)
+        return model.inserted.error_sparsity
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        with phase("forward"):
+            logits, kept = model.tape.forward(model, record.input)
+        error = yield Logits(logits)
+        del logits
+        updates = model.tape.backward(model, kept, error)
+        del error
+        yield from updates if not self.integer_scales else scale_for_integers(updates, self.integer_scales)
+

@@ -1,0 +1,156 @@
+"""What of a model learns: layers, fractions of their input channels, biases. As written by people, and as found by the budget search."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from torch import Tensor
+
+from ...graph.errors import RewriteError
+from ...graph.rewritten import RewrittenModel
+from ...passes.slice_weight_gradients import channel_dim
+from .ranking import Ranking, rank_channels
+
+Amount = float | Sequence[int]  #: of a layer's input channels: a fraction, or which
+Train = Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, Amount]
+Biases = Literal["trained", "all", "none"] | Sequence[str]
+
+
+@dataclass
+class Scheme:
+    """A sparse update, resolved: parameters that learn, and of partly trained ones the input channels.
+
+    Attributes:
+        parameters: names of all that learn. channels: parameter name to input channels, ascending, where not all.
+    """
+
+    parameters: set[str]
+    channels: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+
+def read_scheme(file: str | Path) -> tuple[dict[str, Amount], Biases]:
+    """The ``train`` and ``biases`` of a scheme file (YAML).
+
+    Raises:
+        RewriteError: the file is missing or holds something else.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+        train, biases = content["train"], content.get("biases", "trained")
+        if not isinstance(train, dict):
+            raise TypeError(f"train is {train!r}, expected layer: fraction or channels")
+        return train, biases
+    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        raise RewriteError(
+            f"cannot read the scheme {str(file)!r}",
+            f"{type(error).__name__}: {error}",
+            "a scheme file has the key 'train' (layer: fraction of input channels, or their list) and optionally 'biases' (layers)",
+        ) from error
+
+
+def write_scheme(file: str | Path, train: Mapping[str, Amount], biases: Biases, found: Mapping[str, Any] | None = None) -> None:
+    """Write a scheme file; ``found`` says how it came about."""
+    content = {"train": dict(train), "biases": biases} | ({"found": dict(found)} if found else {})
+    Path(file).write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
+
+
+def resolve(
+    model: RewrittenModel, train: Train, fraction: float, biases: Biases, ranking: Ranking, seed: int
+) -> Scheme:
+    """From what the user wrote to parameters and channels; arguments as of :class:`SparseUpdate`.
+
+    Raises:
+        RewriteError: something named is not in the model, or a fraction or channel is out of range.
+    """
+    if isinstance(train, str) and train.endswith((".yaml", ".yml")):
+        train, biases = read_scheme(train)
+    names = [name for name, _ in model.named_parameters()]
+    amounts = _amounts(model, train, fraction, names)
+    parameters: set[str] = set()
+    wanted: dict[str, Amount] = {}
+    for path, amount in amounts.items():
+        for name in _under(names, path):
+            if name.endswith("bias"):
+                continue
+            vector, partly = model.get_parameter(name).ndim < 2, amount != 1.0
+            if vector and partly and name != f"{path}.weight":
+                continue  # of a partly trained block a norm's scale does not learn: it would keep whole activations
+            parameters.add(name)
+            if partly:
+                wanted[name] = amount
+    if train == "biases" or biases == "all":
+        parameters |= {n for n in names if n.endswith("bias")}
+    elif biases == "trained":
+        parameters |= {n for path in amounts for n in _under(names, path) if n.endswith("bias")}
+    elif biases != "none":
+        _require_known(biases, names, "biases", model)
+        parameters |= {n for path in biases for n in _under(names, path) if n.endswith("bias")}
+    return Scheme(parameters, _choose(model, wanted, ranking, seed))
+
+
+def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[str]) -> dict[str, Amount]:
+    """Module path to how much of it learns."""
+    if train == "head":
+        return {model.plan[-1].layers[-1]: fraction}
+    if train == "biases":
+        return {}
+    if isinstance(train, int):
+        if not 1 <= train <= len(model.plan):
+            raise RewriteError(
+                f"train={train} blocks, the model has {len(model.plan)}", "", "choose fewer, or another granularity"
+            )
+        return {path: fraction for block in model.plan[-train:] for path in block.layers}
+    if isinstance(train, str):
+        _require_known([train + "?"], names, "train", model)
+    _require_known(train, names, "train", model)
+    return dict(train) if isinstance(train, Mapping) else {path: fraction for path in train}
+
+
+def _require_known(paths: Sequence[str], names: list[str], what: str, model: RewrittenModel) -> None:
+    unknown = [p for p in ([paths] if isinstance(paths, str) else paths) if not _under(names, p)]
+    if unknown:
+        known = {
+            "train": '"head", "biases", a number of blocks, module paths, or a scheme file (.yaml)',
+            "biases": '"trained", "all", "none" or module paths',
+        }
+        raise RewriteError(
+            f"{what}: {', '.join(p.rstrip('?') for p in unknown)} names nothing with parameters",
+            f"known: {known[what]}",
+            f"layers of this model: {', '.join(p for b in model.plan for p in b.layers)}",
+        )
+
+
+def _under(names: list[str], path: str) -> list[str]:
+    return [n for n in names if n.startswith(path + ".")]
+
+
+def _choose(model: RewrittenModel, wanted: dict[str, Amount], ranking: Ranking, seed: int) -> dict[str, tuple[int, ...]]:
+    """Fractions to the channels of highest rank; lists as they are. A fraction keeps at least one channel."""
+    fractions = {name: a for name, a in wanted.items() if isinstance(a, int | float)}
+    for name, amount in fractions.items():
+        if not 0.0 < amount <= 1.0:
+            raise RewriteError(
+                f"{name.rpartition('.')[0]}: fraction {amount} of input channels", "", "use 0 < fraction <= 1"
+            )
+    layers = [name.rpartition(".")[0] for name in fractions]
+    ranks = rank_channels(model.original, model.example_input, layers, ranking, seed) if layers else {}
+    chosen = {name: tuple(a) for name, a in wanted.items() if name not in fractions}
+    for name, amount in fractions.items():
+        chosen[name] = top_channels(ranks[name.rpartition(".")[0]], amount)
+    return {n: c for n, c in chosen.items() if len(c) < _count(model, n) or c != tuple(range(len(c)))}
+
+
+def top_channels(importance: Tensor, fraction: float) -> tuple[int, ...]:
+    """The channels of highest importance, ascending: ``round(fraction * C)``, at least one."""
+    count = max(1, round(fraction * len(importance)))
+    return tuple(sorted(importance.topk(count).indices.tolist()))
+
+
+def _count(model: RewrittenModel, name: str) -> int:
+    weight, groups = model.get_parameter(name), getattr(model.get_submodule(name.rpartition(".")[0]), "groups", 1)
+    dim = channel_dim(weight, groups)
+    return groups if dim == 0 and weight.ndim > 1 else weight.shape[dim]
