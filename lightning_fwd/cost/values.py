@@ -1,0 +1,64 @@
+"""The values of a step graph: which tensors a node makes, whose memory they lie in, which of them are gradients."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import Tensor, fx
+
+from .step_graph import StepGraph
+
+Value = tuple[fx.Node, int]  #: a node and which of its outputs
+
+
+def tensors_of(node: fx.Node) -> list[Tensor | None]:
+    """The tensors that a node makes, in order; None where an output is not asked for."""
+    value = node.meta.get("val")
+    if isinstance(value, tuple | list):
+        return [v if isinstance(v, Tensor) else None for v in value]
+    return [value] if isinstance(value, Tensor) else []
+
+
+def is_view(node: fx.Node) -> bool:
+    """Whether a node's value is its first argument's memory, read differently."""
+    return isinstance(node.target, torch._ops.OpOverload) and (
+        node.target.is_view or node.target is torch.ops.aten._unsafe_view.default
+    )
+
+
+def makes_nothing(node: fx.Node) -> bool:
+    """Whether a node only gives a name to memory that is there."""
+    return node.op != "call_function" or node.target is operator.getitem or is_view(node)
+
+
+def base_of(node: fx.Node) -> Value:
+    """The value whose memory holds this node's."""
+    while is_view(node):
+        node = node.args[0]
+    return (node.args[0], node.args[1]) if node.target is operator.getitem else (node, 0)
+
+
+def gradient_values(step: StepGraph) -> dict[Value, str]:
+    """Values that become a parameter's gradient by views, masks, scaling and sums of the same size alone, with the parameter's name."""
+    nodes = {n.name: n for n in step.graph.nodes}
+    found: dict[Value, str] = {}
+    for name, node_name in step.gradients.items():
+        size = step.node(name).meta["val"].numel()
+        stack = [nodes[node_name]]
+        while stack:
+            node = stack.pop()
+            if node.target is operator.getitem:
+                found[node.args[0], node.args[1]] = name
+                continue
+            if (node, 0) in found or node.meta["phase"] not in ("backward", "update"):
+                continue
+            found[node, 0] = name
+            if is_view(node) or torch.Tag.pointwise in node.target.tags:
+                stack += [n for n in node.all_input_nodes if n.op == "call_function" and _numel(n) == size]
+    return found
+
+
+def _numel(node: fx.Node) -> int:
+    value = node.meta.get("val")
+    return value.numel() if isinstance(value, Tensor) else -1
