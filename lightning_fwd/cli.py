@@ -187,6 +187,9 @@ def _cost_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="named device or YAML file")
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), default="fp32")
     parser.add_argument("--batch", type=int, default=1, help="samples per step")
+    parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
+    parser.add_argument("--momentum", type=float, default=0.0, help="of sgd; its state takes memory")
+    parser.add_argument("--recompute", action="store_true", help="make cheap activations again in place of keeping them")
     parser.add_argument("--json", type=Path, help="write the ledger there")
     parser.add_argument("--plot", type=Path, help="draw memory over the step there")
     for action in parser._actions:  # --book needs no model
@@ -200,7 +203,12 @@ def _cost(options: argparse.Namespace) -> int:
     """What one training step costs: operations, memory, time and energy on a named device."""
     from .cost.command import cost_command
 
-    return cost_command(options)
+    net, example = build_model(options, options.batch) if options.model else (None, None)
+    return cost_command(
+        net, example, build_method(options), options.device, options.width, optimizer=options.optimizer,
+        momentum=options.momentum, recompute=options.recompute, json_path=options.json, plot_path=options.plot,
+        book=options.book,
+    )  # fmt: skip
 
 
 def _export_options(parser: argparse.ArgumentParser) -> None:

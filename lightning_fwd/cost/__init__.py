@@ -1,0 +1,18 @@
+"""What a training step costs: its graph traced, priced by phase and layer, scheduled, and held against a device."""
+
+from .device import Device, device_names, load_device
+from .ledger import price, step_cost
+from .report import CostReport
+from .step_graph import StepGraph, trace_inference, trace_step
+
+__all__ = [
+    "CostReport",
+    "Device",
+    "StepGraph",
+    "device_names",
+    "load_device",
+    "price",
+    "step_cost",
+    "trace_inference",
+    "trace_step",
+]
