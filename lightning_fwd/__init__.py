@@ -15,8 +15,10 @@ from .methods import (
     LearningMethod,
     LocalLoss,
     Pepita,
+    SparseTraining,
     SparseUpdate,
     Statistics,
+    ZerothOrder,
     rewrite,
 )
 from .strategies import ForwardOnlyStrategy, unwrap
@@ -36,9 +38,11 @@ __all__ = [
     "Pepita",
     "RewriteError",
     "RewrittenModel",
+    "SparseTraining",
     "SparseUpdate",
     "Statistics",
     "StepError",
+    "ZerothOrder",
     "rewrite",
     "unwrap",
 ]

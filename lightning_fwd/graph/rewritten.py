@@ -121,9 +121,9 @@ class RewrittenModel(nn.Module):
         """What of a parameter its rule trains (:func:`passes.slice_weight_gradients`); None: all of it."""
         return self.inserted.parts.of(name) if hasattr(self.inserted, "parts") else None
 
-    def emit(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The training graph in one go: logits, then everything that passes marked to leave it."""
-        return self._training(self, x)
+    def emit(self, x: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
+        """The training graph in one go: logits, then everything that passes marked to leave it; ``more``: inputs that passes added."""
+        return self._training(self, x, *more)
 
     @contextmanager
     def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[None]:

@@ -9,8 +9,10 @@ from .base import LearningMethod
 from .forward_forward import ForwardForward
 from .local_loss import LocalLoss
 from .pepita import Pepita
+from .sparse_training import SparseTraining
 from .sparse_update import SparseUpdate
 from .statistics import Statistics
+from .zeroth_order import ZerothOrder
 
 METHODS: dict[str, type[LearningMethod]] = {
     "backprop": Backprop,
@@ -18,7 +20,9 @@ METHODS: dict[str, type[LearningMethod]] = {
     "forward_forward": ForwardForward,
     "local_loss": LocalLoss,
     "pepita": Pepita,
+    "sparse_training": SparseTraining,
     "statistics": Statistics,
+    "zeroth_order": ZerothOrder,
 }
 
 

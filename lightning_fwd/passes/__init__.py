@@ -5,6 +5,8 @@ from .insert_feedback_projection import insert_feedback_projection
 from .insert_goodness_heads import insert_block_walls, insert_goodness_heads
 from .insert_gradient_masks import insert_gradient_masks
 from .insert_label_embedding import insert_label_embedding, insert_normalisation
+from .insert_weight_masks import insert_weight_masks
+from .insert_weight_perturbations import insert_weight_perturbations
 from .share_dropout_masks import share_dropout_masks
 from .slice_weight_gradients import slice_weight_gradients
 
@@ -16,6 +18,8 @@ __all__ = [
     "insert_gradient_masks",
     "insert_label_embedding",
     "insert_normalisation",
+    "insert_weight_masks",
+    "insert_weight_perturbations",
     "share_dropout_masks",
     "slice_weight_gradients",
 ]

@@ -1,0 +1,80 @@
+"""Zeroth order: two inferences and no backward pass; nothing is stored but the logits.
+
+Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation", IEEE TAC 1992; with the perturbation
+regenerated from its seed: Malladi et al., "Fine-tuning language models with just forward passes", NeurIPS 2023 (arXiv 2305.17333).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..graph.errors import RewriteError
+from ..graph.phase import layer, phase
+from ..graph.rewritten import RewrittenModel
+from ..passes import insert_weight_perturbations, share_dropout_masks
+from ..passes.insert_weight_perturbations import direction
+from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from .sparse_update.scheme import resolve
+
+
+@dataclass
+class ZerothOrder(LearningMethod):
+    """Simultaneous perturbation (SPSA): the slope of the loss along one random direction z, times z.
+
+    The first inference gives the user's loss its logits; the second runs at ``w + scale z``. The loss itself is not evaluated twice: with
+    its error e at the logits y the slope is ``<e, y(w + scale z) - y(w)> / scale``, which is SPSA's difference of losses in the limit of a
+    small scale. So any loss works, and the loss that is logged is that of the unperturbed model. z is a function of the step
+    counter and is drawn again for the update, one parameter at a time.
+
+    Args:
+        train: which parameters, as for :class:`SparseUpdate` (whole layers only). The variance grows with their number: a head learns, a
+            whole network hardly.
+        scale: of the perturbation, +-scale per weight. On int8 weights it has to exceed their step.
+        samples: directions averaged per step, one more inference each.
+        seed: of the directions.
+    """
+
+    train: Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
+    scale: float = 1e-3
+    samples: int = 1
+    granularity: str | int | Sequence[str] = "layer"
+    seed: int = 0
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        if not self.scale > 0 or self.samples < 1:
+            raise RewriteError(
+                f"ZerothOrder: scale={self.scale}, samples={self.samples}",
+                "the slope is measured over a distance, at least once",
+                "use scale > 0 and samples >= 1",
+            )
+        scheme = resolve(model, self.train, 1.0, "trained", "magnitude", self.seed)
+        if scheme.channels:
+            raise RewriteError(
+                f"ZerothOrder: train={self.train}", "it perturbs whole layers", "give fractions of 1.0, or no fractions"
+            )
+        require_trainable(model, sorted(scheme.parameters))
+        model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
+        share_dropout_masks(model)
+        names = [n for n, p in model.named_parameters() if n in scheme.parameters and p.requires_grad]
+        model.places = insert_weight_perturbations(model, names, self.scale)
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        with torch.no_grad(), phase("forward"):
+            logits = model.run(record.input)
+        error = yield Logits(logits)
+        seeds, slopes = [], []
+        for sample in range(self.samples):
+            seeds.append(record.counter * self.samples + (sample + self.seed))
+            with torch.no_grad(), phase("second_forward"):
+                moved = model.emit(record.input, seeds[-1])[0]
+            with torch.no_grad(), phase("error"):
+                slopes.append((error * (moved - logits)).sum() * (1.0 / (self.scale * self.samples)))
+        for name, place in reversed(model.places.items()):
+            parameter = model.get_parameter(name)
+            with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
+                gradient = sum(slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True))
+            yield Update(name, parameter, gradient)

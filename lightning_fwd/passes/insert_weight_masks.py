@@ -1,0 +1,84 @@
+"""Run layers with part of their weights at zero, the gradient for all of them: what sparse training prunes and regrows."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..graph.blocks import layer_of
+from ..graph.capture import INSERTED
+from ..graph.errors import RewriteError
+from ..graph.rewritten import RewrittenModel
+
+
+class MaskedWeight(nn.Module):
+    """Runs a layer it does not own with ``weight * mask``; the weight's gradient is that of the product, so it is dense.
+
+    Args:
+        path: the layer's path in the model; layer: the layer itself.
+        mask: 1 or 0 per weight.
+    """
+
+    def __init__(self, path: str, layer: nn.Module, mask: Tensor):
+        super().__init__()
+        self.__dict__["layer"] = layer  # not registered: the layer keeps its own place and names
+        self.uses = tuple(f"{path}.{name}" for name, _ in layer.named_parameters())
+        self.register_buffer("mask", mask.to(layer.weight))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional_call(self.layer, {"weight": _StraightThrough.apply(self.layer.weight, self.mask)}, (x,))
+
+
+class _StraightThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight: Tensor, mask: Tensor) -> Tensor:
+        return weight * mask
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad, None
+
+
+def insert_weight_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> None:
+    """Put a :class:`MaskedWeight` in the place of each named layer, under ``inserted.weight_masks``.
+
+    Checkpoints, and the model that :func:`unwrap` gives back, hold the weights with zeros where the mask has them, from the first step on.
+
+    Args:
+        masks: layer path to mask, of the weight's shape.
+
+    Raises:
+        RewriteError: a name is not a layer of the model with a weight of that shape.
+    """
+    nodes = {layer_of(n, model): n for n in model.graph.nodes if n.op == "call_module" and layer_of(n, model)}
+    for path, mask in masks.items():
+        shape = model.get_submodule(path).weight.shape if path in nodes else None
+        if mask.shape != shape:
+            raise RewriteError(
+                f"cannot mask {path!r} with a mask of shape {tuple(mask.shape)}",
+                f"its weight is {tuple(shape)}" if shape else f"layers with a weight: {', '.join(nodes)}",
+                "name a layer, and give a mask of its weight's shape",
+            )
+    holder = nn.ModuleDict()
+    model.inserted.weight_masks = holder
+    for path, mask in masks.items():
+        node, key = nodes[path], path.replace(".", "/")
+        holder[key] = MaskedWeight(path, model.get_submodule(path), mask)
+        with model.graph.inserting_after(node):
+            model.replace(node, model.graph.call_module(f"{INSERTED}.weight_masks.{key}", node.args))
+
+    @torch.no_grad()
+    def apply_masks() -> None:
+        if model.has_learned:
+            for masked in holder.values():
+                masked.layer.weight.mul_(masked.mask)
+
+    def mask_state(module: nn.Module, state: dict, prefix: str, _meta: dict) -> None:
+        if model.has_learned:
+            for masked in holder.values():
+                name = prefix + masked.uses[0]
+                state[name] = state[name] * masked.mask
+
+    model._undo.append(apply_masks)
+    model.register_state_dict_post_hook(mask_state)
