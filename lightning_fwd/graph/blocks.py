@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from .constants import is_constant
 from .errors import RewriteError
 
 Granularity = str | int | Sequence[str]
@@ -38,17 +39,24 @@ class Block:
 
 
 def parameters_of(node: fx.Node, root: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that ``node`` itself uses, by their name in ``root``: a module's own, or those a function is given."""
+    """Parameters that ``node`` itself uses, by their name in ``root``: a module's own, and those in the constants it is given."""
+    return {} if is_constant(node) else _parameters_in(node, root)
+
+
+def _parameters_in(node: fx.Node, root: nn.Module) -> dict[str, nn.Parameter]:
+    found: dict[str, nn.Parameter] = {}
     if node.op == "call_module":
         module = root.get_submodule(node.target)
         if hasattr(module, "uses"):  # inserted by a pass in the place of a layer, whose parameters it runs
-            return {name: operator.attrgetter(name)(root) for name in module.uses}
-        return {f"{node.target}.{name}": p for name, p in module.named_parameters()}
-    if node.op == "get_attr":
-        return {}
-    given = [n.target for n in node.all_input_nodes if n.op == "get_attr"]
-    found = {target: operator.attrgetter(target)(root) for target in given}
-    return {name: p for name, p in found.items() if isinstance(p, nn.Parameter)}
+            found = {name: operator.attrgetter(name)(root) for name in module.uses}
+        else:
+            found = {f"{node.target}.{name}": p for name, p in module.named_parameters()}
+    elif node.op == "get_attr" and isinstance(value := operator.attrgetter(node.target)(root), nn.Parameter):
+        found = {node.target: value}
+    for given in node.all_input_nodes:
+        if is_constant(given):
+            found |= _parameters_in(given, root)
+    return found
 
 
 def layer_of(node: fx.Node, root: nn.Module) -> str | None:
@@ -56,14 +64,14 @@ def layer_of(node: fx.Node, root: nn.Module) -> str | None:
     names = list(parameters_of(node, root))
     if not names:
         return None
+    if node.op == "call_module" and names[0].startswith(f"{node.target}."):
+        return node.target
     return names[0].rpartition(".")[0] or node.name
 
 
 def is_norm(module: nn.Module) -> bool:
-    """Whether a layer normalises: it belongs to the layer before it, never starts a block."""
-    return isinstance(
-        module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
-    )
+    """Whether a layer normalises, or is an activation with a slope to learn: it belongs to the layer before it, never starts a block."""
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.PReLU))
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -75,7 +83,7 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 def cut_points(graph: fx.Graph) -> list[fx.Node]:
     """Nodes after which their own tensor is all that later nodes need (parameters aside)."""
     _rederive_batch_sizes(graph)
-    nodes = [n for n in graph.nodes if n.op != "get_attr"]
+    nodes = [n for n in graph.nodes if not is_constant(n)]
     order = {n: i for i, n in enumerate(nodes)}
     last_use = {n: max((order[u] for u in n.users), default=-1) for n in nodes}
     cuts, reach = [], -1  # reach: the last use of any value made before this node
@@ -94,17 +102,30 @@ def _rederive_batch_sizes(graph: fx.Graph) -> None:
     Where the tensor being reshaped has the same leading size as the one measured, its own size is as good.
     """
     for node in list(graph.nodes):
-        if node.op != "call_method" or node.target != "size" or node.args[1:] != (0,):
+        measured = _measured_by(node)
+        if measured is None or not shape_of(measured):
             continue
         for user in list(node.users):
             source = user.args[0] if user.args else None
-            if isinstance(source, fx.Node) and source is not node.args[0] and shape_of(source):
-                if shape_of(source)[0] == shape_of(node.args[0])[0]:
+            if isinstance(source, fx.Node) and source is not measured and not is_constant(source) and shape_of(source):
+                if shape_of(source)[0] == shape_of(measured)[0]:
                     with graph.inserting_before(user):
                         own = graph.call_method("size", (source, 0))
                     user.replace_input_with(node, own)
-        if not node.users:
-            graph.erase_node(node)
+        while node is not measured and not node.users:
+            unused, node = node, node.args[0]
+            graph.erase_node(unused)
+
+
+def _measured_by(node: fx.Node) -> fx.Node | None:
+    """The tensor whose leading size ``node`` is: ``x.size(0)``, ``x.size()[0]`` or ``x.shape[0]``."""
+    if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
+        return node.args[0]
+    if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
+        sizes = node.args[0]
+        if (sizes.op, sizes.target, sizes.args[1:]) in (("call_method", "size", ()), ("call_function", getattr, ("shape",))):
+            return sizes.args[0]
+    return None
 
 
 def find_blocks(graph_module: fx.GraphModule, granularity: Granularity = "layer") -> list[Block]:
@@ -121,7 +142,7 @@ def find_blocks(graph_module: fx.GraphModule, granularity: Granularity = "layer"
     cuts = set(cut_points(graph))
     current: list[fx.Node] = []
     for node in graph.nodes:
-        if node.op in ("placeholder", "output", "get_attr"):
+        if node.op in ("placeholder", "output") or is_constant(node):
             continue
         current.append(node)
         if node in cuts:
@@ -145,7 +166,8 @@ def find_blocks(graph_module: fx.GraphModule, granularity: Granularity = "layer"
     blocks = []
     for index, nodes in enumerate(groups):
         layers = tuple(dict.fromkeys(p for n in nodes if (p := layer_of(n, graph_module))))
-        name = names[index] if names and names[index] else layers[0]
+        own = [path for path in layers if not _is_norm_path(path, graph_module)]
+        name = names[index] if names and names[index] else own[0]
         for node in nodes:
             node.meta["block"] = index
         blocks.append(Block(index, name, layers, nodes, nodes[-1]))

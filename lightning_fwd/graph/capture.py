@@ -8,17 +8,19 @@ captured graph is run once beside the original, so that a trace which silently b
 from __future__ import annotations
 
 import inspect
-import operator
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
+from torch._dynamo.eval_frame import OptimizedModule
 from torch.fx.passes.shape_prop import ShapeProp
 
+from .constants import INSERTED, mark_constants
 from .errors import CaptureError
-
-INSERTED = "_lfwd"  #: prefix under which everything the rewrite adds to a model lives
+from .out_of_place import activations_out_of_place, remove_inplace
+from .training_mode import first_difference, insert_dropout_modules
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ class Capture:
         graph_module: nodes carry ``meta["tensor_meta"]`` (shape, dtype) for the example input.
         opaque: paths of the modules kept whole because their inside cannot be traced, with the reason.
         how: ``"traced"`` or ``"chain"`` (of children).
-        dropouts: modules that stand in for functional dropout, by the name they get under the inserted prefix.
+        inserted: what tracing made beside the model's own: modules that stand in for functional dropout, constants.
     """
 
     graph_module: fx.GraphModule
     opaque: dict[str, str]
     how: str
-    dropouts: dict[str, nn.Module]
+    inserted: nn.Module
 
 
 class _LeafTracer(fx.Tracer):
@@ -44,6 +46,10 @@ class _LeafTracer(fx.Tracer):
     def __init__(self, leaves: set[str]):
         super().__init__()
         self._kept_whole, self.failed_in = leaves, None
+
+    def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args=None):
+        """One placeholder: optional arguments of forward keep their defaults."""
+        return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self._kept_whole or super().is_leaf_module(m, module_qualified_name)
@@ -67,42 +73,49 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
         CaptureError: the model takes several inputs, returns something else than one tensor, or cannot be traced.
     """
     _check_signature(net)
-    was_training = net.training
+    modes = {module: module.training for module in net.modules()}
     net.eval()
     try:
-        with torch.no_grad():
-            expected = net(example_input)
-        if not isinstance(expected, Tensor):
-            raise CaptureError(
-                f"{type(net).__name__}.forward returns {type(expected).__name__}, not one tensor",
-                "a learning rule needs the logits (B, C) as the model's only output",
-                "wrap the model in a module whose forward returns the logits alone",
-            )
+        example_input, expected = _example_and_output(net, example_input)
         failures: list[str] = []
         for attempt in (_trace, _chain):
             try:
-                graph_module, opaque, how = attempt(net, example_input)
-                _remove_inplace(graph_module)
-                dropouts = _modules_for_functional_dropout(net, graph_module, opaque)
-                _check_against_original(graph_module, dropouts, example_input, expected)
-                return Capture(graph_module, opaque, how, dropouts)
+                captured = attempt(net, example_input)
+                remove_inplace(captured.graph_module)
+                with activations_out_of_place(net):
+                    _check_against_original(captured.graph_module, example_input, expected)
+                mark_constants(captured.graph_module.graph)
+                return captured
             except CaptureError as error:
-                failures.append(str(error))
+                failures.append(error.what + (f" ({error.why})" if error.why else ""))
         raise CaptureError(
             f"{type(net).__name__} cannot be captured as a graph",
-            "; then ".join(failures),
+            "; then ".join(dict.fromkeys(failures)),
             "move control flow that depends on tensor values into a submodule (it is then kept whole), "
             "or build the model as a sequence of children",
         )
     finally:
-        net.train(was_training)
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def _check_signature(net: nn.Module) -> None:
+    wrapped = {"_orig_mod": "torch.compile", "module": "DataParallel"}
+    for attribute, wrapper in wrapped.items():
+        if isinstance(net, _WRAPPERS) and isinstance(getattr(net, attribute, None), nn.Module):
+            raise CaptureError(
+                f"the model is wrapped by {wrapper}",
+                "a wrapper hides the layers and their names",
+                f"rewrite net.{attribute} first and wrap the result",
+            )
+    if isinstance(net, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"{type(net).__name__} is a TorchScript module", "its code is compiled already", "rewrite the original module"
+        )
     required = [
         p.name
         for p in inspect.signature(net.forward).parameters.values()
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if len(required) > 1:
         raise CaptureError(
@@ -112,30 +125,89 @@ def _check_signature(net: nn.Module) -> None:
         )
 
 
-def _trace(net: nn.Module, example_input: Tensor) -> tuple[fx.GraphModule, dict[str, str], str]:
-    """Symbolic trace; on failure keep the innermost failing module whole and try again."""
+_WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def _example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, Tensor]:
+    """The example, two samples at least (with one, a batch size cannot be told from a broadcast), and what ``net`` makes of it."""
+    with torch.no_grad():
+        try:
+            expected = net(example_input)
+        except Exception as error:
+            raise CaptureError(
+                f"{type(net).__name__} fails on an input of shape {tuple(example_input.shape)}, {example_input.dtype}",
+                f"{type(error).__name__}: {error}",
+                "give an example input as the model takes it: shape (B, ...), dtype, device",
+            ) from error
+        if not isinstance(expected, Tensor):
+            raise CaptureError(
+                f"{type(net).__name__}.forward returns {type(expected).__name__}, not one tensor",
+                "a learning rule needs the logits (B, C) as the model's only output",
+                "wrap the model in a module whose forward returns the logits alone",
+            )
+        if example_input.shape[0] == 1:
+            try:
+                pair = example_input.repeat(2, *[1] * (example_input.ndim - 1))
+                return pair, net(pair)
+            except Exception:  # a model made for a batch of one
+                pass
+    return example_input, expected
+
+
+def _trace(net: nn.Module, example_input: Tensor) -> Capture:
+    """Symbolic trace, in eval mode and in train mode; a module that cannot be traced, or in which the two differ, is kept whole."""
     opaque: dict[str, str] = {}
     while True:
-        tracer = _LeafTracer(set(opaque))
+        graph, constants = _trace_keeping(net, opaque)
+        net.train()
         try:
-            graph = tracer.trace(net, _defaults(net))
-            for bound in [n for n in graph.nodes if n.op == "placeholder"][1:]:
-                graph.erase_node(bound)  # an optional argument, bound to its default
-            return fx.GraphModule(tracer.root, graph), opaque, "traced"
-        except Exception as error:
-            path, reason = tracer.failed_in, str(error).splitlines()[0] if str(error) else type(error).__name__
-            if path is None or path in opaque:
-                raise CaptureError(f"tracing {type(net).__name__}.forward failed: {reason}") from error
-            opaque[path] = reason
+            in_train, _ = _trace_keeping(net, opaque)
+        finally:
+            net.eval()
+        if graph is None or in_train is None:
+            continue  # with more modules kept whole
+        path, operation = first_difference(graph, in_train) or (None, None)
+        if path is None:
+            break
+        kind = type(net.get_submodule(path))
+        opaque |= {p: "computes something else in training" for p, m in net.named_modules() if type(m) is kind}
+    if operation is not None:
+        warnings.warn(
+            f"{type(net).__name__}.forward itself computes something else in training ({operation}); trained as it is in eval mode",
+            stacklevel=4,
+        )
+    for name, constant in constants.items():
+        net.__dict__[name] = constant
+    graph_module = fx.GraphModule(net, graph)
+    for name in constants:
+        del net.__dict__[name]
+    inserted = nn.Module()
+    graph_module.add_submodule(INSERTED, inserted)
+    for node in graph.nodes:
+        if node.op == "get_attr" and node.target in constants:  # made while tracing: ours, not the model's
+            inserted.register_buffer(node.target, constants[node.target], persistent=False)
+            node.target = f"{INSERTED}.{node.target}"
+    insert_dropout_modules(graph_module, inserted, in_train)
+    return Capture(graph_module, opaque, "traced", inserted)
 
 
-def _defaults(net: nn.Module) -> dict[str, object]:
-    """Bind optional arguments of forward to their defaults, so that the graph has one placeholder."""
-    parameters = list(inspect.signature(net.forward).parameters.values())[1:]
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+def _trace_keeping(net: nn.Module, opaque: dict[str, str]) -> tuple[fx.Graph | None, dict[str, Tensor]]:
+    """One trace with the ``opaque`` modules kept whole, and the constants it made; None where one more must be, now listed in ``opaque``."""
+    tracer, before = _LeafTracer(set(opaque)), set(net.__dict__)
+    try:
+        graph = tracer.trace(net)
+    except Exception as error:  # whatever the model's code raises on a traced value
+        path, reason = tracer.failed_in, str(error).splitlines()[0] if str(error) else type(error).__name__
+        if path is None or path in opaque:
+            raise CaptureError(f"tracing {type(net).__name__}.forward failed: {reason}") from error
+        opaque[path] = reason
+        graph = None
+    finally:
+        constants = {name: net.__dict__.pop(name) for name in set(net.__dict__) - before if name.startswith("_tensor_constant")}
+    return graph, constants
 
 
-def _chain(net: nn.Module, example_input: Tensor) -> tuple[fx.GraphModule, dict[str, str], str]:
+def _chain(net: nn.Module, example_input: Tensor) -> Capture:
     """The root's children in the order they ran, accepted only when each one's output is the next one's input."""
     calls: list[tuple[str, Tensor, Tensor]] = []
     hooks = [
@@ -159,88 +231,31 @@ def _chain(net: nn.Module, example_input: Tensor) -> tuple[fx.GraphModule, dict[
     if not calls or value is not result:
         raise CaptureError(f"the output of {type(net).__name__} is not the output of its last child")
     graph.output(node)
-    return fx.GraphModule(net, graph), {name: "the root's forward cannot be traced" for name, _, _ in calls}, "chain"
+    opaque = {name: "the root's forward cannot be traced" for name, _, _ in calls}
+    return Capture(fx.GraphModule(net, graph), opaque, "chain", nn.Module())
 
 
-def _remove_inplace(graph_module: fx.GraphModule) -> None:
-    """Activations are read after the node that made them has run (goodness, PEPITA's h), so nothing may overwrite them."""
-    inplace = {
-        operator.iadd: operator.add,
-        operator.isub: operator.sub,
-        operator.imul: operator.mul,
-        operator.itruediv: operator.truediv,
-    }
-    for node in graph_module.graph.nodes:
-        if node.op == "call_function":
-            node.target = inplace.get(node.target, node.target)
-        if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
-            if hasattr(Tensor, node.target[:-1]):
-                node.target = node.target[:-1]
-        if node.op in ("call_function", "call_method") and node.kwargs.get("inplace"):
-            node.update_kwarg("inplace", False)
-    graph_module.recompile()
-
-
-def _modules_for_functional_dropout(
-    net: nn.Module, graph_module: fx.GraphModule, opaque: dict[str, str]
-) -> dict[str, nn.Module]:
-    """Tracing bakes ``F.dropout(x, training=self.training)`` into a constant; a module follows train() and eval().
-
-    The model was traced in eval mode; a second trace in train mode says which constants were ``self.training``.
-    """
-    nodes = [n for n in graph_module.graph.nodes if n.op == "call_function" and n.target in _FUNCTIONAL_DROPOUT]
-    if not nodes:
-        return {}
-    net.train()
-    try:
-        train_graph = _LeafTracer(set(opaque)).trace(net, _defaults(net))
-    except Exception as error:
-        raise CaptureError(
-            f"functional dropout in {type(net).__name__}: its forward traces in eval mode but not in train mode",
-            str(error),
-            "use nn.Dropout modules",
-        ) from error
-    finally:
-        net.eval()
-    in_train = {n.name: n for n in train_graph.nodes}
-    dropouts: dict[str, nn.Module] = {}
-    for node in nodes:
-        bound = _bind_dropout(in_train.get(node.name, node))
-        if bound["training"]:
-            name = f"dropout{len(dropouts)}"
-            dropouts[name] = _FUNCTIONAL_DROPOUT[node.target](bound["p"])
-            with graph_module.graph.inserting_after(node):
-                graph_module.add_submodule(f"{INSERTED}.{name}", dropouts[name])
-                module_node = graph_module.graph.call_module(f"{INSERTED}.{name}", (node.args[0],))
-            node.replace_all_uses_with(module_node)
-            graph_module.graph.erase_node(node)
-    graph_module.recompile()
-    return dropouts
-
-
-_FUNCTIONAL_DROPOUT = {
-    nn.functional.dropout: nn.Dropout,
-    nn.functional.dropout1d: nn.Dropout1d,
-    nn.functional.dropout2d: nn.Dropout2d,
-}
-
-
-def _bind_dropout(node: fx.Node) -> dict[str, object]:
-    bound = inspect.signature(nn.functional.dropout).bind(*node.args, **node.kwargs)
-    bound.apply_defaults()
-    return bound.arguments
-
-
-def _check_against_original(
-    graph_module: fx.GraphModule, dropouts: dict[str, nn.Module], example_input: Tensor, expected: Tensor
-) -> None:
-    for module in dropouts.values():
-        module.eval()
+def _check_against_original(graph_module: fx.GraphModule, example_input: Tensor, expected: Tensor) -> None:
     with torch.no_grad():
-        got = ShapeProp(graph_module).propagate(example_input)
+        got = _CheckedShapes(graph_module).propagate(example_input)
     if not (isinstance(got, Tensor) and got.shape == expected.shape and torch.equal(got, expected)):
         raise CaptureError(
             "the captured graph does not reproduce the model's own output",
-            "its forward is random in eval mode, or a value was baked in by tracing",
-            "make forward deterministic in eval mode",
+            "its forward is random in eval mode, writes into a tensor that is read elsewhere, or a value was baked in by tracing",
         )
+
+
+class _CheckedShapes(ShapeProp):
+    """Records shapes, and refuses a module that writes into its input: that activation may be read again by a learning rule."""
+
+    def run_node(self, n: fx.Node) -> object:
+        before = [(i, self.env[i]._version) for i in n.all_input_nodes if isinstance(self.env[i], Tensor)]
+        result = super().run_node(n)
+        for node, version in before:
+            if self.env[node]._version != version:
+                raise CaptureError(
+                    f"{n.target} writes into its input",
+                    "a learning rule reads the activation before it again",
+                    "compute out of place there, or clone the input first",
+                )
+        return result

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from .blocks import Block, Granularity, find_blocks, parameters_of
-from .capture import INSERTED, capture
+from .capture import capture
+from .constants import INSERTED, is_constant
 from .errors import RewriteError, StepError
+from .out_of_place import make_activations_out_of_place
 from .segment import Segment
 from .step import Part, Step, StepRecord, accumulate
 
@@ -51,9 +53,8 @@ class RewrittenModel(nn.Module):
         self._non_persistent_buffers_set = net._non_persistent_buffers_set
         self._modules = dict(net._modules)
         self.training = net.training
-        self.inserted = nn.Module()
-        for name, module in captured.dropouts.items():
-            self.inserted.add_module(name, module)
+        hidden["_modes"] = {module: module.training for module in net.modules()}
+        self.inserted = captured.inserted
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
         self.inserted.register_buffer("counter", counter)
         self.opaque, self.how_captured = captured.opaque, captured.how
@@ -68,7 +69,7 @@ class RewrittenModel(nn.Module):
         self.blocks: list[BlockRunner] = []
         self.pending: list[Step] = []
         self._target, self.loss_scale, self._stepping = None, 1.0, False
-        self._copy_activations_out_of_place()
+        self._undo += [partial(setattr, module, "inplace", True) for module in make_activations_out_of_place(net)]
 
     # ---- inserted state: registered under one prefix, so that it can be told apart by name
 
@@ -80,6 +81,8 @@ class RewrittenModel(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name.startswith("__") or "original" not in self.__dict__:  # protocols (copy, pickle) ask for this object's own
+                raise
             return getattr(self.__dict__["original"], name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -98,6 +101,7 @@ class RewrittenModel(nn.Module):
         record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
         step = Step(self.method.updates(self, record))
         self.pending.append(step)
+        step.logits.register_post_accumulate_grad_hook(_refuse_plain_backward)  # torch.autograd.grad does not call it
         return step.logits
 
     def run(self, x: Tensor) -> Tensor:
@@ -173,7 +177,7 @@ class RewrittenModel(nn.Module):
             if error is not None:
                 for update in step.finish(error):
                     accumulate(update)
-        self.inserted.counter += 1
+        self.inserted.counter += len(pending)
 
     # ---- modes, building, undoing
 
@@ -206,12 +210,6 @@ class RewrittenModel(nn.Module):
         self._training = Segment(nodes, inputs, outputs + [n for n in nodes if n.meta.get("emit")])
         self.blocks = [BlockRunner(self, block) for block in self.plan]
 
-    def _copy_activations_out_of_place(self) -> None:
-        for module in self.modules():
-            if getattr(module, "inplace", False) is True:
-                module.inplace = False
-                self._undo.append(partial(setattr, module, "inplace", True))
-
     def freeze(self, names: set[str]) -> None:
         """Take ``requires_grad`` from the named parameters; :func:`unwrap` gives it back."""
         for name, parameter in self.named_parameters():
@@ -223,8 +221,19 @@ class RewrittenModel(nn.Module):
         """Give the original back, flags restored, with the weights as trained."""
         while self._undo:
             self._undo.pop()()
-        self.original.train(self.training)
+        for module, mode in self._modes.items():
+            module.training = mode
+        if self.original.training != self.training:
+            self.original.train(self.training)
         return self.original
+
+
+def _refuse_plain_backward(logits: Tensor) -> None:
+    raise StepError(
+        "loss.backward() was called on a model that is rewritten for a learning rule",
+        "it stops at the logits: no parameter would get a gradient",
+        "call model.backward(loss), train with the rule's Lightning strategy, or lightning_fwd.unwrap(model) for plain training",
+    )
 
 
 class BlockRunner:
@@ -234,10 +243,10 @@ class BlockRunner:
     """
 
     def __init__(self, model: RewrittenModel, block: Block):
-        nodes = [n for n in model.graph.nodes if n.meta.get("block") == block.index and n.op != "get_attr"]
+        nodes = [n for n in model.graph.nodes if n.meta.get("block") == block.index]
         inside = set(nodes)
         inputs = list(
-            dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr")
+            dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and not is_constant(i))
         )
         emitted = [n for n in nodes if n.meta.get("emit")]
         self.index, self.name, self.layers = block.index, block.name, block.layers
@@ -250,7 +259,7 @@ class BlockRunner:
 
     def parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Its trainable parameters by name, inserted heads included."""
-        every = dict(model.named_parameters())
+        every = dict(model.named_parameters(remove_duplicate=False))  # a tied parameter has two names
         return {name: every[name] for name in self.parameter_names if name in every and every[name].requires_grad}
 
 

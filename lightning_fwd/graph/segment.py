@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from torch import fx, nn
+
+from .constants import is_constant
 
 
 class Segment:
@@ -26,12 +30,12 @@ class Segment:
             copies[node] = graph.placeholder(node.name)
 
         def copy_of(node: fx.Node) -> fx.Node:
-            if node not in copies and node.op == "get_attr":  # parameters belong to every stretch that reads them
-                copies[node] = graph.node_copy(node)
+            if node not in copies and is_constant(node):  # belongs to every stretch that reads it
+                copies[node] = graph.node_copy(node, copy_of)
             return copies[node]
 
         for node in nodes:
-            if node.op != "get_attr":
+            if not is_constant(node):
                 fx.node.map_arg((node.args, node.kwargs), copy_of)
                 copies[node] = graph.node_copy(node, copy_of)
         graph.output(tuple(copy_of(node) for node in outputs))
@@ -47,7 +51,14 @@ class Segment:
         return self._function(root, *inputs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_function": None}  # compiled code does not pickle; it is rebuilt at the next call
+        """Compiled code and modules do not pickle: the code is rebuilt at the next call, modules are found by name."""
+        names = {key: value.__name__ for key, value in self._globals.items() if isinstance(value, ModuleType)}
+        rest = {key: value for key, value in self._globals.items() if key not in names}
+        return {"source": self.source, "modules": names, "globals": rest}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.source, self._function = state["source"], None
+        self._globals = state["globals"] | {key: import_module(name) for key, name in state["modules"].items()}
 
     def __deepcopy__(self, memo: dict) -> Segment:
         return self  # immutable

@@ -7,7 +7,7 @@ from rich.table import Table
 from torch import fx
 
 from .blocks import shape_of
-from .capture import INSERTED
+from .constants import INSERTED
 from .rewritten import RewrittenModel
 
 

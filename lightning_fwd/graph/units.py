@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +11,7 @@ from typing import Literal
 from torch import Tensor, fx, nn
 
 from .blocks import is_norm, layer_of, parameters_of, shape_of
+from .constants import is_constant
 from .errors import RewriteError
 from .segment import Segment
 
@@ -17,7 +20,7 @@ Residual = Literal["sum", "own"]
 
 @dataclass
 class Unit:
-    """One layer with parameters (and the norm right behind it), then everything up to the next one.
+    """One layer with parameters (and the norm right behind it; a norm elsewhere is a layer itself), then everything up to the next one.
 
     Attributes:
         path: the layer's module path. parameter_names: of the layer and its norm.
@@ -62,35 +65,34 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
             enters, or ``"own"``, its own output up to where branches meet.
 
     Raises:
-        RewriteError: a computation on the input comes before the first layer and has parameters of its own (impossible by construction).
+        RewriteError: no layer has parameters, or one hands out several tensors that are read.
     """
-    nodes = [n for n in graph.nodes if n.op not in ("placeholder", "get_attr", "output") and n is not start]
+    nodes = [n for n in graph.nodes if n.op not in ("placeholder", "output") and not is_constant(n) and n is not start]
     output = next(n for n in graph.nodes if n.op == "output").args[0]
-    heads = [n for n in nodes if layer_of(n, model) and not _is_norm_node(n, model)]
-    if not heads:
+    chains = _layers(nodes, model)
+    if not chains:
         raise RewriteError("the model has no layer with parameters", "there is nothing to train", "check the model")
-    edges = [nodes.index(h) for h in heads] + [len(nodes)]
+    order = {n: i for i, n in enumerate(nodes)}
+    in_layers = {n for chain in chains for n in chain}
+    edges = [order[chain[0]] for chain in chains] + [len(nodes)]
     before, units = nodes[: edges[0]], []
-    for head, a, b in zip(heads, edges, edges[1:], strict=False):
-        stretch = nodes[a:b]
-        norm = _norm_behind(head, model)
-        layer_nodes = [head] if norm is None else [head, norm]
-        z = layer_nodes[-1]
-        leading = before if head is heads[0] else []
-        rest_nodes = [n for n in stretch if n not in layer_nodes]
+    for i, (layer_nodes, a, b) in enumerate(zip(chains, edges, edges[1:], strict=False)):
+        z, later = layer_nodes[-1], {n for chain in chains[i + 1 :] for n in chain} | {n for n in nodes[b:] if n not in in_layers}
+        rest_nodes = [n for n in nodes[a:b] if n not in in_layers]
+        leading = before if i == 0 else []
+        if any(u in later or u in rest_nodes for n in leading for u in n.users):
+            rest_nodes = leading + rest_nodes  # without parameters: cheaper to run again than to hand through
         layer = Segment(leading + layer_nodes, _outside(leading + layer_nodes), [z])
-        later = set(nodes[b:])
-        made = leading + layer_nodes + rest_nodes
         gives = [n for n in [z, *rest_nodes] if n is output or any(u in later for u in n.users)]
-        h = _activation(z, model, residual, set(rest_nodes))
+        h = _activation(z, residual, set(rest_nodes))
         if h not in gives:
             gives.append(h)
         inputs = list(dict.fromkeys([z, *_outside(rest_nodes)]))
-        available = set(made) | {n for n in nodes if nodes.index(n) < a} | {start}
+        available = {start, *nodes[:b], *layer_nodes}
         dead = [n.name for n in available if n is not output and n is not h and not any(u in later for u in n.users)]
         units.append(
             Unit(
-                layer_of(head, model),
+                layer_of(layer_nodes[0], model),
                 tuple(p for n in layer_nodes for p in parameters_of(n, model)),
                 layer,
                 [n.name for n in _outside(leading + layer_nodes)],
@@ -99,7 +101,7 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
                 [n.name for n in gives],
                 z.name,
                 h.name,
-                _positions(z),
+                _positions(z, model),
                 dead,
                 h is not output and not any(u in later for u in h.users),
             )
@@ -107,43 +109,59 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
     return units
 
 
+def _layers(nodes: list[fx.Node], root: nn.Module) -> list[list[fx.Node]]:
+    """Every layer with parameters as the nodes it runs: the layer, the one of its outputs that is read, the norm right behind it."""
+    chains: list[list[fx.Node]] = []
+    taken: set[fx.Node] = set()
+    for node in nodes:
+        path = layer_of(node, root)
+        if path is None or node in taken:
+            continue
+        chain = [node]
+        if shape_of(node) is None:  # several outputs (attention, recurrent layers)
+            if len(node.users) != 1 or next(iter(node.users)).target is not operator.getitem:
+                raise RewriteError(
+                    f"{path} hands out several tensors that are read",
+                    "the rule compares one activation per layer",
+                    "wrap it in a module that returns one tensor",
+                )
+            chain += node.users
+        while len(chain[-1].users) == 1 and _is_norm_node(behind := next(iter(chain[-1].users)), root):
+            chain.append(behind)
+        taken.update(chain)
+        chains.append(chain)
+    return chains
+
+
 def _outside(nodes: Iterable[fx.Node]) -> list[fx.Node]:
     inside = set(nodes)
-    return list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and i.op != "get_attr"))
+    return list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and not is_constant(i)))
 
 
 def _is_norm_node(node: fx.Node, root: nn.Module) -> bool:
     return node.op == "call_module" and is_norm(root.get_submodule(node.target))
 
 
-def _norm_behind(node: fx.Node, root: nn.Module) -> fx.Node | None:
-    users = list(node.users)
-    return users[0] if len(users) == 1 and _is_norm_node(users[0], root) else None
-
-
-def _activation(z: fx.Node, root: nn.Module, residual: Residual, known: set[fx.Node]) -> fx.Node:
-    """Follow z while one reader keeps its shape: norm, nonlinearity, and with ``"sum"`` the addition of a branch.
+def _activation(z: fx.Node, residual: Residual, known: set[fx.Node]) -> fx.Node:
+    """Follow z while one reader keeps its shape: a nonlinearity, and with ``"sum"`` the addition of a branch.
 
     Only to what is ``known`` before the next layer runs: of two branches with layers, the sum belongs to the later one.
     """
     h = z
     while len(h.users) == 1:
         (user,) = h.users
-        tensors = [n for n in user.all_input_nodes if n.op != "get_attr"]
-        if (
-            user not in known
-            or shape_of(user) != shape_of(z)
-            or (layer_of(user, root) and not _is_norm_node(user, root))
-        ):
-            break
-        if len(tensors) > 1 and residual == "own":
+        tensors = [n for n in user.all_input_nodes if not is_constant(n)]
+        if user not in known or shape_of(user) != shape_of(z) or (len(tensors) > 1 and residual == "own"):
             break
         h = user
     return h
 
 
-def _positions(z: fx.Node) -> int:
-    count = 1
-    for size in shape_of(z)[2:]:
-        count *= size
-    return count
+def _positions(z: fx.Node, root: nn.Module) -> int:
+    """Output positions that one channel's weights are shared by: H x W of a convolution, tokens of a linear layer."""
+    shape = shape_of(z)
+    module = root.get_submodule(z.target) if z.op == "call_module" else None
+    channels_first = len(shape) == 2 or isinstance(
+        module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)
+    )
+    return math.prod(shape[2:]) if channels_first else math.prod(shape[1:-1])

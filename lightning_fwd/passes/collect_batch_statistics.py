@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import Tensor, nn
 
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.rewritten import RewrittenModel
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from ..graph.blocks import layer_of
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.rewritten import RewrittenModel
 
 _FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
+from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
 
@@ -13,6 +14,12 @@ def insert_feedback_projection(model: RewrittenModel, feedback: nn.Module) -> No
 
     The training graph is then the second pass. Inference and the first pass run the graph as captured.
     """
+    if not model.example_input.is_floating_point():
+        raise RewriteError(
+            f"the error cannot be projected onto an input of {model.example_input.dtype}",
+            "a modulated index (of a token, say) is another index or none",
+            "rewrite the part of the model behind the embedding, or use local_loss",
+        )
     graph = model.graph
     model.inserted.add_module("feedback", feedback.to(model.example_input.device))
     x = next(n for n in graph.nodes if n.op == "placeholder")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..graph.blocks import Block, shape_of
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.rewritten import RewrittenModel
 
 
@@ -30,7 +30,7 @@ def insert_goodness_heads(
         head = make_head(block, shape_of(block.output))
         if head is None:
             continue
-        heads[str(block.index)] = head.to(model.example_input.device)
+        heads[str(block.index)] = head.to(model.example_input.device, block.output.meta["tensor_meta"].dtype)
         with model.graph.inserting_after(block.output):
             node = model.graph.call_module(f"{INSERTED}.heads.{block.index}", (block.output,))
         node.meta.update(block=block.index, emit="goodness")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..graph.blocks import layer_of
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.counter_random import uniform
 from ..graph.rewritten import RewrittenModel
 

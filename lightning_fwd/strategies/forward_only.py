@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.errors import LightningFwdError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method

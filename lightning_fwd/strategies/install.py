@@ -7,7 +7,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, rewrite

@@ -1,0 +1,52 @@
+"""What a model does in training only. It is captured in eval mode; a second trace in train mode shows where the two differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from .constants import INSERTED
+
+_FUNCTIONAL_DROPOUT = {
+    nn.functional.dropout: nn.Dropout,
+    nn.functional.dropout1d: nn.Dropout1d,
+    nn.functional.dropout2d: nn.Dropout2d,
+    nn.functional.dropout3d: nn.Dropout3d,
+    nn.functional.alpha_dropout: nn.AlphaDropout,
+    nn.functional.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+def first_difference(in_eval: fx.Graph, in_train: fx.Graph) -> tuple[str | None, str] | None:
+    """Where two traces of one model part ways: (path of the innermost module, or None for the root; the operation). None: nowhere.
+
+    Functional dropout, which :func:`insert_dropout_modules` takes care of, is no difference.
+    """
+    pairs = zip(_described(in_eval), [*_described(in_train), (None, None)], strict=False)
+    for (node, described), (other, other_described) in pairs:
+        if described != other_described:
+            stacks = [list(n.meta.get("nn_module_stack") or ()) for n in (node, other) if n is not None]
+            deepest = max(stacks, key=len)
+            return deepest[-1] if deepest else None, str(other if other is not None else node)
+    return None
+
+
+def _described(graph: fx.Graph) -> Iterator[tuple[fx.Node, tuple]]:
+    for node in graph.nodes:
+        settings = dict(node.kwargs)
+        if node.target in _FUNCTIONAL_DROPOUT:
+            settings.pop("training", None)
+        yield node, (node.op, str(node.target), str(node.args), str(settings))
+
+
+def insert_dropout_modules(graph_module: fx.GraphModule, inserted: nn.Module, in_train: fx.Graph) -> None:
+    """Tracing bakes ``F.dropout(x, training=self.training)`` into a constant; put a module there that follows train() and eval()."""
+    for node, twin in zip(list(graph_module.graph.nodes), in_train.nodes, strict=False):
+        if node.target in _FUNCTIONAL_DROPOUT and twin.kwargs.get("training") and not node.kwargs.get("training"):
+            inserted.add_module(node.name, _FUNCTIONAL_DROPOUT[node.target](twin.kwargs["p"]).eval())
+            with graph_module.graph.inserting_after(node):
+                module_node = graph_module.graph.call_module(f"{INSERTED}.{node.name}", (node.args[0],))
+            node.replace_all_uses_with(module_node)
+            graph_module.graph.erase_node(node)
+    graph_module.recompile()
