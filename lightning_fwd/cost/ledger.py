@@ -84,7 +84,7 @@ def price(
     step, plans = (scheduled_step, plans) if scheduled else (step, plans[:1])
     priced, plan = list(operations(step, Widths(step, width))), plans[-1][1]
     parameters = {n: p.numel() for n, p in model.named_parameters()}
-    trained = sum(parameters[n] for n in step.trained)
+    trained = sum(step.learning_entries(n) for n in step.trained)
     report = CostReport(
         model=type(model.original).__name__,
         method=repr(model.method),

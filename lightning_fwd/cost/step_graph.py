@@ -67,6 +67,10 @@ class StepGraph:
         """Names of all state that the step writes."""
         return tuple(name for name in self.outputs if name in self.state)
 
+    def learning_entries(self, name: str) -> int:
+        """How many entries of a trained parameter learn: the size of its gradient."""
+        return next(n for n in self.graph.nodes if n.name == self.gradients[name]).meta["val"].numel()
+
     def run(self, model: nn.Module, x: Tensor, target: Tensor | None = None, **state: Tensor) -> dict[str, Tensor]:
         """Run the graph on real tensors: state from the model, except what ``state`` gives; optimizer state from zero.
 

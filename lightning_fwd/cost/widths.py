@@ -70,6 +70,6 @@ class Widths:
         return 1
 
     def master_bytes(self, name: str) -> int:
-        """Bytes of the int16 master of a trained parameter, 0 where its own width serves."""
+        """Bytes of the int16 master of what learns of a trained parameter, 0 where its own width serves."""
         value = self.step.node(name)
-        return value.meta["val"].numel() * MASTER_BYTES if self.bytes(value) == value.meta["val"].numel() else 0
+        return self.step.learning_entries(name) * MASTER_BYTES if self.bytes(value) == value.meta["val"].numel() else 0

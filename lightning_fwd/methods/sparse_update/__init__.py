@@ -15,6 +15,7 @@ from ...graph.rewritten import RewrittenModel
 from ...passes import slice_weight_gradients
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
 from .error_sparsity import ErrorSparsity
+from .layers import Affine
 from .quantisation import scale_for_integers
 from .ranking import RANKINGS, Ranking, rank_channels
 from .scheme import read_scheme, resolve, write_scheme
@@ -63,14 +64,21 @@ class SparseUpdate(LearningMethod):
             raise RewriteError(
                 f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1"
             )
+        densities = self._error_densities()
         scheme = resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed)
         require_trainable(model, sorted(scheme.parameters))
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
         trained = {name for name in scheme.parameters if model.get_parameter(name).requires_grad}
         slice_weight_gradients(model, {n: c for n, c in scheme.channels.items() if n in trained})
-        model.tape = Tape(model, trained, self.freeze_batch_norm, self._error_sparsity(model))
+        model.tape = Tape(model, trained, self.freeze_batch_norm)
+        low, high = densities
+        if low < 1.0:
+            last = model.plan[-1].layers[-1]  # its few outputs are the error itself
+            dense = [s.path for s in model.tape.stages if isinstance(s, Affine) and s.path != last and s.is_ungrouped(model)]
+            model.inserted.error_sparsity = ErrorSparsity(low, high, dense).to(model.example_input.device)
+            model.tape.sparsity = model.inserted.error_sparsity
 
-    def _error_sparsity(self, model: RewrittenModel) -> ErrorSparsity | None:
+    def _error_densities(self) -> tuple[float, float]:
         both = self.error_density
         low, high = both if isinstance(both, Sequence) else (both, both)
         if not 0.0 < low <= high <= 1.0:
@@ -79,12 +87,7 @@ class SparseUpdate(LearningMethod):
                 "it is a fraction of output channels, or a lower and an upper one",
                 "use 0 < low <= high <= 1",
             )
-        if high == low == 1.0:
-            return None
-        head = model.plan[-1].layers[-1]
-        inside = [p for block in model.plan for p in block.layers if p != head]
-        model.inserted.error_sparsity = ErrorSparsity(low, high, inside).to(model.example_input.device)
-        return model.inserted.error_sparsity
+        return low, high
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with phase("forward"):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ...graph.rewritten import RewrittenModel
+from ...graph.capture import INSERTED
 from ...graph.step import Update
 
 if TYPE_CHECKING:
-    from .layers import Affine
+    from .layers import Affine, Stage
 
 
 class ErrorSparsity(nn.Module):
@@ -36,17 +36,15 @@ class ErrorSparsity(nn.Module):
             self.register_buffer(f"{key}/largest", torch.zeros(()))
             self.register_buffer(f"{key}/density", torch.ones(()))
 
-    def applies_to(self, stage: Affine, model: RewrittenModel) -> bool:
-        return f"{stage.path.replace('.', '/')}/density" in self._buffers and self._count(stage, model) > 1
+    def applies_to(self, stage: Stage) -> bool:
+        return f"{stage.path.replace('.', '/')}/density" in self._buffers
 
-    def _count(self, stage: Affine, model: RewrittenModel) -> int:
-        return model.get_submodule(stage.path).weight.shape[0]
-
-    def select(self, stage: Affine, model: RewrittenModel, grad: Tensor) -> tuple[Tensor, Tensor, list[Update]]:
+    def select(self, stage: Affine, grad: Tensor) -> tuple[Tensor, Tensor, list[Update]]:
         """The output channels that keep their error, that error, and the updates of the layer's two buffers."""
-        count, axis, key = self._count(stage, model), stage.channel_axis % grad.ndim, stage.path.replace(".", "/")
+        axis, key = stage.channel_axis % grad.ndim, stage.path.replace(".", "/")
+        count = grad.shape[axis]
         sizes = grad.abs().sum([d for d in range(grad.ndim) if d != axis])
-        name = f"_lfwd.error_sparsity.{key}"
+        name = f"{INSERTED}.error_sparsity.{key}"
         total = sizes.sum()
         old = getattr(self, f"{key}/largest")
         largest = torch.maximum(old, total)

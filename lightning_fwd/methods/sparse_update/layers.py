@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from ...graph.bit_mask import positive_bits, where_bits
 from ...graph.blocks import shape_of
+from ...graph.constants import is_constant
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.segment import Segment
@@ -155,6 +156,9 @@ class Affine(Stage):
                 input_grads = [self._input_gradient(module, weight, shape, grad)]
         return input_grads, updates
 
+    def is_ungrouped(self, model: RewrittenModel) -> bool:
+        return getattr(model.get_submodule(self.path), "groups", 1) == 1
+
     def _channels(self, model: RewrittenModel, part: Part) -> Tensor:
         """The input channels that a weight slice reads."""
         return part.index
@@ -206,7 +210,7 @@ def stage_of(node: fx.Node, model: RewrittenModel, needing: set[fx.Node], traine
         needing: nodes whose value wants a gradient. trained: the trained parameters among the node's own.
         stored_norms: whether batch norms run on their stored statistics.
     """
-    inputs = [n for n in node.all_input_nodes if n.op != "get_attr"]
+    inputs = [n for n in node.all_input_nodes if not is_constant(n)]
     path = node.target if node.op == "call_module" else ""
     module = model.get_submodule(path) if path else None
     kind = Stage

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor, fx
 
 from ...graph.blocks import parameters_of
+from ...graph.constants import is_constant
 from ...graph.phase import layer
 from ...graph.rewritten import RewrittenModel
 from ...graph.segment import Segment
 from ...graph.step import Updates
 from .error_sparsity import ErrorSparsity
-from .layers import Affine, stage_of
+from .layers import stage_of
 
 
 class Tape:
@@ -20,12 +21,16 @@ class Tape:
     Args:
         trained: names of the parameters that learn.
         stored_norms: whether batch norms run on their stored statistics.
-        sparsity: dynamic sparsity of the error, or None.
+
+    Attributes:
+        stages: the nodes on the way back, in order of execution. sparsity: dynamic sparsity of the error, if wanted.
     """
 
-    def __init__(self, model: RewrittenModel, trained: set[str], stored_norms: bool, sparsity: ErrorSparsity | None = None):
+    sparsity: ErrorSparsity | None = None
+
+    def __init__(self, model: RewrittenModel, trained: set[str], stored_norms: bool):
         graph: fx.Graph = model.graph
-        nodes = [n for n in graph.nodes if n.op not in ("placeholder", "get_attr", "output")]
+        nodes = [n for n in graph.nodes if n.op not in ("placeholder", "output") and not is_constant(n)]
         output = next(n for n in graph.nodes if n.op == "output").args[0]
         own = {n: [name for name in parameters_of(n, model) if name in trained] for n in nodes}
         needing: set[fx.Node] = set()
@@ -36,13 +41,12 @@ class Tape:
         staged = [n for n in nodes if n in needing and n in above]
         before = [n for n in nodes if n not in needing and n in above]
         last_use = {i: n for n in staged for i in n.all_input_nodes}
-        entries = [n for n in graph.nodes if n not in staged and n in last_use and n.op != "get_attr"]
+        entries = [n for n in graph.nodes if n not in staged and n in last_use and not is_constant(n)]
         x = next(n for n in graph.nodes if n.op == "placeholder")
         self._before = Segment(before, [x], entries)
         self._entries, self._output = [n.name for n in entries], output.name
         self.stages = [stage_of(n, model, needing, own[n], stored_norms) for n in staged]
-        self._dead = [[i.name for i, n in last_use.items() if n is node and i.op != "get_attr"] for node in staged]
-        self._sparsity = sparsity
+        self._dead = [[i.name for i, n in last_use.items() if n is node and not is_constant(i)] for node in staged]
 
     def forward(self, model: RewrittenModel, x: Tensor) -> tuple[Tensor, list[tuple]]:
         """``(B, ...) -> (logits (B, C), what each stage keeps)``."""
@@ -66,8 +70,8 @@ class Tape:
                 continue
             with torch.no_grad(), layer(stage.path):
                 grad = errors.pop(stage.name)
-                if self._sparsity is not None and isinstance(stage, Affine) and self._sparsity.applies_to(stage, model):
-                    rows, grad, updates = self._sparsity.select(stage, model, grad)
+                if self.sparsity is not None and self.sparsity.applies_to(stage):
+                    rows, grad, updates = self.sparsity.select(stage, grad)
                     input_grads, more = stage.backward(model, keeps, grad, rows)
                     updates += more
                 else:
