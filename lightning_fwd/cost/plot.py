@@ -28,11 +28,13 @@ def plot_memory(report: CostReport, path: str | Path) -> None:
     kilobytes = [[size / 1000 for size in line] for line in lines]
     axes.stackplot(range(len(plan.timeline)), kilobytes, labels=names, step="post", linewidth=0)
     axes.axvline(plan.peak_index, color="black", linewidth=0.8)
+    late = plan.peak_index > len(plan.timeline) / 2
     axes.annotate(
         f"peak {report.peak_ram_bytes:,} B\n{report.peak_moment}",
         (plan.peak_index, report.peak_ram_bytes / 1000),
-        xytext=(6, 4),
+        xytext=(-6 if late else 6, 4),
         textcoords="offset points",
+        ha="right" if late else "left",
     )
     starts = [0] + [i for i in range(1, len(plan.moments)) if plan.moments[i][1] != plan.moments[i - 1][1]]
     wide = [

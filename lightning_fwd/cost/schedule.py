@@ -64,13 +64,22 @@ def split_convolution_backward(step: StepGraph) -> StepGraph:
 
 
 def reorder(step: StepGraph, widths: Widths) -> StepGraph:
-    """Run next, of all nodes that could run, the one that leaves least alive (list scheduling)."""
+    """Run next, of all nodes that could run, the one that leaves least alive (list scheduling).
+
+    What is made of state alone (batch norm's scale, random draws) runs right before its first reader.
+    """
     step = copy_of(step)
     nodes = [n for n in step.graph.nodes if n.op == "call_function"]
-    waits_for = {n: {i for i in n.all_input_nodes if i.op == "call_function"} for n in nodes}
+    index = {n: i for i, n in enumerate(nodes)}
+    from_state: set[fx.Node] = {n for n in step.graph.nodes if n.op == "placeholder" and n.name not in step.inputs.values()}
+    for node in nodes:
+        if "in_place_of" not in node.meta and all(n in from_state for n in node.all_input_nodes):
+            from_state.add(node)
+    waits_for = {n: {i for i in n.all_input_nodes if i.op == "call_function" and i not in from_state} for n in nodes}
     for node in nodes:  # what overwrites state waits for its readers
         if "in_place_of" in node.meta:
-            waits_for[node] |= {r for r in _readers(node.meta["in_place_of"]) if r.op == "call_function"} - {node}
+            readers = {r for r in _readers(node.meta["in_place_of"]) if r.op == "call_function"}
+            waits_for[node] |= readers - (_ancestors([node]) & from_state) - {node}
     waiting: dict[fx.Node, list[fx.Node]] = {n: [] for n in nodes}
     for node, needed in waits_for.items():
         for other in needed:
@@ -88,19 +97,28 @@ def reorder(step: StepGraph, widths: Widths) -> StepGraph:
         dying = {v for v in map(base_of, node.all_input_nodes) if v[0].op == "call_function" and uses[v] == {node}}
         return made - sum(widths.bytes(*value) for value in dying)
 
-    index = {n: i for i, n in enumerate(nodes)}
-    ready = [n for n in nodes if not waits_for[n]]
-    tail = next(n for n in reversed(step.graph.nodes) if n.op == "output")
-    while ready:
-        node = min(ready, key=lambda n: (growth(n), index[n]))
-        ready.remove(node)
-        tail.prepend(node)
+    ready = [n for n in nodes if not waits_for[n] and (n not in from_state or set(n.users) & {_output(step)})]
+    done: set[fx.Node] = set()
+
+    def run(node: fx.Node) -> None:
+        for constant in sorted((n for n in node.all_input_nodes if n in from_state and n in index), key=index.__getitem__):
+            if constant not in done:
+                run(constant)
+        _output(step).prepend(node)
+        done.add(node)
         for value in map(base_of, node.all_input_nodes):
             uses.get(value, set()).discard(node)
         for other in waiting[node]:
             waits_for[other].discard(node)
-            if not waits_for[other]:
+            if not waits_for[other] and other not in from_state:
                 ready.append(other)
+
+    while ready:
+        node = min(ready, key=lambda n: (growth(n), index[n]))
+        ready.remove(node)
+        if node not in done:
+            run(node)
+    assert len(done) == len(nodes), "the constraints of the step contradict each other"
     return _recompiled(step)
 
 
@@ -220,6 +238,10 @@ def _recompiled(step: StepGraph) -> StepGraph:
     step.graph.lint()
     step.module.recompile()
     return step
+
+
+def _output(step: StepGraph) -> fx.Node:
+    return next(n for n in reversed(step.graph.nodes) if n.op == "output")
 
 
 def _order(step: StepGraph) -> dict[fx.Node, int]:

@@ -1,0 +1,250 @@
+"""Record what each training step costs, whatever rule trains."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from rich.console import Console
+from torch import Tensor, nn
+from torch.nn import functional as F
+from typing_extensions import override
+
+from ..cost import CostReport, Device, load_device, step_cost
+from ..graph.errors import LightningFwdError
+from ..graph.phase import PHASES
+from ..graph.rewritten import RewrittenModel
+from ..strategies.batch import input_of, target_of
+from ..strategies.install import find_network
+
+COLUMNS = (
+    "step", "epoch", "macs", *(f"{phase}_macs" for phase in PHASES), "elementwise_operations", "peak_ram_bytes",
+    "peak_activation_bytes", "weight_bytes", "parameters_trained", "device_ms", "cuda_peak_bytes",
+)  # fmt: skip
+
+
+class StepCost(Callback):
+    """Price each training step: multiply-accumulates by phase, peak memory, and with a device time, energy and whether it fits.
+
+    A step is traced once per shape of batch and choice of trained parameters, then looked up. Works with every strategy: without one of ours it
+    prices backpropagation. Logs ``cost/macs``, ``cost/<phase>_macs``, ``cost/peak_ram_bytes``, ``cost/peak_activation_bytes``,
+    ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured); writes a row per step to ``step_cost.csv``; prints a table by phase and
+    layer at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor.
+
+    Args:
+        device: name of a device profile, path of a YAML file, or a :class:`lightning_fwd.cost.Device`.
+        width: ``"fp32"``, ``"int8"`` or ``"mixed"``: what the step would take at this width on a device (training itself runs as ever).
+        every_n_steps: rows of ``step_cost.csv`` are this far apart.
+        dirpath: folder of ``step_cost.csv``; by default the logger's, without a logger none is written.
+
+    Raises:
+        LightningFwdError: unknown device; at the start of training, a folder that cannot be written.
+
+    Example:
+        >>> Trainer(strategy="pepita", callbacks=[StepCost(device="stm32h735", width="int8")])
+    """
+
+    def __init__(
+        self,
+        device: str | Path | Device | None = None,
+        width: str = "fp32",
+        every_n_steps: int = 1,
+        dirpath: str | Path | None = None,
+    ):
+        if every_n_steps < 1:
+            raise LightningFwdError(f"StepCost: every_n_steps={every_n_steps}", "", "use 1 or more")
+        self.device = load_device(device) if isinstance(device, str | Path) else device
+        self.width, self.every_n_steps, self.dirpath = width, every_n_steps, dirpath
+        self.reports: dict[tuple, CostReport | None] = {}
+        self.steps: dict[tuple, int] = {}
+        self._rows: list[tuple] = []
+        self._seen_input: Tensor | None = None
+        self._hook: Any = None
+        self._file: Path | None = None
+        self._step, self._gives_flops = 0, False
+        self._logged: CostReport | None = None
+
+    @property
+    def report(self) -> CostReport | None:
+        """The cost of the step that ran most often, None where it could not be priced."""
+        return self.reports[max(self.steps, key=self.steps.__getitem__)] if self.steps else None
+
+    @property
+    def total_macs(self) -> int:
+        """MAC of all training steps so far."""
+        return sum(count * self.reports[key].total_macs for key, count in self.steps.items() if self.reports[key])
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not hasattr(pl_module, "flops_per_batch"):  # ThroughputMonitor looks once, at the first batch
+            pl_module.flops_per_batch, self._gives_flops = 0, True
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or (self.dirpath is None and trainer.logger is None):
+            return
+        self._file = Path(self.dirpath or trainer.log_dir) / "step_cost.csv"
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            fresh = trainer.global_step == 0 or not self._file.exists()
+            if fresh:
+                self._file.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise LightningFwdError(
+                f"StepCost cannot write {self._file}",
+                str(error),
+                "give StepCost(dirpath=...) a folder that you may write to",
+            ) from error
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        key = self._key(trainer, batch)
+        if key not in self.reports:
+            network = _network(trainer, pl_module)
+
+            def see(_module: nn.Module, args: tuple) -> None:
+                self._seen_input = args[0] if args and isinstance(args[0], Tensor) else None
+
+            self._hook = network.register_forward_pre_hook(see)
+        if trainer.strategy.root_device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        key = self._key(trainer, batch)
+        if key not in self.reports:
+            self.reports[key] = self._price(trainer, pl_module, batch)
+        report = self.reports[key]
+        self.steps[key] = self.steps.get(key, 0) + 1
+        self._step += 1
+        if report is None:
+            return
+        root = trainer.strategy.root_device
+        measured = torch.cuda.max_memory_allocated(root) if root.type == "cuda" else None
+        if self._step % self.every_n_steps == 0:
+            self._rows.append((self._step, trainer.current_epoch, report, measured))
+        if report is not self._logged or batch_idx == 0 or trainer._logger_connector.should_update_logs:
+            self._logged = report
+            pl_module.log_dict(_metrics(report, measured), on_step=True, on_epoch=False, batch_size=report.batch_size)
+            if self._gives_flops:
+                pl_module.flops_per_batch = 2 * report.total_macs
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write()
+
+    @override
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._write()
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._write()
+        self._print()
+
+    @rank_zero_only
+    def _write(self) -> None:
+        if self._file is not None and self._rows:
+            with self._file.open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerows(_row(*row) for row in self._rows)
+        self._rows.clear()
+
+    @rank_zero_only
+    def _print(self) -> None:
+        if self.report is not None:
+            console = Console()
+            console.print(self.report)
+            kinds = f", {len(self.steps)} kinds of step" if len(self.steps) > 1 else ""
+            console.print(f"{self._step:,} steps{kinds}, {self.total_macs:,} MAC in all")
+
+    def _key(self, trainer: Trainer, batch: Any) -> tuple:
+        """What a step's cost depends on: the batch's shapes and which parameters the rule trains now."""
+        rewritten = getattr(trainer.strategy, "rewritten", None)
+        shapes = tuple((t.shape, t.dtype) for t in _tensors(batch))
+        if rewritten is None:
+            return shapes
+        return (*shapes, repr(rewritten.method), tuple(p.requires_grad for p in rewritten.parameters()))
+
+    def _price(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> CostReport | None:
+        self._hook.remove()
+        network, x = _network(trainer, pl_module), self._seen_input
+        try:
+            x = input_of(batch) if x is None else x
+            target = getattr(trainer.strategy, "target_of", target_of)(batch)
+            loss, target = _loss_for(target, x)
+            if not isinstance(network, RewrittenModel):
+                network = copy.deepcopy(network)
+            optimizer, momentum = _optimizer(trainer)
+            return step_cost(
+                network,
+                (x.detach(), target),
+                self.device,
+                self.width,
+                loss=loss,
+                optimizer=optimizer,
+                momentum=momentum,
+            )
+        except LightningFwdError as error:
+            rank_zero_warn(f"StepCost cannot price this step: {error}")
+            return None
+        finally:
+            self._seen_input = None
+
+
+def _network(trainer: Trainer, pl_module: LightningModule) -> nn.Module:
+    rewritten = getattr(trainer.strategy, "rewritten", None)
+    if rewritten is not None:
+        return rewritten
+    name = find_network(pl_module)
+    return pl_module if name is None else getattr(pl_module, name)
+
+
+def _tensors(batch: Any) -> list[Tensor]:
+    if isinstance(batch, Tensor):
+        return [batch]
+    values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
+    return [v for v in values if isinstance(v, Tensor)]
+
+
+def _loss_for(target: Tensor | None, x: Tensor):
+    """Cross-entropy where the batch has labels; elsewhere a loss that costs about as much."""
+    if target is not None and not target.dtype.is_floating_point and target.shape == x.shape[:1]:
+        return F.cross_entropy, target
+    return (lambda logits, _target: logits.square().mean()), x.new_zeros(x.shape[0], dtype=torch.int64)
+
+
+def _optimizer(trainer: Trainer) -> tuple[str, float]:
+    optimizer = trainer.optimizers[0] if trainer.optimizers else None
+    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        return "adam", 0.0
+    return "sgd", float(optimizer.param_groups[0].get("momentum", 0.0)) if optimizer is not None else 0.0
+
+
+def _metrics(report: CostReport, cuda_peak_bytes: int | None) -> dict[str, float]:
+    metrics = {"cost/macs": report.total_macs}
+    metrics |= {f"cost/{phase}_macs": macs for phase, macs in report.macs_by_phase.items()}
+    metrics |= {
+        "cost/peak_ram_bytes": report.peak_ram_bytes,
+        "cost/peak_activation_bytes": report.peak_activation_bytes,
+        "cost/weight_bytes": report.weight_bytes,
+    }
+    if cuda_peak_bytes is not None:
+        metrics["cost/cuda_peak_bytes"] = cuda_peak_bytes
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _row(step: int, epoch: int, report: CostReport, cuda_peak_bytes: int | None) -> tuple:
+    phases = report.macs_by_phase
+    device_ms = "" if report.latency_s is None else f"{report.latency_s * 1e3:.6g}"
+    return (
+        step, epoch, report.total_macs, *(phases.get(phase, 0) for phase in PHASES), report.total_elementwise,
+        report.peak_ram_bytes, report.peak_activation_bytes, report.weight_bytes, report.parameters_trained, device_ms,
+        "" if cuda_peak_bytes is None else cuda_peak_bytes,
+    )  # fmt: skip

@@ -1,0 +1,140 @@
+"""The callback prices every step, writes what it saw, and stays out of the way."""
+
+import csv
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ThroughputMonitor
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import lightning_fwd as lf
+from lightning_fwd.callbacks import StepCost
+from lightning_fwd.cost import step_cost
+from lightning_fwd.models import MLP, SmallConv
+
+
+class Module(L.LightningModule):
+    def __init__(self, net: nn.Module, momentum: float = 0.0):
+        super().__init__()
+        self.net, self.momentum = net, momentum
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self.net(x), y)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=self.momentum)
+
+
+def loader(net: nn.Module, samples: int = 20, batch: int = 8) -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(samples, *net.input_shape, generator=generator)
+    return DataLoader(TensorDataset(x, torch.arange(samples) % net.num_classes), batch)
+
+
+def fit(
+    module: L.LightningModule, callback: StepCost, tmp_path, strategy="auto", epochs: int = 2, logger=False, more=()
+):
+    trainer = L.Trainer(
+        max_epochs=epochs, strategy=strategy, callbacks=[callback, *more], logger=logger, accelerator="cpu", devices=1,
+        log_every_n_steps=1, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(module, loader(module.net))
+    return trainer
+
+
+@pytest.mark.parametrize("strategy", ["auto", *lf.METHODS])
+def test_prices_the_strategy_s_own_step(strategy, tmp_path, capsys):
+    module, callback = Module(SmallConv()), StepCost(dirpath=tmp_path)
+    trainer = fit(module, callback, tmp_path, strategy)
+    rows = list(csv.DictReader((tmp_path / "step_cost.csv").open()))
+    assert [int(row["step"]) for row in rows] == list(range(1, 7))
+    method = "backprop" if strategy == "auto" else strategy
+    full, last = (step_cost(SmallConv(), torch.zeros(b, 1, 8, 8), method=method) for b in (8, 4))
+    assert [int(row["macs"]) for row in rows] == [full.total_macs, full.total_macs, last.total_macs] * 2
+    assert int(rows[0]["peak_ram_bytes"]) == full.peak_ram_bytes
+    for phase, macs in full.macs_by_phase.items():
+        assert int(rows[0][f"{phase}_macs"]) == macs
+    assert len(callback.reports) == 2  # a step is traced once per shape
+    assert callback.total_macs == 4 * full.total_macs + 2 * last.total_macs
+    assert trainer.callback_metrics["cost/macs"] == last.total_macs  # of the last, smaller batch
+    assert "MAC" in capsys.readouterr().out
+
+
+def test_training_is_the_same_with_and_without(tmp_path):
+    weights = []
+    for callbacks in (False, True):
+        torch.manual_seed(3)
+        module = Module(MLP(hidden=(12,)))
+        callback = StepCost(dirpath=tmp_path) if callbacks else L.Callback()
+        fit(module, callback, tmp_path, "pepita")
+        weights.append([p.detach().clone() for p in module.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_device_width_and_stride(tmp_path):
+    callback = StepCost(device="stm32h735", width="int8", every_n_steps=3, dirpath=tmp_path)
+    fit(Module(SmallConv(), momentum=0.9), callback, tmp_path, "local_loss")
+    rows = list(csv.DictReader((tmp_path / "step_cost.csv").open()))
+    assert [int(row["step"]) for row in rows] == [3, 6]
+    assert float(rows[0]["device_ms"]) > 0
+    assert callback.report.verdict.fits and callback.report.ram_bytes_by_category["optimizer state"] > 0
+
+
+def test_logger_folder_and_throughput(tmp_path):
+    logger = CSVLogger(tmp_path)
+    monitor = ThroughputMonitor(batch_size_fn=lambda batch: batch[0].shape[0], window_size=2)
+    module = Module(MLP(hidden=(12,)))
+    fit(module, StepCost(), tmp_path, logger=logger, more=[monitor])
+    assert (tmp_path / "lightning_logs" / "version_0" / "step_cost.csv").exists()
+    assert module.flops_per_batch == 2 * step_cost(MLP(hidden=(12,)), torch.zeros(4, 64)).total_macs
+    header = (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").read_text().splitlines()[0]
+    assert {"loss", "cost/macs", "cost/peak_ram_bytes", "cost/update_macs"} <= set(header.split(","))
+
+
+def test_a_frozen_layer_is_another_step(tmp_path):
+    class Unfreezes(L.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            pl_module.net.fc1.requires_grad_(trainer.current_epoch == 1)
+
+    callback = StepCost(dirpath=tmp_path)
+    fit(Module(MLP(hidden=(12,))), callback, tmp_path, "backprop", more=[Unfreezes()])
+    macs = [int(row["macs"]) for row in csv.DictReader((tmp_path / "step_cost.csv").open())]
+    assert macs[0] < macs[3]
+
+
+def test_no_file_without_a_place_for_it(tmp_path):
+    fit(Module(MLP(hidden=(12,))), StepCost(), tmp_path)
+    assert not list(tmp_path.rglob("step_cost.csv"))
+
+
+def test_bad_arguments(tmp_path):
+    with pytest.raises(lf.LightningFwdError, match="unknown device"):
+        StepCost(device="stm32zz")
+    with pytest.raises(lf.LightningFwdError, match="every_n_steps"):
+        StepCost(every_n_steps=0)
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(lf.LightningFwdError, match="cannot write"):
+        fit(Module(MLP(hidden=(12,))), StepCost(dirpath=blocker), tmp_path)
+
+
+def test_what_cannot_be_priced_warns_and_trains_on(tmp_path):
+    class TwoInputs(MLP):
+        def forward(self, x, scale):
+            return super().forward(x) * scale
+
+    class Scaled(Module):
+        def training_step(self, batch, batch_idx):
+            return F.cross_entropy(self.net(batch[0], 2.0), batch[1])
+
+    module = Scaled(TwoInputs(hidden=(12,)))
+    with pytest.warns(UserWarning, match="cannot price"):
+        fit(module, StepCost(dirpath=tmp_path), tmp_path)
+    assert len((tmp_path / "step_cost.csv").read_text().splitlines()) == 1  # the header alone
