@@ -189,7 +189,9 @@ def _cost_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=1, help="samples per step")
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
     parser.add_argument("--momentum", type=float, default=0.0, help="of sgd; its state takes memory")
-    parser.add_argument("--recompute", action="store_true", help="make cheap activations again in place of keeping them")
+    parser.add_argument(
+        "--recompute", action="store_true", help="make cheap activations again in place of keeping them"
+    )
     parser.add_argument("--json", type=Path, help="write the ledger there")
     parser.add_argument("--plot", type=Path, help="draw memory over the step there")
     for action in parser._actions:  # --book needs no model

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -54,61 +55,80 @@ def _mean_std(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-_HEADERS = (
+_HEADERS = ("method", "before drift", "after drift", "adapted", "kMAC", "RAM KiB", "Flash KiB", "ms")
+_SHORT = (
     "method",
-    "source %",
-    "drifted %",
-    "adapted %",
-    "source after %",
-    "MAC/step",
-    "RAM",
-    "Flash",
-    "ms/step on {device}",
-)
+    "before",
+    "after",
+    "adapted",
+    "kMAC",
+    "RAM K",
+    "Flash K",
+    "ms",
+)  # a terminal of 80 columns holds these
 
 
 def _cells(line: Line) -> tuple[str, ...]:
+    cells = [line.method, _pct(line.source), _pct(line.drifted)]
     if math.isnan(line.adapted[0]):
-        return (line.method, _pct(line.source), _pct(line.drifted), "n/a", "", "", "", "", line.note)
-    trains = line.macs > 0
+        return (*cells, "n/a", "", "", "", "")
+    if line.macs == 0:
+        return (*cells, _pct(line.adapted), "", "", "", "")
     return (
-        line.method, _pct(line.source), _pct(line.drifted), _pct(line.adapted), _pct(line.source_after),
-        f"{line.macs:,}" if trains else "-", _kib(line.ram) if trains else "-", _kib(line.flash) if trains else "-",
-        f"{line.device_ms:.2f}" if trains else "-",
-    )  # fmt: skip
+        *cells,
+        _pct(line.adapted),
+        f"{line.macs / 1e3:,.0f}",
+        f"{line.ram / 1024:.1f}",
+        f"{line.flash / 1024:.1f}",
+        f"{line.device_ms:.1f}",
+    )
+
+
+def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
+    """What the columns mean, and which rows have no figure and why."""
+    return [
+        f"Accuracy in % before drift, after drift and adapted, mean ± standard deviation over {len(scenario.seeds)} seeds. kMAC, RAM, Flash, ms: one training step on "
+        f"{scenario.cost_batch} sample(s), {scenario.width}; ms: its MACs on {scenario.device}, estimated.",
+        *(f"{line.method}: {line.note}" for line in lines if line.note),
+    ]
 
 
 def _pct(value: tuple[float, float]) -> str:
-    return f"{value[0]:.1f} ± {value[1]:.1f}"
-
-
-def _kib(count: int) -> str:
-    return f"{count / 1024:.1f} KiB"
+    return f"{value[0]:.1f}±{value[1]:.1f}"
 
 
 def print_table(scenario: Scenario, lines: Sequence[Line], console: Console) -> None:
-    table = Table(title=_title(scenario))
-    for i, header in enumerate(_HEADERS):
-        table.add_column(header.format(device=scenario.device), justify="right" if i else "left")
+    """The table in the terminal: controls dim, the best rule bold."""
+    table = Table(
+        title=_title(scenario),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for header in _SHORT:
+        table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
     best = max((line.adapted[0] for line in lines if not line.control), default=None)
     for line in lines:
         table.add_row(*_cells(line), style="dim" if line.control else "bold" if line.adapted[0] == best else None)
     console.print(table)
+    for note in _notes(scenario, lines):
+        console.print(note, highlight=False, markup=False)
 
 
 def _title(scenario: Scenario) -> str:
     data = scenario.data_module(scenario.seeds[0], "target")
-    return (
-        f"{scenario.model} on {data.title}: {scenario.adapt_samples} labelled target samples, {len(scenario.seeds)} seeds; "
-        f"cost of one step on {scenario.cost_batch} sample(s) at {scenario.width}"
-    )
+    return f"{scenario.model} on {data.title}, {scenario.adapt_samples} labelled target samples"
 
 
 def write_markdown(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
-    headers = [h.format(device=scenario.device) for h in _HEADERS]
-    rows = [headers, ["---", *["---:"] * (len(headers) - 1)], *map(_cells, lines)]
+    """The table as Markdown, with what it costs on the source to adapt to the target."""
+    headers = [*_HEADERS, "source after"]
+    rows = [headers, ["---", *["---:"] * (len(headers) - 1)]]
+    rows += [[*_cells(line), "" if math.isnan(line.source_after[0]) else _pct(line.source_after)] for line in lines]
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    file.write_text(f"# {_title(scenario)}\n\nMean ± standard deviation over seeds. Grey controls first.\n\n{body}\n")
+    file.write_text(f"# {_title(scenario)}\n\n{body}\n\n" + "\n".join(_notes(scenario, lines)) + "\n")
 
 
 def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
@@ -123,26 +143,36 @@ def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
         raise LightningFwdError(
             f"{file.name} was not drawn", "matplotlib is not installed", "pip install lightning_fwd[plots]"
         ) from error
+    from matplotlib import colormaps
+
     figure = Figure(figsize=(12, 5), layout="constrained")
     shown = [line for line in lines if line.macs > 0 and not math.isnan(line.adapted[0])]
-    for axes, x_of, label in zip(
-        figure.subplots(1, 2, sharey=True),
-        (lambda line: line.ram / 1024, lambda line: line.macs / 1e6),
-        ("peak RAM of one step [KiB]", "operations of one step [million MAC]"),
-        strict=True,
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, x_of, label in (
+        (left, lambda line: line.ram / 1024, "peak RAM of one step [KiB]"),
+        (right, lambda line: line.macs / 1e6, "operations of one step [million MAC]"),
     ):
+        markers = {True: iter("sPXDv^<>"), False: iter("o*hdp8H" * len(shown))}
+        colors = iter(colormaps["tab10"].colors * len(shown))
         for line in shown:
-            style = {"color": "0.5", "marker": "s"} if line.control else {"marker": "o"}
-            axes.errorbar(x_of(line), line.adapted[0], yerr=line.adapted[1], capsize=3, linestyle="none", **style)
-            axes.annotate(
-                line.method, (x_of(line), line.adapted[0]), xytext=(5, 5), textcoords="offset points", fontsize=8
+            color = "0.55" if line.control else next(colors)
+            point = {"marker": next(markers[line.control]), "color": color, "markersize": 8}
+            axes.errorbar(
+                x_of(line),
+                line.adapted[0],
+                yerr=line.adapted[1],
+                capsize=3,
+                linestyle="none",
+                label=line.method,
+                **point,
             )
         if lines:
-            axes.axhline(lines[0].source[0], color="0.7", linestyle=":", label="source, before drift")
-            axes.axhline(lines[0].drifted[0], color="tab:red", linestyle=":", label="target, not adapted")
+            axes.axhline(lines[0].source[0], color="0.7", linestyle=":", label="before drift")
+            axes.axhline(lines[0].drifted[0], color="tab:red", linestyle=":", label="after drift, not adapted")
         axes.set(xlabel=label, xscale="log")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("accuracy on the target after adaptation [%]")
-    figure.axes[1].legend(fontsize=8, loc="lower right")
-    figure.suptitle(_title(scenario), fontsize=10)
+        axes.grid(alpha=0.3, which="both")
+    left.set_ylabel("accuracy on the target after adaptation [%]")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center", fontsize=9)
+    figure.suptitle(_title(scenario), fontsize=11)
     figure.savefig(file, dpi=130)

@@ -125,7 +125,10 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path) -> Result:
                 scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs
             )
             network = _fit(network, method, target, training, timer)
-    except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
+    except (
+        RewriteError,
+        StepError,
+    ) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         nan = float("nan")
         return Result(
             row.name,

@@ -177,7 +177,9 @@ def _with_data_folder(text: str, path: Path) -> str:
     variable = "${LIGHTNING_FWD_DATA}"
     if variable in text and "LIGHTNING_FWD_DATA" not in os.environ:
         raise LightningFwdError(
-            f"{path} needs the environment variable LIGHTNING_FWD_DATA", "it reads files from that folder", "export LIGHTNING_FWD_DATA=FOLDER"
+            f"{path} needs the environment variable LIGHTNING_FWD_DATA",
+            "it reads files from that folder",
+            "export LIGHTNING_FWD_DATA=FOLDER",
         )
     return text.replace(variable, os.environ.get("LIGHTNING_FWD_DATA", ""))
 

@@ -177,7 +177,7 @@ def _layer(
     node: Node, module: nn.Module | None, operands: list[BookLayer | None], counted: set[str], input_values: int
 ) -> BookLayer:
     name = node.target if module is not None else node.name
-    outputs = node.meta["tensor_meta"].shape.numel()
+    outputs = node.meta["tensor_meta"].shape[1:].numel()
     inputs = sum(input_values if layer is None else layer.outputs for layer in operands)
     parameters = 0
     if isinstance(module, _TRAINED):

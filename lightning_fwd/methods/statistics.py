@@ -46,7 +46,7 @@ class Statistics(LearningMethod):
         model.freeze({name for name, _ in model.named_parameters()})
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
-        with torch.no_grad(), phase("normalisation"):
+        with torch.no_grad(), phase("forward"):
             logits, *batch = model.emit(record.input)
             weight = 1.0 / (record.counter + 1) if self.momentum is None else self.momentum
         yield Logits(logits)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..graph.constants import INSERTED
+from ..graph.errors import RewriteError, StepError
+from ..graph.phase import phase
 from ..graph.rewritten import RewrittenModel
 
 
@@ -16,22 +18,32 @@ class BatchStatistics(nn.Module):
 
     def __init__(self, path: str, norm: nn.Module):
         super().__init__()
-        self.__dict__["norm"] = norm
+        self.__dict__["norm"], self.path = norm, path
         self.uses = tuple(f"{path}.{name}" for name, _ in norm.named_parameters())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        dims = [0, *range(2, x.ndim)]
-        var, mean = torch.var_mean(x, dims, correction=0)
-        shape = [1, -1, *[1] * (x.ndim - 2)]
-        y = (x - mean.reshape(shape)) * torch.rsqrt(var + self.norm.eps).reshape(shape)
-        if self.norm.affine:
-            y = y * self.norm.weight.reshape(shape) + self.norm.bias.reshape(shape)
-        count = x.numel() // x.shape[1]
-        return y, mean, var * (count / max(count - 1, 1))
+        with phase("normalisation"):
+            dims = [0, *range(2, x.ndim)]
+            var, mean = torch.var_mean(x, dims, correction=0)
+            shape = [1, -1, *[1] * (x.ndim - 2)]
+            y = (x - mean.reshape(shape)) * torch.rsqrt(var + self.norm.eps).reshape(shape)
+            if self.norm.affine:
+                y = y * self.norm.weight.reshape(shape) + self.norm.bias.reshape(shape)
+            count = x.numel() // x.shape[1]
+            if count < 2:
+                raise StepError(
+                    f"batch norm {self.path!r} sees one value per channel, for an input of shape {tuple(x.shape)}",
+                    "the variance of one value is zero",
+                    "use larger batches",
+                )
+            return y, mean, var * (count / (count - 1))
 
 
 def collect_batch_statistics(model: RewrittenModel) -> list[str]:
     """Replace the batch norms of the training graph; it emits (mean, variance) of each beside the logits.
+
+    Raises:
+        RewriteError: a norm is called twice, or sits inside a module that is kept whole.
 
     Returns:
         paths of the norms, in the order in which their statistics leave the graph.
@@ -42,6 +54,12 @@ def collect_batch_statistics(model: RewrittenModel) -> list[str]:
         norm = model.get_submodule(node.target) if node.op == "call_module" else None
         if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not norm.track_running_stats:
             continue
+        if node.target in norms:
+            raise RewriteError(
+                f"batch norm {node.target!r} is called twice",
+                "it has one set of statistics for two kinds of activation, and which it should take is unclear",
+                "give each call a norm of its own",
+            )
         path, key = node.target, node.target.replace(".", "/")
         holder[key] = BatchStatistics(path, norm)
         with model.graph.inserting_after(node):
@@ -57,4 +75,12 @@ def collect_batch_statistics(model: RewrittenModel) -> list[str]:
             part.meta.update(block=node.meta.get("block"), emit="statistics")
         model.replace(node, parts[0])
         norms.append(path)
+    hidden = [p for p, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and p not in norms]
+    inside = [p for p in hidden if any(p.startswith(f"{whole}.") for whole in model.opaque)]
+    if inside:
+        raise RewriteError(
+            f"the statistics of {', '.join(inside)} cannot be collected",
+            "; ".join(f"{path} is kept whole: {reason}" for path, reason in model.opaque.items()),
+            "take the control flow out of that module, or use batch_norm='train' with another method",
+        )
     return norms
