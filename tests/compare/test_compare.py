@@ -105,7 +105,7 @@ def test_unknown_drift_or_data_set(tmp_path, data):
 
 def test_output_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LightningFwdError, match="cannot write to .*choose another --out"):
+    with pytest.raises(LightningFwdError, match="(?s)cannot write to .*choose another --out"):
         compare(scenario(tmp_path), tmp_path / "file" / "out", jobs=1)
 
 
