@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 import torch
@@ -55,16 +56,17 @@ class FoldedLayer(nn.Module):
 def fold_batch_norm(model: RewrittenModel) -> list[str]:
     """Fold every batch norm that directly follows a foldable layer and is that layer's only reader.
 
-    The eval output stays the same up to rounding. Norms with a zero scale are left alone: folding them could not be undone.
+    The eval output stays the same up to rounding. Norms with a zero scale, which could not be unfolded, and
+    layers that are used twice are left alone.
 
     Returns:
         paths of the norms folded.
     """
-    folded, holder = [], nn.ModuleDict()
+    folded, holder, shared = [], nn.ModuleDict(), _shared(model)
     model.inserted.add_module("folded", holder)
     for norm_node in list(model.graph.nodes):
         pair = _pair(norm_node, model)
-        if pair is None:
+        if pair is None or shared & {norm_node.target, pair[0].target}:
             continue
         layer_node, layer, norm = pair
         key = layer_node.target.replace(".", "/")
@@ -97,6 +99,17 @@ def _pair(norm_node: fx.Node, model: RewrittenModel):
     layer = model.get_submodule(before.target)
     usable = norm.affine and norm.track_running_stats and isinstance(layer, _FOLDABLE)
     return (before, layer, norm) if usable and bool((norm.weight != 0).all()) else None
+
+
+def _shared(model: RewrittenModel) -> set[str]:
+    """Paths of modules that are called more than once or share a parameter: folding one use would change the other."""
+    calls = Counter(n.target for n in model.graph.nodes if n.op == "call_module")
+    owners = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    return {
+        path
+        for path, module in model.named_modules(remove_duplicate=False)
+        if calls[path] > 1 or any(owners[id(p)] > 1 for p in module.parameters(recurse=False))
+    }
 
 
 def _per_output(scale: Tensor, weight: Tensor) -> Tensor:

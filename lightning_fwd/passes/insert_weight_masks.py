@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from ..graph.blocks import layer_of
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
@@ -51,7 +53,11 @@ def insert_weight_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> None
     Raises:
         RewriteError: a name is not a layer of the model with a weight of that shape.
     """
-    nodes = {layer_of(n, model): n for n in model.graph.nodes if n.op == "call_module" and layer_of(n, model)}
+    nodes: dict[str | None, list[fx.Node]] = {}
+    for node in model.graph.nodes:
+        if node.op == "call_module":
+            nodes.setdefault(layer_of(node, model), []).append(node)
+    nodes.pop(None, None)
     for path, mask in masks.items():
         shape = model.get_submodule(path).weight.shape if path in nodes else None
         if mask.shape != shape:
@@ -63,22 +69,24 @@ def insert_weight_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> None
     holder = nn.ModuleDict()
     model.inserted.weight_masks = holder
     for path, mask in masks.items():
-        node, key = nodes[path], path.replace(".", "/")
+        key = path.replace(".", "/")
         holder[key] = MaskedWeight(path, model.get_submodule(path), mask)
-        with model.graph.inserting_after(node):
-            model.replace(node, model.graph.call_module(f"{INSERTED}.weight_masks.{key}", node.args))
+        for node in nodes[path]:  # more than one where the layer is called again
+            with model.graph.inserting_after(node):
+                model.replace(node, model.graph.call_module(f"{INSERTED}.weight_masks.{key}", node.args))
+    model._undo.append(partial(_apply_masks, model))
+    model.register_state_dict_post_hook(_mask_state)
 
-    @torch.no_grad()
-    def apply_masks() -> None:
-        if model.has_learned:
-            for masked in holder.values():
-                masked.layer.weight.mul_(masked.mask)
 
-    def mask_state(module: nn.Module, state: dict, prefix: str, _meta: dict) -> None:
-        if model.has_learned:
-            for masked in holder.values():
-                name = prefix + masked.uses[0]
-                state[name] = state[name] * masked.mask
+@torch.no_grad()
+def _apply_masks(model: RewrittenModel) -> None:
+    if model.has_learned:
+        for masked in model.inserted.weight_masks.values():
+            masked.layer.weight.mul_(masked.mask)
 
-    model._undo.append(apply_masks)
-    model.register_state_dict_post_hook(mask_state)
+
+def _mask_state(model: RewrittenModel, state: dict, prefix: str, _meta: dict) -> None:
+    if model.has_learned:
+        for masked in model.inserted.weight_masks.values():
+            name = prefix + masked.uses[0]
+            state[name] = state[name] * masked.mask

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..graph.blocks import parameters_of
-from ..graph.capture import INSERTED
+from ..graph.constants import INSERTED
 from ..graph.counter_random import random_bits
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel

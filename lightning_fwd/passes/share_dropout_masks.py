@@ -6,8 +6,10 @@ from torch import Tensor, nn
 
 from ..graph.constants import INSERTED
 from ..graph.counter_random import uniform
+from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
+_RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 _DROPOUTS = {
     nn.Dropout: None,
     nn.Dropout1d: 2,
@@ -33,7 +35,12 @@ class SharedDropout(nn.Module):
 
 
 def share_dropout_masks(model: RewrittenModel) -> None:
-    """Replace every dropout layer; the inference program follows, so both passes of a two-pass rule drop alike."""
+    """Replace every dropout layer; the inference program follows, so both passes of a two-pass rule drop alike.
+
+    Raises:
+        RewriteError: dropout inside a module that is kept whole, where its masks cannot be shared.
+    """
+    _refuse_hidden(model)
     count = 0
     for node in list(model.graph.nodes):
         module = model.get_submodule(node.target) if node.op == "call_module" else None
@@ -47,3 +54,21 @@ def share_dropout_masks(model: RewrittenModel) -> None:
         count += 1
     if count:
         model.compile_inference()
+
+
+def _refuse_hidden(model: RewrittenModel) -> None:
+    shared = {n.target for n in model.graph.nodes if n.op == "call_module" and type(model.get_submodule(n.target)) in _DROPOUTS}
+    called = [n.target for n in model.graph.nodes if n.op == "call_module" and n.target not in shared]
+    hidden = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, _RANDOM)
+        and (getattr(module, "p", 0) or getattr(module, "dropout", 0))
+        and any(path == leaf or path.startswith(f"{leaf}.") for leaf in called)
+    ]
+    if hidden:
+        raise RewriteError(
+            f"{type(model.method).__name__} cannot share the dropout of {', '.join(hidden)} between its passes",
+            "it happens inside a module that is not traced, and two passes that drop different units differ by more than the error",
+            "set its dropout to 0 (p=0 or dropout=0)",
+        )

@@ -77,7 +77,7 @@ def resolve(
             if name.endswith("bias"):
                 continue
             vector, partly = model.get_parameter(name).ndim < 2, amount != 1.0
-            if vector and partly and name != f"{path}.weight":
+            if vector and partly and not (isinstance(train, Mapping) and name == f"{path}.weight"):
                 continue  # of a partly trained block a norm's scale does not learn: it would keep whole activations
             parameters.add(name)
             if partly:

@@ -1,0 +1,184 @@
+"""One table of learning rules for the generic tests: a new rule is tested by adding a row.
+
+Beside it the small nets, the data and the LightningModule (that knows nothing of this library) which those tests share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Sampler, TensorDataset
+
+import lightning_fwd as lf
+from lightning_fwd.methods import LearningMethod
+from lightning_fwd.models import MLP, SmallConv
+
+CLASSES = 4
+
+
+class Residual(nn.Module):
+    """Two convolutions around a shortcut, batch norm, dropout, in-place activations."""
+
+    input_shape, num_classes = (1, 8, 8), CLASSES
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, 2, 1)
+        self.conv1, self.bn1 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.conv2, self.bn2 = nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
+        self.relu, self.dropout, self.head = nn.ReLU(inplace=True), nn.Dropout(0.1), nn.Linear(6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.stem(x))
+        h = self.bn2(self.conv2(self.relu(self.bn1(self.conv1(x)))))
+        h += x
+        return self.head(self.dropout(self.relu(h).mean((2, 3))))
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "mlp": lambda: MLP(16, (24, 20), CLASSES),
+    "conv": lambda: SmallConv(1, (6, 8), CLASSES),
+    "residual": Residual,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A rule with settings.
+
+    Attributes:
+        nets: model kinds that it fits. lr: a rate at which it learns within a few epochs on :func:`clusters`.
+        exact: eval output is the original's bit for bit (else up to rounding). learns: the training loss falls.
+        trains: whether a parameter of this name gets a gradient in every step. predicts_by_goodness: inference is not the model's own forward.
+    """
+
+    name: str
+    method: Callable[[], LearningMethod]
+    nets: tuple[str, ...] = ("mlp", "conv", "residual")
+    lr: float = 0.05
+    exact: bool = True
+    learns: bool = True
+    trains: Callable[[str], bool] = lambda name: True
+    predicts_by_goodness: bool = False
+
+
+ROWS = [
+    Row("backprop", lf.Backprop),
+    Row("backprop, stored norms", lambda: lf.Backprop(batch_norm="freeze"), ("residual",)),
+    Row("sparse_update: head", lf.SparseUpdate, lr=0.1, trains=lambda name: name.startswith(("classifier", "head"))),
+    Row("sparse_update: biases", lambda: lf.SparseUpdate("biases"), trains=lambda name: name.endswith("bias")),
+    Row("sparse_update: part", lambda: lf.SparseUpdate(2, channels=0.5), ("mlp", "conv"), trains=lambda name: False),
+    Row("sparse_training", lambda: lf.SparseTraining(density=0.5, interval=3, until=12)),
+    Row("zeroth_order", lambda: lf.ZerothOrder(samples=4), lr=0.02, trains=lambda name: name.startswith(("classifier", "head"))),
+    Row("forward_forward", lf.ForwardForward),
+    Row(
+        "forward_forward: goodness",
+        lambda: lf.ForwardForward(prediction="goodness", goodness="sum"),
+        ("mlp", "conv"),
+        lr=0.01,
+        predicts_by_goodness=True,
+    ),
+    Row("local_loss", lf.LocalLoss),
+    Row("local_loss: 2 blocks", lambda: lf.LocalLoss(granularity=2, batch_norm="freeze"), ("conv", "residual")),
+    Row("pepita", lf.Pepita),
+    Row("pepita: recompute", lambda: lf.Pepita(recompute=True), ("mlp", "residual")),
+    Row("pepita: folded", lambda: lf.Pepita(batch_norm="fold"), ("conv", "residual"), exact=False, trains=lambda name: False),
+    Row("statistics", lf.Statistics, ("conv", "residual"), learns=False, trains=lambda name: False),
+]
+CASES = [(row, net) for row in ROWS for net in row.nets]
+CASE_IDS = [f"{row.name}-{net}" for row, net in CASES]
+
+
+def named_rows() -> dict[str, Row]:
+    """One row with default settings (or nearly so) for each registered name."""
+    return {name: next(row for row in ROWS if isinstance(row.method(), method)) for name, method in lf.METHODS.items()}
+
+
+def clusters(net: nn.Module | None = None, count: int = 96, seed: int = 3) -> tuple[Tensor, Tensor]:
+    """``CLASSES`` Gaussian clouds in the shape that ``net`` takes; easy to learn."""
+    shape = net.input_shape if net is not None else (16,)
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(CLASSES, *shape, generator=generator)
+    y = torch.arange(count) % CLASSES
+    return centres[y] + 0.4 * torch.randn(count, *shape, generator=generator), y
+
+
+class Shuffled(Sampler):
+    """A permutation per epoch; Lightning tells it the epoch, also after a resume."""
+
+    def __init__(self, count: int):
+        self.count, self.epoch = count, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(torch.randperm(self.count, generator=torch.Generator().manual_seed(self.epoch)).tolist())
+
+
+def loader(net: nn.Module | None = None, batch_size: int = 16, count: int = 96) -> DataLoader:
+    x, y = clusters(net, count)
+    return DataLoader(TensorDataset(x, y), batch_size, sampler=Shuffled(count))
+
+
+class Task(L.LightningModule):
+    """An ordinary LightningModule."""
+
+    def __init__(self, network: nn.Module, lr: float = 0.05, momentum: float = 0.9):
+        super().__init__()
+        self.network, self.lr, self.momentum, self.losses = network, lr, momentum, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        x, y = batch
+        loss = F.cross_entropy(self(x), y)
+        self.log("loss", loss, on_epoch=True, on_step=False)
+        self.losses.append(loss.detach())
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        x, y = batch
+        self.log("val_loss", F.cross_entropy(self(x).float(), y))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self(batch[0])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.network.parameters(), self.lr, self.momentum)
+
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+
+
+def trainer(strategy: Any, **settings: Any) -> L.Trainer:
+    """A Trainer that prints and writes nothing unless told."""
+    if isinstance(strategy, LearningMethod):
+        strategy = lf.ForwardOnlyStrategy(strategy)
+    return L.Trainer(strategy=strategy, **{**QUIET, "max_epochs": 1, "enable_checkpointing": False, **settings})
+
+
+def one_step(model: lf.RewrittenModel, x: Tensor, y: Tensor, loss: Callable = F.cross_entropy) -> Tensor:
+    """Gradients of one step of the rule, into ``p.grad``."""
+    model.train()
+    with model.step(y):
+        value = loss(model(x), y)
+    model.backward(value)
+    return value.detach()
+
+
+def tensors(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of every parameter and buffer."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}

@@ -1,0 +1,121 @@
+"""What every learning rule keeps, in a plain loop, over the table of methods."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from method_table import CASE_IDS, CASES, NETS, ROWS, clusters, one_step, tensors
+
+import lightning_fwd as lf
+
+every_case = pytest.mark.parametrize(("row", "kind"), CASES, ids=CASE_IDS)
+
+
+def same(a, b, exact=True):
+    return all(torch.equal(a[k], b[k]) if exact else torch.allclose(a[k], b[k], atol=1e-6) for k in a) and a.keys() == b.keys()
+
+
+def rewritten(row, kind):
+    torch.manual_seed(1)
+    net = NETS[kind]()
+    x, y = clusters(net, 16)
+    with torch.no_grad():  # statistics that are not the initial ones
+        for _ in range(3):
+            net.train()(x)
+    return net, lf.rewrite(net, row.method(), x[:2]), x, y
+
+
+def test_every_registered_method_has_a_row():
+    assert {type(row.method()) for row in ROWS} == set(lf.METHODS.values())
+
+
+@every_case
+def test_eval_output_is_the_original_s(row, kind):
+    torch.manual_seed(1)
+    net = NETS[kind]()
+    x, _ = clusters(net, 16)
+    net.train()(x)
+    with torch.no_grad():
+        expected = net.eval()(x)
+        got = lf.rewrite(net, row.method(), x[:2])(x)
+    assert torch.equal(got, expected) if row.exact else torch.allclose(got, expected, atol=1e-5)
+
+
+@every_case
+def test_rewrite_and_unwrap_leave_no_trace(row, kind):
+    torch.manual_seed(1)
+    net = NETS[kind]()
+    x, _ = clusters(net, 4)
+    frozen = next(net.parameters())
+    frozen.requires_grad_(False)
+    norms = [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    for norm in norms[:1]:
+        norm.eval()  # a user's own frozen norm
+    state, flags = tensors(net), [p.requires_grad for p in net.parameters()]
+    modes = [m.training for m in net.modules()]
+    inplace = [getattr(m, "inplace", None) for m in net.modules()]
+    attributes, identity = set(vars(net)), [id(p) for p in net.parameters()]
+    generator = torch.get_rng_state()
+    back = lf.unwrap(lf.rewrite(net, row.method(), x))
+    assert back is net
+    assert same(tensors(net), state, row.exact)
+    assert [p.requires_grad for p in net.parameters()] == flags
+    assert [m.training for m in net.modules()] == modes
+    assert [getattr(m, "inplace", None) for m in net.modules()] == inplace
+    assert set(vars(net)) == attributes
+    assert [id(p) for p in net.parameters()] == identity
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+@every_case
+def test_a_step_reaches_what_the_rule_trains_and_unwrap_gives_it_back(row, kind):
+    net, model, x, y = rewritten(row, kind)
+    keys = list(net.state_dict())
+    one_step(model, x, y)
+    silent = [n for n, p in model.named_parameters() if row.trains(n) and p.requires_grad and p.grad is None]
+    assert not silent
+    for parameter in model.parameters():
+        assert parameter.grad is None or (parameter.grad.shape == parameter.shape and parameter.grad.isfinite().all())
+        if parameter.grad is not None:
+            parameter.data -= 0.1 * parameter.grad
+    model.eval()
+    with torch.no_grad():
+        trained = model.run(x) if row.predicts_by_goodness else model(x)
+        back = lf.unwrap(model).eval()(x)
+    assert list(net.state_dict()) == keys
+    assert torch.allclose(trained, back, atol=1e-5), "unwrap changed the function that was trained"
+
+
+@every_case
+def test_same_seed_same_step(row, kind):
+    results = []
+    for _ in range(2):
+        _, model, x, y = rewritten(row, kind)
+        torch.manual_seed(5)
+        one_step(model, x, y)
+        one_step(model, x, y)
+        results.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None} | tensors(model))
+    assert same(*results)
+
+
+@every_case
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_a_copy_is_independent_and_trains_alike(row, kind, duplicate):
+    _, model, x, y = rewritten(row, kind)
+    one_step(model, x, y)
+    twin = duplicate(model)
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    grads = []
+    for m in (twin, model):
+        for p in m.parameters():
+            p.grad = None
+        torch.manual_seed(5)
+        one_step(m, x, y)
+        grads.append({n: p.grad for n, p in m.named_parameters() if p.grad is not None})
+        if m is twin:
+            for p in twin.parameters():
+                p.data.zero_()
+            assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
+    assert same(*grads)
+    lf.unwrap(twin), lf.unwrap(model)
