@@ -155,7 +155,7 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
         raise LightningFwdError(
             f"no scenario file {path}", "", "give a YAML file such as recipes/compare_digits_drift.yaml"
         )
-    text = _with_data_folder(path.read_text(), path)
+    text = with_data_folder(path.read_text(), path)
     try:
         raw = yaml.safe_load(text)
     except yaml.YAMLError as error:
@@ -172,7 +172,7 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
     return _dataclass(Scenario, raw, str(path))
 
 
-def _with_data_folder(text: str, path: Path) -> str:
+def with_data_folder(text: str, path: Path) -> str:
     """Fill in ``${LIGHTNING_FWD_DATA}``, the one variable that a scenario may use (weights that come as files)."""
     variable = "${LIGHTNING_FWD_DATA}"
     if variable in text and "LIGHTNING_FWD_DATA" not in os.environ:

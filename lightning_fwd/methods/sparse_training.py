@@ -66,7 +66,9 @@ class SparseTraining(LearningMethod):
         weights = {p: getattr(model.get_submodule(p), "weight", None) for p in layers}
         weights = {p: w.detach() for p, w in weights.items() if w is not None and w.ndim >= 2 and w.requires_grad}
         if not weights:
-            raise RewriteError("SparseTraining finds no weight matrix to prune", "all are frozen or named in `dense`", "check both")
+            raise RewriteError(
+                "SparseTraining finds no weight matrix to prune", "all are frozen or named in `dense`", "check both"
+            )
         shapes = {p: tuple(w.shape) for p, w in weights.items()}
         counts = allocate(shapes, self.density, self.distribution)
         insert_weight_masks(model, {p: _largest(w.abs(), counts[p]) for p, w in weights.items()})
@@ -110,7 +112,11 @@ class SparseTraining(LearningMethod):
         fraction = self.fraction / 2 * (1 + math.cos(math.pi * min(1.0, int(counter) / max(self.until, 1))))
         moving = min(int(fraction * count), mask.numel() - count)
         kept = _largest(torch.where(mask > 0, weight.detach().abs(), -1.0), count - moving)
-        score = grad.abs() if self.regrow == "gradient" else uniform(counter * 1024 + (place + self.seed), mask.shape, mask.device) + 2
+        score = (
+            grad.abs()
+            if self.regrow == "gradient"
+            else uniform(counter * 1024 + (place + self.seed), mask.shape, mask.device) + 2
+        )
         return kept + _largest(torch.where(kept > 0, -1.0, score), moving)
 
     @staticmethod

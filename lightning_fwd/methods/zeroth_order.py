@@ -76,5 +76,7 @@ class ZerothOrder(LearningMethod):
         for name, place in reversed(model.places.items()):
             parameter = model.get_parameter(name)
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
-                gradient = sum(slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True))
+                gradient = sum(
+                    slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True)
+                )
             yield Update(name, parameter, gradient)

@@ -74,7 +74,9 @@ class SparseUpdate(LearningMethod):
         low, high = densities
         if low < 1.0:
             last = model.plan[-1].layers[-1]  # its few outputs are the error itself
-            dense = [s.path for s in model.tape.stages if isinstance(s, Affine) and s.path != last and s.is_ungrouped(model)]
+            dense = [
+                s.path for s in model.tape.stages if isinstance(s, Affine) and s.path != last and s.is_ungrouped(model)
+            ]
             model.inserted.error_sparsity = ErrorSparsity(low, high, dense).to(model.example_input.device)
             model.tape.sparsity = model.inserted.error_sparsity
 
@@ -97,4 +99,3 @@ class SparseUpdate(LearningMethod):
         updates = model.tape.backward(model, kept, error)
         del error
         yield from updates if not self.integer_scales else scale_for_integers(updates, self.integer_scales)
-

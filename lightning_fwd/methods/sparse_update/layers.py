@@ -191,7 +191,9 @@ class Convolution(Affine):
 
     def _input_gradient(self, module, weight, shape, grad):
         """The transposed convolution; unlike ``convolution_backward`` it does not ask for the input."""
-        along = zip(shape[2:], grad.shape[2:], module.stride, module.padding, module.dilation, module.kernel_size, strict=True)
+        along = zip(
+            shape[2:], grad.shape[2:], module.stride, module.padding, module.dilation, module.kernel_size, strict=True
+        )
         rest = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, s, p, d, k in along]
         return torch.ops.aten.convolution(
             grad, weight, None, module.stride, module.padding, module.dilation, True, rest, module.groups
@@ -203,7 +205,9 @@ def _at(rows: Tensor | None, g: Tensor, count: int) -> Tensor:
     return g if rows is None else g.new_zeros(count, *g.shape[1:]).index_copy(0, rows, g)
 
 
-def stage_of(node: fx.Node, model: RewrittenModel, needing: set[fx.Node], trained: list[str], stored_norms: bool) -> Stage:
+def stage_of(
+    node: fx.Node, model: RewrittenModel, needing: set[fx.Node], trained: list[str], stored_norms: bool
+) -> Stage:
     """The stage of one node.
 
     Args:

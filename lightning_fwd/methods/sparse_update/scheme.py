@@ -52,7 +52,9 @@ def read_scheme(file: str | Path) -> tuple[dict[str, Amount], Biases]:
         ) from error
 
 
-def write_scheme(file: str | Path, train: Mapping[str, Amount], biases: Biases, found: Mapping[str, Any] | None = None) -> None:
+def write_scheme(
+    file: str | Path, train: Mapping[str, Amount], biases: Biases, found: Mapping[str, Any] | None = None
+) -> None:
     """Write a scheme file; ``found`` says how it came about."""
     content = {"train": dict(train), "biases": biases} | ({"found": dict(found)} if found else {})
     Path(file).write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
@@ -128,7 +130,9 @@ def _under(names: list[str], path: str) -> list[str]:
     return [n for n in names if n.startswith(path + ".")]
 
 
-def _choose(model: RewrittenModel, wanted: dict[str, Amount], ranking: Ranking, seed: int) -> dict[str, tuple[int, ...]]:
+def _choose(
+    model: RewrittenModel, wanted: dict[str, Amount], ranking: Ranking, seed: int
+) -> dict[str, tuple[int, ...]]:
     """Fractions to the channels of highest rank; lists as they are. A fraction keeps at least one channel."""
     fractions = {name: a for name, a in wanted.items() if isinstance(a, int | float)}
     for name, amount in fractions.items():

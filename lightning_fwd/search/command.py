@@ -1,0 +1,37 @@
+"""The command ``lightning-fwd search``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from .run import load_search, search
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-c", "--config", required=True, help="search, e.g. recipes/search_resnet8.yaml")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for scheme.yaml and the measurements; run again to resume"
+    )
+    parser.add_argument(
+        "--budget", type=yaml.safe_load, help='in place of the recipe\'s: a device, or e.g. "{ram: 64KB}"'
+    )
+    parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the recipe's")
+    parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Find what to train under a budget: bytes of RAM, operations, or a device."""
+    console = Console()
+    overrides = {k: v for k in ("budget", "width") if (v := getattr(options, k)) is not None}
+    found = search(load_search(options.config, overrides), options.out, options.jobs, console)
+    console.print(
+        f"budget {found.budget}: the step takes {found.ram_bytes:,} B RAM and {found.macs:,} MAC\n"
+        f"weights {found.method.train}\nbiases {found.method.biases}\n"
+        f"accuracy under the simulated drifts {found.unadapted:.1f} % to {found.accuracy:.1f} %\nwrote {options.out}/scheme.yaml",
+        highlight=False, markup=False,
+    )  # fmt: skip
+    return 0

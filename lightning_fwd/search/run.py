@@ -1,0 +1,241 @@
+"""The budget search: measure what each candidate wins back, choose the best set that the ledger lets through, write it as a scheme."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from torch import Tensor, nn
+
+from ..compare.scenario import with_data_folder
+from ..cost import price, trace_inference
+from ..data import DriftDataModule
+from ..graph.errors import LightningFwdError
+from ..methods import SparseUpdate, rewrite
+from ..methods.sparse_update import write_scheme
+from ..models import build
+from .budget import Budget, parse_budget
+from .choose import Prices, best
+from .contribution import accuracy_after, with_statistics
+from .space import Genome, Space
+
+Pair = tuple[Tensor, Tensor]
+
+
+@dataclass
+class SchemeSearch:
+    """What to search.
+
+    Args:
+        data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, normalize, ...): the source.
+        drifts: simulated ones, each with its severity (``"noise=0.08"``); contributions are averaged over them.
+        model, model_args: for :func:`lightning_fwd.models.build`, pretrained weights included.
+        budget: see :func:`parse_budget`. width: of the arithmetic that the ledger prices. momentum: of SGD, whose state takes RAM.
+        fractions: of input channels that a layer may train.
+        samples, held_out: source samples that a candidate is trained on and judged by.
+        epochs, lr, batch_size: of these trainings.
+        after_statistics: recompute the batch-norm statistics under the drift first, as the adaptation on the device will.
+        finalists: how many sets, the best by the sum of their parts, are trained as a whole before one is chosen.
+        seed: of data and evolution.
+    """
+
+    data: dict[str, Any]
+    drifts: list[str]
+    model: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    budget: str | dict[str, Any] = field(default_factory=lambda: {"ram": "256KB"})
+    width: Literal["fp32", "int8", "mixed"] = "int8"
+    momentum: float = 0.0
+    fractions: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0])
+    samples: int = 500
+    held_out: int = 1000
+    epochs: int = 2
+    lr: float = 1e-3
+    batch_size: int = 16
+    after_statistics: bool = True
+    finalists: int = 4
+    seed: int = 0
+
+
+@dataclass
+class Found:
+    """Result of a search: the method, its genome, what its step costs, and the mean accuracy (percent) under the simulated drifts.
+
+    ``unadapted`` is the accuracy that training starts from (statistics recomputed, if asked for).
+    """
+
+    method: SparseUpdate
+    genome: Genome
+    budget: Budget
+    ram_bytes: int
+    macs: int
+    accuracy: float
+    unadapted: float
+
+
+def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) -> SchemeSearch:
+    """Read a search from YAML.
+
+    Raises:
+        LightningFwdError: the file cannot be read, or holds an unknown or lacks a needed key.
+    """
+    try:
+        content = yaml.safe_load(with_data_folder(Path(file).read_text(), Path(file))) or {}
+        return SchemeSearch(**{**content, **(overrides or {})})
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        known = ", ".join(f.name for f in dataclasses.fields(SchemeSearch))
+        raise LightningFwdError(f"cannot read the search {str(file)!r}", str(error), f"keys: {known}") from error
+
+
+def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Console | None = None) -> Found:
+    """Run what is missing of a search and write ``scheme.yaml``.
+
+    Args:
+        out: folder for ``scheme.yaml``, ``contributions.csv`` and ``prices.json``; run again to resume, or with another budget
+            to search again from the same measurements.
+        jobs: worker processes; one per core by default.
+
+    Raises:
+        LightningFwdError: no sparse update keeps the budget, or ``out`` holds measurements of another search.
+    """
+    net, example = _network(spec)
+    space = Space.of(net, example, spec.fractions)
+    budget = _budget(spec, net, example)
+    _open_folder(spec, out)
+    measured = Measured(spec, space, out / "contributions.csv", jobs, console)
+    depths = [space.bias_only(d) for d in range(len(space.units) + 1)]
+    singles = [space.single(u, o) for u in range(len(space.units)) for o in range(1, len(space.fractions) + 1)]
+    accuracy = measured.of([*depths, *singles])
+    biases = [accuracy[g] - accuracy[space.nothing] for g in depths]
+    weights = [
+        [
+            0.0,
+            *(
+                accuracy[g := space.single(u, o)] - accuracy[space.bias_only(g[0])]
+                for o in range(1, len(space.fractions) + 1)
+            ),
+        ]
+        for u in range(len(space.units))
+    ]
+
+    def value(genome: Genome) -> float:
+        return biases[genome[0]] + sum(gains[option] for gains, option in zip(weights, genome[1:], strict=True))
+
+    options = [[0, *(d for d in range(1, len(depths)) if biases[d] > 0)]]
+    options += [[0, *(o for o in range(1, len(gains)) if gains[o] > 0)] for gains in weights]
+    prices = Prices(net, example, space, spec.width, spec.momentum, out / f"prices_{spec.width}_{spec.momentum:g}.json")
+    finalists = best(space, value, options, prices, budget, spec.seed, spec.finalists)
+    accuracy = measured.of([*finalists, space.nothing])
+    chosen = max(finalists, key=lambda g: (accuracy[g], value(g)))
+    found = Found(space.method(chosen), chosen, budget, *prices.of(chosen), accuracy[chosen], accuracy[space.nothing])
+    _write(found, spec, net, example, out / "scheme.yaml")
+    return found
+
+
+class Measured:
+    """Accuracy after a short training of each genome, averaged over the drifts; measured in worker processes, kept in a file."""
+
+    def __init__(self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None):
+        self._spec, self._space, self._file, self._console = spec, space, file, console
+        self._jobs = jobs or len(os.sched_getaffinity(0))
+        self._known: dict[tuple[Genome, str], float] = {}
+        if file.exists():
+            with file.open(newline="") as lines:
+                for genome, drift, accuracy in csv.reader(lines):
+                    self._known[tuple(map(int, genome.split())), drift] = float(accuracy)
+
+    def of(self, genomes: list[Genome]) -> dict[Genome, float]:
+        """Percent, by genome."""
+        wanted = dict.fromkeys(genomes)
+        todo = [(g, d) for d in self._spec.drifts for g in wanted if (g, d) not in self._known]
+        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+        with Progress(*columns, console=self._console) as progress, self._file.open("a", newline="") as file:
+            bar = progress.add_task("contributions", total=len(todo), visible=bool(todo))
+            calls = (joblib.delayed(_measure)(self._spec, self._space, genome, drift) for genome, drift in todo)
+            done = joblib.Parallel(n_jobs=self._jobs, return_as="generator")(calls)
+            for (genome, drift), accuracy in zip(todo, done, strict=True):
+                self._known[genome, drift] = accuracy
+                csv.writer(file).writerow([" ".join(map(str, genome)), drift, accuracy])
+                file.flush()
+                progress.advance(bar)
+        drifts = self._spec.drifts
+        return {g: sum(self._known[g, d] for d in drifts) / len(drifts) for g in wanted}
+
+
+def _measure(spec: SchemeSearch, space: Space, genome: Genome, drift: str) -> float:
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", module="lightning")
+    start, train, held_out = _under(yaml.safe_dump(dataclasses.asdict(spec)), drift)
+    if not any(genome):
+        return accuracy_after(start, None, train, held_out)
+    training = dict(lr=spec.lr, epochs=spec.epochs, batch_size=spec.batch_size, seed=spec.seed)
+    return accuracy_after(start, space.method(genome), train, held_out, **training)
+
+
+@functools.lru_cache(maxsize=2)
+def _under(spec_yaml: str, drift: str) -> tuple[nn.Module, Pair, Pair]:
+    """The network that training starts from, and the samples under one drift; kept by each worker."""
+    spec = SchemeSearch(**yaml.safe_load(spec_yaml))
+    data = DriftDataModule(**spec.data, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
+    train, (x, y) = data.tensors("train"), data.tensors("val")
+    net, _ = _network(spec)
+    if spec.after_statistics:
+        net = with_statistics(net, train[0], spec.batch_size)
+    return net, train, (x[: spec.held_out], y[: spec.held_out])
+
+
+def _network(spec: SchemeSearch) -> tuple[nn.Module, Tensor]:
+    net = build(spec.model, **spec.model_args)
+    return net, torch.zeros(2, *DriftDataModule(**spec.data).input_shape)
+
+
+def _budget(spec: SchemeSearch, net: nn.Module, example: Tensor) -> Budget:
+    model = rewrite(net, SparseUpdate(), example)
+    inference = price(trace_inference(model, example[:1]), model, width=spec.width)
+    model.undo()
+    return parse_budget(spec.budget, inference.total_macs, inference.peak_ram_bytes)
+
+
+def _open_folder(spec: SchemeSearch, out: Path) -> None:
+    """Measurements are of use to a search with another budget, not to one with other data or training."""
+    free = ("budget", "width", "momentum", "finalists")
+    mine = {k: v for k, v in dataclasses.asdict(spec).items() if k not in free}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        recipe = out / "search.yaml"
+        if recipe.exists() and {k: v for k, v in yaml.safe_load(recipe.read_text()).items() if k not in free} != mine:
+            raise LightningFwdError(
+                f"{out} holds measurements of another search",
+                "they do not apply to this one",
+                "choose another folder, or delete it",
+            )
+        recipe.write_text(yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False))
+    except OSError as error:
+        raise LightningFwdError(f"cannot write to {out}", str(error), "choose another folder") from error
+
+
+def _write(found: Found, spec: SchemeSearch, net: nn.Module, example: Tensor, file: Path) -> None:
+    """The scheme with its channels spelt out, so that it means the same on weights that have moved."""
+    model = rewrite(net, found.method, example)
+    parts = {path: model.part_of(f"{path}.weight") for path in found.method.train}
+    train = {path: 1.0 if part is None else part.index.tolist() for path, part in parts.items()}
+    model.undo()
+    about = {
+        "model": spec.model, "budget": str(found.budget), "width": spec.width, "ram_bytes": found.ram_bytes, "macs_per_step": found.macs,
+        "drifts": spec.drifts, "accuracy": round(found.accuracy, 2), "unadapted": round(found.unadapted, 2),
+        "after_statistics": spec.after_statistics,
+        "fractions": {path: amount for path, amount in found.method.train.items()},
+    }  # fmt: skip
+    write_scheme(file, train, found.method.biases, about)
