@@ -25,10 +25,11 @@ def test_trains(row, kind):
     before = tensors(module.network)
     trainer(row.method(), max_epochs=8, enable_checkpointing=False).fit(module, loader(module.network))
     first, last = torch.stack(module.losses[:6]).mean(), torch.stack(module.losses[-6:]).mean()
-    if row.learns:
-        assert last < 0.9 * first, f"loss {first:.3f} -> {last:.3f}"
+    if row.falls_to is not None:
+        assert last < row.falls_to * first, f"loss {first:.3f} -> {last:.3f}"
     changed = [n for n, t in tensors(lf.unwrap(module).network).items() if not torch.equal(t, before[n])]
-    assert changed if row.learns else all("running" in n for n in changed) and changed
+    assert changed
+    assert row.falls_to is not None or all("running" in n for n in changed)
 
 
 @every_case
@@ -54,51 +55,59 @@ def test_resumes_bit_for_bit(row, kind, tmp_path):
     assert all(torch.equal(one[k], other[k]) for k in one), [k for k in one if not torch.equal(one[k], other[k])]
 
 
+@pytest.fixture(scope="module")
+def trained_by_name(tmp_path_factory):
+    """A checkpoint by each ``Trainer(strategy=NAME)``, and what its model predicts."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for name, row in named_rows().items():
+        module = task(row, "conv")
+        checkpoint = ModelCheckpoint(folder, filename=name)
+        runner = trainer(name, max_epochs=2, enable_checkpointing=True, callbacks=[checkpoint])
+        runner.fit(module, loader(module.network), loader(module.network))
+        assert isinstance(runner.strategy, lf.ForwardOnlyStrategy)
+        module = lf.unwrap(module).eval()
+        x, _ = clusters(module.network, 8)
+        torch.save({"x": x, "logits": module(x).detach()}, folder / f"{name}.expected")
+    return folder
+
+
 @pytest.mark.parametrize("name", lf.METHODS)
-def test_an_unchanged_module_trains_by_name_and_its_checkpoint_is_the_plain_model_s(name, tmp_path):
-    row = named_rows()[name]
-    module = task(row, "conv")
-    checkpoint = ModelCheckpoint(tmp_path, filename="last")
-    runner = trainer(name, max_epochs=2, enable_checkpointing=True, callbacks=[checkpoint])
-    runner.fit(module, loader(module.network), loader(module.network))
-    assert isinstance(runner.strategy, lf.ForwardOnlyStrategy)
-    saved = torch.load(checkpoint.best_model_path, weights_only=True)
-    assert all(k in dict.fromkeys(task(row, "conv").state_dict()) for k in saved["state_dict"])
-    x, _ = clusters(module.network.original, 8)
-    module = lf.unwrap(module).eval()
-    torch.save({"x": x, "logits": module(x).detach()}, tmp_path / "expected.pt")
+def test_checkpoint_holds_the_plain_module_s_keys(trained_by_name, name):
+    saved = torch.load(trained_by_name / f"{name}.ckpt", weights_only=True)
+    plain = task(named_rows()[name], "conv")
+    assert saved["state_dict"].keys() == plain.state_dict().keys()
+    plain.load_state_dict(saved["state_dict"])
+    expected = torch.load(trained_by_name / f"{name}.expected", weights_only=True)
+    assert torch.allclose(plain.eval()(expected["x"]), expected["logits"], atol=1e-6)
+
+
+def test_checkpoints_load_in_a_process_without_the_library(trained_by_name):
     script = f"""
-import sys, torch
-from lightning_fwd_free import Net
-state = torch.load(r"{checkpoint.best_model_path}", weights_only=True)["state_dict"]
-net = Net().eval()
-net.load_state_dict({{k.removeprefix("network."): v for k, v in state.items()}})
-expected = torch.load(r"{tmp_path / "expected.pt"}", weights_only=True)
-assert torch.allclose(net(expected["x"]), expected["logits"], atol=1e-5)
-assert not any(name.split(".")[0] in ("lightning_fwd", "lightning") for name in sys.modules)
-"""
-    (tmp_path / "lightning_fwd_free.py").write_text(PLAIN_NET)
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-
-
-PLAIN_NET = """
+import pathlib, sys, torch
 from torch import nn
-def stage(i, o, stride):
-    return nn.Sequential()
-class Net(nn.Sequential):
+class Net(nn.Module):  # written again by someone who knows the keys alone
     def __init__(self):
         super().__init__()
-        for i, (a, b, s) in enumerate([(1, 6, 1), (6, 8, 2)], 1):
-            part = nn.Sequential()
-            part.add_module("conv", nn.Conv2d(a, b, 3, s, padding=1))
-            part.add_module("bn", nn.BatchNorm2d(b))
-            part.add_module("relu", nn.ReLU())
-            self.add_module(f"stage{i}", part)
-        self.add_module("pool", nn.AdaptiveAvgPool2d(1))
-        self.add_module("flatten", nn.Flatten())
-        self.add_module("classifier", nn.Linear(8, 4))
+        for i, (a, b, stride) in enumerate([(1, 6, 1), (6, 8, 2)], 1):
+            stage = nn.Sequential()
+            stage.add_module("conv", nn.Conv2d(a, b, 3, stride, padding=1))
+            stage.add_module("bn", nn.BatchNorm2d(b))
+            setattr(self, f"stage{{i}}", stage)
+        self.classifier = nn.Linear(8, 4)
+    def forward(self, x):
+        return self.classifier(self.stage2(self.stage1(x).relu()).relu().mean((2, 3)))
+names = {list(lf.METHODS)}
+for name in names:
+    folder = pathlib.Path({str(trained_by_name)!r})
+    state = torch.load(folder / f"{{name}}.ckpt", weights_only=True)["state_dict"]
+    net = Net().eval()
+    net.load_state_dict({{k.removeprefix("network."): v for k, v in state.items()}})
+    expected = torch.load(folder / f"{{name}}.expected", weights_only=True)
+    assert torch.allclose(net(expected["x"]), expected["logits"], atol=1e-5), name
+assert not any(name.split(".")[0] in ("lightning_fwd", "lightning") for name in sys.modules)
 """
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @every_case
