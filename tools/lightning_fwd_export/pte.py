@@ -38,7 +38,8 @@ class Tensor:
         index: position among the method's values.
         shape, order: logical sizes, and the dimensions from outermost to innermost in memory.
         ctype, itemsize, format: C element type, bytes, ``struct`` letter.
-        arena, offset: memory arena and byte offset where it is planned; ``arena`` is None for a constant.
+        arena, offset: memory arena and byte offset where it is planned; ``arena`` is None for a constant, and for an output
+            that its operator was told not to compute (no content then either).
         data: initial content (constants and initialised mutable buffers), else None.
     """
 
@@ -244,7 +245,6 @@ class _Reader:
         external = v.extra_tensor_info is not None and v.extra_tensor_info.location == schema.TensorDataLocation.EXTERNAL
         self.require(not external, f"{what} keeps its data in another file")
         if v.data_buffer_idx == 0:
-            self.require(arena is not None, f"{what} has neither memory nor content: an input that is not planned")
             return None
         store = self.file.program.constant_buffer if arena is None else self.file.mutable_data or []
         self.require(0 < v.data_buffer_idx < len(store), f"{what} takes its content from buffer {v.data_buffer_idx} of {len(store)}")

@@ -75,6 +75,8 @@ class Context:
         """C expression for the tensor's first element (0 for an absent optional tensor)."""
         if t is None:
             return "0"
+        if t.arena is None and t.data is None:
+            raise self.fail("a tensor has neither planned memory nor content")
         if ctype is not None and t.ctype != ctype:
             raise self.fail(f"a tensor is {t.ctype}, expected {ctype}")
         return self.unit.pointer(t)

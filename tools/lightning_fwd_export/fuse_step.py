@@ -1,0 +1,165 @@
+"""Rewrite a traced step for the device: updates in place of gradients, and kernels that need no temporary.
+
+Works on ``StepGraph.graph`` (flat aten). The optimizer's arithmetic, which the tracer wrote out, is replaced by ``lfwd::sgd*`` on
+the gradient's factors: the weight gradient of a layer is an outer product or a correlation, and the update needs its entries one
+by one, never all at once.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from lightning_fwd.cost.step_graph import StepGraph
+from torch import fx
+
+from . import ops  # noqa: F401  (defines lfwd::)
+
+aten, lfwd = torch.ops.aten, torch.ops.lfwd
+
+
+def fuse_step(step: StepGraph, lr: float, momentum: float) -> None:
+    """Rewrite the step in place: SGD with these settings, linear layers, relu gradients. The results stay what they are."""
+    fuse_updates(step, lr, momentum)
+    fuse_layers(step.module)
+
+
+def fuse_layers(module: fx.GraphModule) -> None:
+    """Matrix products with a transposed weight -> linear; relu gradients without a mask; operators renamed to those that ExecuTorch has."""
+    graph = module.graph
+    for node in list(graph.nodes):
+        if node.op == "call_function":
+            _fuse_linear(graph, node)
+            _fuse_relu_backward(graph, node)
+            _rename(graph, node)
+    graph.eliminate_dead_code()
+    graph.lint()
+    module.recompile()
+
+
+def fuse_updates(step: StepGraph, lr: float, momentum: float) -> None:
+    """Replace what the optimizer computes for every trained parameter by updates of its state."""
+    graph, results = step.graph, step.results
+    by_name = {n.name: n for n in graph.nodes}
+    replaced = {}
+    for name in step.trained:
+        gradient, old = by_name[step.gradients[name]], step.node(name)
+        velocity = f"optimizer.momentum.{name}"
+        with graph.inserting_after(gradient):
+            anchor = graph.call_function(aten.alias.default, (gradient,))  # marks where the updates go
+        if velocity in results:
+            new_velocity = _update(graph, anchor, step.node(velocity), gradient, -1.0, momentum, name)
+            replaced[velocity] = new_velocity
+            replaced[name] = _insert(graph, anchor, lfwd.sgd.default, (old, new_velocity, lr, 1.0), old, name)
+        else:
+            replaced[name] = _update(graph, anchor, old, gradient, lr, 1.0, name)
+        graph.erase_node(anchor)
+    output = next(n for n in reversed(graph.nodes) if n.op == "output")
+    output.args = (tuple(replaced.get(name, node) for name, node in results.items()),)
+    graph.eliminate_dead_code()
+    _drop_unused_gradients(graph)
+
+
+def _update(graph: fx.Graph, anchor: fx.Node, state: fx.Node, gradient: fx.Node, lr: float, decay: float, name: str) -> fx.Node:
+    """``decay * state - lr * gradient``, the gradient taken apart as far as it is a sum, a multiple or a product."""
+    target, args = gradient.target, gradient.args
+    if target in (aten.add.Tensor, aten.sub.Tensor) and all(isinstance(a, fx.Node) for a in args[:2]) and _same_shapes(gradient):
+        sign = gradient.kwargs.get("alpha", 1) * (1 if target is aten.add.Tensor else -1)
+        first = _update(graph, anchor, state, args[0], lr, decay, name)
+        return _update(graph, anchor, first, args[1], lr * sign, 1.0, name)
+    if target in (aten.mul.Tensor, aten.mul.Scalar) and isinstance(args[1], int | float):
+        return _update(graph, anchor, state, args[0], lr * args[1], decay, name)
+    if target in (aten.div.Tensor, aten.div.Scalar) and isinstance(args[1], int | float):
+        return _update(graph, anchor, state, args[0], lr / args[1], decay, name)
+    if target is aten.neg.default:
+        return _update(graph, anchor, state, args[0], -lr, decay, name)
+    factors = _outer_product(gradient)
+    if factors is not None:
+        return _insert(graph, anchor, lfwd.sgd_outer.default, (state, *factors, lr, decay), state, name)
+    if target is operator.getitem and args[1] == 1 and args[0].target is aten.convolution_backward.default:
+        grad, x, _, _, stride, padding, dilation, transposed, _, groups, _ = args[0].args
+        if not transposed and grad.meta["val"].dim() in (3, 4):
+            geometry = (list(stride), list(padding), list(dilation), groups)
+            return _insert(graph, anchor, lfwd.sgd_conv2d.default, (state, grad, x, lr, decay, *geometry), state, name)
+    return _insert(graph, anchor, lfwd.sgd.default, (state, gradient, lr, decay), state, name)
+
+
+def _same_shapes(node: fx.Node) -> bool:
+    return all(a.meta["val"].shape == node.meta["val"].shape for a in node.args[:2])
+
+
+def _transposed(node: fx.Node) -> fx.Node | None:
+    """The matrix that this node transposes."""
+    is_permute = node.target is aten.permute.default and [d % 2 for d in node.args[1]] == [1, 0] and len(node.args[1]) == 2
+    return node.args[0] if is_permute or node.target is aten.t.default else None
+
+
+def _outer_product(gradient: fx.Node) -> tuple[fx.Node, fx.Node] | None:
+    """Factors (g, x) of a gradient ``g^T x``."""
+    if gradient.target is aten.mm.default:
+        left = _transposed(gradient.args[0])
+        return (left, gradient.args[1]) if left is not None else None
+    product = _transposed(gradient)
+    if product is not None and product.target is aten.mm.default:  # (x^T g)^T
+        left = _transposed(product.args[0])
+        return (product.args[1], left) if left is not None else None
+    return None
+
+
+def _insert(graph: fx.Graph, anchor: fx.Node, target, args: tuple, like: fx.Node, name: str) -> fx.Node:
+    with graph.inserting_before(anchor):
+        node = graph.call_function(target, args)
+    node.meta = {"val": like.meta["val"], "phase": "update", "layer": name.rpartition(".")[0]}
+    return node
+
+
+def _drop_unused_gradients(graph: fx.Graph) -> None:
+    """Ask each ``convolution_backward`` only for what is still read."""
+    for node in list(graph.nodes):
+        if node.target is aten.convolution_backward.default:
+            read = {user.args[1] for user in node.users}
+            node.args = (*node.args[:-1], [wanted and i in read for i, wanted in enumerate(node.args[-1])])
+    graph.eliminate_dead_code()
+
+
+def _replace(graph: fx.Graph, node: fx.Node, target, args: tuple) -> None:
+    with graph.inserting_before(node):
+        new = graph.call_function(target, args)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+
+
+def _fuse_linear(graph: fx.Graph, node: fx.Node) -> None:
+    """``x @ w^T + b``: no transposed copy of the weight."""
+    if node.target is aten.addmm.default and not node.kwargs:
+        bias, x, weight = node.args[0], node.args[1], _transposed(node.args[2])
+        if weight is not None and bias.meta["val"].dim() == 1:
+            _replace(graph, node, aten.linear.default, (x, weight, bias))
+    elif node.target is aten.mm.default and (weight := _transposed(node.args[1])) is not None:
+        _replace(graph, node, aten.linear.default, (node.args[0], weight))
+
+
+def _fuse_relu_backward(graph: fx.Graph, node: fx.Node) -> None:
+    """``where(y <= 0, 0, g)`` with y of g's shape."""
+    if node.target is not aten.where.self:
+        return
+    condition, zero, grad = node.args
+    is_zero = isinstance(zero, fx.Node) and zero.target in (aten.scalar_tensor.default, aten.full.default) and 0 in zero.args
+    if not is_zero or condition.target is not aten.le.Scalar or condition.args[1] != 0:
+        return
+    result = condition.args[0]
+    if result.meta["val"].shape == grad.meta["val"].shape == node.meta["val"].shape:
+        _replace(graph, node, lfwd.relu_backward.default, (grad, result))
+
+
+_RENAMED = {
+    aten.__rshift__.Scalar: aten.bitwise_right_shift.Tensor_Scalar,
+    aten.__lshift__.Scalar: aten.bitwise_left_shift.Tensor_Scalar,
+    aten.avg_pool2d_backward.default: lfwd.avg_pool2d_backward.default,
+}
+
+
+def _rename(graph: fx.Graph, node: fx.Node) -> None:
+    if node.target in _RENAMED:
+        _replace(graph, node, _RENAMED[node.target], node.args)

@@ -1,0 +1,83 @@
+"""Plan where each tensor of a program lies: largest first, each at the lowest offset that is free during its life.
+
+Beyond ExecuTorch's own planner: an elementwise operator writes over an input that dies with it, and results that only
+alias updated weights take no memory.
+"""
+
+from __future__ import annotations
+
+from executorch.exir.memory_planning import (
+    MemoryAlgoResult,
+    MemoryPlanningAlgorithmSuite,
+    SpecAllocResult,
+    get_node_tensor_specs,
+)
+from executorch.exir.passes import MemoryPlanningPass
+from torch import fx
+
+# Operators whose kernels read element i before they write element i, here and in ExecuTorch's runtime.
+_ELEMENTWISE = {
+    "aten::relu.out", "aten::neg.out", "aten::exp.out", "aten::log.out", "aten::sqrt.out", "aten::rsqrt.out", "aten::sigmoid.out",
+    "aten::tanh.out", "aten::clamp.out", "aten::hardtanh.out", "aten::add.out", "aten::sub.out", "aten::mul.out", "aten::div.out",
+    "aten::mul.Scalar_out", "aten::add.Scalar_out", "aten::div.Scalar_out", "lfwd::relu_backward.out", "cortex_m::quantized_add.out",
+}
+
+
+def memory_planning_pass() -> MemoryPlanningPass:
+    """A fresh pass (they keep state) that shares mutable buffers between methods."""
+    return MemoryPlanningPass(memory_planning_algo=MemoryPlanningAlgorithmSuite([first_fit]), share_mutable_buffers=True)
+
+
+def first_fit(alignment, specs, graph_module: fx.GraphModule, graph_signature, extra_padding: int = 0) -> MemoryAlgoResult:
+    """ExecuTorch's planner interface: an arena and offset for every spec, and the size of each arena."""
+    owned = {id(s) for n in graph_module.graph.nodes if n.op != "output" for s in get_node_tensor_specs(n)}
+    result, sizes = MemoryAlgoResult({}, []), {1: 0}
+    for spec in specs:
+        spec.realign(alignment)
+        assert spec.storage_base is None, "views of slices are not planned"
+    groups = _groups([s for s in specs if id(s) in owned], graph_module)
+    for spec in specs:
+        if id(spec) not in owned:  # stands at the output only, for a weight that was updated in place
+            result.spec_dict[spec] = SpecAllocResult(spec.mem_id or 1, 0, 0)
+    placed: list[tuple[int, int, int, int, int]] = []  # arena, first use, last use, offset, end
+    for group in sorted(groups, key=lambda g: (-g[0].allocated_memory, min(s.lifetime[0] for s in g))):
+        first, last = min(s.lifetime[0] for s in group), max(s.lifetime[1] for s in group)
+        arena, size, offset = group[0].mem_id or 1, group[0].allocated_memory, 0
+        alive = sorted((p[3], p[4]) for p in placed if p[0] == arena and p[1] <= last and first <= p[2])
+        for start, end in alive:
+            if offset + size <= start:
+                break
+            offset = max(offset, end)
+        placed.append((arena, first, last, offset, offset + size))
+        sizes[arena] = max(sizes.get(arena, 0), offset + size)
+        for spec in group:
+            result.spec_dict[spec] = SpecAllocResult(arena, 0, offset)
+    result.bufsizes = [0] + [sizes.get(k, 0) + extra_padding for k in range(1, max(sizes) + 1)]
+    return result
+
+
+def _groups(specs: list, graph_module: fx.GraphModule) -> list[list]:
+    """Specs that share one place: an elementwise result with the first input that dies in it."""
+    wanted = {id(s) for s in specs}
+    inputs = {id(s) for n in graph_module.graph.nodes if n.op == "placeholder" for s in get_node_tensor_specs(n)}
+    group_of = {id(s): [s] for s in specs}
+    for position, node in enumerate(graph_module.graph.nodes):
+        if node.op != "call_function" or _name(node) not in _ELEMENTWISE:
+            continue
+        (out,) = get_node_tensor_specs(node)
+        for argument in node.all_input_nodes:
+            source = next(iter(get_node_tensor_specs(argument)), None)
+            if argument is node.kwargs.get("out") or source is None or id(source) not in wanted or id(source) in inputs:
+                continue
+            alike = (source.dtype, tuple(source.shape), source.dim_order) == (out.dtype, tuple(out.shape), out.dim_order)
+            if alike and id(out) in wanted and source.lifetime[1] == position and group_of[id(source)] is not group_of[id(out)]:
+                merged = group_of[id(source)] + group_of[id(out)]
+                for spec in merged:
+                    group_of[id(spec)] = merged
+                break
+    return list({id(g): g for g in group_of.values()}.values())
+
+
+def _name(node: fx.Node) -> str:
+    schema = getattr(getattr(node.target, "_op", node.target), "_schema", None)
+    return f"{schema.name}.{schema.overload_name}" if schema is not None else ""

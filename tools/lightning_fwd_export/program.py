@@ -1,0 +1,185 @@
+"""Build the ExecuTorch program: ``forward``, ``train_step`` and ``get_weights`` over one set of weights."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
+from lightning_fwd.cost.step_graph import StepGraph
+from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
+from torch.fx.passes.infra.pass_base import PassResult
+
+from .errors import ExportError
+from .ops import reinplace_updates
+from .plan_memory import memory_planning_pass
+from .seal import seal
+
+_PRESERVED = [torch.ops.aten.linear.default]
+_NEVER_WEIGHTS = ("optimizer.", "_lfwd.counter")
+
+
+@dataclass
+class StepProgram:
+    """A sealed .pte and what a caller needs to know about it.
+
+    Attributes:
+        data: the file's bytes.
+        weights: names of the tensors ``get_weights`` returns, in order.
+        arenas: method -> planned bytes: (activations, shared mutable state).
+    """
+
+    data: bytes
+    weights: list[str]
+    arenas: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+
+class State(nn.Module):
+    """All tensors that live across calls, as buffers: ``learned`` ones in RAM, ``frozen`` ones in Flash."""
+
+    def __init__(self, values: dict[str, Tensor], mutated: Iterable[str]):
+        super().__init__()
+        self.learned, self.frozen = nn.Module(), nn.Module()
+        self.paths: dict[str, str] = {}
+        mutated = set(mutated)
+        for i, (name, value) in enumerate(values.items()):
+            home = "learned" if name in mutated else "frozen"
+            key = f"s{i}_" + re.sub(r"\W", "_", name)
+            getattr(self, home).register_buffer(key, value.detach().clone().contiguous())
+            self.paths[name] = f"state.{home}.{key}"
+
+    def tensor(self, name: str) -> Tensor:
+        _, home, key = self.paths[name].split(".")
+        return getattr(getattr(self, home), key)
+
+
+def as_module(step: StepGraph, state: State, results: Iterable[str]) -> fx.GraphModule:
+    """The step as a module over ``state``: takes the batch, returns ``results``, writes what the step mutates."""
+    graph = fx.Graph()
+    names = {node: name for name, node in step.state.items()}
+    values: dict[fx.Node, fx.Node] = {}
+    for node in step.graph.nodes:
+        if node.op == "placeholder" and node.name in names:
+            continue
+        if node.op != "output":
+            values[node] = graph.node_copy(node, lambda n: values.get(n) or _fetch(graph, state, names[n.name], values, n))
+    out = {name: values.get(n) or _fetch(graph, state, names[n.name], values, n) for name, n in step.results.items()}
+    for name in step.mutated:
+        copy = graph.call_function(torch.ops.aten.copy_.default, (graph.get_attr(state.paths[name]), out[name]))
+        copy.meta = {"layer": name.rpartition(".")[0], "phase": "update"}
+    graph.output(tuple(out[name] for name in results))
+    root = nn.Module()
+    root.state = state
+    return fx.GraphModule(root, graph)
+
+
+def _fetch(graph: fx.Graph, state: State, name: str, values: dict[fx.Node, fx.Node], node: fx.Node) -> fx.Node:
+    values[node] = graph.get_attr(state.paths[name])
+    return values[node]
+
+
+class _Method(nn.Module):
+    """A graph behind a plain forward: torch.export then notes which line of its code, hence which node, each operation came from."""
+
+    def __init__(self, body: nn.Module):
+        super().__init__()
+        self.body = body
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        return self.body(*inputs)
+
+
+class _GetWeights(nn.Module):
+    def __init__(self, state: State, names: list[str]):
+        super().__init__()
+        self.state, self.names = state, names
+
+    def forward(self) -> tuple[Tensor, ...]:
+        return tuple(self.state.tensor(name).clone() for name in self.names)
+
+
+def build_program(
+    train_step: StepGraph, forward: StepGraph, values: dict[str, Tensor], example_batch: tuple[Tensor, Tensor],
+    lower: Callable[[ExportedProgram], ExportedProgram] | None = None, compile_config: EdgeCompileConfig | None = None,
+) -> StepProgram:
+    """Export both graphs over shared state.
+
+    Args:
+        train_step, forward: traced and fused graphs.
+        values: every state tensor of either, by name; the initial weights.
+        example_batch: input and target of the program's fixed shapes.
+        lower: further passes over each edge program (int8 kernels).
+        compile_config: of ``to_edge``, where the lowering needs its own.
+
+    Raises:
+        ExportError: an update or an initial value would be lost.
+    """
+    mutated = train_step.mutated
+    weights = [n for n in mutated if not n.startswith(_NEVER_WEIGHTS)]
+    if not weights:
+        raise ExportError("the step changes no weights: there is nothing to learn on the device")
+    state = State(values, mutated)
+    x, target = example_batch
+    modules = {
+        "forward": (as_module(forward, state, ["logits"]), (x,)),
+        "train_step": (as_module(train_step, state, ["loss", "logits"]), _inputs(train_step, x, target)),
+        "get_weights": (_GetWeights(state, weights), ()),
+    }
+    labels = {name: _labels(module) for name, (module, _) in modules.items() if isinstance(module, fx.GraphModule)}
+    exported = {name: torch.export.export(_Method(module), inputs, strict=False) for name, (module, inputs) in modules.items()}
+    config = compile_config or EdgeCompileConfig(_check_ir_validity=False, preserve_ops=_PRESERVED)
+    edge = to_edge(exported, compile_config=config)
+    for name in modules:
+        if lower is not None:
+            edge._edge_programs[name] = lower(edge.exported_program(name))
+        reinplace_updates(edge.exported_program(name))
+        _label(edge.exported_program(name).graph, labels.get(name, {}))
+    _require_updates(edge.exported_program("train_step"), state, mutated, "lowering")
+    executorch = edge.to_executorch(ExecutorchBackendConfig(
+        passes=[InitializedMutableBufferPass(["state_learned_"]), _fill_labels],
+        memory_planning_pass=memory_planning_pass(),
+        emit_stacktrace=True,
+    ))
+    plans = executorch.executorch_program.execution_plan
+    arenas = {p.name: (p.non_const_buffer_sizes + [0, 0])[1:3] for p in plans}
+    return StepProgram(seal(executorch.buffer), weights, {name: tuple(sizes) for name, sizes in arenas.items()})
+
+
+def _inputs(step: StepGraph, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    return tuple({"input": x, "target": target}[name] for name in step.inputs)
+
+
+def _require_updates(program: ExportedProgram, state: State, mutated: Iterable[str], stage: str) -> None:
+    kept = set(program.graph_signature.buffers_to_mutate.values())
+    lost = [name for name in mutated if f"body.{state.paths[name]}" not in kept]
+    if lost:
+        raise ExportError(f"{stage} lost the update of {', '.join(lost)}: the device would not learn it. Nothing is written")
+
+
+# ---- layer and phase travel in the .pte where ExecuTorch keeps stack traces
+
+
+def _labels(module: fx.GraphModule) -> dict[str, tuple[str, str]]:
+    return {n.name: (n.meta.get("layer") or "", n.meta.get("phase") or "") for n in module.graph.nodes}
+
+
+def _label(graph: fx.Graph, labels: dict[str, tuple[str, str]]) -> None:
+    """torch.export notes for every node the line of the module's code it came from, which starts with the original node's name."""
+    for node in graph.nodes:
+        found = re.findall(r"^\s*(\w+) = ", node.meta.get("stack_trace") or "", flags=re.M)
+        layer, phase = labels.get(found[-1], ("", "")) if found else ("", "")
+        node.meta["stack_trace"] = _frame(layer, phase)
+
+
+def _frame(layer: str, phase: str) -> str:
+    return f'  File "{layer}", line 0, in {phase}\n    -\n'
+
+
+def _fill_labels(module: fx.GraphModule) -> PassResult:
+    for node in module.graph.nodes:
+        node.meta.setdefault("stack_trace", _frame("", ""))
+    return PassResult(module, True)
