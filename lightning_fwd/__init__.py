@@ -6,7 +6,9 @@
 >>> net = lf.unwrap(model)                                   # the original class and keys, trained weights
 """
 
+from .callbacks import StepCost
 from .classifier import Classifier
+from .cost import step_cost
 from .graph import CaptureError, LightningFwdError, RewriteError, RewrittenModel, StepError
 from .methods import (
     METHODS,
@@ -41,8 +43,10 @@ __all__ = [
     "SparseTraining",
     "SparseUpdate",
     "Statistics",
+    "StepCost",
     "StepError",
     "ZerothOrder",
     "rewrite",
+    "step_cost",
     "unwrap",
 ]
