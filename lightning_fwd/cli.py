@@ -23,6 +23,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in _LIGHTNING:
             return _lightning(arguments)
+        if arguments and arguments[0] == "export":  # the exporter is a package of its own, with its own options
+            return _export(arguments[1:])
         return _own(arguments)
     except (LightningFwdError, FileNotFoundError, ImportError) as error:
         console.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
@@ -69,6 +71,7 @@ def _own(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _LIGHTNING:
         commands.add_parser(name, help=f"{name} by Lightning (own options: lightning-fwd {name} --help)")
+    commands.add_parser("export", help=_export.__doc__)
     for name, (add_options, _run) in _COMMANDS.items():
         add_options(commands.add_parser(name, help=_run.__doc__.splitlines()[0], description=_run.__doc__))
     options = parser.parse_args(arguments)
@@ -213,12 +216,20 @@ def _cost(options: argparse.Namespace) -> int:
     )  # fmt: skip
 
 
-def _export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="see lightning-fwd export --help")
-    parser.add_help = False
+def _search_options(parser: argparse.ArgumentParser) -> None:
+    from .search.command import add_options
+
+    add_options(parser)
 
 
-def _export(options: argparse.Namespace) -> int:
+def _search(options: argparse.Namespace) -> int:
+    """Find what to train under a budget of bytes and operations, or on a device."""
+    from .search.command import run
+
+    return run(options)
+
+
+def _export(arguments: list[str]) -> int:
     """Ship the training step: ExecuTorch program, C, emulated board."""
     try:
         from lightning_fwd_export.cli import main as export_main
@@ -226,14 +237,14 @@ def _export(options: argparse.Namespace) -> int:
         raise LightningFwdError(
             "the exporter is not available", str(error), "pip install lightning_fwd[export]"
         ) from error
-    return export_main(options.arguments)
+    return export_main(arguments)
 
 
 _COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "compare": (_compare_options, _compare),
     "cost": (_cost_options, _cost),
     "rewrite": (_model_options, _rewrite),
-    "export": (_export_options, _export),
+    "search": (_search_options, _search),
 }
 
 if __name__ == "__main__":
