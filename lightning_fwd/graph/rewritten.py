@@ -99,7 +99,8 @@ class RewrittenModel(nn.Module):
             return self.method.predict(self, x)
         self.method.check_step(self, x, self._target)
         record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
-        step = Step(self.method.updates(self, record))
+        with _uncached_autocast():
+            step = Step(self.method.updates(self, record))
         self.pending.append(step)
         step.logits.register_post_accumulate_grad_hook(_refuse_plain_backward)  # torch.autograd.grad does not call it
         return step.logits
@@ -151,8 +152,9 @@ class RewrittenModel(nn.Module):
         if not self.pending:
             raise StepError(
                 "backward was called, but no training forward came before it",
-                "the model was in eval mode, under no_grad, or backward was called twice",
-                "call model.train(), run the model, compute the loss, then call backward once",
+                "the model was in eval mode or under no_grad, only a part of it was called, or backward was called twice",
+                "call model.train(), run the model, compute the loss, then call backward once; in Lightning name the network that "
+                "training_step calls: ForwardOnlyStrategy(method, module=...)",
             )
         if not torch.isfinite(loss).all():
             raise StepError(
@@ -173,10 +175,11 @@ class RewrittenModel(nn.Module):
             if grad is not None:
                 parameter.grad = grad if parameter.grad is None else parameter.grad + grad
         pending, self.pending = self.pending, []
-        for step, error in zip(pending, grads, strict=False):
-            if error is not None:
-                for update in step.finish(error):
-                    accumulate(update)
+        with _uncached_autocast():
+            for step, error in zip(pending, grads, strict=False):
+                if error is not None:
+                    for update in step.finish(error):
+                        accumulate(update)
         self.inserted.counter += len(pending)
 
     # ---- modes, building, undoing
@@ -226,6 +229,17 @@ class RewrittenModel(nn.Module):
         if self.original.training != self.training:
             self.original.train(self.training)
         return self.original
+
+
+@contextmanager
+def _uncached_autocast() -> Iterator[None]:
+    """Autocast would hand a weight that it cast under ``no_grad`` to the next pass as well, which wants its gradient."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 def _refuse_plain_backward(logits: Tensor) -> None:

@@ -13,8 +13,10 @@ from typing import Literal
 import torch
 
 from ..graph.errors import RewriteError
+from ..graph.frozen_prefix import split_frozen
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel
+from ..graph.segment import Segment
 from ..passes import insert_weight_perturbations, share_dropout_masks
 from ..passes.insert_weight_perturbations import direction
 from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
@@ -28,7 +30,7 @@ class ZerothOrder(LearningMethod):
     The first inference gives the user's loss its logits; the second runs at ``w + scale z``. The loss itself is not evaluated twice: with
     its error e at the logits y the slope is ``<e, y(w + scale z) - y(w)> / scale``, which is SPSA's difference of losses in the limit of a
     small scale. So any loss works, and the loss that is logged is that of the unperturbed model. z is a function of the step
-    counter and is drawn again for the update, one parameter at a time.
+    counter and is drawn again for the update, one parameter at a time. What lies before the first trained layer runs once.
 
     Args:
         train: which parameters, as for :class:`SparseUpdate` (whole layers only). The variance grows with their number: a head learns, a
@@ -60,17 +62,24 @@ class ZerothOrder(LearningMethod):
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
         share_dropout_masks(model)
         names = [n for n, p in model.named_parameters() if n in scheme.parameters and p.requires_grad]
+        plain = split_frozen(model.graph, model, set(names))
+        model.before_trained = plain.before
+        model.after_entry = Segment(plain.after, plain.entries, [plain.output])
         model.places = insert_weight_perturbations(model, names, self.scale)
+        moved = split_frozen(model.graph, model, set(names))
+        seed = next(n for n in model.graph.nodes if n.op == "placeholder" and n.name == "seed")
+        model.after_entry_moved = Segment(moved.after, [*moved.entries, seed], [moved.output])
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with torch.no_grad(), phase("forward"):
-            logits = model.run(record.input)
+            entries = model.before_trained(model, record.input)
+            (logits,) = model.after_entry(model, *entries)
         error = yield Logits(logits)
         seeds, slopes = [], []
         for sample in range(self.samples):
             seeds.append(record.counter * self.samples + (sample + self.seed))
             with torch.no_grad(), phase("second_forward"):
-                moved = model.emit(record.input, seeds[-1])[0]
+                (moved,) = model.after_entry_moved(model, *entries, seeds[-1])
             with torch.no_grad(), phase("error"):
                 slopes.append((error * (moved - logits)).sum() * (1.0 / (self.scale * self.samples)))
         for name, place in reversed(model.places.items()):

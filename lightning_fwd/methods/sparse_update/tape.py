@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from ...graph.blocks import parameters_of
 from ...graph.constants import is_constant
+from ...graph.frozen_prefix import split_frozen
 from ...graph.phase import layer
 from ...graph.rewritten import RewrittenModel
-from ...graph.segment import Segment
 from ...graph.step import Updates
 from .error_sparsity import ErrorSparsity
 from .layers import stage_of
@@ -29,24 +29,14 @@ class Tape:
     sparsity: ErrorSparsity | None = None
 
     def __init__(self, model: RewrittenModel, trained: set[str], stored_norms: bool):
-        graph: fx.Graph = model.graph
-        nodes = [n for n in graph.nodes if n.op not in ("placeholder", "output") and not is_constant(n)]
-        output = next(n for n in graph.nodes if n.op == "output").args[0]
-        own = {n: [name for name in parameters_of(n, model) if name in trained] for n in nodes}
-        needing: set[fx.Node] = set()
-        for node in nodes:
-            if own[node] or any(n in needing for n in node.all_input_nodes):
-                needing.add(node)
-        above = _ancestors(output)
-        staged = [n for n in nodes if n in needing and n in above]
-        before = [n for n in nodes if n not in needing and n in above]
-        last_use = {i: n for n in staged for i in n.all_input_nodes}
-        entries = [n for n in graph.nodes if n not in staged and n in last_use and not is_constant(n)]
-        x = next(n for n in graph.nodes if n.op == "placeholder")
-        self._before = Segment(before, [x], entries)
-        self._entries, self._output = [n.name for n in entries], output.name
-        self.stages = [stage_of(n, model, needing, own[n], stored_norms) for n in staged]
-        self._dead = [[i.name for i, n in last_use.items() if n is node and not is_constant(i)] for node in staged]
+        split = split_frozen(model.graph, model, trained)
+        self._before, self._entries, self._output = split.before, [n.name for n in split.entries], split.output.name
+        last_use = {i: n for n in split.after for i in n.all_input_nodes if not is_constant(i)}
+        needing, self.stages = set(split.after), []
+        for node in split.after:
+            own = [name for name in parameters_of(node, model) if name in trained]
+            self.stages.append(stage_of(node, model, needing, own, stored_norms))
+        self._dead = [[i.name for i, n in last_use.items() if n is node] for node in split.after]
 
     def forward(self, model: RewrittenModel, x: Tensor) -> tuple[Tensor, list[tuple]]:
         """``(B, ...) -> (logits (B, C), what each stage keeps)``."""
@@ -84,14 +74,3 @@ class Tape:
                 input_grads = g = None
             while updates:
                 yield updates.pop(0)
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """The node and all that its value depends on."""
-    found, stack = set(), [node]
-    while stack:
-        current = stack.pop()
-        if current not in found:
-            found.add(current)
-            stack += current.all_input_nodes
-    return found
