@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from ..graph.constants import INSERTED
 from ..graph.errors import LightningFwdError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
 from .batch import Key, example_batch, input_of, target_of
-from .install import install, installed
+from .install import install, installed, unwrap
+from .state import join_state, split_state
 
 
 class ForwardOnlyStrategy(SingleDeviceStrategy):
@@ -103,10 +105,31 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
                 "use precision='bf16-mixed', 'bf16-true' or 32",
             )
         super().connect(model)
+        if not is_overridden("configure_model", model):
+            self._install(model)
+        elif any(True for _ in model.parameters()):  # the network stands already
+            self._install(model)
+
+    @override
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Lightning calls ``configure_model`` in here: what it builds is rewritten right after, before a checkpoint is restored."""
+        with super().model_sharded_context():
+            yield
+        self._install(self.lightning_module)
+
+    def _install(self, model: LightningModule) -> None:
         x = self._find_example(model)
-        if x is not None:
+        training = model._trainer is not None and model.trainer.training
+        if x is not None and any(True for _ in model.parameters()):
             install(model, self.method, x, self._module_name)
-        elif model._trainer is not None and model.trainer.training:
+        elif training and x is not None:
+            raise LightningFwdError(
+                f"{type(model).__name__} has no parameters yet",
+                "a network built in setup() comes after the rewrite",
+                "build it in __init__ or in configure_model",
+            )
+        elif training:
             raise LightningFwdError(
                 "no example input to capture the network with",
                 "the LightningModule sets no example_input_array, and no batch of the training data could be built before setup",
@@ -125,6 +148,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
     def setup_optimizers(self, trainer: Trainer) -> None:
         super().setup_optimizers(trainer)
         if len(self.optimizers) > 1:
+            unwrap(self.lightning_module)
             raise LightningFwdError(
                 f"configure_optimizers returned {len(self.optimizers)} optimizers, ForwardOnlyStrategy drives one",
                 "one training step of a rule updates all layers",
@@ -164,27 +188,35 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     @override
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in super().lightning_module_state_dict().items() if not _is_inserted(key)}
+        return split_state(super().lightning_module_state_dict())[0]
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        state = super().lightning_module_state_dict()
-        inserted = {key: value for key, value in state.items() if _is_inserted(key)}
+        _, inserted = split_state(super().lightning_module_state_dict())
         checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         saved = checkpoint.get("lightning_fwd", {})
-        current = {key: value for key, value in self.lightning_module.state_dict().items() if _is_inserted(key)}
-        inserted = saved.get("inserted", {}) if saved.get("method") == repr(self.method) else {}
+        _, inserted = split_state(self.lightning_module.state_dict())
+        if saved.get("method") == repr(self.method):
+            inserted |= {key: value for key, value in saved["inserted"].items() if key in inserted}
         # a checkpoint of the plain model, or of another rule: inserted state keeps what its seed gave
-        state = {**current, **checkpoint["state_dict"], **{k: v for k, v in inserted.items() if k in current}}
+        state = join_state(checkpoint["state_dict"], inserted, self.lightning_module)
         self.lightning_module.load_state_dict(state, strict=strict)
 
-
-def _is_inserted(key: str) -> bool:
-    return any(part.startswith(INSERTED) for part in key.split("."))
+    @override
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        try:
+            super().load_optimizer_state_dict(checkpoint)
+        except ValueError as error:
+            method = checkpoint.get("lightning_fwd", {}).get("method", "plain training")
+            raise LightningFwdError(
+                f"the checkpoint's optimizer state does not fit: {error}",
+                f"it was written by {method}, and each rule has parameters of its own (this is {self.method!r})",
+                "resume with the same rule, or start a new fit from the checkpoint's weights",
+            ) from error
 
 
 def _data_source(model: LightningModule) -> Any | None:

@@ -12,7 +12,7 @@ from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, rewrite
 
-_WHOLE = f"{INSERTED}_model"  #: name of the rewritten model where the LightningModule itself is the network
+WHOLE = f"{INSERTED}_model"  #: name of the rewritten model where the LightningModule itself is the network
 
 
 def find_network(module: LightningModule, name: str | None = None) -> str | None:
@@ -31,9 +31,16 @@ def find_network(module: LightningModule, name: str | None = None) -> str | None
         return name
     every = {id(p) for p in module.parameters()}
     for child_name, child in module.named_children():
-        if child_name != _WHOLE and not isinstance(child, Metric) and {id(p) for p in child.parameters()} == every and every:
+        if child_name != WHOLE and not isinstance(child, Metric) and {id(p) for p in child.parameters()} == every and every:
             return child_name
     return None
+
+
+def _fitting(x: Tensor, module: nn.Module) -> Tensor:
+    """The example on the module's device, in its precision (after a fit in bf16-true, say)."""
+    for parameter in module.parameters():
+        return x.to(parameter.device, parameter.dtype if x.is_floating_point() else x.dtype)
+    return x
 
 
 def install(module: LightningModule, method: LearningMethod, x: Tensor, name: str | None = None) -> RewrittenModel:
@@ -48,10 +55,10 @@ def install(module: LightningModule, method: LearningMethod, x: Tensor, name: st
         if repr(current.method) == repr(method):
             return current
         unwrap(module)
-    name = find_network(module, name)
+    name, x = find_network(module, name), _fitting(x, module)
     if name is None:
         model = rewrite(module, method, x)
-        module._modules[_WHOLE] = model
+        module._modules[WHOLE] = model
         object.__setattr__(module, "forward", model.forward)
         return model
     network = getattr(module, name)
@@ -75,7 +82,7 @@ def unwrap(module: nn.Module) -> nn.Module:
         return module.undo()
     for name, child in list(module.named_children()):
         if isinstance(child, RewrittenModel):
-            if name == _WHOLE:
+            if name == WHOLE:
                 del module._modules[name]
                 module.__dict__.pop("forward", None)
                 child.undo()
