@@ -30,13 +30,17 @@ class ProjectionHead(nn.Module):
             *([spatial] if spatial else [])
         )
         features = shape[1] * torch.Size(spatial).numel()
-        self.linear = nn.Linear(features, num_classes)
+        self.linear = nn.utils.skip_init(nn.Linear, features, num_classes)  # leaves the global generator alone
         with torch.no_grad():
             self.linear.weight.uniform_(-1, 1, generator=generator).mul_(features**-0.5)
             self.linear.bias.zero_()
 
+    def pooled(self, h: Tensor) -> Tensor:
+        """The features ``(B, n)`` that the linear map sees."""
+        return self.pool(h).flatten(1)
+
     def forward(self, h: Tensor) -> Tensor:
-        return self.linear(self.pool(h).flatten(1))
+        return self.linear(self.pooled(h))
 
 
 @dataclass

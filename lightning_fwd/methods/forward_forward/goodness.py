@@ -1,0 +1,67 @@
+"""What a block measures and what it hides from the next: goodness, per-sample normalisation, the ReLU's gradient."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class SampleNorm(nn.Module):
+    """Each sample divided by its root mean square: keeps the direction of the activity, drops its length."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        dims = list(range(1, h.ndim))
+        return h / (h.square().mean(dims, keepdim=True).sqrt() + 1e-8)
+
+
+class SquaredGoodness(nn.Module):
+    """``(B, ...) -> (B,)``: mean or sum over a sample's squared activations."""
+
+    def __init__(self, reduction: Literal["mean", "sum"]):
+        super().__init__()
+        self.reduction = reduction
+
+    def forward(self, h: Tensor) -> Tensor:
+        squared = h.flatten(1).square()
+        return squared.mean(1) if self.reduction == "mean" else squared.sum(1)
+
+
+class _PassThrough(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z: Tensor) -> Tensor:
+        return z.clamp_min(0)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad
+
+
+class PassThroughReLU(nn.Module):
+    """ReLU whose gradient is 1 everywhere: units that are off can be pulled on (by peer normalisation)."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        return _PassThrough.apply(z)
+
+
+def peer_loss(h: Tensor, running_mean: Tensor, momentum: float = 0.9) -> tuple[Tensor, Tensor]:
+    """How far units (channels) are from the mean activity of their peers, and the new running mean ``(n,)``.
+
+    ``mean((mean(r) - r)**2)`` with ``r = 0.9 r + 0.1 mean(h)`` over positive samples ``h (B, n, ...)``: no unit may sleep, none may always fire.
+    """
+    new = running_mean * momentum + h.mean([0, *range(2, h.ndim)]) * (1 - momentum)
+    return (new.mean() - new).square().mean(), new.detach()
+
+
+def contrast(margin: Tensor, loss: Literal["threshold", "symmetric"], batch: int) -> Tensor:
+    """The scalar loss of positive samples (first ``batch``) against negative ones, from ``sharpness * (goodness - theta)``.
+
+    ``threshold``: ``softplus(-m_pos) + softplus(m_neg)`` (Hinton 2022); ``symmetric``: ``softplus(-(m_pos - m_neg))``, which no threshold enters
+    (SymBa, Lee & Song 2023, arXiv 2303.08418).
+    """
+    positive, negative = margin[:batch], margin[batch:]
+    if loss == "symmetric":
+        return F.softplus(negative - positive).mean()
+    return (F.softplus(-positive) + F.softplus(negative)).mean()

@@ -1,0 +1,262 @@
+"""The Forward-Forward rule.
+
+Hinton, "The Forward-Forward algorithm", 2022 (arXiv 2212.13345). Each block raises its goodness (mean or sum of squared activations) above a
+threshold for a sample with its true label, and lowers it for a negative sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...graph.blocks import shape_of
+from ...graph.constants import INSERTED
+from ...graph.counter_random import wrong_labels
+from ...graph.errors import RewriteError
+from ...graph.phase import phase
+from ...graph.rewritten import BlockRunner, RewrittenModel
+from ...passes import insert_block_walls, insert_goodness_heads, insert_label_embedding, insert_normalisation
+from ...passes.insert_label_planes import insert_label_planes
+from ...passes.pass_relu_gradient import pass_relu_gradient
+from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from ..local_loss import ProjectionHead, local_gradients
+from .goodness import PassThroughReLU, SampleNorm, SquaredGoodness, contrast, peer_loss
+from .label_embedding import LabelOverlay, LabelPattern, LabelPlanes, repeat_samples
+from .negatives import hard_labels, hybrids
+
+
+@dataclass
+class ForwardForward(LearningMethod):
+    """Forward-Forward on every block but the last; a linear head learns from the user's loss, as the readout.
+
+    Positive and negative samples share one batch; only gradients inside a block are ever computed, so a step stores one block's activations.
+
+    Args:
+        granularity: how the model divides into blocks, see :func:`lightning_fwd.graph.blocks.find_blocks`.
+        goodness: ``"mean"`` or ``"sum"`` of squared activations.
+        threshold: theta; None takes 1 for the mean and the number of units for the sum.
+        loss: ``"threshold"`` (Hinton 2022) or ``"symmetric"`` (SymBa: positive against negative directly, no threshold).
+        sharpness: factor on the goodness's margin in the loss (SymBa's alpha).
+        label: ``"overlay"`` writes it over the first values, ``"planes"`` gives the first layer one plane per class beside the input,
+            ``"pattern"`` adds a wave per class to the whole input. ``"auto"``: overlay where the first layer is fully connected and there is room,
+            else planes.
+        label_scale: size of the label against the input's values.
+        negatives: ``"wrong"`` labels, uniformly; ``"hard"`` ones, drawn from the head's own prediction; ``"hybrid"`` images, mixed of two
+            (no label enters the blocks: unsupervised).
+        head: ``"own"``: the model's own last block, on the plain input: a pretrained model keeps what it was, and :func:`unwrap` gives the
+            trained model. ``"layers"``: a linear map of the normalised activations of all hidden blocks but the first, seen with the neutral label
+            (Hinton's readout; better from scratch; the model's own last block is then not trained).
+        prediction: ``"head"``, in one pass; ``"goodness"`` runs every label and takes the one of highest goodness, summed over all hidden blocks
+            but the first (C passes in one batch).
+        normalise_input: whether samples are normalised before the first block, as activations are before the others.
+        pass_through_relu: whether the last ReLU of a block passes its gradient whole, as in public implementations of the paper.
+        peer_normalisation: weight of the loss that draws all units towards equal mean activity; 0.03 in public implementations.
+        greedy_steps: train the first hidden block alone for so many steps, then the next, the last one to the end; None trains all at once. A traced
+            step (priced, exported) is one of the last block's.
+        pool: positions per dimension of a convolutional activation that the ``"layers"`` head sees.
+        batch_norm: ``"freeze"`` or ``"train"`` (positive and negative samples share one batch and its statistics).
+        seed: of labels drawn, planes and masks.
+
+    Raises:
+        RewriteError: the model has no hidden block, one class only, no room for the label, or the settings contradict each other.
+    """
+
+    granularity: str | int | Sequence[str] = "layer"
+    goodness: Literal["mean", "sum"] = "mean"
+    threshold: float | None = None
+    loss: Literal["threshold", "symmetric"] = "threshold"
+    sharpness: float = 1.0
+    label: Literal["auto", "overlay", "planes", "pattern"] = "auto"
+    label_scale: float = 1.0
+    negatives: Literal["wrong", "hard", "hybrid"] = "wrong"
+    head: Literal["own", "layers"] = "own"
+    prediction: Literal["head", "goodness"] = "head"
+    normalise_input: bool = False
+    pass_through_relu: bool = False
+    peer_normalisation: float = 0.0
+    greedy_steps: int | None = None
+    pool: int = 2
+    batch_norm: Literal["freeze", "train"] = "freeze"
+    seed: int = 0
+
+    @property
+    def needs_target(self) -> bool:  # hybrids are made without labels
+        return self.negatives != "hybrid"
+
+    # ---- rewriting
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        self._check(model)
+        require_trainable(model, [p for p, _ in model.named_parameters()])
+        hidden = model.plan[:-1]
+        if self.negatives != "hybrid":
+            self._insert_label(model)
+        insert_block_walls(model)
+        insert_normalisation(model, SampleNorm(), self.normalise_input)
+        insert_goodness_heads(model, lambda block, shape: SquaredGoodness(self.goodness), hidden)
+        if self.pass_through_relu:
+            pass_relu_gradient(model, PassThroughReLU(), hidden)
+        device = model.example_input.device
+        if self.peer_normalisation:
+            model.inserted.peers = nn.Module()
+            for block in hidden:
+                model.inserted.peers.register_buffer(str(block.index), torch.zeros(shape_of(block.output)[1], device=device))
+        if self.head == "layers":
+            generator = torch.Generator().manual_seed(self.seed)
+            read = hidden[1:] or hidden
+            heads = {str(b.index): ProjectionHead(shape_of(b.output), model.num_classes, self.pool, generator) for b in read}
+            model.inserted.readout = nn.ModuleDict(heads).to(device)
+            last = {p for node in model.plan[-1].layers for p in _parameters_under(model, node)}
+            model.freeze(last)
+
+    def _check(self, model: RewrittenModel) -> None:
+        name = type(model.original).__name__
+        if len(model.plan) < 2:
+            raise RewriteError(
+                f"ForwardForward needs a hidden block, {name} has one block",
+                "the last block is the readout",
+                "use a finer granularity",
+            )
+        if model.num_classes < 2 and self.negatives != "hybrid":
+            raise RewriteError(
+                f"ForwardForward needs two classes, {name} has {model.num_classes}",
+                "a negative sample carries a wrong label, and there is none",
+                "use ForwardForward(negatives='hybrid', head='own')",
+            )
+        if self.negatives == "hybrid" and self.prediction == "goodness":
+            raise RewriteError(
+                "ForwardForward(negatives='hybrid', prediction='goodness') cannot predict",
+                "no label enters the blocks, so their goodness tells nothing about classes",
+                "use prediction='head'",
+            )
+
+    def _insert_label(self, model: RewrittenModel) -> None:
+        shape, classes, kind = model.input_shape, model.num_classes, self.label
+        if kind == "auto":
+            weight = model.get_parameter(f"{model.plan[0].layers[0]}.weight") if model.plan[0].layers else None
+            flat = weight is not None and weight.ndim == 2
+            kind = "overlay" if flat and torch.Size(shape).numel() > classes else "planes"
+        if kind == "planes":
+            insert_label_planes(model, lambda n: LabelPlanes(n, classes, self.label_scale, self.seed), repeat_samples)
+        else:
+            embedding = {"overlay": LabelOverlay, "pattern": LabelPattern}[kind]
+            insert_label_embedding(model, embedding(shape, classes, self.label_scale))
+
+    # ---- one step
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        logits, parameters = self._readout(model, record.input)
+        error = yield Logits(logits)
+        yield from local_gradients(parameters, logits, error)
+        with torch.no_grad():
+            inputs, batch = self._contrasted(model, record, logits), record.input.shape[0]
+        del logits, error
+        stage = self._stage(record.counter, len(model.blocks) - 1)
+        for block in model.blocks[: len(model.blocks) - 1 if stage is None else stage + 1]:
+            parameters = block.parameters(model) if stage in (None, block.index) else {}
+            with torch.set_grad_enabled(bool(parameters)), phase("forward"):
+                h, goodness = block(model, *inputs)
+            inputs = [h.detach()]
+            if parameters:
+                yield from self._learn(model, record, block, h, goodness, batch, parameters)
+            del h, goodness
+
+    def _learn(
+        self,
+        model: RewrittenModel,
+        record: StepRecord,
+        block: BlockRunner,
+        h: Tensor,
+        goodness: Tensor,
+        batch: int,
+        parameters: dict[str, nn.Parameter],
+    ) -> Updates:
+        with torch.enable_grad(), phase("goodness"):
+            margin = (goodness - self._threshold(h)) * self.sharpness
+            loss = contrast(margin, self.loss, batch)
+            if self.peer_normalisation:
+                name = f"peers.{block.index}"
+                peers = model.inserted.get_buffer(name)
+                unequal, mean = peer_loss(h[:batch], peers)
+                loss = loss + self.peer_normalisation * unequal
+                yield Update(f"{INSERTED}.{name}", peers, value=mean)
+            loss = loss * record.loss_scale
+        yield from local_gradients(parameters, loss)
+
+    def _contrasted(self, model: RewrittenModel, record: StepRecord, logits: Tensor) -> list[Tensor]:
+        """The batch of positive, then negative samples, as inputs of the first block."""
+        x, target, seed = record.input, record.target, record.counter * 2 + self.seed
+        if self.negatives == "hybrid":
+            return [torch.cat([x, hybrids(x, seed)])]
+        wrong = hard_labels(target, logits, seed) if self.negatives == "hard" else wrong_labels(target, model.num_classes, seed)
+        return [x, F.one_hot(torch.cat([target, wrong]), model.num_classes).to(x.dtype)]
+
+    def _threshold(self, h: Tensor) -> float:
+        if self.threshold is not None:
+            return self.threshold
+        return 1.0 if self.goodness == "mean" else float(h[0].numel())
+
+    def _stage(self, counter: Tensor, hidden: int) -> int | None:
+        """Index of the block that learns now, or None for all."""
+        if self.greedy_steps is None:
+            return None
+        if type(counter) is not Tensor:  # traced
+            return hidden - 1
+        return min(int(counter) // self.greedy_steps, hidden - 1)
+
+    # ---- reading the activity out
+
+    def _readout(self, model: RewrittenModel, x: Tensor) -> tuple[Tensor, dict[str, nn.Parameter]]:
+        """The head's logits with a graph to its parameters, and these."""
+        if self.head == "own":
+            with torch.no_grad(), phase("forward"):
+                h = model.run_until_last(x)
+            with torch.enable_grad(), phase("forward"):
+                return model.run_last(h), model.blocks[-1].parameters(model)
+        with torch.no_grad(), phase("forward"):
+            features = list(self._features(model, x))
+        with torch.enable_grad(), phase("forward"):
+            logits = sum(head.linear(f) for head, f in zip(model.inserted.readout.values(), features, strict=True))
+        prefix = f"{INSERTED}.readout"
+        return logits, {f"{prefix}.{name}": p for name, p in model.inserted.readout.named_parameters() if p.requires_grad}
+
+    def _features(self, model: RewrittenModel, x: Tensor) -> Iterator[Tensor]:
+        """What the ``"layers"`` head sees of each block it reads: normalised, pooled, flattened; the label neutral."""
+        inputs = [x]
+        if self.negatives != "hybrid":
+            inputs.append(x.new_full((x.shape[0], model.num_classes), 1 / model.num_classes))
+        for block in model.blocks[:-1]:
+            h, _ = block(model, *inputs)
+            inputs = [h]
+            if str(block.index) in model.inserted.readout:
+                yield model.inserted.readout[str(block.index)].pooled(model.inserted.normalise(h))
+
+    # ---- inference
+
+    def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
+        if not model.has_learned:
+            return model.run(x)
+        if self.prediction == "goodness":
+            return self.goodness_logits(model, x)
+        return model.run(x) if self.head == "own" else self._readout(model, x)[0]
+
+    def goodness_logits(self, model: RewrittenModel, x: Tensor) -> Tensor:
+        """Goodness of each label ``(B, C)``, summed over the hidden blocks but the first (over the only one, if there is one)."""
+        classes, batch = model.num_classes, x.shape[0]
+        inputs, total = [x, torch.eye(classes, device=x.device, dtype=x.dtype).repeat_interleave(batch, 0)], 0.0
+        hidden = model.blocks[:-1]
+        for block in hidden:
+            h, goodness = block(model, *inputs)
+            if block.index > 0 or len(hidden) == 1:
+                total = total + goodness
+            inputs = [h]
+        return total.reshape(classes, batch).t()
+
+
+def _parameters_under(model: RewrittenModel, layer: str) -> list[str]:
+    return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] == layer]

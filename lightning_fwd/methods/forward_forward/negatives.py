@@ -1,0 +1,40 @@
+"""Negative samples: wrong labels, labels that the model itself finds likely, and images mixed of two."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ...graph.counter_random import random_bits, uniform
+
+
+def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
+    """A wrong label for each sample, drawn by the probabilities ``softmax(logits) (B, C)``; never the true one.
+
+    Drawn as the largest of the log-probabilities with Gumbel noise, so it needs no normalisation and no loop.
+    """
+    batch, classes = logits.shape
+    noise = (random_bits(seed, (batch, classes), logits.device).to(logits.dtype) + 0.5) * 2.0**-32
+    score = logits.detach().log_softmax(1) - torch.log(-torch.log(noise))
+    true = F.one_hot(target, classes).bool()
+    return score.masked_fill(true, float("-inf")).argmax(1)
+
+
+def blob_mask(x: Tensor, seed: Tensor, rounds: int = 6) -> Tensor:
+    """Large random blobs of 0 and 1, one mask per sample, shared by its channels ``(B, 1, ...)``; over the values of a flat input.
+
+    Random bits, blurred by [1/4, 1/2, 1/4] in every direction and cut at the middle (Hinton 2022, section 3.2).
+    """
+    shape = (x.shape[0], 1, *x.shape[2:]) if x.ndim > 2 else tuple(x.shape)
+    mask = uniform(seed, shape, x.device)
+    for _ in range(rounds):
+        for dim in range(2 if x.ndim > 2 else 1, mask.ndim):
+            mask = mask / 2 + (mask.roll(1, dim) + mask.roll(-1, dim)) / 4
+    return (mask > 0).to(x.dtype)
+
+
+def hybrids(x: Tensor, seed: Tensor) -> Tensor:
+    """Each sample mixed with the next one of the batch by a blob mask: right locally, wrong as a whole ``(B, ...)``."""
+    mask = blob_mask(x, seed)
+    return x.roll(1, 0) + mask * (x - x.roll(1, 0))

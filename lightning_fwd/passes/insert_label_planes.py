@@ -1,0 +1,41 @@
+"""Forward-Forward's label beside the input: planes of its own that the first layer sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ..graph.blocks import cut_points, layer_of, shape_of
+from ..graph.constants import INSERTED
+from ..graph.rewritten import RewrittenModel
+
+
+def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int], nn.Module], repeat: Callable) -> None:
+    """Insert ``z = planes(z, label)`` behind the first layer; ``label`` ``(kB, C)`` becomes a second input of the graph.
+
+    Args:
+        make_planes: from the number of channels (units) of the first layer's output to the module.
+        repeat: ``(x, label) -> (kB, ...)``, used on the input itself where more than the first layer reads it (a residual first block).
+    """
+    graph = model.graph
+    x = next(n for n in graph.nodes if n.op == "placeholder")
+    z = next(n for n in graph.nodes if layer_of(n, model))
+    alone = z in cut_points(graph)
+    with graph.inserting_after(x):
+        label = graph.placeholder("label")
+    if not alone:
+        with graph.inserting_after(label):
+            repeated = graph.call_function(repeat, (x, label))
+        repeated.meta.update(tensor_meta=x.meta["tensor_meta"], block=0)
+        x.replace_all_uses_with(repeated, delete_user_cb=lambda user: user is not repeated)
+    planes = make_planes(shape_of(z)[1])
+    model.inserted.add_module("label_embedding", planes.to(model.example_input.device))
+    with graph.inserting_after(z):
+        added = graph.call_module(f"{INSERTED}.label_embedding", (z, label))
+    added.meta.update(tensor_meta=z.meta["tensor_meta"], block=0)
+    for user in [u for u in z.users if u is not added]:
+        user.replace_input_with(z, added)
+    for block in model.plan:
+        if block.output is z:
+            block.output = added
