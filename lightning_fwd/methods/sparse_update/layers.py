@@ -24,6 +24,7 @@ from ...graph.segment import Segment
 from ...graph.step import Part, Update
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _RELU = (torch.relu, nn.functional.relu, "relu")
 _RELU6 = (nn.functional.relu6,)
 
@@ -71,6 +72,20 @@ class Addition(Stage):
 
     def backward(self, model, kept, grad):
         return [grad] * sum(self.needs), []
+
+
+class Averaging(Stage):
+    """Average pooling: linear, so its product is the same at any input; autograd is asked at zero, where it has nothing to keep."""
+
+    def forward(self, model, *inputs):
+        (x,) = inputs
+        return self.segment(model, x)[0], (x.shape,)
+
+    def backward(self, model, kept, grad):
+        with phase("backward"), torch.enable_grad():
+            x = grad.new_zeros(()).expand(kept[0]).requires_grad_()
+            (y,) = self.segment(model, x)
+            return list(torch.autograd.grad(y, [x], grad)), []
 
 
 class Rectifier(Stage):
@@ -224,6 +239,8 @@ def stage_of(
         kind = Convolution
     elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats and stored_norms:
         kind = StoredNorm
+    elif isinstance(module, _AVERAGES):
+        kind = Averaging
     elif type(module) is nn.ReLU or node.target in _RELU:
         kind = Rectifier
     elif type(module) is nn.ReLU6 or node.target in _RELU6:

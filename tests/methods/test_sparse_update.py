@@ -1,0 +1,348 @@
+"""Sparse update: the sliced computation is the masked one, its savings are real, and schemes mean what they say."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lightning_fwd as lf
+from lightning_fwd.cost import step_cost, trace_step
+from lightning_fwd.methods.backprop import gradients
+from lightning_fwd.methods.base import LearningMethod, Logits
+from lightning_fwd.methods.sparse_update import rank_channels, read_scheme, write_scheme
+from lightning_fwd.methods.sparse_update.quantisation import scale_for_integers
+from lightning_fwd.models import ResNet8, SmallConv
+from lightning_fwd.passes import insert_gradient_masks
+
+
+class Net(nn.Module):
+    """Strided, dilated, depthwise and grouped convolutions, a shortcut, ReLU and ReLU6, batch norm, pooling, two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8)
+        self.grouped = nn.Conv2d(16, 8, 1, groups=2)
+        self.dilated = nn.Conv2d(8, 8, 3, padding=2, dilation=2, bias=False)
+        self.fc, self.head = nn.Linear(8 * 4, 12), nn.Linear(12, 5)
+        self.pool = nn.AdaptiveAvgPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.bn(self.stem(x)))
+        h = h + F.relu6(self.grouped(self.depthwise(h)))
+        h = self.pool(F.max_pool2d(torch.relu(self.dilated(h)), 2, 1))
+        return self.head(self.fc(h.flatten(1)).relu())
+
+
+@dataclass
+class Masked(LearningMethod):
+    """The reference: full backpropagation with a mask on each gradient."""
+
+    masks: dict[str, Tensor]
+    trained: frozenset[str]
+
+    def rewrite(self, model):
+        model.freeze({name for name, _ in model.named_parameters()} - self.trained)
+        insert_gradient_masks(model, self.masks)
+
+    def updates(self, model, record):
+        with torch.enable_grad():
+            (logits,) = model.emit(record.input)
+        error = yield Logits(logits)
+        yield from gradients(model, logits, error)
+
+
+def batch(shape: tuple[int, ...] = (3, 12, 12), count: int = 4, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *shape, generator=generator), torch.arange(count) % classes
+
+
+def net_of(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    net = Net()
+    net.bn.running_mean.uniform_(-0.2, 0.2)
+    net.bn.running_var.uniform_(0.5, 2)
+    return net
+
+
+def gradients_of(net: nn.Module, method: LearningMethod, x: Tensor, y: Tensor):
+    """Gradients of one step, by name, and the rewritten model (of a copy)."""
+    model = lf.rewrite(copy.deepcopy(net), method, x)
+    model.train()
+    with model.step(y):
+        loss = F.cross_entropy(model(x), y)
+    model.backward(loss)
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, model
+
+
+LAYERS = {"stem": 3, "depthwise": 8, "dilated": 8, "fc": 32, "head": 12}  # input channels
+
+channels = st.fixed_dictionaries(
+    {}, optional={path: st.sets(st.integers(0, count - 1), min_size=1).map(sorted) for path, count in LAYERS.items()}
+)
+biases = st.sets(st.sampled_from(["stem", "bn", "depthwise", "grouped", "fc", "head"]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(channels, biases, st.booleans(), st.integers(0, 3))
+def test_the_sliced_update_is_the_masked_one(train, bias_of, whole_group, seed):
+    if whole_group:
+        train = {**train, "grouped": 1.0}
+    if not train and not bias_of:
+        bias_of = {"head"}
+    x, y = batch(seed=seed)
+    net = net_of(seed)
+    sliced, model = gradients_of(net, lf.SparseUpdate(train, biases=sorted(bias_of) or "none"), x, y)
+    masks = {}
+    for path, chosen in train.items():
+        if chosen != 1.0:
+            weight = net.get_submodule(path).weight
+            mask = torch.zeros_like(weight)
+            if path == "depthwise":  # two output channels read each input channel
+                mask[[row for c in chosen for row in (2 * c, 2 * c + 1)]] = 1
+            else:
+                mask[:, chosen] = 1
+            masks[path] = mask
+    trained = frozenset([f"{p}.weight" for p in train] + [f"{p}.bias" for p in bias_of])
+    reference, _ = gradients_of(net, Masked(masks, trained), x, y)
+    assert sliced.keys() == reference.keys() == trained
+    for name, expected in reference.items():
+        torch.testing.assert_close(sliced[name], expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+        if (part := model.part_of(name)) is not None:
+            assert int((sliced[name] != 0).sum()) <= part.of(expected).numel()
+
+
+def test_full_selection_is_backpropagation():
+    x, y = batch()
+    net = net_of()
+    everything = [name for name, child in net.named_children() if list(child.parameters())]
+    sparse, _ = gradients_of(net, lf.SparseUpdate(everything), x, y)
+    full, _ = gradients_of(net, lf.Backprop(batch_norm="freeze"), x, y)
+    assert sparse.keys() == full.keys()
+    for name, expected in full.items():
+        torch.testing.assert_close(sparse[name], expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
+
+
+def kept_bytes(model, x: Tensor) -> int:
+    """Bytes that the forward pass holds on to: of the tape, and of what autograd saves inside single stages."""
+    storages = {}
+
+    def note(t: Tensor) -> Tensor:
+        storages[t.untyped_storage().data_ptr()] = (t.untyped_storage().nbytes(), t)  # t: keeps it alive, so pointers stay unique
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        _, kept = model.tape.forward(model, x)
+    for keeps in kept:
+        for item in keeps:
+            for t in item if isinstance(item, list) else [item]:
+                if isinstance(t, Tensor) and type(t) is Tensor and not t.requires_grad:
+                    note(t)
+    inside = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    return sum(size for pointer, (size, _) in storages.items() if pointer not in inside)
+
+
+SCHEMES = [
+    dict(train="head"),
+    dict(train="biases"),
+    dict(train={"block3.conv2": 0.25}, biases="all"),
+    dict(train={"block3": 0.5, "block2": 0.5}, biases="all"),
+    dict(train={"block3": 1.0, "block2": 1.0, "block1": 1.0}, biases="all"),
+]
+
+
+def resnet_models():
+    torch.manual_seed(0)
+    net, x = ResNet8().eval(), torch.rand(1, 3, 32, 32)
+    return [lf.rewrite(copy.deepcopy(net), lf.SparseUpdate(**scheme), x) for scheme in SCHEMES], x
+
+
+def test_the_ledger_agrees_with_what_is_measured_and_rises_with_the_scheme():
+    models, x = resnet_models()
+    costs = []
+    for model in models:
+        cost = step_cost(model, (x, torch.tensor([1])), scheduled=False)
+        costs.append((cost.peak_ram_bytes, cost.total_macs))
+        at_error = next(i for i, (_, phase, _) in enumerate(cost.plan.moments) if phase == "error")
+        alive = [b for b in cost.plan.alive(at_error) if b.born >= 0 and b.dies > at_error and b.category == "activations"]
+        logits = 40
+        assert kept_bytes(model, x) == pytest.approx(sum(b.bytes for b in alive) - logits, rel=0.1, abs=300)
+    assert costs == sorted(costs)
+
+
+def test_bias_only_costs_hardly_more_memory_than_inference():
+    (head, biases, *_), x = resnet_models()
+    y = torch.tensor([1])
+    ram = [step_cost(m, (x, y)).peak_ram_bytes for m in (head, biases)]
+    autograd = step_cost(ResNet8(), (x, y), method=lf.Backprop(batch_norm="freeze")).peak_ram_bytes
+    assert ram[1] < 1.1 * ram[0] < 0.3 * autograd
+
+
+def test_a_slice_needs_optimizer_state_and_masters_for_itself_alone():
+    net, (x, y) = SmallConv(1, (8, 16), 4), batch((1, 8, 8), 1, 4)
+    model = lf.rewrite(net, lf.SparseUpdate({"stage2.conv": 0.25}, biases="none"), x)
+    step = trace_step(model, (x, y), momentum=0.9)
+    assert step.node("optimizer.momentum.stage2.conv.weight").meta["val"].shape == (16, 2, 3, 3)
+    results = step.run(model, x, y)
+    moved = (results["stage2.conv.weight"] != net.stage2.conv.weight).any(0).any(-1).any(-1)
+    assert moved.nonzero().flatten().tolist() == model.part_of("stage2.conv.weight").index.tolist()
+
+
+def test_the_backward_pass_stops_at_the_deepest_trained_layer():
+    x, y = batch()
+    model = lf.rewrite(net_of(), lf.SparseUpdate(["fc"]), x)
+    assert [stage.path for stage in model.tape.stages if stage.path] == ["fc", "head"]
+    traced = trace_step(model, (x, y))
+    behind = {n.meta["layer"] for n in traced.graph.nodes if n.meta["phase"] in ("backward", "update") and n.op == "call_function"}
+    assert not behind & {"stem", "bn", "depthwise", "grouped", "dilated"}
+
+
+# ---- ranking
+
+
+def test_channels_are_ranked_by_dependency_group():
+    torch.manual_seed(0)
+    net = SmallConv(1, (8, 16), 4)
+    with torch.no_grad():
+        for module in (net.stage1.conv.weight[[2, 5]], net.stage2.conv.weight[:, [2, 5]]):
+            module.mul_(1)
+        net.stage1.conv.weight[[2, 5]] *= 50
+        net.stage2.conv.weight[:, [2, 5]] *= 50
+    x = torch.randn(2, 1, 8, 8)
+    rank = rank_channels(net, x, ["stage2.conv"])["stage2.conv"]
+    assert set(rank.topk(2).indices.tolist()) == {2, 5}
+    model = lf.rewrite(net, lf.SparseUpdate({"stage2.conv": 0.25}), x)
+    assert model.part_of("stage2.conv.weight").index.tolist() == [2, 5]
+
+
+def test_random_ranking_is_a_function_of_its_seed():
+    net, x = SmallConv(1, (8, 16), 4), torch.randn(2, 1, 8, 8)
+    ranks = [rank_channels(net, x, ["stage2.conv"], "random", seed)["stage2.conv"] for seed in (0, 0, 1)]
+    assert torch.equal(ranks[0], ranks[1]) and not torch.equal(ranks[0], ranks[2])
+
+
+def test_taylor_ranking_needs_gradients():
+    net, x = SmallConv(1, (8, 16), 4), torch.randn(2, 1, 8, 8)
+    with pytest.raises(lf.RewriteError, match="no gradients"):
+        lf.rewrite(net, lf.SparseUpdate({"stage2.conv": 0.5}, ranking="taylor"), x)
+    net(x).square().sum().backward()
+    assert lf.rewrite(net, lf.SparseUpdate({"stage2.conv": 0.5}, ranking="taylor"), x).part_of("stage2.conv.weight").index.numel() == 4
+
+
+# ---- schemes
+
+
+def test_a_scheme_file_says_what_learns(tmp_path):
+    file = tmp_path / "scheme.yaml"
+    write_scheme(file, {"fc": [0, 7, 9], "head": 1.0}, ["head", "bn"], {"budget": "64 KB"})
+    assert read_scheme(file) == ({"fc": [0, 7, 9], "head": 1.0}, ["head", "bn"])
+    x, y = batch()
+    from_file, model = gradients_of(net_of(), lf.SparseUpdate(str(file)), x, y)
+    assert from_file.keys() == {"fc.weight", "head.weight", "head.bias", "bn.bias"}
+    assert model.part_of("fc.weight").index.tolist() == [0, 7, 9] and model.part_of("head.weight") is None
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        (dict(train={"nowhere": 0.5}), "nowhere"),
+        (dict(train="somewhere"), "somewhere"),
+        (dict(train={"fc": 0.0}), "fraction 0.0"),
+        (dict(train={"fc": [0, 99]}), "input channels 0 to 31"),
+        (dict(train={"fc": [3, 1]}), "ascending"),
+        (dict(train={"grouped": [0]}), "groups"),
+        (dict(train=99), "the model has"),
+        (dict(train="head", biases=["nowhere"]), "biases: nowhere"),
+        (dict(train="head", ranking="best"), None),
+        (dict(train="missing.yaml"), "missing.yaml"),
+        (dict(train="head", channels=0.0), "channels=0.0"),
+        (dict(train="head", error_density=0.0), "error_density=0.0"),
+    ],
+)
+def test_bad_schemes_are_refused_before_anything_changes(settings_, message):
+    net, (x, _) = net_of(), batch()
+    if message is None:
+        settings_["channels"], message = 0.5, "ranking='best'"
+    before = [p.requires_grad for p in net.parameters()]
+    with pytest.raises(lf.RewriteError, match=message):
+        lf.rewrite(net, lf.SparseUpdate(**settings_), x)
+    assert before == [p.requires_grad for p in net.parameters()] and type(net) is Net
+
+
+# ---- dynamic sparsity of the error
+
+
+def test_half_of_the_error_is_the_error_of_the_largest_half():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
+    x, y = torch.randn(5, 10), torch.arange(5) % 3
+    got, _ = gradients_of(net, lf.SparseUpdate(["0", "2", "4"], error_density=0.5), x, y)
+
+    def keep_half(grad: Tensor) -> Tensor:
+        keep = grad.abs().sum(0).topk(grad.shape[1] // 2).indices
+        return grad * torch.zeros(grad.shape[1]).index_fill_(0, keep, 1.0)
+
+    h = x
+    for i, layer in enumerate(net):
+        h = layer(h)
+        if i in (0, 2):
+            h.register_hook(keep_half)
+    F.cross_entropy(h, y).backward()
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(got[name], p.grad)
+
+
+def test_a_small_error_takes_fewer_channels_and_a_lower_bound_costs_less():
+    x, y = batch((1, 8, 8), 4, 4)
+    model = lf.rewrite(SmallConv(1, (8, 16, 16), 4), lf.SparseUpdate(["stage1", "stage2", "stage3"], error_density=(0.25, 1.0)), x)
+    model.train()
+    densities = []
+    for scale in (1.0, 0.01):
+        with model.step(y):
+            loss = scale * F.cross_entropy(model(x), y)
+        model.backward(loss)
+        densities.append(model.inserted.error_sparsity.densities())
+    assert set(densities[0].values()) == {1.0}
+    assert all(0.25 <= d <= 0.4 for d in densities[1].values()) and densities[1]
+    macs = [
+        step_cost(SmallConv(1, (8, 16, 16), 4), (x, y), method=lf.SparseUpdate(4, error_density=d)).total_macs for d in (0.5, 1.0)
+    ]
+    assert macs[0] < 0.9 * macs[1]
+
+
+# ---- integer weights
+
+
+def test_scaling_for_integers_makes_integer_training_equal_to_real_training():
+    torch.manual_seed(0)
+    scale, x_scale, x = 0.02, 0.1, torch.randn(6, 4)
+    real = nn.Sequential(nn.Linear(4, 3))
+
+    class Integer(nn.Module):
+        """The same layer with weights and inputs in integer units."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 3)
+            with torch.no_grad():
+                self.fc.weight.copy_(real[0].weight / scale)
+                self.fc.bias.copy_(real[0].bias / (scale * x_scale))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(x / x_scale) * (scale * x_scale)
+
+    y = torch.arange(6) % 3
+    wanted, _ = gradients_of(real, lf.SparseUpdate(), x, y)
+    got, _ = gradients_of(Integer(), lf.SparseUpdate(integer_scales={"fc": (scale, x_scale)}), x, y)
+    # one SGD step on w / s with this gradient moves w by s * gradient
+    torch.testing.assert_close(got["fc.weight"] * scale, wanted["0.weight"])
+    torch.testing.assert_close(got["fc.bias"] * scale * x_scale, wanted["0.bias"])
+    assert list(scale_for_integers([], {})) == []
