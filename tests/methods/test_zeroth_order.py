@@ -1,0 +1,101 @@
+"""Zeroth order: the slope is the directional derivative, the direction is the seed's, the memory is that of inference."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lightning_fwd as lf
+from lightning_fwd.cost import price, step_cost, trace_inference
+from lightning_fwd.models import ResNet8
+from lightning_fwd.passes.insert_weight_perturbations import direction
+
+
+def tiny() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+def gradients_of(net: nn.Module, method, x, y):
+    model = lf.rewrite(copy.deepcopy(net), method, x)
+    model.train()
+    with model.step(y):
+        loss = F.cross_entropy(model(x), y)
+    model.backward(loss)
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}, model
+
+
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(7, 6, generator=generator, dtype=torch.float64), torch.arange(7) % 3
+
+
+def test_the_update_is_the_directional_derivative_along_its_direction():
+    (x, y), net = batch(), tiny()
+    got, model = gradients_of(net, lf.ZerothOrder(train=["0", "2"], scale=1e-6), x, y)
+    F.cross_entropy(net(x), y).backward()
+    true = {name: p.grad for name, p in net.named_parameters()}
+    z = {name: direction(torch.tensor(0), place, true[name]) for name, place in model.places.items()}
+    assert all(set(v.unique().tolist()) <= {-1.0, 1.0} for v in z.values())
+    slope = sum((z[name] * true[name]).sum() for name in true)
+    assert got.keys() == true.keys()
+    for name in true:
+        torch.testing.assert_close(got[name], slope * z[name], rtol=1e-4, atol=1e-8)
+
+
+def test_many_directions_average_to_the_gradient():
+    (x, y), net = batch(), tiny()
+    got, _ = gradients_of(net, lf.ZerothOrder(samples=3000, scale=1e-6), x, y)
+    F.cross_entropy(net(x), y).backward()
+    flat = torch.cat([got[n].flatten() for n in ("2.weight", "2.bias")])
+    true = torch.cat([p.grad.flatten() for p in net[2].parameters()])
+    assert F.cosine_similarity(flat, true, dim=0) > 0.98  # sqrt(27 / 3000) off at most
+    assert flat.norm() == pytest.approx(float(true.norm()), rel=0.1)
+
+
+def test_each_step_takes_another_direction_and_a_resumed_one_the_same():
+    (x, y), net = batch(), tiny()
+    model = lf.rewrite(net, lf.ZerothOrder(), x)
+    model.train()
+
+    def step():
+        model.zero_grad()
+        with model.step(y):
+            loss = F.cross_entropy(model(x), y)
+        model.backward(loss)
+        return model.get_parameter("2.weight").grad.sign()
+
+    first, second = step(), step()
+    assert not torch.equal(first.abs() * first, second) and not torch.equal(first, -second)
+    model.inserted.counter.fill_(0)
+    assert torch.equal(step(), first)
+
+
+def test_the_first_inference_is_that_of_the_unperturbed_model():
+    (x, y), net = batch(), tiny()
+    plain = net(x)
+    model = lf.rewrite(net, lf.ZerothOrder(scale=0.1), x)
+    model.train()
+    with model.step(y):
+        assert torch.equal(model(x), plain)
+
+
+def test_a_head_learns_at_the_peak_memory_of_inference():
+    net, x, y = ResNet8(), torch.zeros(1, 3, 32, 32), torch.tensor([1])
+    model = lf.rewrite(net, lf.ZerothOrder(), x)
+    for width in ("fp32", "int8"):
+        inference = price(trace_inference(model, x), model, width=width)
+        step = step_cost(model, (x, y), width=width)
+        assert step.peak_ram_bytes < 1.05 * inference.peak_ram_bytes
+
+
+def test_it_refuses_parts_of_layers_and_a_scale_of_zero():
+    (x, _), net = batch(), tiny()
+    with pytest.raises(lf.RewriteError, match="whole layers"):
+        lf.rewrite(net, lf.ZerothOrder(train={"2": 0.5}), x)
+    with pytest.raises(lf.RewriteError, match="scale=0"):
+        lf.rewrite(net, lf.ZerothOrder(scale=0), x)
