@@ -1,0 +1,173 @@
+"""The budget search: exact against brute force, seeded, resumable, and never over its budget."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lightning_fwd as lf
+from lightning_fwd.cost import step_cost
+from lightning_fwd.models import SmallConv
+from lightning_fwd.search import (
+    Budget,
+    Prices,
+    SchemeSearch,
+    Space,
+    best,
+    evolve,
+    load_search,
+    parse_budget,
+    random_genome,
+    search,
+)
+from lightning_fwd.search.run import Measured
+from lightning_fwd.search.space import within
+
+
+class Additive:
+    """Prices that are sums, so that brute force is possible; counts how often it is asked."""
+
+    def __init__(self, ram: list[list[int]]):
+        self.ram, self.asked = ram, 0
+
+    def of(self, genome):
+        self.asked += 1
+        return sum(costs[g] for costs, g in zip(self.ram, genome, strict=True)), 0
+
+    def fit(self, genome, budget):
+        return budget.allows(*self.of(genome))
+
+
+UNITS = (("a", "a_bn"), ("b",), ("c",), ("head",))
+
+
+def case(seed: int):
+    draw = random.Random(seed)
+    space = Space(UNITS, (0.5, 1.0))
+    options = [list(range(5)), *[[0, 1, 2]] * 4]
+    ram = [[0, *itertools.accumulate(draw.randint(1, 9) for _ in o[1:])] for o in options]
+    gain = [[0.0, *(draw.uniform(-1, 3) for _ in o[1:])] for o in options]
+    return space, options, Additive(ram), lambda g: sum(v[x] for v, x in zip(gain, g, strict=True))
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.integers(10, 40))
+def test_exact_search_is_brute_force(seed, ram):
+    space, options, prices, value = case(seed)
+    (found,) = best(space, value, options, prices, Budget(ram))
+    wanted = max((g for g in itertools.product(*options) if any(g) and prices.of(g)[0] <= ram), key=value)
+    assert value(found) == pytest.approx(value(wanted)) and prices.of(found)[0] <= ram
+
+
+def test_evolution_comes_near_the_optimum_and_is_seeded():
+    for seed in range(5):
+        space, options, prices, value = case(seed)
+        budget = Budget(25)
+        first, again = (evolve(value, options, lambda g: prices.fit(g, budget), seed=3) for _ in range(2))  # noqa: B023
+        (exact,) = best(space, value, options, prices, budget)
+        assert first == again and all(prices.fit(g, budget) for g in first)
+        assert value(first[0]) >= 0.95 * value(exact)
+
+
+def test_random_genomes_fit_and_use_the_budget():
+    space, options, prices, _ = case(0)
+    budget = Budget(25)
+    drawn = {random_genome(space, prices, budget, seed) for seed in range(10)}
+    assert len(drawn) > 5 and all(prices.fit(g, budget) for g in drawn)
+    for genome in drawn:
+        grown = [(*genome[:i], g + 1, *genome[i + 1 :]) for i, g in enumerate(genome) if g < space.everything[i]]
+        assert not all(prices.fit(g, budget) for g in grown)
+
+
+@pytest.fixture
+def small():
+    net, x = SmallConv(1, (6, 8), 10), torch.zeros(2, 1, 8, 8)
+    return net, x, Space.of(net, x, (0.5, 1.0))
+
+
+def test_prices_are_the_ledgers_and_are_asked_for_rarely(small, tmp_path):
+    net, x, space = small
+    prices = Prices(net, x, space, "fp32", 0.0, tmp_path / "prices.json")
+    genome = space.everything
+    assert prices.of(genome)[0] == step_cost(net, (x[:1], torch.zeros(1, dtype=torch.int64)), method=space.method(genome)).peak_ram_bytes
+    budget = Budget(prices.of(genome)[0])
+    assert all(prices.fit(space.single(u, 1), budget) for u in range(len(space.units))) and len(prices) == 1
+    assert len(Prices(net, x, space, "fp32", 0.0, tmp_path / "prices.json")) == 1
+    assert within(space.single(0, 1), space.everything) and not within(space.everything, space.single(0, 1))
+
+
+def test_what_trains_more_costs_more(small):
+    net, x, space = small
+    prices = Prices(net, x, space, "int8", 0.0)
+    chain = [space.bias_only(1), (3, 0, 0, 1), (3, 0, 1, 1), (3, 0, 2, 1), (3, 0, 2, 2), space.everything]
+    costs = [prices.of(g) for g in chain]
+    assert [c[0] for c in costs] == sorted(c[0] for c in costs) and [c[1] for c in costs] == sorted(c[1] for c in costs)
+
+
+# ---- budgets
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        ({"ram": "64KB"}, Budget(64_000)),
+        ({"ram": "64 KiB", "macs_per_step": "1.2x_inference"}, Budget(65_536, 1200)),
+        ({"ram": 1000, "macs_per_step": "2M"}, Budget(1000, 2_000_000)),
+        ({"ram": "1.5x_inference"}, Budget(150)),
+        ("stm32f746", Budget(327_680)),
+    ],
+)
+def test_budgets_as_people_write_them(spec, expected):
+    assert parse_budget(spec, inference_macs=1000, inference_ram=100) == expected
+
+
+@pytest.mark.parametrize("spec", [{}, {"ram": "64 parsecs"}, {"flash": "1MB"}, {"ram": -1}, "no_such_board", {"ram": "1.2.3KB"}, 5])
+def test_bad_budgets_are_refused(spec):
+    with pytest.raises(lf.LightningFwdError):
+        parse_budget(spec, 1000, 100)
+
+
+# ---- the whole search, on handwritten digits
+
+
+SPEC = dict(
+    data={"dataset": "digits"}, drifts=["contrast=0.3"], model="small_conv", model_args={"in_channels": 1, "widths": [6, 8]},
+    budget={"ram": "3x_inference"}, width="fp32", samples=64, held_out=100, epochs=2, lr=0.03, fractions=[0.5, 1.0], finalists=2,
+)  # fmt: skip
+
+
+def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, monkeypatch):
+    spec = SchemeSearch(**SPEC)
+    found = search(spec, tmp_path / "run", jobs=1)
+    assert found.ram_bytes <= found.budget.ram_bytes and found.accuracy >= found.unadapted - 5
+    net, x = SmallConv(1, (6, 8), 10), torch.zeros(1, 1, 8, 8)
+    method = lf.SparseUpdate(train=str(tmp_path / "run" / "scheme.yaml"))
+    assert step_cost(net, (x, torch.zeros(1, dtype=torch.int64)), method=method).peak_ram_bytes == found.ram_bytes
+
+    monkeypatch.setattr("lightning_fwd.search.run._measure", lambda *_: pytest.fail("measured again"))
+    assert search(spec, tmp_path / "run", jobs=1) == found
+    with pytest.raises(lf.LightningFwdError, match="no sparse update keeps"):
+        search(SchemeSearch(**{**SPEC, "budget": {"ram": "100B"}}), tmp_path / "run", jobs=1)
+    with pytest.raises(lf.LightningFwdError, match="another search"):
+        search(SchemeSearch(**{**SPEC, "lr": 0.1}), tmp_path / "run", jobs=1)
+
+
+def test_measurements_survive_an_interruption(tmp_path, small):
+    space = small[2]
+    spec, file = SchemeSearch(**SPEC), tmp_path / "contributions.csv"
+    first = Measured(spec, space, file, 1, None).of([space.nothing])
+    file.write_text(file.read_text().replace(f"{first[space.nothing]}", "12.5"))
+    assert Measured(spec, space, file, 1, None).of([space.nothing]) == {space.nothing: 12.5}
+
+
+def test_a_bad_recipe_names_its_keys(tmp_path):
+    file = tmp_path / "search.yaml"
+    file.write_text(yaml.safe_dump({"data": {}, "drift": []}))
+    with pytest.raises(lf.LightningFwdError, match="drifts"):
+        load_search(file)
