@@ -10,8 +10,9 @@ from __future__ import annotations
 import operator
 
 import torch
-from lightning_fwd.cost.step_graph import StepGraph
 from torch import fx
+
+from lightning_fwd.cost.step_graph import StepGraph
 
 from . import ops  # noqa: F401  (defines lfwd::)
 

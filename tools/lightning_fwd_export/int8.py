@@ -97,6 +97,7 @@ def lower_int8(program: ExportedProgram) -> ExportedProgram:
     config = CortexMTargetConfig(cpu=CortexM.M4)
     program = CortexMPassManager(program, target_config=config).transform()
     fuse_padding(program)
+    average_in_integers(program)
     size_scratch(program)
     drop_dead_constants(program)
     if len(program.graph_signature.buffers_to_mutate) != len(mutated):
@@ -125,6 +126,16 @@ def fuse_padding(program: ExportedProgram) -> None:
         if not padded.users:
             graph.erase_node(padded)
     graph.lint()
+    program.graph_module.recompile()
+
+
+def average_in_integers(program: ExportedProgram) -> None:
+    """Average pooling by our operator, whose reference rounds as its kernel does."""
+    for node in program.graph.nodes:
+        if node.target is edge_ops.edge.cortex_m.quantized_avg_pool2d.default and not node.args[4]:  # no ceil_mode
+            node.target = edge_ops.edge.lfwd.quantized_avg_pool2d.default
+            node.args = (node.args[0], *(list(v) for v in node.args[1:4]))
+    program.graph.eliminate_dead_code()
     program.graph_module.recompile()
 
 

@@ -117,6 +117,25 @@ _define(
 )
 
 
+def _quantized_avg_pool2d(input, kernel_size, stride, padding) -> Tensor:
+    """The mean of int8 values, half away from zero, padding not counted (``cortex_m``'s reference rounds half to even, in float)."""
+    mean = F.avg_pool2d(input.double(), kernel_size, stride, padding, count_include_pad=False)
+    rounded = torch.where(mean >= 0, (mean + 0.5).floor(), (mean - 0.5).ceil())
+    return rounded.to(torch.int8).to(memory_format=torch.channels_last)
+
+
+def _quantized_avg_pool2d_fake(input, kernel_size, stride, padding) -> Tensor:
+    shape = F.avg_pool2d(input.to(torch.float32), kernel_size, stride, padding).shape
+    return input.new_empty(shape).to(memory_format=torch.channels_last)
+
+
+_define(
+    "quantized_avg_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding)",
+    _quantized_avg_pool2d,
+    _quantized_avg_pool2d_fake,
+)
+
+
 def reinplace_updates(program: ExportedProgram) -> None:
     """Turn every functional update of an edge program into its mutating form.
 

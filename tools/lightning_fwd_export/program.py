@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from dataclasses import dataclass, field
 import torch
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
 from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
-from lightning_fwd.cost.step_graph import StepGraph
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx.passes.infra.pass_base import PassResult
+from torch.fx.traceback import preserve_node_meta
+
+from lightning_fwd.cost.step_graph import StepGraph
 
 from .errors import ExportError
 from .ops import reinplace_updates
@@ -31,11 +34,15 @@ class StepProgram:
         data: the file's bytes.
         weights: names of the tensors ``get_weights`` returns, in order.
         arenas: method -> planned bytes: (activations, shared mutable state).
+        numbers: constants in the program, such as the scale and zero point of int8 inputs.
+        reference: the lowered training step in PyTorch (integer arithmetic included), where it was asked for.
     """
 
     data: bytes
     weights: list[str]
     arenas: dict[str, tuple[int, int]] = field(default_factory=dict)
+    numbers: dict[str, int | float] = field(default_factory=dict)
+    reference: nn.Module | None = None
 
 
 class State(nn.Module):
@@ -71,9 +78,13 @@ def as_module(step: StepGraph, state: State, results: Iterable[str]) -> fx.Graph
     for name in step.mutated:
         copy = graph.call_function(torch.ops.aten.copy_.default, (graph.get_attr(state.paths[name]), out[name]))
         copy.meta = {"layer": name.rpartition(".")[0], "phase": "update"}
+    for node in graph.nodes:  # "custom" is what torch.export carries along
+        node.meta["custom"] = {**(node.meta.get("custom") or {}), **{k: node.meta.get(k) or "" for k in ("layer", "phase")}}
     graph.output(tuple(out[name] for name in results))
     root = nn.Module()
     root.state = state
+    for name, child in step.module.named_children():
+        root.add_module(name, child)
     return fx.GraphModule(root, graph)
 
 
@@ -83,14 +94,14 @@ def _fetch(graph: fx.Graph, state: State, name: str, values: dict[fx.Node, fx.No
 
 
 class _Method(nn.Module):
-    """A graph behind a plain forward: torch.export then notes which line of its code, hence which node, each operation came from."""
+    """A graph run node by node, so that torch.export carries each node's notes over to what it traces."""
 
     def __init__(self, body: nn.Module):
         super().__init__()
         self.body = body
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self.body(*inputs)
+        return fx.Interpreter(self.body).run(*inputs) if isinstance(self.body, fx.GraphModule) else self.body(*inputs)
 
 
 class _GetWeights(nn.Module):
@@ -104,7 +115,8 @@ class _GetWeights(nn.Module):
 
 def build_program(
     train_step: StepGraph, forward: StepGraph, values: dict[str, Tensor], example_batch: tuple[Tensor, Tensor],
-    lower: Callable[[ExportedProgram], ExportedProgram] | None = None, compile_config: EdgeCompileConfig | None = None,
+    lower: Callable[[ExportedProgram, str], ExportedProgram] | None = None, compile_config: EdgeCompileConfig | None = None,
+    numbers: dict[str, int | float] | None = None,
 ) -> StepProgram:
     """Export both graphs over shared state.
 
@@ -112,8 +124,9 @@ def build_program(
         train_step, forward: traced and fused graphs.
         values: every state tensor of either, by name; the initial weights.
         example_batch: input and target of the program's fixed shapes.
-        lower: further passes over each edge program (int8 kernels).
+        lower: further passes over each edge program, given its method's name (int8 kernels); the result then has a ``reference``.
         compile_config: of ``to_edge``, where the lowering needs its own.
+        numbers: constants to keep in the program; read after the lowering.
 
     Raises:
         ExportError: an update or an initial value would be lost.
@@ -129,16 +142,20 @@ def build_program(
         "train_step": (as_module(train_step, state, ["loss", "logits"]), _inputs(train_step, x, target)),
         "get_weights": (_GetWeights(state, weights), ()),
     }
-    labels = {name: _labels(module) for name, (module, _) in modules.items() if isinstance(module, fx.GraphModule)}
-    exported = {name: torch.export.export(_Method(module), inputs, strict=False) for name, (module, inputs) in modules.items()}
+    with preserve_node_meta():
+        exported = {name: torch.export.export(_Method(body), inputs, strict=False) for name, (body, inputs) in modules.items()}
     config = compile_config or EdgeCompileConfig(_check_ir_validity=False, preserve_ops=_PRESERVED)
     edge = to_edge(exported, compile_config=config)
+    reference = None
     for name in modules:
         if lower is not None:
-            edge._edge_programs[name] = lower(edge.exported_program(name))
+            edge._edge_programs[name] = lower(edge.exported_program(name), name)
+        if lower is not None and name == "train_step":
+            reference = copy.deepcopy(edge.exported_program(name)).module()
         reinplace_updates(edge.exported_program(name))
-        _label(edge.exported_program(name).graph, labels.get(name, {}))
+        _label(edge.exported_program(name).graph)
     _require_updates(edge.exported_program("train_step"), state, mutated, "lowering")
+    edge._config_methods = dict(numbers or {}) or None
     executorch = edge.to_executorch(ExecutorchBackendConfig(
         passes=[InitializedMutableBufferPass(["state_learned_"]), _fill_labels],
         memory_planning_pass=memory_planning_pass(),
@@ -146,7 +163,8 @@ def build_program(
     ))
     plans = executorch.executorch_program.execution_plan
     arenas = {p.name: (p.non_const_buffer_sizes + [0, 0])[1:3] for p in plans}
-    return StepProgram(seal(executorch.buffer), weights, {name: tuple(sizes) for name, sizes in arenas.items()})
+    arenas = {name: tuple(sizes) for name, sizes in arenas.items() if name in modules}
+    return StepProgram(seal(executorch.buffer), weights, arenas, dict(numbers or {}), reference)
 
 
 def _inputs(step: StepGraph, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
@@ -163,16 +181,10 @@ def _require_updates(program: ExportedProgram, state: State, mutated: Iterable[s
 # ---- layer and phase travel in the .pte where ExecuTorch keeps stack traces
 
 
-def _labels(module: fx.GraphModule) -> dict[str, tuple[str, str]]:
-    return {n.name: (n.meta.get("layer") or "", n.meta.get("phase") or "") for n in module.graph.nodes}
-
-
-def _label(graph: fx.Graph, labels: dict[str, tuple[str, str]]) -> None:
-    """torch.export notes for every node the line of the module's code it came from, which starts with the original node's name."""
+def _label(graph: fx.Graph) -> None:
     for node in graph.nodes:
-        found = re.findall(r"^\s*(\w+) = ", node.meta.get("stack_trace") or "", flags=re.M)
-        layer, phase = labels.get(found[-1], ("", "")) if found else ("", "")
-        node.meta["stack_trace"] = _frame(layer, phase)
+        custom = node.meta.get("custom") or {}
+        node.meta["stack_trace"] = _frame(custom.get("layer", ""), custom.get("phase", ""))
 
 
 def _frame(layer: str, phase: str) -> str:

@@ -102,7 +102,7 @@ def _unary(name: str, *operators: str) -> None:
     @kernel(*operators)
     def emit(c: Context) -> str:
         _same_layout(c, c.tensor(0), c.out)
-        return f"lfwd_{name}_f32({c.p(0, 'float')}, {c.out.count}, {c.pointer(c.out, 'float')})"
+        return f"lfwd_{name}_f32({c.as_type(c.tensor(0), 'float')}, {c.out.count}, {c.pointer(c.out, 'float')})"
 
 
 for _name in (

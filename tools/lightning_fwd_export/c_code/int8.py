@@ -153,7 +153,7 @@ def _pool(c: Context, function: str, act: list[int]) -> str:
     return f"{function}({params}, {c.p(0, 'int8_t')}, {c.pointer(c.out, 'int8_t')})"
 
 
-@kernel("cortex_m::quantized_avg_pool2d.out")
+@kernel("cortex_m::quantized_avg_pool2d.out", "lfwd::quantized_avg_pool2d.out")
 def _avg_pool(c: Context) -> str:
     return _pool(c, "lfwd_avg_pool2d_s8", [-128, 127])
 

@@ -193,6 +193,16 @@ def _avg_pool(c: Context) -> str:
     return f"lfwd_avg_pool2d_f32({c.p(0, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
 
 
+@kernel("aten::_adaptive_avg_pool2d.out")
+def _adaptive_avg_pool(c: Context) -> str:
+    x, out = c.tensor(0), c.out
+    sizes = list(zip(x.shape[-2:], out.shape[-2:], strict=True))
+    c.require(all(m > 0 and n % m == 0 for n, m in sizes), f"pools {x.shape[-2:]} to {out.shape[-2:]}, which does not divide it")
+    window = [n // m for n, m in sizes]
+    shape = _pool(c, x, out, window, window, [0, 0], [1, 1], 0, 0)
+    return f"lfwd_avg_pool2d_f32({c.p(0, 'float')}, {shape}, {c.pointer(out, 'float')})"
+
+
 @kernel("lfwd::avg_pool2d_backward.out")
 def _avg_pool_backward(c: Context) -> str:
     grad, count_pad = c.tensor(0), int(bool(c.arg(6)))

@@ -134,6 +134,20 @@ def _select(c: Context) -> str:
     return _copy(c, source, [s for i, s in enumerate(source.strides) if i != d], out, offset=index * source.strides[d])
 
 
+@kernel("aten::slice_scatter.out")
+def _slice_scatter(c: Context) -> str:
+    base, part, out = c.tensor(0), c.tensor(1), c.out
+    d = c.dim(2, len(out.shape))
+    size, step = out.shape[d], c.number(5)
+    start = min(max((c.arg(3) or 0) + (size if (c.arg(3) or 0) < 0 else 0), 0), size)
+    c.require(base.shape == out.shape and step >= 1, "shapes differ or step is not positive")
+    _check_reads(c, out, d, start, step, part)
+    if c.pointer(base) != c.pointer(out):
+        c.before.append(_copy(c, base, list(base.strides), out) + ";")
+    writes = [s * (step if i == d else 1) for i, s in enumerate(out.strides)]
+    return _copy(c, part, list(part.strides), out, sizes=part.shape, writes=writes, skip=start * out.strides[d])
+
+
 @kernel("aten::cat.out")
 def _cat(c: Context) -> str | None:
     parts, out = c.arg(0), c.out

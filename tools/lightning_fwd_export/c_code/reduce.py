@@ -18,8 +18,8 @@ def _dims(c: Context, k: int, t: Tensor) -> list[int]:
     return sorted({d % rank for d in dims}) if t.shape else []
 
 
-def _reduce(c: Context, name: str, dims: list[int], extra: str = "") -> str:
-    x, out = c.tensor(0), c.out
+def _reduce(c: Context, name: str, dims: list[int], extra: str = "", out: Tensor | None = None) -> str:
+    x, out = c.tensor(0), out or c.out
     kept = 1
     for d, n in enumerate(x.shape):
         kept *= 1 if d in dims else n
@@ -76,6 +76,13 @@ def _any_all(c: Context) -> str:
 def _var(c: Context) -> str:
     correction = 1 if c.arg(2) is None else c.number(2)
     return _reduce(c, "var", _dims(c, 1, c.tensor(0)), f", {number(correction, 'float')}")
+
+
+@kernel("aten::var_mean.correction_out")
+def _var_mean(c: Context) -> str:
+    dims, correction = _dims(c, 1, c.tensor(0)), 1 if c.arg(2) is None else c.number(2)
+    c.before.append(_reduce(c, "var", dims, f", {number(correction, 'float')}", c.tensor(4)) + ";")
+    return _reduce(c, "mean", dims, out=c.tensor(5))
 
 
 @kernel("aten::argmax.out")

@@ -28,16 +28,16 @@ class Unit:
 
     def pointer(self, t: Tensor) -> str:
         if t.arena is None:
-            return self._named_constant(t.ctype, t.data)
+            return self.named_constant(t.ctype, t.data)
         self.used[f"t{t.index}"] = (
             f"{t.ctype} *const t{t.index} = ({t.ctype} *)({self.arenas[t.arena]} + {t.offset}); /* {_shape(t)} */"
         )
         return f"t{t.index}"
 
     def constant(self, ctype: str, values: list) -> str:
-        return self._named_constant(ctype, struct.pack(f"<{len(values)}{_FORMATS[ctype]}", *values))
+        return self.named_constant(ctype, struct.pack(f"<{len(values)}{_FORMATS[ctype]}", *values))
 
-    def _named_constant(self, ctype: str, data: bytes) -> str:
+    def named_constant(self, ctype: str, data: bytes) -> str:
         return self.constants.setdefault((ctype, data), f"constant_{len(self.constants)}")
 
     def table(self, ctype: str, fields: list) -> str:
@@ -81,14 +81,20 @@ def write_c(program: Program, source: str) -> dict[str, str]:
     bodies = [_function(m, unit) for m in run.values()]
     if direct:
         bodies.append(_weight_access(direct, unit))
-    initial = [(t, unit._named_constant(t.ctype, t.data)) for t in weights]
-    init = [f"    memcpy({unit.arenas[t.arena]} + {t.offset}, {name}, {t.nbytes});" for t, name in initial]
+    init = [f"    {_initialise(t, unit)};" for t in weights]
     prototypes = [_prototype(m) + ";" for m in run.values()] + (_WEIGHT_PROTOTYPES if direct else [])
     return {
         "lfwd_model.h": _header(source, run, direct, unit, sizes, prototypes, program.numbers),
         "lfwd_constants.h": _constants(unit),
         "lfwd_model.c": _source(source, unit, sizes, init, bodies),
     }
+
+
+def _initialise(t: Tensor, unit: Unit) -> str:
+    place = f"{unit.arenas[t.arena]} + {t.offset}"
+    if not any(t.data):  # optimizer state starts at zero: no Flash for that
+        return f"memset({place}, 0, {t.nbytes})"
+    return f"memcpy({place}, {unit.named_constant(t.ctype, t.data)}, {t.nbytes})"
 
 
 def _weights(methods: dict[str, Method]) -> list[Tensor]:

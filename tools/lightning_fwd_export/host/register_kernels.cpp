@@ -76,8 +76,9 @@ lfwd_pool_s8_params pool_params(Args a, size_t out, int32_t low, int32_t high) {
             item(a, 1, 1), item(a, 2, 0), item(a, 2, 1), item(a, 3, 0), item(a, 3, 1), low, high};
 }
 void avg_pool2d(KernelRuntimeContext &, Args a) {
-    const lfwd_pool_s8_params p = pool_params(a, 9, -128, 127);
-    lfwd_avg_pool2d_s8(&p, s8(a, 0), s8(a, 9));
+    const size_t out = a.size() - 1;  // cortex_m:: and lfwd:: differ in what stands between
+    const lfwd_pool_s8_params p = pool_params(a, out, -128, 127);
+    lfwd_avg_pool2d_s8(&p, s8(a, 0), s8(a, out));
 }
 void max_pool2d(KernelRuntimeContext &, Args a) {
     const lfwd_pool_s8_params p = pool_params(a, 10, integer(a, 8), integer(a, 9));
@@ -137,6 +138,7 @@ Kernel kernels[] = {
     Kernel("cortex_m::quantized_activation.out", lookup),
     Kernel("cortex_m::pad.out", pad),
     Kernel("lfwd::quantized_conv2d.out", conv2d),
+    Kernel("lfwd::quantized_avg_pool2d.out", avg_pool2d),
     Kernel("lfwd::sgd_", sgd),
     Kernel("lfwd::sgd_outer_", sgd_outer),
     Kernel("lfwd::sgd_conv2d_", sgd_conv2d),

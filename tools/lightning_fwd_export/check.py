@@ -1,0 +1,112 @@
+"""Hold a program against PyTorch, step by step, before anyone relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_fwd.graph.rewritten import RewrittenModel
+
+from .errors import ExportError
+from .host.runtime import HostProgram
+from .program import StepProgram
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Check:
+    """Largest absolute differences between PyTorch and the program over all steps; ``calls`` are the batches it saw."""
+
+    steps: int
+    weights: float
+    logits: float
+    loss: float
+    calls: list[tuple[Tensor, ...]]
+
+
+def example_batches(example: Batch, num_classes: int, steps: int, seed: int = 0) -> Iterator[Batch]:
+    """Batches of the example's shape where no real data is given: its mean and spread, otherwise noise; labels drawn."""
+    generator = torch.Generator().manual_seed(seed)
+    x, target = example
+    mean, spread = x.mean(), x.std() if x.numel() > 1 and float(x.std()) > 0 else torch.tensor(1.0)
+    for _ in range(steps):
+        noise = torch.randn(x.shape, generator=generator) * spread
+        yield mean + noise, torch.randint(0, num_classes, target.shape, generator=generator, dtype=target.dtype)
+
+
+def check_program(
+    program: StepProgram, model: RewrittenModel, batches: Iterable[Batch], uses_target: bool, lr: float, momentum: float,
+    loss: Callable[[Tensor, Tensor], Tensor], tolerance: float = 1e-5,
+) -> Check:
+    """Train the model by ``torch.optim.SGD`` and the program on ExecuTorch's host runtime on the same batches; compare after every step.
+
+    The model is left as it was.
+
+    Raises:
+        ExportError: logits, loss or weights differ by more than ``tolerance`` (relative to the largest value where that is above 1).
+    """
+    host = HostProgram(program.data)
+    check = Check(0, 0.0, 0.0, 0.0, [])
+    with _restored(model):
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=lr, momentum=momentum) if parameters else None
+        model.train()
+        for x, target in batches:
+            inputs = (x, target) if uses_target else (x,)
+            check.calls.append(inputs)
+            got_loss, got_logits = host.run("train_step", *inputs)
+            if optimizer is not None:
+                optimizer.zero_grad()
+            with model.step(target):
+                logits = model(x)
+                value = loss(logits, target)
+                model.backward(value)
+            if optimizer is not None:
+                optimizer.step()
+            check.logits = compare(check.logits, got_logits, logits, f"logits of step {check.steps}", tolerance)
+            check.loss = compare(check.loss, got_loss, value, f"the loss of step {check.steps}", tolerance)
+            check.steps += 1
+        expected = dict([*model.named_parameters(), *model.named_buffers()])
+        for name, value in zip(program.weights, host.run("get_weights"), strict=True):
+            check.weights = compare(check.weights, value, expected[name], f"{name} after {check.steps} steps", tolerance)
+        model.eval()
+        with torch.no_grad():
+            compare(0.0, host.run("forward", x)[0], model(x), "the prediction after training", tolerance * 10)
+    return check
+
+
+def compare(worst: float, got: Tensor, expected: Tensor, what: str, tolerance: float) -> float:
+    """The larger of ``worst`` and the largest difference; ExportError beyond the tolerance."""
+    expected = expected.detach()
+    difference = float((got.double() - expected.double()).abs().max()) if expected.numel() else 0.0
+    scale = max(1.0, float(expected.abs().max())) if expected.numel() else 1.0
+    if not difference <= tolerance * scale:
+        raise ExportError(
+            f"{what} differ from PyTorch by {difference:.3g} (allowed {tolerance * scale:.3g}): the program would not learn what the model "
+            "learns. Nothing is written; a lower learning rate keeps rounding from growing, otherwise this is a defect worth reporting"
+        )
+    return max(worst, difference)
+
+
+class _restored:
+    """Parameters, buffers, gradients and modes as they were."""
+
+    def __init__(self, model: RewrittenModel):
+        self.model = model
+
+    def __enter__(self) -> None:
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        self.saved = [(t, t.detach().clone(), t.grad) for t in tensors]
+        self.modes = [(m, m.training) for m in self.model.modules()]
+
+    def __exit__(self, *_: object) -> None:
+        with torch.no_grad():
+            for t, value, grad in self.saved:
+                t.copy_(value)
+                t.grad = grad
+        for m, mode in self.modes:
+            m.training = mode

@@ -1,0 +1,157 @@
+"""The exporter's front door: model in, checked program, C and board report out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lightning_fwd.cost import step_cost
+from lightning_fwd.cost.step_graph import StepGraph, trace_inference, trace_step
+from lightning_fwd.graph.rewritten import RewrittenModel
+
+from .boards import BoardReport, run_on_board
+from .boards import board as find_board
+from .check import Batch, Check, check_program, example_batches
+from .errors import ExportError
+from .fuse_step import fuse_layers, fuse_step
+from .generate_c import pte_to_c
+from .host.runtime import HostProgram
+from .program import StepProgram, build_program
+
+
+@dataclass
+class ExportReport:
+    """What was exported and what it measured.
+
+    Attributes:
+        program: path of the .pte. code: folder of the C sources.
+        steps, weight_difference: how long and how closely the program followed PyTorch on the host.
+        activations, state: planned bytes of the training step.
+        ledger: peak RAM in bytes and MAC per step that ``lf.step_cost`` predicts.
+        board: figures of the run on the emulated board, empty without one.
+    """
+
+    program: str
+    code: str
+    weights: list[str]
+    steps: int
+    weight_difference: float
+    activations: int
+    state: int
+    ledger: dict[str, int] = field(default_factory=dict)
+    board: dict[str, object] = field(default_factory=dict)
+
+
+def export(
+    model: RewrittenModel, example_batch: Batch, out_dir: str | Path, board: str | None = None, run: bool = False,
+    calibration: Iterable[Tensor] | None = None, int8: bool = False, lr: float = 0.01, momentum: float = 0.0,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, batches: Iterable[Batch] | None = None, steps: int = 50,
+) -> ExportReport:
+    """Export the training step of a rewritten model, together with inference, sharing one set of weights.
+
+    Args:
+        model: what ``lf.rewrite`` gave, trained or not.
+        example_batch: input ``(B, ...)`` and target ``(B,)`` of the program's fixed shapes.
+        out_dir: gets ``step.pte``, ``c/`` and ``report.json``.
+        board, run: build for this board and, with ``run``, train on its emulator.
+        calibration: input batches for int8. int8: quantise what lies before the first trained layer.
+        lr, momentum: of the SGD inside the program.
+        loss: ``(logits, target) -> scalar``.
+        batches: real batches for the check and the board; without them the example with noise.
+        steps: training steps of the check, and of the board run.
+
+    Raises:
+        ExportError: an operator has no kernel, an update would be lost, or the program strays from PyTorch. Nothing is written then.
+        StepError: the step cannot be traced.
+    """
+    if not isinstance(model, RewrittenModel):
+        raise ExportError(f"expected a rewritten model, got {type(model).__name__}: call lf.rewrite(net, method, example_input) first")
+    if run and board is None:
+        raise ExportError("run=True needs a board, for example board='mps2-an386'")
+    target_board = find_board(board) if board else None
+    program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8)
+    source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
+    uses_target = "target" in train_step.inputs
+    if int8:
+        from .mixed import check_mixed
+
+        check = check_mixed(program, source[:steps], uses_target)
+    else:
+        check = check_program(program, model, source[:steps], uses_target, lr, momentum, loss)
+    out = Path(out_dir)
+    code = out / "c"
+    checked = pte_to_c(program.data, code)
+    (out / "step.pte").write_bytes(program.data)
+    activations, state = program.arenas["train_step"]
+    report = ExportReport(
+        str(out / "step.pte"), str(code), program.weights, check.steps, check.weights, activations, state,
+        ledger=_ledger(model, example_batch, loss, momentum, int8),
+    )
+    if target_board is not None and run:
+        measured = run_on_board(code, target_board, checked, board_calls(check))
+        report.board = _board_figures(measured, program, check)
+    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    return report
+
+
+def build(model: RewrittenModel, example_batch: Batch, loss, lr: float, momentum: float, calibration, int8: bool):
+    """The sealed program, and the traced training step it came from."""
+    train_step = trace_step(model, example_batch, loss=loss, optimizer="sgd", lr=lr, momentum=momentum)
+    forward = trace_inference(model, example_batch[0])
+    values = state_values(model, train_step, forward)
+    fuse_step(train_step, lr, momentum)
+    fuse_layers(forward.module)
+    if int8:
+        from .mixed import build_mixed
+
+        return build_mixed(model, train_step, forward, values, example_batch, calibration), train_step
+    return build_program(train_step, forward, values, example_batch), train_step
+
+
+def state_values(model: RewrittenModel, *graphs: StepGraph) -> dict[str, Tensor]:
+    """Initial content of every state tensor: the model's own, zero for the optimizer's."""
+    known = dict([*model.named_parameters(), *model.named_buffers()])
+    values: dict[str, Tensor] = {}
+    for graph in graphs:
+        for name in graph.state:
+            like = graph.node(name).meta["val"]
+            values[name] = known[name].detach() if name in known else torch.zeros(like.shape, dtype=like.dtype)
+    return values
+
+
+def board_calls(check: Check) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """Every step the check ran, then a prediction on the last input."""
+    return [*(("train_step", inputs) for inputs in check.calls), ("forward", check.calls[-1][:1])]
+
+
+def _board_figures(measured: BoardReport, program: StepProgram, check: Check) -> dict[str, object]:
+    host = HostProgram(program.data)
+    for inputs in check.calls:
+        host.run("train_step", *inputs)
+    host_weights = torch.cat([w.flatten().double() for w in host.run("get_weights")]).numpy()
+    board_weights = np.frombuffer(measured.weights, "<f4").astype(np.float64)
+    prediction = host.run("forward", check.calls[-1][0])[0].numpy()
+    return {
+        "board": measured.board.name,
+        "cpu": measured.board.cpu,
+        "steps": len(check.calls),
+        "instructions_per_training_step": measured.instructions_per("train_step"),
+        "instructions_per_inference": measured.instructions_per("forward"),
+        "flash_bytes": measured.flash,
+        "ram_bytes": measured.ram,
+        "stack_bytes": max(measured.stack.values()),
+        "weight_difference_to_host": float(np.abs(host_weights - board_weights).max()),
+        "prediction_difference_to_host": float(np.abs(prediction - measured.outputs[-1][0]).max()),
+    }
+
+
+def _ledger(model: RewrittenModel, example_batch: Batch, loss, momentum: float, int8: bool) -> dict[str, int]:
+    cost = step_cost(model, example_batch, width="mixed" if int8 else "fp32", loss=loss, momentum=momentum)
+    return {"peak_ram_bytes": cost.peak_ram_bytes, "flash_bytes": cost.flash_bytes, "macs_per_step": cost.total_macs}
