@@ -7,6 +7,11 @@ from torch import fx
 INSERTED = "_lfwd"  #: prefix under which everything the rewrite adds to a model lives
 
 
+def is_inserted(key: str) -> bool:
+    """Whether a state_dict key is of state that a rewrite inserted."""
+    return any(part.startswith(INSERTED) for part in key.split("."))
+
+
 def mark_constants(graph: fx.Graph) -> None:
     """Mark every node that no placeholder flows into (``weight.t()``, a standardised weight, an embedding of positions)."""
     for node in graph.nodes:

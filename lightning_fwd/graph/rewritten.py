@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from .blocks import Block, Granularity, find_blocks, parameters_of
 from .capture import capture
-from .constants import INSERTED, is_constant
+from .constants import INSERTED, is_constant, is_inserted
 from .errors import RewriteError, StepError
 from .out_of_place import make_activations_out_of_place
 from .segment import Segment
@@ -55,6 +55,7 @@ class RewrittenModel(nn.Module):
         self.training = net.training
         hidden["_modes"] = {module: module.training for module in net.modules()}
         self.inserted = captured.inserted
+        self.register_load_state_dict_post_hook(_allow_plain_state)
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
         self.inserted.register_buffer("counter", counter)
         self.opaque, self.how_captured = captured.opaque, captured.how
@@ -240,6 +241,11 @@ def _uncached_autocast() -> Iterator[None]:
         yield
     finally:
         torch.set_autocast_cache_enabled(enabled)
+
+
+def _allow_plain_state(_model: RewrittenModel, keys: Any) -> None:
+    """The original's state_dict loads, strictly, into the rewritten model: inserted state then stays as it is."""
+    keys.missing_keys[:] = [key for key in keys.missing_keys if not is_inserted(key)]
 
 
 def _refuse_plain_backward(logits: Tensor) -> None:

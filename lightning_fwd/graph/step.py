@@ -115,7 +115,9 @@ def accumulate(update: Update) -> None:
     if update.value is not None:
         with torch.no_grad():
             update.tensor.copy_(update.value)
-    elif update.tensor.grad is None:
-        update.tensor.grad = update.whole_gradient()
+        return
+    gradient = update.whole_gradient().to(update.tensor.dtype)  # under autocast a rule may compute it in bf16
+    if update.tensor.grad is None:
+        update.tensor.grad = gradient
     else:
-        update.tensor.grad += update.whole_gradient()
+        update.tensor.grad += gradient

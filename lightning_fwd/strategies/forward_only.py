@@ -20,8 +20,7 @@ from ..graph.errors import LightningFwdError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
 from .batch import Key, example_batch, input_of, target_of
-from .install import install, installed, unwrap
-from .state import join_state, split_state
+from .install import install, installed, split_state, unwrap
 
 
 class ForwardOnlyStrategy(SingleDeviceStrategy):
@@ -193,18 +192,19 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         _, inserted = split_state(super().lightning_module_state_dict())
-        checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted}
+        # a callback may have put another state there (the averaged weights)
+        checkpoint["state_dict"], averaged = split_state(checkpoint["state_dict"])
+        checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted, "averaged": averaged}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        saved = checkpoint.get("lightning_fwd", {})
-        _, inserted = split_state(self.lightning_module.state_dict())
+        saved, inserted = checkpoint.get("lightning_fwd", {}), {}
         if saved.get("method") == repr(self.method):
-            inserted |= {key: value for key, value in saved["inserted"].items() if key in inserted}
-        # a checkpoint of the plain model, or of another rule: inserted state keeps what its seed gave
-        state = join_state(checkpoint["state_dict"], inserted, self.lightning_module)
-        self.lightning_module.load_state_dict(state, strict=strict)
+            inserted = saved["inserted"]
+            checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
+        # of a checkpoint of the plain model, or of another rule: inserted state keeps what its seed gave
+        self.lightning_module.load_state_dict({**checkpoint["state_dict"], **inserted}, strict=strict)
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from ..graph.constants import INSERTED
+from ..graph.constants import INSERTED, is_inserted
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, rewrite
@@ -60,11 +62,33 @@ def install(module: LightningModule, method: LearningMethod, x: Tensor, name: st
         model = rewrite(module, method, x)
         module._modules[WHOLE] = model
         object.__setattr__(module, "forward", model.forward)
+        hooks = module.register_state_dict_post_hook(_read_from_view), module.register_load_state_dict_pre_hook(_write_to_view)
+        model._undo += [hook.remove for hook in hooks]
         return model
     network = getattr(module, name)
     model = rewrite(network, method, _input_of_child(module, network, x))
     setattr(module, name, model)
     return model
+
+
+def _read_from_view(module: nn.Module, state: dict[str, Any], prefix: str, _meta: dict) -> None:
+    """Every tensor stands there twice, by its own name and through the rewritten model, which knows what is folded or masked."""
+    view = f"{prefix}{WHOLE}."
+    for key in [k for k in state if k.startswith(view)]:
+        own = prefix + key.removeprefix(view)
+        if own in state:
+            state[own] = state.pop(key)
+
+
+def _write_to_view(module: nn.Module, state: dict[str, Any], prefix: str, *_args: Any) -> None:
+    own = [k for k in state if k.startswith(prefix) and not k.startswith(f"{prefix}{INSERTED}")]
+    state.update({f"{prefix}{WHOLE}.{key.removeprefix(prefix)}": state[key] for key in own})
+
+
+def split_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A LightningModule's state as ``(plain, inserted)``: the plain module's own keys, and those of state that a rule inserted."""
+    inserted = {key: value for key, value in state.items() if is_inserted(key)}
+    return {key: value for key, value in state.items() if key not in inserted}, inserted
 
 
 def installed(module: nn.Module) -> RewrittenModel | None:

@@ -202,6 +202,7 @@ class Convolution(Affine):
             if part.dim == 0:
                 grad, groups = grad.index_select(1, part.index), x.shape[1]
         arguments = module.stride, module.padding, module.dilation, False, [0] * len(module.stride), groups
+        x, weight = x.to(grad.dtype), weight.to(grad.dtype)  # autocast does not reach below
         return torch.ops.aten.convolution_backward(grad, x, weight, None, *arguments, [False, True, False])[1]
 
     def _input_gradient(self, module, weight, shape, grad):
