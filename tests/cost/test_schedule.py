@@ -1,0 +1,140 @@
+"""Scheduling lowers the peak and changes no number, also when memory is really written over."""
+
+import pytest
+import torch
+from step_nets import ResNet8Tail, batch_for, conv, mlp
+from torch import fx
+
+import lightning_fwd as lf
+from lightning_fwd.cost import StepGraph, step_cost, trace_step
+from lightning_fwd.cost.memory import plan_memory
+from lightning_fwd.cost.schedule import PASSES, apply_updates_at_once, recompute_cheap, schedule
+from lightning_fwd.cost.widths import Widths
+from lightning_fwd.models import ResNet8, SmallConv
+
+NETS = {"mlp": mlp, "conv": conv, "conv_bn": SmallConv, "resnet8": ResNet8}
+
+
+class OverwritingInterpreter(fx.Interpreter):
+    """Runs a graph and really writes over the memory that the schedule says may be written over."""
+
+    def run_node(self, node: fx.Node):
+        result = super().run_node(node)
+        if "in_place_of" not in node.meta:
+            return result
+        target = self.env[node.meta["in_place_of"]]
+        target.copy_(result)
+        return target
+
+
+def run_overwriting(step: StepGraph, model, x, y) -> dict[str, torch.Tensor]:
+    known = {n: t.detach().clone() for n, t in [*model.named_parameters(), *model.named_buffers()]}
+    known |= {"input": x.clone(), "target": y.clone()}
+    names = {node: name for name, node in (step.inputs | step.state).items()}
+    placeholders = [n for n in step.graph.nodes if n.op == "placeholder"]
+    values = [
+        known[names[n.name]] if names[n.name] in known else torch.zeros(n.meta["val"].shape) for n in placeholders
+    ]
+    with torch.no_grad():
+        interpreter = OverwritingInterpreter(step.module, garbage_collect_values=False)
+        return dict(zip(step.outputs, interpreter.run(*values), strict=True))
+
+
+@pytest.mark.parametrize("method", sorted(lf.METHODS))
+@pytest.mark.parametrize("net", NETS)
+def test_numbers_stay_the_same(net, method):
+    if net in ("mlp", "conv") and method == "statistics":
+        pytest.skip("nothing to change without batch norm")
+    torch.manual_seed(0)
+    network = NETS[net]()
+    x, y = batch_for(network)
+    model = lf.rewrite(network, method, x)
+    step = trace_step(model, (x, y), momentum=0.9)
+    expected = step.run(model, x, y)
+    for recompute in (False, True) if net == "conv_bn" else (False,):
+        scheduled, plans = schedule(step, "fp32", recompute)
+        got, overwritten = scheduled.run(model, x, y), run_overwriting(scheduled, model, x, y)
+        assert got.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(got[name], value), name
+            assert torch.equal(overwritten[name], value), name
+        peaks = [plan.peak_bytes for _, plan in plans]
+        assert peaks == sorted(peaks, reverse=True)
+        assert plan_memory(scheduled, Widths(scheduled, "fp32")).peak_bytes == peaks[-1]
+
+
+def test_each_pass_alone_keeps_the_numbers():
+    network = SmallConv()
+    x, y = batch_for(network)
+    model = lf.rewrite(network, "backprop", x)
+    step = trace_step(model, (x, y))
+    expected = step.run(model, x, y)
+    for _, transform in PASSES:
+        got = run_overwriting(transform(step, Widths(step, "fp32")), model, x, y)
+        assert all(torch.equal(got[name], value) for name, value in expected.items())
+
+
+def test_backprop_saves_the_gradient_buffers():
+    """As traced, all gradients and all new weights wait for the end; at once and in place, only the largest gradient lives."""
+    network = mlp()
+    x, y = batch_for(network, 1)
+    model = lf.rewrite(network, "backprop", x)
+    step = trace_step(model, (x, y))
+    before = plan_memory(step, Widths(step, "fp32"))
+    after_step = apply_updates_at_once(step)
+    after = plan_memory(after_step, Widths(after_step, "fp32"))
+    weights = 4 * sum(p.numel() for p in network.parameters())
+    largest = 4 * 128 * 128
+    assert before.by_category()["gradients"] + before.by_category()["new weights"] >= weights
+    assert after.by_category()["new weights"] == 0
+    saved = before.peak_bytes - after.peak_bytes
+    assert saved >= weights - largest - 4 * (128 + 128)
+    assert after.peak_bytes <= weights + largest + 4 * 1100
+    report = step_cost(model, (x, y))
+    assert dict(report.savings)["as traced"] == before.peak_bytes
+    assert report.peak_ram_bytes == dict(report.savings)["elementwise in place"] <= after.peak_bytes
+    assert step_cost(model, (x, y), scheduled=False).peak_ram_bytes == before.peak_bytes
+
+
+def test_recomputation_trades_operations_for_memory():
+    network = ResNet8Tail()
+    x, y = batch_for(network, 4)
+    model = lf.rewrite(network, "backprop", x)
+    kept, again = step_cost(model, (x, y)), step_cost(model, (x, y), recompute=True)
+    assert again.peak_activation_bytes < kept.peak_activation_bytes
+    assert again.total_elementwise > kept.total_elementwise
+    assert again.total_macs == kept.total_macs
+    step = trace_step(model, (x, y))
+    for name, value in recompute_cheap(step).run(model, x, y).items():
+        assert torch.equal(value, step.run(model, x, y)[name])
+
+
+def test_scheduling_leaves_the_traced_step_alone():
+    network = conv()
+    x, y = batch_for(network)
+    step = trace_step(lf.rewrite(network, "pepita", x), (x, y))
+    names = [n.name for n in step.graph.nodes]
+    schedule(step, "fp32")
+    assert [n.name for n in step.graph.nodes] == names
+    assert not any("in_place_of" in n.meta for n in step.graph.nodes)
+
+
+def test_a_weight_read_after_its_update_is_not_overwritten():
+    """Two layers share a weight: the update waits for the second reader."""
+
+    class Twice(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = torch.nn.Linear(6, 6), torch.nn.Linear(6, 3)
+
+        def forward(self, x):
+            return self.head(torch.relu(self.inner(torch.relu(self.inner(x)))))
+
+    x, y = torch.randn(5, 6), torch.tensor([0, 1, 2, 0, 1])
+    for method in ("pepita", "backprop"):
+        model = lf.rewrite(Twice(), method, x)
+        step = trace_step(model, (x, y))
+        scheduled, _ = schedule(step, "fp32")
+        got = run_overwriting(scheduled, model, x, y)
+        for name, value in step.run(model, x, y).items():
+            assert torch.equal(got[name], value), (method, name)
