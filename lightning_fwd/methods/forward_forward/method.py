@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...graph.blocks import shape_of
+from ...graph.blocks import parameters_of, shape_of
 from ...graph.constants import INSERTED
 from ...graph.counter_random import wrong_labels
 from ...graph.errors import RewriteError
@@ -111,8 +111,7 @@ class ForwardForward(LearningMethod):
             read = hidden[1:] or hidden
             heads = {str(b.index): ProjectionHead(shape_of(b.output), model.num_classes, self.pool, generator) for b in read}
             model.inserted.readout = nn.ModuleDict(heads).to(device)
-            last = {p for node in model.plan[-1].layers for p in _parameters_under(model, node)}
-            model.freeze(last)
+            model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
 
     def _check(self, model: RewrittenModel) -> None:
         name = type(model.original).__name__
@@ -257,6 +256,7 @@ class ForwardForward(LearningMethod):
             inputs = [h]
         return total.reshape(classes, batch).t()
 
-
-def _parameters_under(model: RewrittenModel, layer: str) -> list[str]:
-    return [name for name, _ in model.named_parameters() if name.rpartition(".")[0] == layer]
+    def head_groups(self, model: RewrittenModel, x: Tensor) -> Iterator[tuple[list[nn.Module], list[Tensor]]]:
+        """Heads that predict together and the features ``(B, m)`` that they see, for calibration."""
+        if self.head == "layers":
+            yield list(model.inserted.readout.values()), list(self._features(model, x))

@@ -1,0 +1,57 @@
+"""Goodness heads: what a block's activation says about each class, ``h (B, n, ...) -> (B, C)``."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class ProjectionHead(nn.Module):
+    """One linear map of the activation, averaged over ``pool`` positions per dimension and flattened.
+
+    Learned: Mono-Forward (Gong et al. 2025, arXiv 2501.09238); fixed random: TinyFoA (Huang & Aminifar, AAAI 2025).
+
+    Args:
+        shape: of the activation, batch first.
+        learned: whether the map learns, or stays as drawn.
+    """
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int, pool: int, generator: torch.Generator, learned: bool = True):
+        super().__init__()
+        spatial = [min(pool, size) for size in shape[2:]]
+        self.pool = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}[len(spatial)](
+            *([spatial] if spatial else [])
+        )
+        features = shape[1] * torch.Size(spatial).numel()
+        self.linear = nn.utils.skip_init(nn.Linear, features, num_classes)  # draws nothing from the global generator
+        with torch.no_grad():
+            self.linear.weight.uniform_(-1, 1, generator=generator).mul_(features**-0.5)
+            self.linear.bias.zero_()
+        self.linear.requires_grad_(learned)
+
+    def pooled(self, h: Tensor) -> Tensor:
+        """The features ``(B, m)`` that the linear map sees."""
+        return self.pool(h).flatten(1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.linear(self.pooled(h))
+
+
+class ChannelGroups(nn.Module):
+    """Channels in C groups, one per class; the goodness is each group's mean square (CwComp, Papachristodoulou et al., AAAI 2024, eq. 2) or mean
+    activity (DeeperForward, Sun et al., ICLR 2025), over its channels and all positions. No weights.
+
+    Args:
+        temperature: factor on the goodness before the softmax.
+    """
+
+    def __init__(self, num_classes: int, goodness: Literal["mean_square", "mean"], temperature: float):
+        super().__init__()
+        self.num_classes, self.goodness, self.temperature = num_classes, goodness, temperature
+
+    def forward(self, h: Tensor) -> Tensor:
+        groups = h.reshape(h.shape[0], self.num_classes, -1)
+        groups = groups.square() if self.goodness == "mean_square" else groups
+        return groups.mean(2) * self.temperature

@@ -1,0 +1,128 @@
+"""The local-loss rule.
+
+Block-local cross-entropy: Nøkland & Eidnes, ICML 2019 (arXiv 1901.06656); Mono-Forward, TinyFoA, CwComp and DeeperForward by choice of head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ...graph.blocks import Block, parameters_of
+from ...graph.errors import RewriteError
+from ...graph.phase import phase
+from ...graph.rewritten import RewrittenModel
+from ...passes import insert_block_walls, insert_goodness_heads
+from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
+from .gradients import local_gradients
+from .heads import ChannelGroups, ProjectionHead
+
+
+@dataclass
+class LocalLoss(LearningMethod):
+    """One cross-entropy per block on the class goodness of its activation; backpropagation inside a block, none between blocks.
+
+    A step stores the activations of one block. The block that predicts learns from the user's own loss.
+
+    Args:
+        granularity: how the model divides into blocks, see :func:`lightning_fwd.graph.blocks.find_blocks`.
+        head: what makes goodness of an activation. ``"projection"``: a learned linear map (Mono-Forward). ``"random"``: the same map, fixed as
+            drawn (TinyFoA). ``"groups"``: channels in one group per class (CwComp, DeeperForward); the number of channels must divide.
+        goodness: of the ``"groups"``: ``"mean_square"`` or ``"mean"``. temperature: factor on it.
+        pool: positions per dimension that a projection sees.
+        prediction: ``"own"``: the model's own last block, which learns from the user's loss; :func:`unwrap` gives the trained model.
+            ``"last"``: the last hidden block's head; the model's own last block is not trained. ``"sum"``: the logits of all heads and of
+            the model's own last block, added.
+        batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics.
+        seed: of the heads.
+
+    Raises:
+        RewriteError: channels that do not divide into groups, or no hidden block for a head that is to predict.
+    """
+
+    needs_target: ClassVar[bool] = True
+    granularity: str | int | Sequence[str] = "layer"
+    head: Literal["projection", "random", "groups"] = "projection"
+    goodness: Literal["mean_square", "mean"] = "mean_square"
+    temperature: float = 1.0
+    pool: int = 2
+    prediction: Literal["own", "last", "sum"] = "own"
+    batch_norm: Literal["train", "freeze"] = "train"
+    seed: int = 0
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        require_trainable(model, [name for name, _ in model.named_parameters()])
+        if self.prediction != "own" and len(model.plan) < 2:
+            raise RewriteError(
+                f"LocalLoss(prediction={self.prediction!r}) needs a hidden block, {type(model.original).__name__} has one block",
+                "heads sit on hidden blocks",
+                "use a finer granularity, or prediction='own'",
+            )
+        generator = torch.Generator().manual_seed(self.seed)
+        insert_block_walls(model)
+        insert_goodness_heads(model, lambda block, shape: self._head(model, block, shape, generator), model.plan[:-1])
+        if self.prediction == "last":
+            model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
+
+    def _head(self, model: RewrittenModel, block: Block, shape: tuple[int, ...], generator: torch.Generator) -> nn.Module:
+        classes = model.num_classes
+        if self.head != "groups":
+            return ProjectionHead(shape, classes, self.pool, generator, learned=self.head == "projection")
+        if shape[1] % classes:
+            raise RewriteError(
+                f"LocalLoss(head='groups'): {shape[1]} channels of block {block.name!r} do not divide into {classes} groups",
+                "each class needs as many channels as the others",
+                f"give it {shape[1] // classes * classes or classes} or {(shape[1] // classes + 1) * classes} channels, or use head='projection'",
+            )
+        return ChannelGroups(classes, self.goodness, self.temperature)
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        h, total = record.input, None
+        predicting = model.blocks[-2] if self.prediction == "last" else model.blocks[-1]
+        for block in model.blocks[: predicting.index]:
+            parameters = block.parameters(model)
+            with torch.set_grad_enabled(bool(parameters)), phase("forward"):
+                h, goodness = block(model, h.detach())
+            if self.prediction == "sum":
+                total = goodness.detach() if total is None else total + goodness.detach()
+            if parameters:
+                with torch.enable_grad(), phase("goodness"):
+                    loss = F.cross_entropy(goodness, record.target) * record.loss_scale
+                yield from local_gradients(parameters, loss)
+                del loss
+            del goodness
+        with torch.enable_grad(), phase("forward"):
+            logits = predicting(model, h.detach())[-1]
+            if total is not None:
+                logits = logits + total
+        del h, total
+        error = yield Logits(logits)
+        yield from local_gradients(predicting.parameters(model), logits, error)
+
+    def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
+        if self.prediction == "own" or not model.has_learned:
+            return model.run(x)
+        *goodness, own = self._class_goodness(model, x)
+        return goodness[-1] if self.prediction == "last" else sum(goodness, own)
+
+    def _class_goodness(self, model: RewrittenModel, x: Tensor) -> Iterator[Tensor]:
+        """Class goodness of each hidden block, then the model's own logits."""
+        h = x
+        for block in model.blocks[:-1]:
+            h, goodness = block(model, h)
+            yield goodness
+        yield model.blocks[-1](model, h)[0]
+
+    def head_groups(self, model: RewrittenModel, x: Tensor) -> Iterator[tuple[list[nn.Module], list[Tensor]]]:
+        """Heads that predict together (here each alone) and the features ``(B, m)`` that they see, for calibration."""
+        h = x
+        for block in model.blocks[:-1]:
+            h, _ = block(model, h)
+            head = model.inserted.heads[str(block.index)]
+            if isinstance(head, ProjectionHead) and head.linear.weight.requires_grad:
+                yield [head], [head.pooled(h)]
