@@ -71,6 +71,16 @@ def export(
         ExportError: an operator has no kernel, an update would be lost, or the program strays from PyTorch. Nothing is written then.
         StepError: the step cannot be traced.
     """
+    arguments = (board, run, calibration, int8, lr, momentum, loss, batches, steps)
+    return export_program(model, example_batch, out_dir, *arguments)[1]
+
+
+def export_program(
+    model: RewrittenModel, example_batch: Batch, out_dir: str | Path, board: str | None = None, run: bool = False,
+    calibration: Iterable[Tensor] | None = None, int8: bool = False, lr: float = 0.01, momentum: float = 0.0,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, batches: Iterable[Batch] | None = None, steps: int = 50,
+) -> tuple[StepProgram, ExportReport]:
+    """As :func:`export`, with the program itself beside the report."""
     if not isinstance(model, RewrittenModel):
         raise ExportError(f"expected a rewritten model, got {type(model).__name__}: call lf.rewrite(net, method, example_input) first")
     if run and board is None:
@@ -98,7 +108,7 @@ def export(
         measured = run_on_board(code, target_board, checked, board_calls(check))
         report.board = _board_figures(measured, program, check)
     (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
-    return report
+    return program, report
 
 
 def build(model: RewrittenModel, example_batch: Batch, loss, lr: float, momentum: float, calibration, int8: bool):

@@ -1,0 +1,123 @@
+"""``lightning-fwd export``: program, C, board report, adaptation on the board."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from .boards import BOARDS
+from .errors import ExportError
+from .generate_c import pte_to_c
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; errors of the user's raise ExportError, which ``lightning-fwd`` prints."""
+    options = _parser().parse_args(arguments)
+    console = Console()
+    if options.pte:
+        program = pte_to_c(Path(options.pte), options.out, options.trust_unsealed)
+        console.print(f"wrote {options.out}: {', '.join(program.methods)}", highlight=False)
+        return 0
+    if not options.model:
+        raise ExportError("nothing to export", "neither --model nor --pte is given", "e.g. --model resnet8 --method sparse_update")
+    _export_model(options, console)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    from lightning_fwd.cli import _model_options
+
+    parser = argparse.ArgumentParser("lightning-fwd export", description="Ship the training step to a microcontroller.")
+    _model_options(parser)
+    for action in parser._actions:  # --pte needs no model
+        action.required = False
+    parser.add_argument("--out", required=True, type=Path, help="folder for step.pte, c/ and report.json")
+    parser.add_argument("--batch", type=int, default=1, help="batch size of the program")
+    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument("--steps", type=int, default=50, help="training steps checked on the host, and run on the board")
+    parser.add_argument("--board", choices=sorted(BOARDS), help="emulated board")
+    parser.add_argument("--run", action="store_true", help="train on the board's emulator")
+    parser.add_argument("--int8", action="store_true", help="quantise what lies before the first trained layer (needs --dataset)")
+    parser.add_argument("--dataset", help="real samples: a name or path as lightning_fwd.data knows it")
+    parser.add_argument("--normalize", choices=("standard", "byte"), help="how the samples are scaled")
+    parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
+    parser.add_argument("--test-samples", type=int, default=100, help="of the drifted data, with --drift")
+    parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
+    parser.add_argument("--trust-unsealed", action="store_true", help="accept a .pte that another tool wrote")
+    return parser
+
+
+def _export_model(options: argparse.Namespace, console: Console) -> None:
+    from lightning_fwd.cli import build_method, build_model
+    from lightning_fwd.methods import rewrite
+
+    from .export import export_program
+
+    net, example = build_model(options, options.batch)
+    batches = calibration = data = None
+    if options.dataset:
+        from lightning_fwd.data import DriftDataModule
+
+        data = DriftDataModule(
+            options.dataset, drift=options.drift, batch_size=options.batch, normalize=options.normalize,
+            test_samples=options.test_samples, flatten=example.dim() == 2,
+        )
+        batches = _take(data.changed(view="target") if options.drift else data, options.steps, options.batch)
+        calibration = [x for x, _ in _take(data, 64, options.batch)]
+        example = batches[0][0]
+    elif options.drift or options.int8:
+        raise ExportError("--drift and --int8 need real samples", "", "give --dataset, e.g. --dataset cifar10")
+    import torch
+
+    target = batches[0][1] if batches else torch.zeros(options.batch, dtype=torch.int64)
+    model = rewrite(net.eval(), build_method(options), example)
+    program, report = export_program(
+        model, (example, target), options.out, board=options.board, run=options.run, calibration=calibration,
+        int8=options.int8, lr=options.lr, momentum=options.momentum, batches=batches, steps=options.steps,
+    )
+    _print(report, console)
+    if options.drift and options.board:
+        from .adapt import adapt_on_board
+
+        test = [b for b in data.changed(view="target").test_dataloader() if len(b[1]) == options.batch]
+        result = adapt_on_board(program, options.board, batches, [tuple(b) for b in test], options.out / "c")
+        (options.out / "adaptation.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
+        console.print(
+            f"{options.board}, {data.changed(view='target').title}: accuracy {100 * result.before:.1f} % -> "
+            f"{100 * result.after:.1f} % after {result.steps} steps", highlight=False,
+        )
+
+
+def _take(data, count: int, batch: int) -> list[tuple]:
+    batches = []
+    while len(batches) < count:
+        before = len(batches)
+        for x, y in data.train_dataloader():
+            if len(y) == batch and len(batches) < count:
+                batches.append((x, y))
+        if len(batches) == before:
+            raise ExportError(f"the data set has fewer than {batch} samples", "", "lower --batch")
+    return batches
+
+
+def _print(report, console: Console) -> None:
+    table = Table("", "measured", "ledger", title="training step")
+    ram = str(report.board.get("ram_bytes", report.activations + report.state))
+    table.add_row("RAM, bytes", ram, str(report.ledger.get("peak_ram_bytes", "")))
+    if report.board:
+        table.add_row("Flash, bytes (with code)", str(report.board["flash_bytes"]), f"{report.ledger.get('flash_bytes', '')} (without)")
+        table.add_row("stack, bytes", str(report.board["stack_bytes"]), "")
+        table.add_row("instructions per step", f"{report.board['instructions_per_training_step']:,}", "")
+        table.add_row("instructions per inference", f"{report.board['instructions_per_inference']:,}", "")
+        table.add_row("weights, difference to host", f"{report.board['weight_difference_to_host']:.1e}", "")
+    table.add_row("MAC per step", "", f"{report.ledger.get('macs_per_step', 0):,}")
+    console.print(table)
+    console.print(
+        f"{report.program}: {report.steps} steps within {report.weight_difference:.1e} of PyTorch; C in {report.code}", highlight=False
+    )
