@@ -1,0 +1,155 @@
+"""PEPITA's updates against their closed forms, written out without autograd."""
+
+import pytest
+import torch
+from method_table import one_step
+from torch import nn
+from torch.nn import functional as F
+
+import lightning_fwd as lf
+
+CLASSES = 3
+
+
+def outer(layer: nn.Module, delta: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """``delta (x) input``, summed over samples and positions, in the shape of the layer's weight."""
+    if isinstance(layer, nn.Linear):
+        return delta.t() @ x
+    if isinstance(layer, nn.Conv1d):  # as a convolution of height 1
+        x, delta, dims = x.unsqueeze(2), delta.unsqueeze(2), [(1, *v) for v in (layer.kernel_size, layer.stride)]
+        padding = (0, *layer.padding)
+    else:
+        dims, padding = [layer.kernel_size, layer.stride], layer.padding
+    patches = F.unfold(x, dims[0], padding=padding, stride=dims[1])  # (B, C_in kh kw, P)
+    batch, groups = x.shape[0], layer.groups
+    patches = patches.reshape(batch, groups, -1, patches.shape[-1])
+    delta = delta.reshape(batch, groups, layer.out_channels // groups, -1)
+    return torch.einsum("bgop,bgip->goi", delta, patches).reshape(layer.weight.shape)
+
+
+def bias_of(delta: torch.Tensor) -> torch.Tensor:
+    return delta.sum([d for d in range(delta.ndim) if d != 1])
+
+
+def near(got: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Up to rounding, which the Hebbian difference of two large terms magnifies."""
+    return bool((got - expected).norm() <= 1e-3 * expected.norm())
+
+
+class Chain(nn.Sequential):
+    """``stages`` of (layer, tail) and a linear head, so that a test can run it layer by layer."""
+
+    def __init__(self, shape, *stages):
+        modules = [m for stage in stages for m in stage]
+        x = nn.Sequential(*modules)(torch.zeros(1, *shape))
+        super().__init__(*modules, nn.Linear(x.shape[1], CLASSES))
+        self.shape, self.stages = shape, stages
+
+    def passes(self, x):
+        """For each layer but the head: (layer, its input, its activation h of the layer's own shape), then the head's input."""
+        rows = []
+        for layer, *tail in self.stages:
+            inside, z = x, layer(x)
+            x = h = z
+            for module in tail:
+                x = module(x)
+                h = x if x.shape == z.shape else h
+            rows.append((layer, inside, h))
+        return rows, x
+
+
+def pool():
+    return (nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+NETS = {
+    "mlp": lambda: Chain((7,), (nn.Linear(7, 9), nn.ReLU()), (nn.Linear(9, 5), nn.Tanh())),
+    "no bias": lambda: Chain((7,), (nn.Linear(7, 9, bias=False), nn.ReLU())),
+    "conv": lambda: Chain((2, 7, 7), (nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)), (nn.Conv2d(4, 6, 2), *pool())),
+    "strided": lambda: Chain((2, 7, 7), (nn.Conv2d(2, 4, 3, 2, 1), nn.ReLU()), (nn.Conv2d(4, 6, 3, 2), *pool())),
+    "grouped": lambda: Chain((4, 6, 6), (nn.Conv2d(4, 8, 3, groups=2), nn.ReLU()), (nn.Conv2d(8, 8, 3, groups=8), *pool())),
+    "conv1d": lambda: Chain((3, 12), (nn.Conv1d(3, 4, 5, 2, 2), nn.ReLU()), (nn.Conv1d(4, 4, 3, groups=4), nn.ReLU(), nn.Flatten())),
+}  # fmt: skip
+
+
+def step(net, method, batch=5):
+    x, y = torch.rand(batch, *net.shape), torch.arange(batch) % CLASSES
+    model = lf.rewrite(net, method, x[:2])
+    one_step(model, x, y)
+    with torch.no_grad():
+        rows, into_head = net.passes(x)
+        logits = net[-1](into_head)
+        error = logits.softmax(1) - F.one_hot(y, CLASSES)
+        matrix = model.inserted.feedback.matrix
+        rows_err, into_head_err = net.passes(x + (error @ matrix.t()).reshape(x.shape))
+    return rows, rows_err, error, into_head_err
+
+
+def factor(scale, delta, error):
+    positions = delta[0, 0].numel()
+    if scale == "activity":
+        return error.norm() / delta.norm() / positions**0.5
+    return {"positions": 1 / positions, "root": positions**-0.5, "none": 1.0}[scale]
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("variant", ["standard", "hebbian", "time_local"])
+@pytest.mark.parametrize("scale", ["positions", "root", "none", "activity"])
+def test_update_is_the_closed_form(kind, variant, scale):
+    if variant == "time_local" and scale == "activity":
+        pytest.skip("refused, see test_pepita.py")
+    net, batch = NETS[kind](), 5
+    rows, rows_err, error, into_head_err = step(net, lf.Pepita(variant=variant, update_scale=scale, feedback_scale=1.0), batch)
+    for (layer, x, h), (_, x_err, h_err) in zip(rows, rows_err, strict=True):
+        size = factor(scale, h - h_err, error) / batch
+        if variant == "standard":
+            expected = outer(layer, h - h_err, x_err)
+        else:
+            expected = outer(layer, h, x) - outer(layer, h_err, x_err)
+        assert expected.norm() > 0
+        assert near(layer.weight.grad, expected * size)
+        if layer.bias is not None:
+            assert near(layer.bias.grad, bias_of(h - h_err) * size)
+    torch.testing.assert_close(net[-1].weight.grad, outer(net[-1], error, into_head_err) / batch, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(net[-1].bias.grad, error.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_output_layer_may_learn_from_the_error_of_the_second_pass():
+    net = NETS["mlp"]()
+    rows, rows_err, error, into_head_err = step(net, lf.Pepita(output_error="modulated", feedback_scale=1.0))
+    with torch.no_grad():
+        y = F.one_hot(torch.arange(5) % CLASSES, CLASSES)
+        error_err = net[-1](into_head_err).softmax(1) - y
+    assert not torch.allclose(error, error_err, atol=1e-3)
+    torch.testing.assert_close(net[-1].weight.grad, outer(net[-1], error_err, into_head_err) / 5, rtol=1e-4, atol=1e-6)
+
+
+def test_stored_batch_norm_scales_its_layer_s_update_and_folding_it_says_the_same():
+    """A norm behind the layer: its VJP is a factor per channel; folded, the layer's own weight takes the whole map."""
+
+    def net():
+        torch.manual_seed(1)
+        chain = Chain((2, 6, 6), (nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        norm = chain[1]
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), nn.init.uniform_(norm.weight, 0.5, 2)
+        return chain
+
+    x, y = torch.rand(5, 2, 6, 6), torch.arange(5) % CLASSES
+    frozen, folded = net(), net()
+    one_step(lf.rewrite(frozen, lf.Pepita(), x[:2]), x, y)
+    one_step(lf.rewrite(folded, lf.Pepita(batch_norm="fold"), x[:2]), x, y)
+    scale = (frozen[1].weight / (frozen[1].running_var + frozen[1].eps).sqrt()).detach().reshape(-1, 1, 1, 1)
+    torch.testing.assert_close(frozen[0].weight.grad, folded[0].weight.grad * scale, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(frozen[1].bias.grad, folded[1].bias.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "conv"])
+def test_no_hidden_update_is_backpropagation_s(kind):
+    net = NETS[kind]()
+    x, y = torch.rand(5, *net.shape), torch.arange(5) % CLASSES
+    model = lf.rewrite(net, lf.Pepita(), x)
+    one_step(model, x, y)
+    lf.unwrap(model)
+    backprop = torch.autograd.grad(F.cross_entropy(net(x), y), [layer.weight for layer, *_ in net.stages])
+    for theirs, (layer, *_) in zip(backprop, net.stages, strict=True):
+        assert F.cosine_similarity(layer.weight.grad.flatten(), theirs.flatten(), 0) < 0.95
