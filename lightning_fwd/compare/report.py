@@ -87,7 +87,8 @@ def _cells(line: Line) -> tuple[str, ...]:
 def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
     """What the columns mean, and which rows have no figure and why."""
     return [
-        f"Accuracy in % before drift, after drift and adapted, mean ± standard deviation over {len(scenario.seeds)} seeds. kMAC, RAM, Flash, ms: one training step on "
+        f"Accuracy in % before drift, after drift and adapted, mean ± standard deviation over {len(scenario.seeds)} seeds. "
+        "kMAC, RAM, Flash, ms: one training step on "
         f"{scenario.cost_batch} sample(s), {scenario.width}; ms: its MACs on {scenario.device}, estimated.",
         *(f"{line.method}: {line.note}" for line in lines if line.note),
     ]
