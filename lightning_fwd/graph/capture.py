@@ -167,7 +167,7 @@ def _trace(net: nn.Module, example_input: Tensor) -> Capture:
         if graph is None or in_train is None:
             continue  # with more modules kept whole
         path, operation = first_difference(graph, in_train) or (None, None)
-        if path is None:
+        if path is None or path in opaque:
             break
         kind = type(net.get_submodule(path))
         opaque |= {p: "computes something else in training" for p, m in net.named_modules() if type(m) is kind}

@@ -26,10 +26,15 @@ def first_difference(in_eval: fx.Graph, in_train: fx.Graph) -> tuple[str | None,
     pairs = zip(_described(in_eval), [*_described(in_train), (None, None)], strict=False)
     for (node, described), (other, other_described) in pairs:
         if described != other_described:
-            stacks = [list(n.meta.get("nn_module_stack") or ()) for n in (node, other) if n is not None]
+            stacks = [_inside(n) for n in (node, other) if n is not None]
             deepest = max(stacks, key=len)
             return deepest[-1] if deepest else None, str(other if other is not None else node)
     return None
+
+
+def _inside(node: fx.Node) -> list[str]:
+    """Paths of the modules whose code made the node, outermost first; the module that a node calls is not one of them."""
+    return [path for path in node.meta.get("nn_module_stack") or () if not (node.op == "call_module" and path == node.target)]
 
 
 def _described(graph: fx.Graph) -> Iterator[tuple[fx.Node, tuple]]:

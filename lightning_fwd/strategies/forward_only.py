@@ -145,11 +145,17 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     @override
     def setup_optimizers(self, trainer: Trainer) -> None:
-        super().setup_optimizers(trainer)
-        if len(self.optimizers) > 1:
+        try:
+            super().setup_optimizers(trainer)
+            several = len(self.optimizers) > 1
+        except RuntimeError as error:  # Lightning allows several with manual optimisation only
+            if "multiple optimizers" not in str(error):
+                raise
+            several = True
+        if several:
             unwrap(self.lightning_module)
             raise LightningFwdError(
-                f"configure_optimizers returned {len(self.optimizers)} optimizers, ForwardOnlyStrategy drives one",
+                "configure_optimizers returned several optimizers, ForwardOnlyStrategy drives one",
                 "one training step of a rule updates all layers",
                 "return one optimizer, with parameter groups for different learning rates",
             )
