@@ -22,7 +22,7 @@ from .ops import reinplace_updates
 from .plan_memory import memory_planning_pass
 from .seal import seal
 
-_PRESERVED = [torch.ops.aten.linear.default]
+_PRESERVED = (torch.ops.aten.linear.default,)
 _NEVER_WEIGHTS = ("optimizer.", "_lfwd.counter")
 
 
@@ -144,7 +144,8 @@ def build_program(
     }
     with preserve_node_meta():
         exported = {name: torch.export.export(_Method(body), inputs, strict=False) for name, (body, inputs) in modules.items()}
-    config = compile_config or EdgeCompileConfig(_check_ir_validity=False, preserve_ops=_PRESERVED)
+    # a fresh list: ExecuTorch appends it to itself with every method, so a shared one doubles for ever
+    config = compile_config or EdgeCompileConfig(_check_ir_validity=False, preserve_ops=list(_PRESERVED))
     edge = to_edge(exported, compile_config=config)
     reference = None
     for name in modules:
