@@ -125,7 +125,7 @@ def plan_memory(
         elif node.op == "call_function" and (not makes_nothing(node) or _copies(node, copied_views)):
             for output in range(len(tensors_of(node))):
                 size = widths.bytes(node, output)
-                if size and (node, output) not in homes:
+                if size and (node, output) not in homes and "streamed" not in node.meta:
                     category, born = classify.value(node, output), index[node]
                     values.append(
                         Buffer(node.name, category, node.meta["layer"], size, born, last_use.get((node, output), born))

@@ -37,7 +37,7 @@ _PER_INPUT = {
 }
 _COPIES = {
     aten.clone, aten.copy, aten._to_copy, aten.cat, aten.stack, aten.constant_pad_nd, aten.slice_scatter, aten.select_scatter,
-    aten.gather, aten.index, aten.index_select, aten.index_put, aten.embedding, aten.full, aten.full_like, aten.zeros, aten.ones,
+    aten.gather, aten.index, aten.index_select, aten.index_put, aten.index_copy, aten.embedding, aten.full, aten.full_like, aten.zeros, aten.ones,
     aten.zeros_like, aten.ones_like, aten.empty, aten.empty_like, aten.empty_permuted, aten.new_zeros, aten.new_empty, aten.new_full,
     aten.scalar_tensor, aten.arange, aten.repeat, aten.flip, aten._unsafe_view, aten.upsample_nearest2d, aten.pixel_shuffle,
     aten.native_channel_shuffle, aten.channel_shuffle,
@@ -75,7 +75,8 @@ def operations(step: StepGraph, widths: Widths) -> Iterator[Operation]:
         if makes_nothing(node):
             continue
         macs, elementwise, assumed = _count(node)
-        sizes = [widths.bytes(node, i) for i in range(len(tensors_of(node)))]
+        stored = "streamed" not in node.meta
+        sizes = [widths.bytes(node, i) * stored for i in range(len(tensors_of(node)))]
         arithmetic, phase = widths.arithmetic(node), node.meta["phase"]
         if arithmetic == "int8" and macs:  # requantisation of each accumulator that becomes an int8 value
             elementwise += sum(
@@ -87,9 +88,9 @@ def operations(step: StepGraph, widths: Widths) -> Iterator[Operation]:
             if node.args[-1][0]:
                 bias = tensors_of(node)[2] is not None and node.args[0].meta["val"].numel()
                 shares = [(phase, macs, elementwise - bias, sizes[0]), ("update", macs, bias, sizes[1] + sizes[2])]
-        elif macs and (node, 0) in gradients:
+        elif any((node, i) in gradients for i in range(len(sizes))):
             shares = [("update", macs, elementwise, sum(sizes))]
-        read = sum(widths.bytes(*value) for value in {base_of(n) for n in node.all_input_nodes})
+        read = sum(widths.bytes(*v) for v in {base_of(n) for n in node.all_input_nodes} if "streamed" not in v[0].meta)
         for phase, macs, elementwise, written in shares:
             yield Operation(node.name, phase, node.meta["layer"], macs, elementwise, read, written, arithmetic, assumed)
 
@@ -104,7 +105,7 @@ def _count(node: fx.Node) -> tuple[int, int, bool]:
     if packet is aten.convolution_backward:
         grad, x, weight = (a.meta["val"] for a in args[:3])
         bias = grad.numel() if args[-1][2] else 0
-        return _convolution_macs(x, weight, grad, args[7]), bias, False
+        return _convolution_macs(x, weight, grad, args[7]) if any(args[-1][:2]) else 0, bias, False
     if packet in (aten.mm, aten.bmm):
         return outputs * args[0].meta["val"].shape[-1], 0, False
     if packet in (aten.addmm, aten.baddbmm):

@@ -80,12 +80,9 @@ class StepGraph:
         known = dict([*model.named_parameters(), *model.named_buffers()]) | {"input": x, "target": target} | state
         names = {node: name for name, node in (self.inputs | self.state).items()}
         placeholders = [n for n in self.graph.nodes if n.op == "placeholder"]
-        values = [
-            known[names[n.name]]
-            if names[n.name] in known
-            else torch.zeros(n.meta["val"].shape, dtype=n.meta["val"].dtype)
-            for n in placeholders
-        ]
+        zeros = {names[n.name]: n.meta["val"] for n in placeholders if names[n.name] not in known}
+        known |= {name: torch.zeros(like.shape, dtype=like.dtype, device=x.device) for name, like in zeros.items()}
+        values = [known[names[n.name]] for n in placeholders]
         with torch.no_grad():
             return dict(zip(self.outputs, self.module(*values), strict=True))
 
@@ -110,9 +107,7 @@ class _Step(nn.Module):
                 if update.value is not None:
                     results[update.name] = update.value
                     continue
-                if (
-                    update.name in gradients
-                ):  # a shared parameter: its optimizer step takes the sum; the one before is dead code
+                if update.name in gradients:  # a shared parameter: the sum is stepped with; the step before is dead code
                     update = replace(update, gradient=gradients[update.name] + update.gradient)
                 gradients[update.name], part = update.gradient, update.part
                 learns = update.tensor if part is None else part.of(update.tensor)
@@ -155,9 +150,7 @@ def trace_step(
         state = dict(zip([*tensors, *optimizer_state], flat, strict=True))
         inside = {n: state[n] for n in tensors}
         results, gradients = functional_call(shell, inside, (x, target, {n: state[n] for n in optimizer_state}))
-        for (
-            name
-        ) in tensors:  # what modules changed in place: batch norm's statistics, unless the rule says what they become
+        for name in tensors:  # what modules changed in place (batch norm's statistics), unless the rule gives a value
             key = name.removeprefix("model.")
             if key not in results and not inside[name].requires_grad:
                 results[key] = inside[name]

@@ -44,8 +44,7 @@ def gradient_values(step: StepGraph) -> dict[Value, str]:
     nodes = {n.name: n for n in step.graph.nodes}
     found: dict[Value, str] = {}
     for name, node_name in step.gradients.items():
-        size = step.node(name).meta["val"].numel()
-        stack = [nodes[node_name]]
+        size, stack = _numel(nodes[node_name]), [nodes[node_name]]
         while stack:
             node = stack.pop()
             if node.target is operator.getitem:

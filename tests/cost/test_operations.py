@@ -135,8 +135,7 @@ def test_elementwise_operations_by_hand():
     by = {(c.phase, c.layer): c.elementwise for c in report.lines}
     assert by["forward", "relu1"] == 2 * 6
     assert by["backward", "relu1"] == 2 * (2 * 6)  # the comparison and the choice
-    assert by["backward", "fc1"] == 2 * 6  # the bias gradient's sum
-    assert by["update", "fc1"] == 4 * 6 + 6
+    assert by["update", "fc1"] == 2 * 6 + 4 * 6 + 6  # the sum of the bias gradient, and SGD
 
 
 def test_bytes_moved_follow_the_width():
