@@ -1,0 +1,131 @@
+"""Every rule's training step as a program: 50 steps on ExecuTorch's host runtime equal PyTorch (``export`` raises if not)."""
+
+import copy
+import ctypes
+import dataclasses
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from conftest import export_module, tiny
+from lightning_fwd_export import ExportError
+from lightning_fwd_export.check import check_program, example_batches
+from lightning_fwd_export.host.runtime import HostProgram, compiler
+from lightning_fwd_export.seal import is_sealed
+
+import lightning_fwd as lf
+from lightning_fwd.methods import SparseTraining, ZerothOrder
+
+ROWS = [
+    ("mlp", lf.Backprop()), ("mlp", lf.SparseUpdate()), ("mlp", lf.ForwardForward()), ("mlp", lf.LocalLoss()), ("mlp", lf.Pepita()),
+    ("conv", lf.SparseUpdate(train="head")), ("conv", lf.Pepita(recompute=True)),
+    pytest.param("conv", lf.Backprop(batch_norm="freeze"), marks=pytest.mark.slow),
+    pytest.param("conv", lf.ForwardForward(), marks=pytest.mark.slow),
+    pytest.param("conv", lf.LocalLoss(), marks=pytest.mark.slow),
+    pytest.param("conv", lf.Statistics(), marks=pytest.mark.slow),
+    pytest.param("mlp", lf.Pepita(recompute=True), marks=pytest.mark.slow),
+    ("mlp", SparseTraining()), ("mlp", ZerothOrder()),
+]
+
+
+def host_library(code, work, flags="-O1"):
+    library = work / "liblfwd.so"
+    strict = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion", *flags.split()]
+    sources = [str(code / "lfwd_model.c"), *map(str, sorted((code / "kernels").glob("*.c")))]
+    include = [f"-I{code}", f"-I{code / 'kernels'}"]
+    subprocess.run([compiler("gcc"), *strict, "-fPIC", "-shared", *include, *sources, "-o", str(library), "-lm"], check=True)
+    return ctypes.CDLL(str(library))
+
+
+@pytest.mark.parametrize(("network", "method"), ROWS, ids=str)
+def test_fifty_steps_equal_pytorch_and_the_generated_c(exported, tmp_path, network, method):
+    program, report, out = exported(network, method, steps=50)
+    assert report.steps == 50 and report.weight_difference <= 1e-5 and is_sealed(program.data)
+    library = host_library(out / "c", tmp_path)
+    host = HostProgram(program.data)
+    library.lfwd_init()
+    model, batch = tiny(network, method)
+    takes_target = host.methods["train_step"].metadata.num_inputs() == 2
+    loss, logits = np.zeros(1, "f4"), np.zeros((3, 4), "f4")
+    pointer = lambda a: a.ctypes.data_as(ctypes.c_void_p)  # noqa: E731
+    for x, y in example_batches(batch, 4, 50):
+        inputs = (x, y) if takes_target else (x,)
+        expected = host.run("train_step", *inputs)
+        library.lfwd_train_step(*(pointer(np.ascontiguousarray(t.numpy())) for t in inputs), pointer(loss), pointer(logits))
+        assert abs(loss[0] - expected[0].item()) <= 1e-5 * max(1.0, abs(loss[0]))
+    weights = np.zeros(sum(w.numel() * w.element_size() for w in host.run("get_weights")), "u1")
+    library.lfwd_get_weights(pointer(weights))
+    at = 0
+    for tensor in host.run("get_weights"):
+        size = tensor.numel() * tensor.element_size()
+        got = torch.frombuffer(weights[at : at + size].tobytes(), dtype=tensor.dtype).reshape(tensor.shape)
+        torch.testing.assert_close(got, tensor, rtol=1e-5, atol=1e-5)
+        at += size
+
+
+def test_momentum_and_the_step_without_a_gradient_tensor(exported):
+    program, report, _ = exported("mlp", lf.Backprop(), momentum=0.9, steps=50)
+    assert report.weight_difference <= 1e-5
+    weights = sum(p.numel() * 4 for p in tiny("mlp", lf.Backprop())[0].parameters())
+    assert report.state == pytest.approx(2 * weights, abs=16 * 12)  # weights and momentum, each buffer aligned to 16 bytes
+    assert report.activations < 20 * 16 * 4 + 3 * 4 * (20 + 16 + 16 + 12 + 12 + 4) * 2  # no weight gradient beside the activations
+
+
+def test_the_model_is_left_as_it_was():
+    model, batch = tiny("mlp", lf.Pepita())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    program, _ = export_module.build(model, batch, torch.nn.functional.cross_entropy, 0.05, 0.0, None, False)
+    model.eval()
+    check_program(program, model, example_batches(batch, 4, 3), True, 0.05, 0.0, torch.nn.functional.cross_entropy)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items()) and not model.training
+
+
+def test_a_program_that_learns_otherwise_is_refused():
+    model, batch = tiny("mlp", lf.Backprop())
+    loss = torch.nn.functional.cross_entropy
+    program, _ = export_module.build(model, batch, loss, 0.05, 0.0, None, False)
+    with pytest.raises(ExportError, match="differ from PyTorch"):
+        check_program(program, model, example_batches(batch, 4, 5), True, 0.06, 0.0, loss)
+
+
+def test_weights_that_never_reached_the_program_are_refused():
+    """What a missing InitializedMutableBufferPass does: the program starts from other weights."""
+    model, batch = tiny("mlp", lf.Backprop())
+    loss = torch.nn.functional.cross_entropy
+    program, _ = export_module.build(model, batch, loss, 0.05, 0.0, None, False)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.layer1.weight.zero_()
+    with pytest.raises(ExportError, match="differ from PyTorch"):
+        check_program(program, other, example_batches(batch, 4, 2), True, 0.05, 0.0, loss)
+
+
+def test_nothing_is_written_when_the_check_fails(tmp_path, monkeypatch):
+    model, batch = tiny("mlp", lf.Backprop())
+    build = export_module.build
+
+    def with_stale_weights(*arguments):
+        program, step = build(*arguments)
+        return dataclasses.replace(program, weights=program.weights[::-1]), step
+
+    monkeypatch.setattr(export_module, "build", with_stale_weights)
+    with pytest.raises((ExportError, RuntimeError)):
+        export_module.export(model, batch, tmp_path / "out", steps=2)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"run": True}, "needs a board"), ({"board": "arduino"}, "no board 'arduino'"), ({"int8": True}, "int8 needs a frozen part")],
+)
+def test_bad_arguments(tmp_path, arguments, message):
+    model, batch = tiny("mlp", lf.Backprop())
+    with pytest.raises(ExportError, match=message):
+        export_module.export(model, batch, tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plain_model_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="lf.rewrite"):
+        export_module.export(torch.nn.Linear(2, 2), (torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64)), tmp_path)
