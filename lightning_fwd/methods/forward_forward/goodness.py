@@ -18,14 +18,14 @@ class SampleNorm(nn.Module):
 
 
 class SquaredGoodness(nn.Module):
-    """``(B, ...) -> (B,)``: mean or sum over a sample's squared activations."""
+    """``(B, ...) -> (B,)``: mean or sum over a sample's squared activations, in float32 whatever the precision of the activations."""
 
     def __init__(self, reduction: Literal["mean", "sum"]):
         super().__init__()
         self.reduction = reduction
 
     def forward(self, h: Tensor) -> Tensor:
-        squared = h.flatten(1).square()
+        squared = h.flatten(1).float().square()
         return squared.mean(1) if self.reduction == "mean" else squared.sum(1)
 
 

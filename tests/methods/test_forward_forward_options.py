@@ -1,0 +1,162 @@
+"""What the options of Forward-Forward promise."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from method_table import NETS, clusters, one_step
+from torch import nn
+
+import lightning_fwd as lf
+from lightning_fwd.graph.counter_random import wrong_labels
+from lightning_fwd.methods.forward_forward.goodness import PassThroughReLU, peer_loss
+from lightning_fwd.methods.forward_forward.label_embedding import LabelOverlay, LabelPattern, LabelPlanes
+from lightning_fwd.methods.forward_forward.negatives import blob_mask, hard_labels, hybrids
+
+OPTIONS = {
+    "hard": {"negatives": "hard"},
+    "hybrid": {"negatives": "hybrid", "head": "layers"},
+    "layers": {"head": "layers", "normalise_input": True},
+    "symmetric": {"loss": "symmetric", "sharpness": 4.0},
+    "peers": {"peer_normalisation": 0.03, "pass_through_relu": True},
+    "planes": {"label": "planes"},
+    "pattern": {"label": "pattern"},
+    "overlay": {"label": "overlay"},
+}
+
+
+@given(st.integers(2, 12), st.integers(0, 2**31), st.data())
+@settings(max_examples=60, deadline=None)
+def test_no_negative_carries_its_true_label(classes, seed, data):
+    target = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=40)))
+    logits = 30 * torch.randn(len(target), classes, generator=torch.Generator().manual_seed(seed))
+    for negative in (wrong_labels(target, classes, seed), hard_labels(target, logits, torch.tensor(seed))):
+        assert not (negative == target).any() and negative.min() >= 0 and negative.max() < classes
+
+
+def test_hard_negatives_follow_the_prediction():
+    target, logits = torch.zeros(4000, dtype=torch.int64), torch.tensor([9.0, 1.0, 0.0]).expand(4000, 3)
+    share = (hard_labels(target, logits, torch.tensor(5)) == 1).double().mean()
+    assert abs(share - torch.e / (torch.e + 1)) < 0.03  # the true class is out, the rest keeps its odds
+
+
+def test_one_class_is_refused():
+    with pytest.raises(lf.RewriteError, match="needs two classes"):
+        lf.rewrite(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 1)), lf.ForwardForward(), torch.rand(2, 8))
+
+
+@pytest.mark.parametrize("kind", NETS)
+@pytest.mark.parametrize("option", OPTIONS)
+def test_trains_every_hidden_layer_and_predicts(option, kind):
+    net = NETS[kind]()
+    x, y = clusters(net, 24)
+    model = lf.rewrite(net, lf.ForwardForward(**OPTIONS[option]), x[:2])
+    one_step(model, x, y)
+    last = {p for node in model.plan[-1].layers for p in (f"{node}.weight", f"{node}.bias")}
+    for name, p in model.named_parameters():
+        if p.requires_grad and name not in last:
+            assert p.grad is not None and p.grad.isfinite().all(), name
+    assert model.eval()(x).shape == (24, 4)
+
+
+def test_greedy_trains_one_block_after_the_other():
+    net = NETS["mlp"]()
+    x, y = clusters(net, 16)
+    model = lf.rewrite(net, lf.ForwardForward(greedy_steps=2), x[:2])
+    trained = []
+    for _ in range(5):
+        model.zero_grad(set_to_none=True)
+        one_step(model, x, y)
+        trained.append((net.fc1.weight.grad is not None, net.fc2.weight.grad is not None))
+    assert trained == [(True, False)] * 2 + [(False, True)] * 3
+
+
+def test_goodness_prediction_equals_one_pass_per_label():
+    net = NETS["conv"]()
+    x, y = clusters(net, 8)
+    for label in ("overlay", "planes", "pattern"):
+        model = lf.rewrite(net, lf.ForwardForward(label=label, prediction="goodness"), x[:2])
+        one_step(model, x, y)
+        model.eval()
+        with torch.no_grad():
+            for c in range(4):
+                h, _ = model.blocks[0](model, x, torch.eye(4)[[c] * 8])
+                _, goodness = model.blocks[1](model, h)
+                torch.testing.assert_close(model(x)[:, c], goodness)
+        lf.unwrap(model)
+
+
+def test_planes_are_further_input_channels():
+    torch.manual_seed(0)
+    conv, wide, planes = nn.Conv2d(2, 5, 1), nn.Conv2d(5, 5, 1), LabelPlanes(5, 3, 1.0, 0)
+    with torch.no_grad():
+        wide.weight[:, :2], wide.weight[:, 2:, 0, 0], wide.bias[:] = conv.weight, planes.weight.t(), conv.bias
+        x, label = torch.rand(4, 2, 6, 6), torch.eye(3)[[0, 1, 2, 0, 2, 2, 1, 1]]
+        together = torch.cat([x.repeat(2, 1, 1, 1), label[:, :, None, None].expand(8, 3, 6, 6)], dim=1)
+        torch.testing.assert_close(planes(conv(x), label), wide(together))
+        torch.testing.assert_close(planes(conv(x), torch.full((4, 3), 1 / 3)), conv(x))  # the neutral label
+
+
+@pytest.mark.parametrize("shape", [(3, 9, 7), (6, 64), (30,)])
+def test_patterns_are_orthogonal(shape):
+    patterns = LabelPattern(shape, 5, 2.0).patterns
+    torch.testing.assert_close(patterns @ patterns.t() / patterns.shape[1], 4.0 * torch.eye(5), atol=1e-4, rtol=1e-4)
+    assert LabelPattern(shape, 5, 2.0)(torch.zeros(2, *shape), torch.eye(5)[[0, 1, 2, 3]]).shape == (4, *shape)
+
+
+def test_overlay_writes_over_the_first_values_only():
+    x = torch.rand(2, 1, 4, 4)
+    y = LabelOverlay((1, 4, 4), 3, 2.0)(x, torch.eye(3)[[1, 2]]).flatten(1)
+    assert torch.equal(y[:, :3], 2 * torch.eye(3)[[1, 2]]) and torch.equal(y[:, 3:], x.flatten(1)[:, 3:])
+
+
+@pytest.mark.parametrize("label", ["overlay", "pattern"])
+def test_no_room_for_the_label_is_refused_and_auto_finds_some(label):
+    net, x = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 5)), torch.rand(4, 3)
+    with pytest.raises(lf.RewriteError, match="planes"):
+        lf.rewrite(net, lf.ForwardForward(label=label), x)
+    model = lf.rewrite(net, lf.ForwardForward(), x)
+    one_step(model, x, torch.tensor([0, 1, 4, 2]))
+    assert net[0].weight.grad.abs().sum() > 0
+
+
+def test_hybrids_take_every_value_from_one_of_two_samples():
+    x = torch.rand(6, 2, 10, 10)
+    mask, mixed = blob_mask(x, torch.tensor(3)), hybrids(x, torch.tensor(3))
+    assert mask.shape == (6, 1, 10, 10) and 0.2 < mask.mean() < 0.8
+    torch.testing.assert_close(mixed, torch.where(mask.bool(), x, x.roll(1, 0)))
+    flips = (mask[..., 1:] != mask[..., :-1]).double().mean()
+    assert flips < 0.3  # blobs, not noise
+
+
+def test_hybrids_need_no_labels():
+    net = NETS["mlp"]()
+    x, y = clusters(net, 16)
+    model = lf.rewrite(net, lf.ForwardForward(negatives="hybrid"), x[:2])
+    model.train()
+    with model.step():
+        loss = model(x).square().mean()
+    model.backward(loss)
+    assert net.fc1.weight.grad.abs().sum() > 0
+    with pytest.raises(lf.RewriteError, match="cannot predict"):
+        lf.rewrite(NETS["mlp"](), lf.ForwardForward(negatives="hybrid", prediction="goodness"), x[:2])
+
+
+def test_pass_through_relu():
+    z = torch.tensor([-1.0, 0.0, 2.0], requires_grad=True)
+    h = PassThroughReLU()(z)
+    h.backward(torch.tensor([1.0, 2.0, 3.0]))
+    assert h.tolist() == [0, 0, 2] and z.grad.tolist() == [1, 2, 3]
+
+
+def test_peer_normalisation():
+    h = torch.rand(4, 3, 2, 2, requires_grad=True)
+    loss, mean = peer_loss(h, torch.tensor([1.0, 0.0, 0.0]))
+    expected = 0.9 * torch.tensor([1.0, 0.0, 0.0]) + 0.1 * h.mean((0, 2, 3))
+    torch.testing.assert_close(mean, expected.detach())
+    torch.testing.assert_close(loss, expected.var(correction=0))
+    net = NETS["conv"]()
+    x, y = clusters(net, 8)
+    model = lf.rewrite(net, lf.ForwardForward(peer_normalisation=0.03), x[:2])
+    one_step(model, x, y)
+    assert all(peer.abs().sum() > 0 for peer in model.inserted.peers.buffers())
