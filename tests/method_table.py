@@ -72,6 +72,7 @@ class Row:
 ROWS = [
     Row("backprop", lf.Backprop),
     Row("backprop, stored norms", lambda: lf.Backprop(batch_norm="freeze"), ("residual",)),
+    Row("backprop, folded norms", lambda: lf.Backprop(batch_norm="fold"), ("residual",), exact=False, trains=lambda name: False),
     Row("sparse_update: head", lf.SparseUpdate, lr=0.5, trains=lambda name: name.startswith(("classifier", "head"))),
     Row("sparse_update: biases", lambda: lf.SparseUpdate("biases"), lr=0.3, falls_to=0.99, trains=lambda name: name.endswith("bias")),
     Row("sparse_update: part", lambda: lf.SparseUpdate(2, channels=0.5), ("mlp", "conv"), trains=lambda name: False),
@@ -92,8 +93,10 @@ ROWS = [
         falls_to=0.97,
         predicts_by_goodness=True,
     ),
+    Row("forward_forward: folded", lambda: lf.ForwardForward(batch_norm="fold"), ("conv", "residual"), exact=False, trains=lambda name: False),
     Row("local_loss", lf.LocalLoss),
     Row("local_loss: 2 blocks", lambda: lf.LocalLoss(granularity=2, batch_norm="freeze"), ("conv", "residual")),
+    Row("local_loss: folded", lambda: lf.LocalLoss(batch_norm="fold"), ("conv", "residual"), exact=False, trains=lambda name: False),
     Row("pepita", lf.Pepita, lr=0.1, falls_to=0.95),
     Row("pepita: recompute", lambda: lf.Pepita(recompute=True), ("mlp", "residual")),
     Row("pepita: folded", lambda: lf.Pepita(batch_norm="fold"), ("conv", "residual"), lr=0.1, falls_to=0.95, exact=False, trains=lambda name: False),

@@ -65,8 +65,7 @@ class RewrittenModel(nn.Module):
         self.graph_before = _copy(graph_module.graph)
         self.graph = graph_module.graph
         self.graph.owning_module = None  # the nodes now refer to this module
-        self._inference = Segment(*_whole(self.graph))
-        self._until_last, self._last = _around_last_block(self.graph, self.plan)
+        self.compile_inference()
         self.blocks: list[BlockRunner] = []
         self.pending: list[Step] = []
         self._target, self.loss_scale, self._stepping = None, 1.0, False
@@ -206,6 +205,7 @@ class RewrittenModel(nn.Module):
     def compile_inference(self) -> None:
         """Compile the training graph as it stands as the inference program (a pass that changes what is computed calls it)."""
         self._inference = Segment(*_whole(self.graph))
+        self._until_last, self._last = _around_last_block(self.graph, self.plan)
 
     def compile_blocks(self) -> None:
         """Compile the training graph, whole and block by block; called once, after the rule's passes."""

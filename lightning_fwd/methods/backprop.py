@@ -9,6 +9,7 @@ import torch
 
 from ..graph.phase import phase
 from ..graph.rewritten import RewrittenModel
+from ..passes import fold_batch_norm
 from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
 
 
@@ -17,14 +18,17 @@ class Backprop(LearningMethod):
     """Full backpropagation of the user's loss.
 
     Args:
-        batch_norm: ``"train"`` normalises by the batch and updates the statistics; ``"freeze"`` uses the stored ones.
+        batch_norm: ``"train"`` normalises by the batch and updates the statistics; ``"freeze"`` uses the stored ones; ``"fold"`` folds them into the
+            layer before.
     """
 
     forward_only: ClassVar[bool] = False
-    batch_norm: Literal["train", "freeze"] = "train"
+    batch_norm: Literal["train", "freeze", "fold"] = "train"
 
     def rewrite(self, model: RewrittenModel) -> None:
         require_trainable(model, [name for name, _ in model.named_parameters()])
+        if self.batch_norm == "fold":
+            fold_batch_norm(model)
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with torch.enable_grad(), phase("forward"):

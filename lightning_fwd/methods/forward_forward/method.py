@@ -20,7 +20,13 @@ from ...graph.counter_random import wrong_labels
 from ...graph.errors import RewriteError
 from ...graph.phase import phase
 from ...graph.rewritten import BlockRunner, RewrittenModel
-from ...passes import insert_block_walls, insert_goodness_heads, insert_label_embedding, insert_normalisation
+from ...passes import (
+    fold_batch_norm,
+    insert_block_walls,
+    insert_goodness_heads,
+    insert_label_embedding,
+    insert_normalisation,
+)
 from ...passes.insert_label_planes import insert_label_planes
 from ...passes.pass_relu_gradient import pass_relu_gradient
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
@@ -59,7 +65,8 @@ class ForwardForward(LearningMethod):
         greedy_steps: train the first hidden block alone for so many steps, then the next, the last one to the end; None trains all at once. A traced
             step (priced, exported) is one of the last block's.
         pool: positions per dimension of a convolutional activation that the ``"layers"`` head sees.
-        batch_norm: ``"freeze"`` or ``"train"`` (positive and negative samples share one batch and its statistics).
+        batch_norm: ``"freeze"``, ``"train"`` (positive and negative samples share one batch and its statistics), or ``"fold"``: the stored statistics
+            are folded into the layer before, so that a small stored variance does not multiply its step.
         seed: of labels drawn, planes and masks.
 
     Raises:
@@ -81,7 +88,7 @@ class ForwardForward(LearningMethod):
     peer_normalisation: float = 0.0
     greedy_steps: int | None = None
     pool: int = 2
-    batch_norm: Literal["freeze", "train"] = "freeze"
+    batch_norm: Literal["freeze", "train", "fold"] = "freeze"
     seed: int = 0
 
     @property
@@ -93,6 +100,8 @@ class ForwardForward(LearningMethod):
     def rewrite(self, model: RewrittenModel) -> None:
         self._check(model)
         require_trainable(model, [p for p, _ in model.named_parameters()])
+        if self.batch_norm == "fold":
+            fold_batch_norm(model)
         hidden = model.plan[:-1]
         if self.negatives != "hybrid":
             self._insert_label(model)

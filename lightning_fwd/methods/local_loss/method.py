@@ -17,7 +17,7 @@ from ...graph.blocks import Block, parameters_of
 from ...graph.errors import RewriteError
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
-from ...passes import insert_block_walls, insert_goodness_heads
+from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
 from .gradients import local_gradients
 from .heads import ChannelGroups, ProjectionHead
@@ -38,7 +38,8 @@ class LocalLoss(LearningMethod):
         prediction: ``"own"``: the model's own last block, which learns from the user's loss; :func:`unwrap` gives the trained model.
             ``"last"``: the last hidden block's head; the model's own last block is not trained. ``"sum"``: the logits of all heads and of
             the model's own last block, added.
-        batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics.
+        batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer before: right
+            for a pretrained model, where a small stored variance would multiply the step of the layer before.
         seed: of the heads.
 
     Raises:
@@ -52,7 +53,7 @@ class LocalLoss(LearningMethod):
     temperature: float = 1.0
     pool: int = 2
     prediction: Literal["own", "last", "sum"] = "own"
-    batch_norm: Literal["train", "freeze"] = "train"
+    batch_norm: Literal["train", "freeze", "fold"] = "train"
     seed: int = 0
 
     def rewrite(self, model: RewrittenModel) -> None:
@@ -63,6 +64,8 @@ class LocalLoss(LearningMethod):
                 "heads sit on hidden blocks",
                 "use a finer granularity, or prediction='own'",
             )
+        if self.batch_norm == "fold":
+            fold_batch_norm(model)
         generator = torch.Generator().manual_seed(self.seed)
         insert_block_walls(model)
         insert_goodness_heads(model, lambda block, shape: self._head(model, block, shape, generator), model.plan[:-1])
