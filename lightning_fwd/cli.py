@@ -18,11 +18,11 @@ _LIGHTNING = ("fit", "validate", "test", "predict")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a mistake of the user's ends in its text and exit code 2, never in a traceback."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    console = Console(stderr=True)
+    given, console = arguments, Console(stderr=True)
+    arguments = sys.argv[1:] if given is None else given
     try:
         if arguments and arguments[0] in _LIGHTNING:
-            return _lightning(arguments)
+            return _lightning(given)  # None: LightningCLI reads the command line itself, or it warns
         if arguments and arguments[0] == "export":  # the exporter is a package of its own, with its own options
             return _export(arguments[1:])
         return _own(arguments)
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 2
 
 
-def _lightning(arguments: list[str]) -> int:
+def _lightning(arguments: list[str] | None) -> int:
     """LightningCLI over any LightningModule and data module; the defaults are the recipes' own."""
     import lightning as L
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback

@@ -1,7 +1,8 @@
 """Compare learning rules under drift: accuracy before, after and adapted, and what a step costs."""
 
+from .folder import Result
 from .report import plot_pareto, print_table, summarise, write_markdown
-from .run import Result, compare
+from .run import compare
 from .scenario import Row, Scenario, Training, load_scenario
 
 __all__ = [

@@ -13,19 +13,20 @@ from rich.console import Console
 from rich.table import Table
 
 from ..graph.errors import LightningFwdError
-from .run import Result
+from .folder import Result
 from .scenario import Scenario
 
 
 @dataclass
 class Line:
-    """One method over all seeds; accuracies as (mean, standard deviation) in percent."""
+    """One method over all seeds; accuracies as (mean, standard deviation) in percent, ``won_back`` in percent of what the drift took."""
 
     method: str
     control: bool
     source: tuple[float, float]
     drifted: tuple[float, float]
     adapted: tuple[float, float]
+    won_back: tuple[float, float]
     source_after: tuple[float, float]
     macs: int
     ram: int
@@ -44,7 +45,8 @@ def summarise(scenario: Scenario, results: Sequence[Result]) -> list[Line]:
             columns = {name: [getattr(r, name) for r in mine] for name in vars(mine[0])}
             lines.append(Line(
                 row.name, row.control,
-                *(_mean_std(columns[f"accuracy_{c}"]) for c in ("source", "drifted", "adapted", "source_after")),
+                *(_mean_std(columns[f"accuracy_{c}"]) for c in ("source", "drifted", "adapted")),
+                _mean_std([_won_back(r) for r in mine]), _mean_std(columns["accuracy_source_after"]),
                 mine[0].macs_per_step, mine[0].peak_ram_bytes, mine[0].flash_bytes, mine[0].device_ms_per_step,
                 1e3 * statistics.median(columns["seconds_per_step"]), mine[0].note,
             ))  # fmt: skip
@@ -55,47 +57,39 @@ def _mean_std(values: list[float]) -> tuple[float, float]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
-_HEADERS = ("method", "before drift", "after drift", "adapted", "kMAC", "RAM KiB", "Flash KiB", "ms")
-_SHORT = (
-    "method",
-    "before",
-    "after",
-    "adapted",
-    "kMAC",
-    "RAM K",
-    "Flash K",
-    "ms",
-)  # a terminal of 80 columns holds these
+def _won_back(result: Result) -> float:
+    lost = result.accuracy_source - result.accuracy_drifted
+    return 100.0 * (result.accuracy_adapted - result.accuracy_drifted) / lost if lost else float("nan")
+
+
+_HEADERS = ("method", "adapted", "won back", "on source", "kMAC", "RAM KiB", "Flash KiB", "ms")
+_SHORT = ("method", "adapted", "won back", "on source", "kMAC", "RAM K", "Flash K", "ms")  # fits 80 columns
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    cells = [line.method, _pct(line.source), _pct(line.drifted)]
     if math.isnan(line.adapted[0]):
-        return (*cells, "n/a", "", "", "", "")
+        return (line.method, "n/a", *[""] * (len(_HEADERS) - 2))
+    accuracies = line.method, _pct(line.adapted), _pct(line.won_back, 0), _pct(line.source_after)
     if line.macs == 0:
-        return (*cells, _pct(line.adapted), "", "", "", "")
-    return (
-        *cells,
-        _pct(line.adapted),
-        f"{line.macs / 1e3:,.0f}",
-        f"{line.ram / 1024:.1f}",
-        f"{line.flash / 1024:.1f}",
-        f"{line.device_ms:.1f}",
-    )
+        return (*accuracies, "", "", "", "")
+    cost = f"{line.macs / 1e3:,.0f}", f"{line.ram / 1024:.1f}", f"{line.flash / 1024:.1f}", f"{line.device_ms:.1f}"
+    return (*accuracies, *cost)
 
 
 def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
     """What the columns mean, and which rows have no figure and why."""
+    before = f"Before drift {_pct(lines[0].source)}, after drift {_pct(lines[0].drifted)}. " if lines else ""
     return [
-        f"Accuracy in % before drift, after drift and adapted, mean ± standard deviation over {len(scenario.seeds)} seeds. "
-        "kMAC, RAM, Flash, ms: one training step on "
-        f"{scenario.cost_batch} sample(s), {scenario.width}; ms: its MACs on {scenario.device}, estimated.",
+        f"Accuracy in %, mean ± standard deviation over {len(scenario.seeds)} seeds. {before}"
+        "won back: share of the loss that adaptation regained; on source: the adapted model on data without drift. "
+        f"kMAC, RAM, Flash, ms: one training step on {scenario.cost_batch} sample(s), {scenario.width}; "
+        f"ms: its operations on {scenario.device}, estimated.",
         *(f"{line.method}: {line.note}" for line in lines if line.note),
     ]
 
 
-def _pct(value: tuple[float, float]) -> str:
-    return f"{value[0]:.1f}±{value[1]:.1f}"
+def _pct(value: tuple[float, float], digits: int = 1) -> str:
+    return "" if math.isnan(value[0]) else f"{value[0]:.{digits}f}±{value[1]:.{digits}f}"
 
 
 def print_table(scenario: Scenario, lines: Sequence[Line], console: Console) -> None:
@@ -110,7 +104,7 @@ def print_table(scenario: Scenario, lines: Sequence[Line], console: Console) -> 
     )
     for header in _SHORT:
         table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
-    best = max((line.adapted[0] for line in lines if not line.control), default=None)
+    best = max((line.adapted[0] for line in lines if not (line.control or math.isnan(line.adapted[0]))), default=None)
     for line in lines:
         table.add_row(*_cells(line), style="dim" if line.control else "bold" if line.adapted[0] == best else None)
     console.print(table)
@@ -124,10 +118,8 @@ def _title(scenario: Scenario) -> str:
 
 
 def write_markdown(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
-    """The table as Markdown, with what it costs on the source to adapt to the target."""
-    headers = [*_HEADERS, "source after"]
-    rows = [headers, ["---", *["---:"] * (len(headers) - 1)]]
-    rows += [[*_cells(line), "" if math.isnan(line.source_after[0]) else _pct(line.source_after)] for line in lines]
+    """The table as Markdown."""
+    rows = [_HEADERS, ["---", *["---:"] * (len(_HEADERS) - 1)], *map(_cells, lines)]
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     file.write_text(f"# {_title(scenario)}\n\n{body}\n\n" + "\n".join(_notes(scenario, lines)) + "\n")
 
@@ -145,13 +137,14 @@ def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
             f"{file.name} was not drawn", "matplotlib is not installed", "pip install lightning_fwd[plots]"
         ) from error
     from matplotlib import colormaps
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(12, 5), layout="constrained")
     shown = [line for line in lines if line.macs > 0 and not math.isnan(line.adapted[0])]
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, x_of, label in (
         (left, lambda line: line.ram / 1024, "peak RAM of one step [KiB]"),
-        (right, lambda line: line.macs / 1e6, "operations of one step [million MAC]"),
+        (right, lambda line: line.macs / 1e3, "operations of one step [kMAC]"),
     ):
         markers = {True: iter("sPXDv^<>"), False: iter("o*hdp8H" * len(shown))}
         colors = iter(colormaps["tab10"].colors * len(shown))
@@ -171,6 +164,9 @@ def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
             axes.axhline(lines[0].source[0], color="0.7", linestyle=":", label="before drift")
             axes.axhline(lines[0].drifted[0], color="tab:red", linestyle=":", label="after drift, not adapted")
         axes.set(xlabel=label, xscale="log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(alpha=0.3, which="both")
     left.set_ylabel("accuracy on the target after adaptation [%]")
     handles, labels = left.get_legend_handles_labels()

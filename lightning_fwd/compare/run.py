@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import copy
 import dataclasses
 import logging
 import os
@@ -10,7 +10,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import joblib
@@ -19,33 +18,15 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from safetensors.torch import load_file, save_file
 
+from ..callbacks.calibrate_heads import CalibrateHeads
 from ..classifier import Classifier
 from ..cost import step_cost
-from ..graph.errors import LightningFwdError, RewriteError, StepError
+from ..graph.errors import RewriteError, StepError
 from ..methods import Backprop, LearningMethod, Statistics, rewrite
 from ..models import build
 from ..strategies import ForwardOnlyStrategy, unwrap
+from .folder import Result, open_folder, save
 from .scenario import Row, Scenario, Training
-
-
-@dataclass
-class Result:
-    """One line of results.csv. Accuracies in percent; operations and memory of one step on ``cost_batch`` samples at the scenario's width."""
-
-    method: str
-    seed: int
-    accuracy_source: float
-    accuracy_drifted: float
-    accuracy_adapted: float
-    macs_per_step: int
-    peak_ram_bytes: int
-    weight_bytes: int
-    seconds_per_step: float
-    steps: int
-    accuracy_source_after: float
-    flash_bytes: int
-    device_ms_per_step: float
-    note: str = ""
 
 
 class _StepTimer(L.Callback):
@@ -65,16 +46,16 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     """Run what is missing of a comparison and return all its results.
 
     Args:
-        out: folder for ``results.csv`` (grows line by line), ``scenario.yaml`` and ``pretrained/``.
+        out: folder for ``results.csv`` and ``details.csv`` (written again with each finished row), ``scenario.yaml`` and ``pretrained/``.
         jobs: worker processes; one per core by default.
 
     Raises:
         LightningFwdError: the folder cannot be written, or holds results of another scenario.
     """
     scenario.check()
-    results = _open_folder(scenario, out)
+    results = open_folder(scenario, out)
     jobs = jobs or len(os.sched_getaffinity(0))
-    known = {(r.method, r.seed) for r in results}
+    order, known = {row.name: i for i, row in enumerate(scenario.all_rows())}, {(r.method, r.seed) for r in results}
     todo = [(row, seed) for seed in scenario.seeds for row in scenario.all_rows() if (row.name, seed) not in known]
     untrained = [seed for seed in dict.fromkeys(seed for _, seed in todo) if not _weights_file(out, seed).exists()]
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
@@ -85,7 +66,8 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
         bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
         for result in _parallel(jobs, (joblib.delayed(adapt)(scenario, row, seed, out) for row, seed in todo)):
             results.append(result)
-            _append(out / "results.csv", result)
+            results.sort(key=lambda r: (order.get(r.method, len(order)), r.seed))
+            save(scenario, results, out)
             progress.update(bar, advance=1, description=f"adapt ({result.method}, seed {result.seed})")
     return results
 
@@ -113,40 +95,47 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path) -> Result:
     network.load_state_dict(load_file(_weights_file(out, seed)))
     source, target = scenario.data_module(seed, "source"), scenario.data_module(seed, "target")
     x, y = (part[: scenario.cost_batch] for part in target.tensors("train"))
-    before = accuracy(network, *source.tensors("test")), accuracy(network, *target.tensors("test"))
-    method, timer = row.build(), _StepTimer()
+    figures = dict(
+        accuracy_source=accuracy(network, *source.tensors(scenario.split)),
+        accuracy_drifted=accuracy(network, *target.tensors(scenario.split)),
+    )
+    method, timer, before = row.build(), _StepTimer(), []
     nothing = dict(macs_per_step=0, peak_ram_bytes=0, weight_bytes=0, flash_bytes=0, device_ms_per_step=0.0)
     try:
         cost = _cost(network, method, (x, y), scenario) if method is not None else nothing
+        if row.calibrate:
+            before.append(CalibrateHeads(source))
         if row.after_statistics:
-            network = _fit(network, Statistics(), target, dataclasses.replace(scenario.adapt, epochs=1))
+            recomputed = _fit(copy.deepcopy(network), Statistics(), target, dataclasses.replace(scenario.adapt, epochs=1))
+            if row.calibrate:  # at home, by the source's statistics; the target's are known on the device
+                before.append(_TakeStatistics(recomputed))
+            else:
+                network = recomputed
         if method is not None:
             training = dataclasses.replace(
                 scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs
             )
-            network = _fit(network, method, target, training, timer)
-    except (
-        RewriteError,
-        StepError,
-    ) as error:  # does not apply, or diverged: said in the table, not fatal for the others
-        nan = float("nan")
-        return Result(
-            row.name,
-            seed,
-            *before,
-            nan,
-            seconds_per_step=nan,
-            steps=0,
-            accuracy_source_after=nan,
-            note=error.what,
-            **nothing,
-        )
-    after = accuracy(network, *target.tensors("test"))
+            network = _fit(network, method, target, training, *before, timer)
+    except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
+        nan = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))
+        return Result(row.name, seed, **figures, **nan, steps=0, note=error.what, **nothing)
     return Result(
-        row.name, seed, *before, after, steps=len(timer.seconds),
+        row.name, seed, **figures, accuracy_adapted=accuracy(network, *target.tensors(scenario.split)), steps=len(timer.seconds),
         seconds_per_step=statistics.median(timer.seconds) if timer.seconds else 0.0,
-        accuracy_source_after=accuracy(network, *source.tensors("test")), **cost,
+        accuracy_source_after=accuracy(network, *source.tensors(scenario.split)), **cost,
     )  # fmt: skip
+
+
+class _TakeStatistics(L.Callback):
+    """Start adaptation with the batch-norm statistics of another copy of the network."""
+
+    def __init__(self, network: torch.nn.Module):
+        self.statistics = {name: b for name, b in network.named_buffers() if name.endswith(("running_mean", "running_var"))}
+
+    @torch.no_grad()
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, value in self.statistics.items():
+            pl_module.network.get_buffer(name).copy_(value)
 
 
 def _fit(
@@ -203,40 +192,3 @@ def _quiet(seed: int) -> None:
 
 def _weights_file(out: Path, seed: int) -> Path:
     return out / "pretrained" / f"seed{seed}.safetensors"
-
-
-def _open_folder(scenario: Scenario, out: Path) -> list[Result]:
-    """Make the folder, or read what an earlier run of the same scenario left in it."""
-    recipe, table = out / "scenario.yaml", out / "results.csv"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if recipe.exists() and table.exists() and _work(recipe.read_text()) != _work(scenario.as_yaml()):
-            raise LightningFwdError(
-                f"{out} holds results of another scenario",
-                "its lines cannot be compared with new ones",
-                "choose another --out, or delete it",
-            )
-        recipe.write_text(scenario.as_yaml())
-    except OSError as error:
-        raise LightningFwdError(f"cannot write to {out}", str(error), "choose another --out") from error
-    if not table.exists():
-        return []
-    with table.open(newline="") as file:
-        types = {f.name: {"str": str, "int": int, "float": float}[f.type] for f in dataclasses.fields(Result)}
-        return [Result(**{k: types[k](v) for k, v in line.items()}) for line in csv.DictReader(file)]
-
-
-def _work(recipe: str) -> dict:
-    """What must be equal for two runs to share a table: everything but which rows and seeds are wanted."""
-    import yaml
-
-    return {k: v for k, v in yaml.safe_load(recipe).items() if k not in ("rows", "seeds", "controls")}
-
-
-def _append(table: Path, result: Result) -> None:
-    new = not table.exists()
-    with table.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in dataclasses.fields(Result)])
-        if new:
-            writer.writeheader()
-        writer.writerow(dataclasses.asdict(result))

@@ -42,6 +42,7 @@ class Row:
         settings: the rule's arguments.
         lr, epochs: in place of the scenario's.
         after_statistics: recompute the batch-norm statistics on the same samples first.
+        calibrate: fit the rule's inserted heads to the source first, in closed form, as one would before the device leaves the house.
         control: whether it is a control (drawn grey).
     """
 
@@ -51,6 +52,7 @@ class Row:
     lr: float | None = None
     epochs: int | None = None
     after_statistics: bool = False
+    calibrate: bool = False
     control: bool = False
 
     def build(self) -> LearningMethod | None:
@@ -88,6 +90,7 @@ class Scenario:
         pretrain: backpropagation on the source; None starts from the weights that ``model_args`` load.
         adapt: training on the target.
         adapt_samples: labelled target samples.
+        split: what accuracy is measured on: ``"test"``, or ``"val"`` (held out of training) to choose settings by.
         rows: the rules, beside the controls (none, statistics, head, biases, last block, full backprop).
         controls: whether the controls are run.
         seeds: each pretrains, draws its samples and adapts anew.
@@ -106,6 +109,7 @@ class Scenario:
     device: str = "stm32h735"
     width: Literal["fp32", "int8", "mixed"] = "fp32"
     cost_batch: int = 1
+    split: Literal["test", "val"] = "test"
 
     def all_rows(self) -> list[Row]:
         """Controls first; a row of the recipe with a control's name takes its place."""

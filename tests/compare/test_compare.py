@@ -39,7 +39,7 @@ def test_writes_table_summary_and_plot(tmp_path):
     s, out = scenario(tmp_path), tmp_path / "out"
     results = compare(s, out, jobs=1)
     rows = list(csv.DictReader((out / "results.csv").open()))
-    assert list(rows[0])[: len(SPEC_COLUMNS)] == SPEC_COLUMNS
+    assert list(rows[0]) == SPEC_COLUMNS
     assert [r["method"] for r in rows] == ["none", "statistics", "pepita"]
     none, statistics, pepita = results
     assert none.accuracy_drifted == none.accuracy_adapted and none.steps == 0
@@ -62,6 +62,51 @@ def test_finished_rows_are_not_run_again(tmp_path, monkeypatch):
     assert ran == ["none", "statistics", "pepita"]
     again = compare(s, out, jobs=1)
     assert ran == ["none", "statistics", "pepita"] and again == resumed
+
+
+def test_a_row_with_new_settings_is_run_again_and_only_that(tmp_path, monkeypatch):
+    s, out, ran = scenario(tmp_path), tmp_path / "out", []
+    adapt = run_module.adapt
+    monkeypatch.setattr(run_module, "adapt", lambda s, row, *rest: ran.append(row.name) or adapt(s, row, *rest))
+    first = compare(s, out, jobs=1)
+    changed = dataclasses.replace(s, rows=[*s.rows[:2], dataclasses.replace(s.rows[2], lr=0.03)])
+    second = compare(changed, out, jobs=1)
+    assert ran == ["none", "statistics", "pepita", "pepita"]
+    assert second[:2] == first[:2] and second[2].accuracy_adapted != first[2].accuracy_adapted
+
+
+def test_a_run_killed_between_the_two_tables_loses_one_row_at_most(tmp_path):
+    s, out = scenario(tmp_path), tmp_path / "out"
+    compare(dataclasses.replace(s, rows=s.rows[:2]), out, jobs=1)
+    lines = (out / "results.csv").read_text().splitlines(keepends=True)
+    (out / "results.csv").write_text("".join(lines[:-1]))
+    assert [r.method for r in compare(s, out, jobs=1)] == ["none", "statistics", "pepita"]
+
+
+def test_parallel_equals_serial(tmp_path):
+    s = scenario(tmp_path, rows=TINY["rows"][:2], seeds=[0, 1])
+    serial, parallel = (compare(s, tmp_path / str(jobs), jobs=jobs) for jobs in (1, 2))
+    assert len(serial) == 4
+    strip = [[dataclasses.replace(r, seconds_per_step=0) for r in results] for results in (serial, parallel)]
+    assert strip[0] == strip[1]
+
+
+def test_heads_are_fitted_to_the_source_before_the_target_s_statistics_come_in(tmp_path):
+    row = {"name": "local", "method": "local_loss", "settings": {"batch_norm": "freeze", "prediction": "last"}, "lr": 1e-9}
+    rows = [row, {**row, "name": "calibrated", "calibrate": True}, {**row, "name": "both", "calibrate": True, "after_statistics": True}]
+    s = scenario(tmp_path, rows=[{"name": "none"}, *rows], pretrain={"epochs": 8, "batch_size": 32, "lr": 0.05})
+    none, drawn, calibrated, both = compare(s, tmp_path / "out", jobs=1)
+    assert drawn.accuracy_source_after < 40  # heads as drawn, hardly trained
+    assert calibrated.accuracy_source_after > none.accuracy_source - 15
+    assert both.accuracy_adapted > calibrated.accuracy_adapted
+
+
+def test_accuracy_on_the_validation_part(tmp_path):
+    s = scenario(tmp_path, rows=TINY["rows"][:1], split="val")
+    (none,) = compare(s, tmp_path / "out", jobs=1)
+    _, labels = s.data_module(0, "target").tensors("val")
+    assert (none.accuracy_drifted * len(labels) / 100) % 1 == pytest.approx(0, abs=1e-6)
+    assert len(labels) < 200
 
 
 def test_same_seed_same_result(tmp_path):
