@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassAccuracy
 
+from .graph.errors import LightningFwdError
 from .models import build
 
 
@@ -48,7 +49,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
-        loss = F.cross_entropy(self(x), y)
+        loss = self._loss(self(x), y)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
@@ -64,9 +65,19 @@ class Classifier(L.LightningModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         x, y = batch
         logits = self(x)
+        loss = self._loss(logits, y)
         self.accuracy(logits, y)
-        self.log(f"{stage}/loss", F.cross_entropy(logits, y))
+        self.log(f"{stage}/loss", loss)
         self.log(f"{stage}/accuracy", self.accuracy, prog_bar=True)
+
+    def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        if int(y.max()) >= logits.shape[1]:
+            raise LightningFwdError(
+                f"the data has a label {int(y.max())}, the model has {logits.shape[1]} classes",
+                "classes are counted from 0",
+                "set model_args={num_classes: ...}",
+            )
+        return F.cross_entropy(logits, y)
 
     def configure_optimizers(self) -> Any:
         parameters = [p for p in self.network.parameters() if p.requires_grad] or list(self.network.parameters())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,25 +19,25 @@ _LIGHTNING = ("fit", "validate", "test", "predict")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; a mistake of the user's ends in its text and exit code 2, never in a traceback."""
-    given, console = arguments, Console(stderr=True)
-    arguments = sys.argv[1:] if given is None else given
+    arguments = sys.argv[1:] if arguments is None else arguments
+    console = Console(stderr=True)
     try:
         if arguments and arguments[0] in _LIGHTNING:
-            return _lightning(given)  # None: LightningCLI reads the command line itself, or it warns
+            return _lightning(arguments)
         if arguments and arguments[0] == "export":  # the exporter is a package of its own, with its own options
             return _export(arguments[1:])
         return _own(arguments)
-    except (LightningFwdError, FileNotFoundError, ImportError) as error:
-        console.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
-    except ValueError as error:  # bad values caught by the library's own checks; a bug would carry no advice
-        console.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False)
+    except (ValueError, OSError, ImportError) as error:  # what was given is wrong; anything else is a bug and shows where
+        console.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
     return 2
 
 
-def _lightning(arguments: list[str] | None) -> int:
+def _lightning(arguments: list[str]) -> int:
     """LightningCLI over any LightningModule and data module; the defaults are the recipes' own."""
     import lightning as L
     from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+    from .strategies import METHODS
 
     class SaveConfig(SaveConfigCallback):
         def setup(self, trainer, pl_module, stage):
@@ -56,11 +57,20 @@ def _lightning(arguments: list[str] | None) -> int:
             if self.config.fit.test_after_fit and self.trainer.state.finished:
                 self.trainer.test(self.model, self.datamodule)
 
-    Cli(
-        L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, args=arguments,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True},
-    )  # fmt: skip
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # it takes them for a mistake of ours
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's own, of no use to anybody here
+    try:
+        Cli(
+            L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, args=arguments,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+        )  # fmt: skip
+    except ValueError as error:
+        if "invalid strategy name" not in str(error):
+            raise
+        raise LightningFwdError(
+            str(error).split(". ")[0], "", f"learning rules by name: {', '.join(METHODS)}; for settings see recipes/digits_pepita.yaml"
+        ) from error
     return 0
 
 
@@ -137,7 +147,10 @@ def build_model(options: argparse.Namespace, batch: int = 1):
 
     from .models import build
 
-    net = build(options.model, **options.model_args)
+    try:
+        net = build(options.model, **options.model_args)
+    except TypeError as error:
+        raise LightningFwdError(f"--model-args: {error}", "", f"see the arguments of {options.model} in its docstring") from error
     shape = options.input_shape or getattr(net, "input_shape", None)
     if shape is None:
         raise LightningFwdError(

@@ -1,9 +1,12 @@
 """The command line: results where results are due, advice and exit code 2 where the user erred."""
 
+import lightning as L
 import pytest
 import torch
+import yaml
 from torch import nn
 
+from lightning_fwd import Classifier
 from lightning_fwd.cli import main
 
 
@@ -28,13 +31,30 @@ def test_fit_trains_and_ends_with_the_test_accuracy(tmp_path, capfd):
 def test_rewrite_shows_what_was_inserted(capfd):
     assert main(["rewrite", "--model", "mlp", "--method", "local_loss"]) == 0
     out = capfd.readouterr().out
-    assert "before" in out and "after" in out and "goodness" in out or "heads" in out
+    before, after = out.split("after")
+    assert "before" in before and "fc1" in before and "heads" not in before
+    assert "heads" in after and "detach" in after
 
 
 def test_settings_of_the_rule_and_the_model(capfd):
     arguments = ["rewrite", "--model", "mlp", "--model-args", "hidden=(8,8),num_classes=3", "--method", "sparse_update"]
     assert main([*arguments, "--set", "train=['fc2']"]) == 0
     assert "train=['fc2']" in capfd.readouterr().out.replace("\n", "")
+
+
+def exit_code(arguments):
+    """Of a command run in this process; the option parsers leave by SystemExit."""
+    try:
+        return main(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
+def refused(arguments, said, capfd):
+    assert exit_code(arguments) == 2
+    streams = capfd.readouterr()
+    printed = " ".join((streams.out + streams.err).split())
+    assert said in printed and "Traceback" not in printed, printed
 
 
 @pytest.mark.parametrize(
@@ -44,13 +64,107 @@ def test_settings_of_the_rule_and_the_model(capfd):
         (["rewrite", "--model", "resnet9"], "unknown model 'resnet9'"),
         (["rewrite", "--model", "mlp", "--method", "pepita", "--set", "lambda=1"], "--set"),
         (["rewrite", "--model", f"{__name__}.NoShape"], "--input-shape"),
+        (["rewrite", "--model", f"{__name__}.Untraceable", "--input-shape", "64"], "cannot be captured"),
+        (["rewrite", "--model", f"{__name__}.TwoInputs", "--input-shape", "4"], "takes 2 inputs (x, y)"),
+        (["rewrite", "--model", "mlp", "--model-args", "hiden=3"], "--model-args"),
+        (["cost", "--model", "mlp", "--json", "nowhere/cost.json"], "nowhere"),
+        (["cost", "--model", "mlp", "--device", "stm99"], "stm99"),
         (["compare", "-c", "nowhere.yaml", "--out", "out"], "no scenario file nowhere.yaml"),
+        (["comparr"], "comparr"),
     ],
 )
-def test_mistakes_end_in_advice(arguments, said, capfd):
-    assert main(arguments) == 2
-    printed = capfd.readouterr().err.replace("\n", " ")
-    assert said in printed and "Traceback" not in printed
+def test_mistakes_end_in_advice(arguments, said, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(arguments, said, capfd)
+
+
+class Untraceable(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = x.flatten(1)
+        return self.layer(x) if x.sum() > 0 else -self.layer(x)
+
+
+class TwoInputs(Untraceable):
+    def forward(self, x, y):
+        return self.layer(x + y)
+
+
+class Frozen(Classifier):
+    def __init__(self):
+        super().__init__()
+        self.network.requires_grad_(False)
+
+
+class TwoOptimizers(Classifier):
+    def configure_optimizers(self):
+        return [torch.optim.SGD(layer.parameters(), 0.1) for layer in (self.network.fc1, self.network.fc2)]
+
+
+class Unlabelled(Classifier):
+    def training_step(self, batch, batch_idx):
+        return self(batch["image"]).square().mean()
+
+
+class Images(L.LightningDataModule):
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([{"image": torch.ones(1, 8, 8)}] * 8, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--trainer.strategy=pepitta"], "learning rules by name: backprop"),
+        (["--trainer.devices=2"], "runs on one device, got 2"),
+        (["--model.lr=1e9"], "the loss is"),
+        (["--model.model=resnet9"], "unknown model 'resnet9'"),
+        (["--model.model_args={num_classes: 5}", "--trainer.strategy=local_loss"], "a label 9, the model has 5 classes"),
+        ([f"--model.model={__name__}.Untraceable"], "cannot be captured"),
+        ([f"--model.model={__name__}.TwoInputs"], "takes 2 inputs (x, y)"),
+        ([f"--model={__name__}.Frozen"], "no parameters left to train"),
+        ([f"--model={__name__}.TwoOptimizers"], "several optimizers"),
+        ([f"--model={__name__}.Unlabelled", f"--data={__name__}.Images", "--trainer.strategy=local_loss"], "needs the labels of the batch"),
+        (["--data.dataset=digitz"], "unknown data set 'digitz'"),
+        (["--data.dataset=har", "--data.root=nowhere"], "no spsw_har_windows.npz in the data folder nowhere"),
+        (["--data.drift=nois"], "unknown drift 'nois'"),
+        (["--trainer.default_root_dir=file/out", "--trainer.enable_checkpointing=true"], "file/out"),
+        (["--model.lr=fast"], "fast"),
+        (["--model.model_args={hiden: 3}"], "hiden"),
+    ],
+)
+def test_mistakes_in_a_fit_end_in_advice(options, said, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    quiet = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
+    refused(["fit", "--trainer.strategy=pepita", "--trainer.accelerator=cpu", "--trainer.max_epochs=1", *quiet, *options], said, capfd)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"rows": [{"name": "x", "method": "pepitta"}]}, "unknown method 'pepitta'"),
+        ({"data": {"dataset": "digits", "drift": "nois"}}, "unknown drift 'nois'"),
+        ({"data": {"dataset": "har", "drift": "both", "root": "nowhere"}}, "no spsw_har_windows.npz"),
+        ({"device": "stm99"}, "stm99"),
+        ({"model": "resnet9"}, "unknown model 'resnet9'"),
+        ({"model_args": {"width": 3}}, "model_args"),
+    ],
+)
+def test_mistakes_in_a_comparison_end_in_advice(change, said, capfd, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = {"data": {"dataset": "digits", "drift": "noise"}, "model": "small_conv", "rows": [{"name": "x", "method": "pepita"}]}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **change}))
+    refused(["compare", "-c", "recipe.yaml", "--out", "out", "--jobs", "1"], said, capfd)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written(capfd, tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": {"dataset": "digits", "drift": "noise"}, "model": "small_conv"}))
+    refused(["compare", "-c", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "file" / "out")], "cannot write to", capfd)
 
 
 def test_rewrite_of_an_own_model(capfd):

@@ -10,9 +10,11 @@ from typing import Any, Literal
 
 import yaml
 
+from ..cost.device import load_device
 from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
 from ..methods import METHODS, LearningMethod, get_method
+from ..models import build
 
 
 @dataclass
@@ -130,8 +132,8 @@ class Scenario:
         """Find every mistake that can be found before hours are spent.
 
         Raises:
-            LightningFwdError: a row's name is taken twice, or its rule or settings are unknown.
-            ValueError, FileNotFoundError: the data set or the drift is unknown.
+            LightningFwdError: a row's name is taken twice, or its rule or settings, the model's arguments or the device are unknown.
+            ValueError, FileNotFoundError: the data set, the drift or the model is unknown.
         """
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
@@ -142,6 +144,11 @@ class Scenario:
             raise LightningFwdError("seeds is empty", "", "give at least one seed")
         for row in self.all_rows():
             row.build()
+        try:
+            build(self.model, **self.model_args)
+        except TypeError as error:
+            raise LightningFwdError(f"model_args: {error}", "", f"see the arguments of {self.model} in its docstring") from error
+        load_device(self.device)
         self.data_module(self.seeds[0], "target").prepare_data()
 
     def as_yaml(self) -> str:

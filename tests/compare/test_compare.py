@@ -72,7 +72,7 @@ def test_a_row_with_new_settings_is_run_again_and_only_that(tmp_path, monkeypatc
     changed = dataclasses.replace(s, rows=[*s.rows[:2], dataclasses.replace(s.rows[2], lr=0.03)])
     second = compare(changed, out, jobs=1)
     assert ran == ["none", "statistics", "pepita", "pepita"]
-    assert second[:2] == first[:2] and second[2].accuracy_adapted != first[2].accuracy_adapted
+    assert second[:2] == first[:2] and second[2].accuracy_source_after != first[2].accuracy_source_after
 
 
 def test_a_run_killed_between_the_two_tables_loses_one_row_at_most(tmp_path):
