@@ -23,7 +23,7 @@ from ..strategies.batch import input_of, target_of
 from ..strategies.install import find_network
 
 COLUMNS = (
-    "step", "epoch", "macs", *(f"{phase}_macs" for phase in PHASES), "elementwise_operations", "peak_ram_bytes",
+    "step", "epoch", "macs", "macs_needed", *(f"{phase}_macs" for phase in PHASES), "elementwise_operations", "peak_ram_bytes",
     "peak_activation_bytes", "weight_bytes", "parameters_trained", "device_ms", "cuda_peak_bytes",
 )  # fmt: skip
 
@@ -33,8 +33,9 @@ class StepCost(Callback):
 
     A step is traced once per shape of batch and choice of trained parameters, then looked up. Works with every strategy: without one of ours it
     prices backpropagation. Logs ``cost/macs``, ``cost/<phase>_macs``, ``cost/peak_ram_bytes``, ``cost/peak_activation_bytes``,
-    ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured); writes a row per step to ``step_cost.csv``; prints a table by phase and
-    layer at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor.
+    ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured), and, where a rule's sparsity follows the data, ``cost/macs_needed``:
+    what the step took of the ``cost/macs`` that its shapes have room for. Writes a row per step to ``step_cost.csv``; prints a table by
+    phase and layer at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor.
 
     Args:
         device: name of a device profile, path of a YAML file, or a :class:`lightning_fwd.cost.Device`.
@@ -128,8 +129,11 @@ class StepCost(Callback):
             return
         root = trainer.strategy.root_device
         measured = torch.cuda.max_memory_allocated(root) if root.type == "cuda" else None
+        needed = _macs_needed(trainer, report)
         if self._step % self.every_n_steps == 0:
-            self._rows.append((self._step, trainer.current_epoch, report, measured))
+            self._rows.append((self._step, trainer.current_epoch, report, needed, measured))
+        if needed != report.total_macs:
+            pl_module.log("cost/macs_needed", float(needed), batch_size=report.batch_size)
         if report is not self._logged or batch_idx == 0 or trainer._logger_connector.should_update_logs:
             self._logged = report
             pl_module.log_dict(_metrics(report, measured), on_step=True, on_epoch=False, batch_size=report.batch_size)
@@ -240,11 +244,21 @@ def _metrics(report: CostReport, cuda_peak_bytes: int | None) -> dict[str, float
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _row(step: int, epoch: int, report: CostReport, cuda_peak_bytes: int | None) -> tuple:
+def _macs_needed(trainer: Trainer, report: CostReport) -> int:
+    """Operations of the last step, without those on errors that its rule set to zero."""
+    rewritten = getattr(trainer.strategy, "rewritten", None)
+    fractions = {} if rewritten is None else rewritten.method.work_needed(rewritten)
+    spared = sum(
+        (1 - fractions.get(line.layer, 1.0)) * line.macs for line in report.lines if line.phase in ("backward", "update")
+    )
+    return report.total_macs - round(spared)
+
+
+def _row(step: int, epoch: int, report: CostReport, macs_needed: int, cuda_peak_bytes: int | None) -> tuple:
     phases = report.macs_by_phase
     device_ms = "" if report.latency_s is None else f"{report.latency_s * 1e3:.6g}"
     return (
-        step, epoch, report.total_macs, *(phases.get(phase, 0) for phase in PHASES), report.total_elementwise,
+        step, epoch, report.total_macs, macs_needed, *(phases.get(phase, 0) for phase in PHASES), report.total_elementwise,
         report.peak_ram_bytes, report.peak_activation_bytes, report.weight_bytes, report.parameters_trained, device_ms,
         "" if cuda_peak_bytes is None else cuda_peak_bytes,
     )  # fmt: skip

@@ -59,6 +59,12 @@ def _parameters_in(node: fx.Node, root: nn.Module) -> dict[str, nn.Parameter]:
     return found
 
 
+def canonical_names(root: nn.Module) -> dict[str, str]:
+    """Every name of every parameter to the one that ``named_parameters`` gives it; tied weights have several."""
+    first = {parameter: name for name, parameter in root.named_parameters()}
+    return {name: first[parameter] for name, parameter in root.named_parameters(remove_duplicate=False)}
+
+
 def layer_of(node: fx.Node, root: nn.Module) -> str | None:
     """Path of the layer with parameters that ``node`` runs (a functional layer: its parameters' owner), or None."""
     names = list(parameters_of(node, root))

@@ -51,9 +51,20 @@ class LearningMethod(ABC):
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         """One training step; see :mod:`lightning_fwd.graph.step` for the protocol."""
 
+    def beyond_the_step(self, model: RewrittenModel) -> str:
+        """What this rule still does at some later step that the traced step (priced, exported) does not hold; "" if nothing."""
+        return ""
+
     def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
         """Inference ``(B, ...) -> (B, C)``: the model's own computation unless the rule predicts by other means."""
         return model.run(x)
+
+    def work_needed(self, model: RewrittenModel) -> dict[str, float]:
+        """Layer to the fraction of its priced backward and update operations that the last step needed; a layer left out needs all.
+
+        For rules whose sparsity depends on the data: the ledger prices the step's shapes, which are those of its worst case.
+        """
+        return {}
 
     def check_step(self, model: RewrittenModel, x: Tensor, target: Tensor | None) -> None:
         """Refuse a batch that this rule cannot learn from, before anything is changed."""

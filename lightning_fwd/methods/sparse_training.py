@@ -63,15 +63,20 @@ class SparseTraining(LearningMethod):
             )
         require_trainable(model, [name for name, _ in model.named_parameters()])
         layers = dict.fromkeys(p for block in model.plan for p in block.layers if p not in self.dense)
-        weights = {p: getattr(model.get_submodule(p), "weight", None) for p in layers}
-        weights = {p: w.detach() for p, w in weights.items() if w is not None and w.ndim >= 2 and w.requires_grad}
+        named = dict(model.named_parameters(remove_duplicate=False))  # a bare nn.Parameter's "layer" has no weight
+        weights = {p: w for p in layers if (w := named.get(f"{p}.weight")) is not None and w.ndim >= 2 and w.requires_grad}
+        tied = [p for p, w in weights.items() if sum(w is other for other in weights.values()) > 1]
+        if tied:
+            raise RewriteError(
+                f"SparseTraining: {' and '.join(tied)} share one weight", "each would move the other's mask", f"keep them dense: dense={tied}"
+            )
         if not weights:
             raise RewriteError(
                 "SparseTraining finds no weight matrix to prune", "all are frozen or named in `dense`", "check both"
             )
         shapes = {p: tuple(w.shape) for p, w in weights.items()}
         counts = allocate(shapes, self.density, self.distribution)
-        insert_weight_masks(model, {p: _largest(w.abs(), counts[p]) for p, w in weights.items()})
+        insert_weight_masks(model, {p: _largest(w.detach().abs(), counts[p]) for p, w in weights.items()})
 
     def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
         return model.emit(x)[0] if model.has_learned else model.run(x)
@@ -97,8 +102,13 @@ class SparseTraining(LearningMethod):
                 yield Update(name, named[name], value=named[name].detach() * module.mask * new)
                 yield Update(f"_lfwd.weight_masks.{key}.mask", module.mask, value=new)
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
-                gradient = grad * module.mask
+                gradient = grad.mul_(module.mask)  # in place: a new tensor of this size costs more than the product
             yield Update(name, named[name], gradient)
+
+    def beyond_the_step(self, model: RewrittenModel) -> str:
+        last = self.until // self.interval * self.interval
+        due = self.fraction > 0 and int(model.inserted.counter) <= last > 0
+        return f"regrowth every {self.interval} steps; set fraction=0 to train the present weights only" if due else ""
 
     def _regrows(self, counter: Tensor) -> bool:
         if type(counter) is not Tensor:  # being traced

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from ..graph.blocks import canonical_names
 from ..graph.errors import RewriteError
 from ..graph.frozen_prefix import split_frozen
 from ..graph.phase import layer, phase
@@ -62,11 +63,13 @@ class ZerothOrder(LearningMethod):
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
         share_dropout_masks(model)
         names = [n for n, p in model.named_parameters() if n in scheme.parameters and p.requires_grad]
-        plain = split_frozen(model.graph, model, set(names))
+        aliases = {name: names.index(first) for name, first in canonical_names(model).items() if first in names}  # tied: one place
+        plain = split_frozen(model.graph, model, set(aliases))
         model.before_trained = plain.before
         model.after_entry = Segment(plain.after, plain.entries, [plain.output])
-        model.places = insert_weight_perturbations(model, names, self.scale)
-        moved = split_frozen(model.graph, model, set(names))
+        model.places = {name: aliases[name] for name in names}
+        insert_weight_perturbations(model, aliases, self.scale)
+        moved = split_frozen(model.graph, model, set(aliases))
         seed = next(n for n in model.graph.nodes if n.op == "placeholder" and n.name == "seed")
         model.after_entry_moved = Segment(moved.after, [*moved.entries, seed], [moved.output])
 

@@ -35,23 +35,23 @@ class PerturbedLayer(nn.Module):
         return functional_call(self.layer, moved, (x,))
 
 
-def insert_weight_perturbations(model: RewrittenModel, names: list[str], scale: float) -> dict[str, int]:
+def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], scale: float) -> None:
     """Put a :class:`PerturbedLayer` in the place of each layer that has one of the named parameters.
 
     ``seed`` (0-d int64) becomes a second input of the training graph. Inference runs the graph as captured.
 
-    Returns:
-        each parameter's place, for :func:`direction`.
+    Args:
+        places: parameter name to its place, for :func:`direction`; a tied weight's names share one.
 
     Raises:
         RewriteError: a parameter is not that of a module with one input.
     """
-    graph, wanted = model.graph, {name: place for place, name in enumerate(names)}
-    nodes = [n for n in graph.nodes if n.op == "call_module" and set(parameters_of(n, model)) & set(names)]
+    graph = model.graph
+    nodes = [n for n in graph.nodes if n.op == "call_module" and set(parameters_of(n, model)) & set(places)]
     found = {name for n in nodes if len(n.args) == 1 for name in parameters_of(n, model)}
-    if not set(names) <= found:
+    if not set(places) <= found:
         raise RewriteError(
-            f"cannot perturb {', '.join(sorted(set(names) - found))}",
+            f"cannot perturb {', '.join(sorted(set(places) - found))}",
             "it is not a parameter of a module with one input",
             "leave it out of `train`, or make its layer a module",
         )
@@ -62,8 +62,7 @@ def insert_weight_perturbations(model: RewrittenModel, names: list[str], scale: 
     for node in nodes:
         path, key = node.target, node.target.replace(".", "/")
         if key not in holder:
-            own = {n.removeprefix(path + "."): wanted[n] for n in parameters_of(node, model) if n in wanted}
+            own = {n.removeprefix(path + "."): places[n] for n in parameters_of(node, model) if n in places}
             holder[key] = PerturbedLayer(path, model.get_submodule(path), own, scale)
         with graph.inserting_after(node):
             model.replace(node, graph.call_module(f"{INSERTED}.perturbed.{key}", (*node.args, seed)))
-    return wanted

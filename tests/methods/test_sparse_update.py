@@ -17,7 +17,6 @@ from lightning_fwd.cost import step_cost, trace_step
 from lightning_fwd.methods.backprop import gradients
 from lightning_fwd.methods.base import LearningMethod, Logits
 from lightning_fwd.methods.sparse_update import rank_channels, read_scheme, write_scheme
-from lightning_fwd.methods.sparse_update.quantisation import scale_for_integers
 from lightning_fwd.models import ResNet8, SmallConv
 from lightning_fwd.passes import insert_gradient_masks
 
@@ -255,7 +254,7 @@ def test_a_scheme_file_says_what_learns(tmp_path):
     [
         (dict(train={"nowhere": 0.5}), "nowhere"),
         (dict(train="somewhere"), "somewhere"),
-        (dict(train={"fc": 0.0}), "fraction 0.0"),
+        (dict(train={"fc": 0.0}), "fc: 0.0"),
         (dict(train={"fc": [0, 99]}), "input channels 0 to 31"),
         (dict(train={"fc": [3, 1]}), "ascending"),
         (dict(train={"grouped": [0]}), "groups"),
@@ -275,74 +274,3 @@ def test_bad_schemes_are_refused_before_anything_changes(settings_, message):
     with pytest.raises(lf.RewriteError, match=message):
         lf.rewrite(net, lf.SparseUpdate(**settings_), x)
     assert before == [p.requires_grad for p in net.parameters()] and type(net) is Net
-
-
-# ---- dynamic sparsity of the error
-
-
-def test_half_of_the_error_is_the_error_of_the_largest_half():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3))
-    x, y = torch.randn(5, 10), torch.arange(5) % 3
-    got, _ = gradients_of(net, lf.SparseUpdate(["0", "2", "4"], error_density=0.5), x, y)
-
-    def keep_half(grad: Tensor) -> Tensor:
-        keep = grad.abs().sum(0).topk(grad.shape[1] // 2).indices
-        return grad * torch.zeros(grad.shape[1]).index_fill_(0, keep, 1.0)
-
-    h = x
-    for i, layer in enumerate(net):
-        h = layer(h)
-        if i in (0, 2):
-            h.register_hook(keep_half)
-    F.cross_entropy(h, y).backward()
-    for name, p in net.named_parameters():
-        torch.testing.assert_close(got[name], p.grad)
-
-
-def test_a_small_error_takes_fewer_channels_and_a_lower_bound_costs_less():
-    x, y = batch((1, 8, 8), 4, 4)
-    model = lf.rewrite(SmallConv(1, (8, 16, 16), 4), lf.SparseUpdate(["stage1", "stage2", "stage3"], error_density=(0.25, 1.0)), x)
-    model.train()
-    densities = []
-    for scale in (1.0, 0.01):
-        with model.step(y):
-            loss = scale * F.cross_entropy(model(x), y)
-        model.backward(loss)
-        densities.append(model.inserted.error_sparsity.densities())
-    assert set(densities[0].values()) == {1.0}
-    assert all(0.25 <= d <= 0.4 for d in densities[1].values()) and densities[1]
-    macs = [
-        step_cost(SmallConv(1, (8, 16, 16), 4), (x, y), method=lf.SparseUpdate(4, error_density=d)).total_macs for d in (0.5, 1.0)
-    ]
-    assert macs[0] < 0.9 * macs[1]
-
-
-# ---- integer weights
-
-
-def test_scaling_for_integers_makes_integer_training_equal_to_real_training():
-    torch.manual_seed(0)
-    scale, x_scale, x = 0.02, 0.1, torch.randn(6, 4)
-    real = nn.Sequential(nn.Linear(4, 3))
-
-    class Integer(nn.Module):
-        """The same layer with weights and inputs in integer units."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.fc = nn.Linear(4, 3)
-            with torch.no_grad():
-                self.fc.weight.copy_(real[0].weight / scale)
-                self.fc.bias.copy_(real[0].bias / (scale * x_scale))
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.fc(x / x_scale) * (scale * x_scale)
-
-    y = torch.arange(6) % 3
-    wanted, _ = gradients_of(real, lf.SparseUpdate(), x, y)
-    got, _ = gradients_of(Integer(), lf.SparseUpdate(integer_scales={"fc": (scale, x_scale)}), x, y)
-    # one SGD step on w / s with this gradient moves w by s * gradient
-    torch.testing.assert_close(got["fc.weight"] * scale, wanted["0.weight"])
-    torch.testing.assert_close(got["fc.bias"] * scale * x_scale, wanted["0.bias"])
-    assert list(scale_for_integers([], {})) == []

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ...graph.blocks import canonical_names
 from ...graph.errors import RewriteError
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
@@ -16,7 +17,7 @@ from ...passes import slice_weight_gradients
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
 from .error_sparsity import ErrorSparsity
 from .layers import Affine
-from .quantisation import scale_for_integers
+from .quantisation import check_scales, scale_for_integers
 from .ranking import RANKINGS, Ranking, rank_channels
 from .scheme import read_scheme, resolve, write_scheme
 from .tape import Tape
@@ -60,18 +61,21 @@ class SparseUpdate(LearningMethod):
     seed: int = 0
 
     def rewrite(self, model: RewrittenModel) -> None:
+        if self.ranking not in RANKINGS:
+            raise RewriteError(f"SparseUpdate: ranking={self.ranking!r}", "", f"known: {', '.join(RANKINGS)}")
         if not 0.0 < self.channels <= 1.0:
             raise RewriteError(
                 f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1"
             )
-        densities = self._error_densities()
+        low, high = self._error_densities()
+        check_scales(model, self.integer_scales or {})
         scheme = resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed)
         require_trainable(model, sorted(scheme.parameters))
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
         trained = {name for name in scheme.parameters if model.get_parameter(name).requires_grad}
-        slice_weight_gradients(model, {n: c for n, c in scheme.channels.items() if n in trained})
+        parts = {n: first for n, first in canonical_names(model).items() if first in trained and first in scheme.channels}
+        slice_weight_gradients(model, {n: scheme.channels[first] for n, first in parts.items()})
         model.tape = Tape(model, trained, self.freeze_batch_norm)
-        low, high = densities
         if low < 1.0:
             last = model.plan[-1].layers[-1]  # its few outputs are the error itself
             dense = [
@@ -82,14 +86,17 @@ class SparseUpdate(LearningMethod):
 
     def _error_densities(self) -> tuple[float, float]:
         both = self.error_density
-        low, high = both if isinstance(both, Sequence) else (both, both)
-        if not 0.0 < low <= high <= 1.0:
+        ends = tuple(both) if isinstance(both, Sequence) else (both, both)
+        if len(ends) != 2 or not 0.0 < ends[0] <= ends[1] <= 1.0:
             raise RewriteError(
                 f"SparseUpdate: error_density={both}",
                 "it is a fraction of output channels, or a lower and an upper one",
                 "use 0 < low <= high <= 1",
             )
-        return low, high
+        return ends
+
+    def work_needed(self, model: RewrittenModel) -> dict[str, float]:
+        return {} if model.tape.sparsity is None else model.tape.sparsity.needed(model)
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with phase("forward"):

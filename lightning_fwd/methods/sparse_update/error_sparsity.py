@@ -17,6 +17,7 @@ from ...graph.capture import INSERTED
 from ...graph.step import Update
 
 if TYPE_CHECKING:
+    from ...graph.rewritten import RewrittenModel
     from .layers import Affine, Stage
 
 
@@ -60,6 +61,11 @@ class ErrorSparsity(nn.Module):
             Update(f"{name}/density", getattr(self, f"{key}/density"), value=keep / count),
         ]
         return rows, grad.index_select(axis, rows) * chosen.reshape(shape), updates
+
+    def needed(self, model: RewrittenModel) -> dict[str, float]:
+        """Of the channels that a layer's step has room for, the fraction that the last step propagated."""
+        counts = {path: model.get_submodule(path).weight.shape[0] for path in self.densities()}
+        return {path: d * counts[path] / math.ceil(self.high * counts[path]) for path, d in self.densities().items()}
 
     def densities(self) -> dict[str, float]:
         """Fraction of output channels that each layer propagated in the last step."""

@@ -6,13 +6,31 @@ it is ``1 / s_w`` times as large: the ratio is off by ``s_w^2``. A bias in integ
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 
+from ...graph.errors import RewriteError
 from ...graph.phase import layer, phase
+from ...graph.rewritten import RewrittenModel
 from ...graph.step import Update
+
+
+def check_scales(model: RewrittenModel, scales: Mapping[str, tuple[float, float]]) -> None:
+    """Refuse scales of something that is no layer, or that are no pair of positive numbers.
+
+    Raises:
+        RewriteError: naming the entry.
+    """
+    layers = [path for block in model.plan for path in block.layers]
+    for path, pair in scales.items():
+        if path not in layers:
+            raise RewriteError(f"integer_scales: {path!r} is no layer", "", f"layers of this model: {', '.join(layers)}")
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(s, int | float) and s > 0 for s in pair):
+            raise RewriteError(
+                f"integer_scales: {path}: {pair!r}", "a scale is the value of one integer step", "give (weight scale, input scale), both > 0"
+            )
 
 
 def scale_for_integers(updates: Iterable[Update], scales: Mapping[str, tuple[float, float]]) -> Iterator[Update]:

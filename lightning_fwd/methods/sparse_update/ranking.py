@@ -39,6 +39,13 @@ def rank_channels(
             "only convolutions and linear layers have them",
             "train the layer whole (fraction 1.0), or name its channels",
         )
+    grouped = [p for p, m in modules.items() if 1 < getattr(m, "groups", 1) < m.in_channels]
+    if grouped:
+        raise RewriteError(
+            f"cannot rank the input channels of {', '.join(grouped)}",
+            "the channels of a group are read together",
+            "train the layer whole (fraction 1.0)",
+        )
     if ranking == "random":
         return {p: random_bits(seed + 7919 * i, (_channels(m),)).float() for i, (p, m) in enumerate(modules.items())}
     if ranking == "taylor" and any(m.weight.grad is None for m in modules.values()):

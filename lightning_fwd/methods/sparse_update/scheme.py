@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from torch import Tensor
 
+from ...graph.blocks import canonical_names
 from ...graph.errors import RewriteError
 from ...graph.rewritten import RewrittenModel
 from ...passes.slice_weight_gradients import channel_dim
@@ -40,11 +41,12 @@ def read_scheme(file: str | Path) -> tuple[dict[str, Amount], Biases]:
     """
     try:
         content = yaml.safe_load(Path(file).read_text())
-        train, biases = content["train"], content.get("biases", "trained")
-        if not isinstance(train, dict):
-            raise TypeError(f"train is {train!r}, expected layer: fraction or channels")
-        return train, biases
-    except (OSError, yaml.YAMLError, TypeError, KeyError, AttributeError) as error:
+        if not isinstance(content, dict) or "train" not in content or set(content) - {"train", "biases", "found"}:
+            raise TypeError(f"it holds {list(content) if isinstance(content, dict) else content!r}")
+        if not isinstance(content["train"], dict):
+            raise TypeError(f"train is {content['train']!r}, expected layer: fraction or channels")
+        return content["train"], content.get("biases", "trained")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
         raise RewriteError(
             f"cannot read the scheme {str(file)!r}",
             f"{type(error).__name__}: {error}",
@@ -70,7 +72,8 @@ def resolve(
     """
     if isinstance(train, str) and train.endswith((".yaml", ".yml")):
         train, biases = read_scheme(train)
-    names = [name for name, _ in model.named_parameters()]
+    first = canonical_names(model)
+    names = list(first)
     amounts = _amounts(model, train, fraction, names)
     parameters: set[str] = set()
     wanted: dict[str, Amount] = {}
@@ -78,12 +81,16 @@ def resolve(
         for name in _under(names, path):
             if name.endswith("bias"):
                 continue
-            vector, partly = model.get_parameter(name).ndim < 2, amount != 1.0
-            if vector and partly and not (isinstance(train, Mapping) and name == f"{path}.weight"):
+            vector = model.get_parameter(name).ndim < 2
+            if vector and amount != 1.0 and not (isinstance(train, Mapping) and name == f"{path}.weight"):
                 continue  # of a partly trained block a norm's scale does not learn: it would keep whole activations
             parameters.add(name)
-            if partly:
-                wanted[name] = amount
+            if amount != wanted.setdefault(first[name], amount):
+                raise RewriteError(
+                    f"{path}: {amount} of the input channels, but {wanted[first[name]]} of them elsewhere",
+                    f"{name!r} is named twice, or tied to a weight that is",
+                    "name it once, or give the same amount",
+                )
     if train == "biases" or biases == "all":
         parameters |= {n for n in names if n.endswith("bias")}
     elif biases == "trained":
@@ -91,7 +98,8 @@ def resolve(
     elif biases != "none":
         _require_known(biases, names, "biases", model)
         parameters |= {n for path in biases for n in _under(names, path) if n.endswith("bias")}
-    return Scheme(parameters, _choose(model, wanted, ranking, seed))
+    partly = {name: amount for name, amount in wanted.items() if amount != 1.0}
+    return Scheme({first[name] for name in parameters}, _choose(model, partly, ranking, seed))
 
 
 def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[str]) -> dict[str, Amount]:
@@ -100,27 +108,38 @@ def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[s
         return {model.plan[-1].layers[-1]: fraction}
     if train == "biases":
         return {}
-    if isinstance(train, int):
+    if isinstance(train, int) and not isinstance(train, bool):
         if not 1 <= train <= len(model.plan):
             raise RewriteError(
                 f"train={train} blocks, the model has {len(model.plan)}", "", "choose fewer, or another granularity"
             )
         return {path: fraction for block in model.plan[-train:] for path in block.layers}
-    if isinstance(train, str):
-        _require_known([train + "?"], names, "train", model)
     _require_known(train, names, "train", model)
-    return dict(train) if isinstance(train, Mapping) else {path: fraction for path in train}
+    amounts = train if isinstance(train, Mapping) else dict.fromkeys([train] if isinstance(train, str) else train, fraction)
+    for path, amount in amounts.items():
+        if not _is_amount(amount):
+            raise RewriteError(
+                f"{path}: {amount!r} of its input channels", "", "give a fraction, 0 < fraction <= 1, or a list of channels"
+            )
+    return dict(amounts)
 
 
-def _require_known(paths: Sequence[str], names: list[str], what: str, model: RewrittenModel) -> None:
-    unknown = [p for p in ([paths] if isinstance(paths, str) else paths) if not _under(names, p)]
+def _is_amount(amount: object) -> bool:
+    if isinstance(amount, int | float):
+        return not isinstance(amount, bool) and 0.0 < amount <= 1.0
+    return isinstance(amount, Sequence) and not isinstance(amount, str) and all(type(c) is int for c in amount)
+
+
+def _require_known(paths: object, names: list[str], what: str, model: RewrittenModel) -> None:
+    known = {
+        "train": '"head", "biases", a number of blocks, module paths, or a scheme file (.yaml)',
+        "biases": '"trained", "all", "none" or module paths',
+    }
+    paths = [paths] if isinstance(paths, str) or not isinstance(paths, Sequence | Mapping) else paths
+    unknown = [str(p) for p in paths if not (isinstance(p, str) and _under(names, p))]
     if unknown:
-        known = {
-            "train": '"head", "biases", a number of blocks, module paths, or a scheme file (.yaml)',
-            "biases": '"trained", "all", "none" or module paths',
-        }
         raise RewriteError(
-            f"{what}: {', '.join(p.rstrip('?') for p in unknown)} names nothing with parameters",
+            f"{what}: {', '.join(unknown)} names nothing with parameters",
             f"known: {known[what]}",
             f"layers of this model: {', '.join(p for b in model.plan for p in b.layers)}",
         )
@@ -135,11 +154,6 @@ def _choose(
 ) -> dict[str, tuple[int, ...]]:
     """Fractions to the channels of highest rank; lists as they are. A fraction keeps at least one channel."""
     fractions = {name: a for name, a in wanted.items() if isinstance(a, int | float)}
-    for name, amount in fractions.items():
-        if not 0.0 < amount <= 1.0:
-            raise RewriteError(
-                f"{name.rpartition('.')[0]}: fraction {amount} of input channels", "", "use 0 < fraction <= 1"
-            )
     layers = [name.rpartition(".")[0] for name in fractions]
     ranks = rank_channels(model.original, model.example_input, layers, ranking, seed) if layers else {}
     chosen = {name: tuple(a) for name, a in wanted.items() if name not in fractions}

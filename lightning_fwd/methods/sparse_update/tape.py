@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from ...graph.blocks import parameters_of
+from ...graph.blocks import canonical_names, parameters_of
 from ...graph.constants import is_constant
 from ...graph.frozen_prefix import split_frozen
 from ...graph.phase import layer
 from ...graph.rewritten import RewrittenModel
-from ...graph.step import Updates
+from ...graph.step import Update, Updates
 from .error_sparsity import ErrorSparsity
 from .layers import stage_of
 
@@ -29,12 +31,13 @@ class Tape:
     sparsity: ErrorSparsity | None = None
 
     def __init__(self, model: RewrittenModel, trained: set[str], stored_norms: bool):
-        split = split_frozen(model.graph, model, trained)
+        self._names = {name: first for name, first in canonical_names(model).items() if first in trained}
+        split = split_frozen(model.graph, model, set(self._names))
         self._before, self._entries, self._output = split.before, [n.name for n in split.entries], split.output.name
         last_use = {i: n for n in split.after for i in n.all_input_nodes if not is_constant(i)}
         needing, self.stages = set(split.after), []
         for node in split.after:
-            own = [name for name in parameters_of(node, model) if name in trained]
+            own = [name for name in parameters_of(node, model) if name in self._names]
             self.stages.append(stage_of(node, model, needing, own, stored_norms))
         self._dead = [[i.name for i, n in last_use.items() if n is node] for node in split.after]
 
@@ -73,4 +76,8 @@ class Tape:
                         errors[name] = errors[name] + g if name in errors else g
                 input_grads = g = None
             while updates:
-                yield updates.pop(0)
+                yield self._renamed(updates.pop(0))
+
+    def _renamed(self, update: Update) -> Update:
+        """Of a tied weight each use gives its part of the gradient, under the one name that the weight has."""
+        return replace(update, name=self._names.get(update.name, update.name))
