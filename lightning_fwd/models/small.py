@@ -1,6 +1,7 @@
 """Small networks for recipes and tests, every size an argument."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -13,6 +14,7 @@ class MLP(nn.Sequential):
         hidden: width of each hidden layer.
         dropout: probability after each hidden layer; 0 leaves the layer out.
         bias: of every linear layer; PEPITA's authors train without.
+        init: "default" (PyTorch's) or "he" (He-uniform weights, as PEPITA's authors; 2.4 times as large).
     """
 
     input_shape = (64,)
@@ -25,6 +27,7 @@ class MLP(nn.Sequential):
         num_classes: int = 10,
         dropout: float = 0.0,
         bias: bool = True,
+        init: Literal["default", "he"] = "default",
     ) -> None:
         super().__init__()
         self.input_shape, self.num_classes = (in_features,), num_classes
@@ -36,6 +39,10 @@ class MLP(nn.Sequential):
                 self.add_module(f"dropout{i}", nn.Dropout(dropout))
             in_features = width
         self.add_module("classifier", nn.Linear(in_features, num_classes, bias))
+        if init == "he":
+            for layer in self.children():
+                if isinstance(layer, nn.Linear):
+                    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
 
 
 class _ConvStage(nn.Sequential):
