@@ -1,0 +1,103 @@
+"""Seconds per training step of every learning rule, divided by backpropagation's, beside the ratio that the ledger predicts from MACs.
+
+    python tools/bench_methods.py [--rounds 15] [--only NAME ...] [--json FILE]
+
+A network where arithmetic dominates: then time follows the MACs, and a rule that takes more than 1.2 times its ledger's share wastes something.
+One run holds all rules: a round is one step of each, in turn, so that all see the same machine; the figures are medians over rounds. A step is
+forward, loss, updates and SGD, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import lightning_fwd as lf
+from lightning_fwd.cost import step_cost
+from lightning_fwd.models import MLP, ResNet8
+
+BOUND = 1.2
+WARM_UP = 2
+NETS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "MLP 4x2000, batch 128": (lambda: MLP(784, (2000,) * 4), (128, 784)),
+    "ResNet-8, batch 64": (ResNet8, (64, 3, 32, 32)),
+}
+
+
+def one_step(model: lf.RewrittenModel, optimizer: torch.optim.Optimizer | None, x: Tensor, y: Tensor) -> float:
+    """Seconds of one training step."""
+    start = time.perf_counter()
+    with model.step(y):
+        loss = F.cross_entropy(model(x), y)
+    model.backward(loss)
+    if optimizer is not None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return time.perf_counter() - start
+
+
+def measure(net: nn.Module, shape: tuple[int, ...], rounds: int, names: list[str]) -> list[dict[str, float | str]]:
+    """One row per rule that fits the network: MAC per step, both ratios to backprop, and their quotient; rules that do not fit are left out."""
+    x, y = torch.rand(shape), torch.arange(shape[0]) % 10
+    models, macs = {}, {}
+    for name in names:
+        try:
+            model = lf.rewrite(copy.deepcopy(net), name, x[:2]).train()
+        except lf.RewriteError as error:  # statistics on a network without batch norm
+            print(f"{name} does not fit: {error}", file=sys.stderr)
+            continue
+        trained = [p for p in model.parameters() if p.requires_grad]
+        models[name] = model, torch.optim.SGD(trained, 1e-4, fused=True) if trained else None
+        macs[name] = step_cost(model, (x, y)).total_macs
+    times: dict[str, list[float]] = {name: [] for name in models}
+    for _ in range(WARM_UP + rounds):
+        for name, (model, optimizer) in models.items():
+            times[name].append(one_step(model, optimizer, x, y))
+    medians = {name: statistics.median(t[WARM_UP:]) for name, t in times.items()}
+    rows = []
+    for name, seconds in medians.items():
+        measured, ledger = seconds / medians["backprop"], macs[name] / macs["backprop"]
+        rows.append(
+            {"method": name, "seconds": seconds, "macs": macs[name], "measured": measured, "ledger": ledger, "quotient": measured / ledger}
+        )
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--only", nargs="+", default=list(lf.METHODS), choices=list(lf.METHODS), help="rules beside backprop")
+    parser.add_argument("--net", choices=list(NETS), help="one network only")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    results, names = {}, ["backprop", *(n for n in options.only if n != "backprop")]
+    for title, (make, shape) in NETS.items():
+        if options.net not in (None, title):
+            continue
+        results[title] = measure(make(), shape, options.rounds, names)
+        table = Table("method", "ms / step", "million MAC / step", "measured", "ledger", f"quotient (bound {BOUND})", title=title)
+        for r in results[title]:
+            numbers = f"{r['seconds'] * 1e3:.1f}", f"{r['macs'] / 1e6:,.0f}", f"{r['measured']:.2f}", f"{r['ledger']:.2f}"
+            table.add_row(r["method"], *numbers, f"{r['quotient']:.2f}")
+        Console(width=120).print(table)
+    if options.json:
+        options.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0 if all(r["quotient"] <= BOUND for rows in results.values() for r in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
