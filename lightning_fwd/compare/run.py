@@ -28,6 +28,8 @@ from ..strategies import ForwardOnlyStrategy, unwrap
 from .folder import Result, open_folder, save
 from .scenario import Row, Scenario, Training
 
+Cost = dict[str, float]  #: the cost fields of a :class:`Result`
+
 
 class _StepTimer(L.Callback):
     """Wall time of each training step, data loading excluded."""
@@ -63,8 +65,15 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
         bar = progress.add_task("pretrain", total=len(untrained), visible=bool(untrained))
         for _ in _parallel(jobs, (joblib.delayed(pretrain)(scenario, seed, out) for seed in untrained)):
             progress.advance(bar)
+        rows = {row.name: row for row, _ in todo}
+        bar = progress.add_task("price", total=len(rows), visible=bool(rows))
+        costs: dict[str, Cost] = {}
+        for name, cost in _parallel(jobs, (joblib.delayed(price)(scenario, row) for row in rows.values())):
+            costs[name] = cost
+            progress.advance(bar)
         bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
-        for result in _parallel(jobs, (joblib.delayed(adapt)(scenario, row, seed, out) for row, seed in todo)):
+        calls = (joblib.delayed(adapt)(scenario, row, seed, out, costs[row.name]) for row, seed in todo)
+        for result in _parallel(jobs, calls):
             results.append(result)
             results.sort(key=lambda r: (order.get(r.method, len(order)), r.seed))
             save(scenario, results, out)
@@ -88,21 +97,37 @@ def pretrain(scenario: Scenario, seed: int, out: Path) -> None:
     file.with_suffix(".part").replace(file)  # a run that is killed here leaves no half file behind
 
 
-def adapt(scenario: Scenario, row: Row, seed: int, out: Path) -> Result:
+def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
+    """What one step of a row costs, whatever the weights; nothing where it has no step."""
+    _quiet(0)
+    method = row.build()
+    cost = dict(macs_per_step=0, peak_ram_bytes=0, weight_bytes=0, flash_bytes=0, device_ms_per_step=0.0)
+    if method is not None:
+        x, y = (part[: scenario.cost_batch] for part in scenario.data_module(scenario.seeds[0], "target").tensors("train"))
+        try:
+            model = rewrite(build(scenario.model, **scenario.model_args), method, x)
+        except RewriteError:  # adapt says so
+            return row.name, cost
+        report = step_cost(model, (x, y), device=scenario.device, width=scenario.width)
+        cost = dict(
+            macs_per_step=report.total_macs, peak_ram_bytes=report.peak_ram_bytes, weight_bytes=report.weight_bytes,
+            flash_bytes=report.flash_bytes, device_ms_per_step=1e3 * report.latency_s,
+        )  # fmt: skip
+    return row.name, cost
+
+
+def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Result:
     """One row: the pretrained model, adapted on the target by one rule."""
     _quiet(seed)
     network = build(scenario.model, **scenario.model_args)
     network.load_state_dict(load_file(_weights_file(out, seed)))
     source, target = scenario.data_module(seed, "source"), scenario.data_module(seed, "target")
-    x, y = (part[: scenario.cost_batch] for part in target.tensors("train"))
     figures = dict(
         accuracy_source=accuracy(network, *source.tensors(scenario.split)),
         accuracy_drifted=accuracy(network, *target.tensors(scenario.split)),
     )
     method, timer, before = row.build(), _StepTimer(), []
-    nothing = dict(macs_per_step=0, peak_ram_bytes=0, weight_bytes=0, flash_bytes=0, device_ms_per_step=0.0)
     try:
-        cost = _cost(network, method, (x, y), scenario) if method is not None else nothing
         if row.calibrate:
             before.append(CalibrateHeads(source))
         if row.after_statistics:
@@ -118,7 +143,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path) -> Result:
             network = _fit(network, method, target, training, *before, timer)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         nan = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))
-        return Result(row.name, seed, **figures, **nan, steps=0, note=error.what, **nothing)
+        return Result(row.name, seed, **figures, **nan, steps=0, note=error.what, **cost)
     return Result(
         row.name, seed, **figures, accuracy_adapted=accuracy(network, *target.tensors(scenario.split)), steps=len(timer.seconds),
         seconds_per_step=statistics.median(timer.seconds) if timer.seconds else 0.0,
@@ -160,18 +185,6 @@ def _fit(
     trainer.fit(module, data)
     rewritten = module.network
     return unwrap(rewritten) if type(method).predict is LearningMethod.predict else rewritten
-
-
-def _cost(network: torch.nn.Module, method: LearningMethod, batch: tuple, scenario: Scenario) -> dict[str, float]:
-    model = rewrite(network, method, batch[0])
-    try:
-        cost = step_cost(model, batch, device=scenario.device, width=scenario.width)
-    finally:
-        unwrap(model)
-    return dict(
-        macs_per_step=cost.total_macs, peak_ram_bytes=cost.peak_ram_bytes, weight_bytes=cost.weight_bytes,
-        flash_bytes=cost.flash_bytes, device_ms_per_step=1e3 * cost.latency_s,
-    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -66,10 +66,17 @@ class Row:
         if self.method is None:
             return None
         try:
-            return get_method(self.method, **self.settings)
+            method = get_method(self.method, **self.settings)
         except TypeError as error:
             known = ", ".join(f.name for f in dataclasses.fields(METHODS[self.method]))
             raise LightningFwdError(f"row {self.name!r}: {error}", "", f"settings of {self.method}: {known}") from error
+        if self.calibrate and self.after_statistics and method.batch_norm == "fold":
+            raise LightningFwdError(
+                f"row {self.name!r}: calibrate with after_statistics and batch_norm='fold'",
+                "heads are fitted before the target's statistics are known, and a folded norm has none left to replace",
+                "use batch_norm='freeze', or leave one of them out",
+            )
+        return method
 
 
 CONTROLS = (

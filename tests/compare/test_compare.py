@@ -131,6 +131,10 @@ def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
         ({"rows": [{"name": "x", "method": "pepita", "settings": {"feedbck": 1}}]}, "feedback_scale"),
         ({"rows": [{"name": "x"}, {"name": "x"}]}, "same name"),
         ({"rows": [{"nam": "x"}]}, "row 1: unknown nam"),
+        (
+            {"rows": [{"name": "x", "method": "local_loss", "settings": {"batch_norm": "fold"}, "calibrate": True, "after_statistics": True}]},
+            "a folded norm has none left",
+        ),
         ({"adaptt": {}}, "unknown adaptt"),
         ({"adapt": {"epoch": 3}}, "unknown epoch"),
         ({"seeds": []}, "seeds is empty"),
