@@ -75,7 +75,8 @@ class LearningMethod(ABC):
             raise StepError(
                 f"{name} needs the labels of the batch and got none",
                 "its loss is local to a block, so the gradient of the user's loss is not enough",
-                "give batches as (input, target) or as a dict with 'target', or tell the strategy by target_key",
+                "give batches as (input, target) or as a dict with 'target', or tell the strategy by target_key; "
+                "to predict, call model.eval() first",
             )
         if target.shape != x.shape[:1] or target.dtype.is_floating_point:
             raise StepError(

@@ -16,7 +16,7 @@ from lightning_fwd.cost import step_cost
 from lightning_fwd.cost.step_graph import StepGraph, trace_inference, trace_step
 from lightning_fwd.graph.rewritten import RewrittenModel
 
-from .boards import BoardReport, run_on_board
+from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
 from .check import Batch, Check, check_program, example_batches
 from .errors import ExportError
@@ -86,6 +86,13 @@ def export_program(
     if run and board is None:
         raise ExportError("run=True needs a board, for example board='mps2-an386'")
     target_board = find_board(board) if board else None
+    if missing := target_board and run and missing_tools():
+        raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
+    if omitted := model.method.beyond_the_step(model):
+        rule = type(model.method).__name__
+        raise ExportError(f"{rule}: the exported step would be without {omitted.partition('; ')[0]}",
+                          "it is decided on the host between steps, and a device that repeats one step would silently never do it",
+                          omitted.partition("; ")[2])
     program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8)
     source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     uses_target = "target" in train_step.inputs

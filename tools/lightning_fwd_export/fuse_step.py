@@ -45,13 +45,16 @@ def fuse_updates(step: StepGraph, lr: float, momentum: float) -> None:
     replaced = {}
     for name in step.trained:
         gradient, old = by_name[step.gradients[name]], step.node(name)
-        velocity = f"optimizer.momentum.{name}"
+        velocity, part = f"optimizer.momentum.{name}", _part(results[name])
         with graph.inserting_after(gradient):
             anchor = graph.call_function(aten.alias.default, (gradient,))  # marks where the updates go
         if velocity in results:
             new_velocity = _update(graph, anchor, step.node(velocity), gradient, -1.0, momentum, name)
             replaced[velocity] = new_velocity
-            replaced[name] = _insert(graph, anchor, lfwd.sgd.default, (old, new_velocity, lr, 1.0), old, name)
+            target, where = (lfwd.sgd_part, part) if part else (lfwd.sgd, ())
+            replaced[name] = _insert(graph, anchor, target.default, (old, new_velocity, *where, lr, 1.0), old, name)
+        elif part:
+            replaced[name] = _insert(graph, anchor, lfwd.sgd_part.default, (old, gradient, *part, lr, 1.0), old, name)
         else:
             replaced[name] = _update(graph, anchor, old, gradient, lr, 1.0, name)
         graph.erase_node(anchor)
@@ -59,6 +62,14 @@ def fuse_updates(step: StepGraph, lr: float, momentum: float) -> None:
     output.args = (tuple(replaced.get(name, node) for name, node in results.items()),)
     graph.eliminate_dead_code()
     _drop_unused_gradients(graph)
+
+
+def _part(result: fx.Node) -> tuple[fx.Node, int] | None:
+    """Index and dimension where only some entries of a parameter learn: the optimizer then writes ``old[..., index] = new``."""
+    if result.target is not aten.index_put.default:
+        return None
+    *before, index = result.args[1]
+    return (index, len(before)) if not any(before) else None
 
 
 def _update(graph: fx.Graph, anchor: fx.Node, state: fx.Node, gradient: fx.Node, lr: float, decay: float, name: str) -> fx.Node:

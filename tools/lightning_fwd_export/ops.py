@@ -15,13 +15,16 @@ from torch.export import ExportedProgram
 from torch.library import Library, impl, register_fake
 from torch.nn import functional as F
 
+import lightning_fwd  # noqa: F401  (defines lfwd::positive_bits and others)
+
 _lib = Library("lfwd", "DEF")
-UPDATES = ("sgd", "sgd_outer", "sgd_conv2d")
+UPDATES = ("sgd", "sgd_outer", "sgd_conv2d", "sgd_part")
 
 _UPDATE_ARGUMENTS = {
     "sgd": "Tensor grad, float lr, float decay",
     "sgd_outer": "Tensor grad, Tensor input, float lr, float decay",
     "sgd_conv2d": "Tensor grad, Tensor input, float lr, float decay, int[] stride, int[] padding, int[] dilation, int groups",
+    "sgd_part": "Tensor grad, Tensor index, int dim, float lr, float decay",
 }
 
 
@@ -43,6 +46,11 @@ def _sgd_conv2d(self, grad, input, lr, decay, stride, padding, dilation, groups)
     return decay * self - lr * weight
 
 
+def _sgd_part(self: Tensor, grad: Tensor, index: Tensor, dim: int, lr: float, decay: float) -> Tensor:
+    """Only the entries ``index`` along ``dim`` learn; ``grad`` has those and no others."""
+    return self.index_copy(dim, index, decay * self.index_select(dim, index) - lr * grad)
+
+
 def _define_update(name: str, reference) -> None:
     arguments = _UPDATE_ARGUMENTS[name]
     _lib.define(f"{name}(Tensor self, {arguments}) -> Tensor")
@@ -53,7 +61,7 @@ def _define_update(name: str, reference) -> None:
     register_fake(f"lfwd::{name}_")(lambda self, *args: self)
 
 
-for _name, _reference in zip(UPDATES, (_sgd, _sgd_outer, _sgd_conv2d), strict=True):
+for _name, _reference in zip(UPDATES, (_sgd, _sgd_outer, _sgd_conv2d, _sgd_part), strict=True):
     _define_update(_name, _reference)
 
 
@@ -72,6 +80,23 @@ def _relu_backward(grad: Tensor, result: Tensor) -> Tensor:
 
 
 _define("relu_backward(Tensor grad, Tensor result)", _relu_backward, lambda grad, result: torch.empty_like(grad))
+
+
+def _out_variant(operator: torch._ops.OpOverload) -> Library:
+    """What ExecuTorch calls in the place of a functional operator that ``lightning_fwd`` defines: the same, into given memory."""
+    namespace, name = operator._schema.name.split("::")
+    arguments = str(operator._schema).partition("(")[2].partition(") ->")[0]
+    library = Library(namespace, "FRAGMENT")
+    library.define(f"{name}.out({arguments}, *, Tensor(a!) out) -> Tensor(a!)")
+    impl(library, f"{name}.out", "CompositeExplicitAutograd")(lambda *args, out: out.copy_(operator(*args)))
+    return library
+
+
+_THEIR_OUT_VARIANTS = [  # kept: a Library that is collected takes its operators along
+    _out_variant(torch.ops.lfwd.positive_bits.default),
+    _out_variant(torch.ops.lfwd.where_bits.default),
+    _out_variant(torch.ops.lightning_fwd.modulate_from_seed.default),
+]
 
 
 def _avg_pool2d_backward(grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override) -> Tensor:

@@ -19,7 +19,8 @@ from torch import fx
 _ELEMENTWISE = {
     "aten::relu.out", "aten::neg.out", "aten::exp.out", "aten::log.out", "aten::sqrt.out", "aten::rsqrt.out", "aten::sigmoid.out",
     "aten::tanh.out", "aten::clamp.out", "aten::hardtanh.out", "aten::add.out", "aten::sub.out", "aten::mul.out", "aten::div.out",
-    "aten::mul.Scalar_out", "aten::add.Scalar_out", "aten::div.Scalar_out", "lfwd::relu_backward.out", "cortex_m::quantized_add.out",
+    "aten::mul.Scalar_out", "aten::add.Scalar_out", "aten::div.Scalar_out", "lfwd::relu_backward.out", "lfwd::where_bits.out",
+    "cortex_m::quantized_add.out",
 }
 
 

@@ -130,6 +130,12 @@ class ForwardForward(LearningMethod):
                 "the last block is the readout",
                 "use a finer granularity",
             )
+        if not model.example_input.is_floating_point():
+            raise RewriteError(
+                f"ForwardForward cannot make negative samples of {model.example_input.dtype}",
+                "a label written over indices (of tokens, say) makes other indices",
+                "rewrite the part of the model behind the embedding, or use local_loss",
+            )
         if model.num_classes < 2 and self.negatives != "hybrid":
             raise RewriteError(
                 f"ForwardForward needs two classes, {name} has {model.num_classes}",
@@ -208,6 +214,11 @@ class ForwardForward(LearningMethod):
         if self.threshold is not None:
             return self.threshold
         return 1.0 if self.goodness == "mean" else float(h[0].numel())
+
+    def beyond_the_step(self, model: RewrittenModel) -> str:
+        stage = self._stage(model.inserted.counter, len(model.blocks) - 1)
+        greedy = stage is not None and stage < len(model.blocks) - 2
+        return "the stages of greedy training before the last block's; set greedy_steps=None to train all blocks at once" if greedy else ""
 
     def _stage(self, counter: Tensor, hidden: int) -> int | None:
         """Index of the block that learns now, or None for all."""

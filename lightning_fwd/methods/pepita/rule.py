@@ -113,6 +113,10 @@ class Pepita(LearningMethod):
                 "Pepita: weight mirroring with feedback='regenerated'", "a mirrored F is no function of its seed", "use feedback='stored'"
             )
 
+    def beyond_the_step(self, model: RewrittenModel) -> str:
+        due = self.mirror_interval or (self.mirror_rounds and int(model.inserted.counter) == 0)
+        return "weight mirroring; mirror on the host and export with mirror_interval=0 after the first step" if due else ""
+
     def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
         return model.run(x) if not self.normalise or model.has_learned else model.run_plain(model, x)[0]
 

@@ -19,6 +19,7 @@ from .board import Board, board
 
 _HERE = Path(__file__).parent
 _GCC, _SIZE, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
+PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 _SHIFT = 5  # the emulator's clock: one instruction = 2**5 ns, about one tick of the counters
 _DTYPES = {"float": "<f4", "int8_t": "i1", "uint8_t": "u1", "int16_t": "<i2", "int32_t": "<i4", "int64_t": "<i8"}
 _WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion"]
@@ -78,7 +79,7 @@ def run_on_board(
     """
     target = board(target) if isinstance(target, str) else target
     if missing := missing_tools():
-        raise ExportError(f"not installed: {', '.join(missing)} (packages gcc-arm-none-eabi, libnewlib-arm-none-eabi, qemu-system-arm)")
+        raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
     methods = program.methods
     runnable = [m for m in methods.values() if m.name != "get_weights"]
     weights = "lfwd_get_weights(uint8_t" in (Path(c_dir) / "lfwd_model.h").read_text()

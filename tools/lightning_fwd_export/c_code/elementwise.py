@@ -8,8 +8,8 @@ from .shapes import broadcast_table
 
 _SUFFIX = {"float": "f32", "int64_t": "i64", "uint8_t": "u8"}
 _ARITHMETIC = {
-    "float": {"add", "sub", "mul", "div", "maximum", "minimum", "pow"},
-    "int64_t": {"add", "sub", "mul", "remainder", "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right"},
+    "float": {"add", "sub", "mul", "div", "maximum", "minimum", "pow", "fmod"},
+    "int64_t": {"add", "sub", "mul", "remainder", "fmod", "bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right"},
     "uint8_t": {"logical_and", "logical_or", "logical_xor"},
 }
 _ON_BOOL = {"bitwise_and": "logical_and", "bitwise_or": "logical_or", "bitwise_xor": "logical_xor", "mul": "logical_and"}
@@ -49,6 +49,7 @@ _register("mul", "aten::mul.out", "aten::mul.Scalar_out")
 _register("div", "aten::div.out", "aten::div.Scalar_out")
 _register("maximum", "aten::maximum.out")
 _register("minimum", "aten::minimum.out")
+_register("fmod", "aten::fmod.Tensor_out", "aten::fmod.Scalar_out")
 _register("remainder", "aten::remainder.Tensor_out", "aten::remainder.Scalar_out")
 _register("shift_right", "aten::bitwise_right_shift.out", "aten::bitwise_right_shift.Tensor_out",
           "aten::bitwise_right_shift.Tensor_Scalar_out")
@@ -107,7 +108,7 @@ def _unary(name: str, *operators: str) -> None:
 
 for _name in (
     "relu", "neg", "abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "sigmoid", "tanh", "sign", "erf",
-    "sin", "cos", "floor",
+    "sin", "cos", "floor", "ceil",
 ):
     _unary(_name, f"aten::{_name}.out")
 
@@ -143,3 +144,33 @@ def _relu_backward(c: Context) -> str:
     _same_layout(c, c.tensor(0), c.out)
     _same_layout(c, c.tensor(1), c.out)
     return f"lfwd_relu_backward_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {c.out.count}, {c.pointer(c.out, 'float')})"
+
+
+# ---- operators of the library's own rules (see ops.py)
+
+
+@kernel("lfwd::positive_bits.out")
+def _positive_bits(c: Context) -> str:
+    x = c.tensor(0)
+    c.contiguous(x)
+    c.require(c.out.count == -(-x.count // 8), f"{x.count} elements do not pack into {c.out.count} bytes")
+    return f"lfwd_positive_bits_f32({c.p(0, 'float')}, {x.count}, {c.pointer(c.out, 'uint8_t')})"
+
+
+@kernel("lfwd::where_bits.out")
+def _where_bits(c: Context) -> str:
+    grad, bits = c.tensor(0), c.tensor(1)
+    c.contiguous(grad, c.out)
+    c.require(grad.shape == c.out.shape and bits.count == -(-grad.count // 8), "mask and gradient differ in size")
+    return f"lfwd_where_bits_f32({c.p(0, 'float')}, {c.p(1, 'uint8_t')}, {grad.count}, {c.pointer(c.out, 'float')})"
+
+
+@kernel("lightning_fwd::modulate_from_seed.out")
+def _modulate_from_seed(c: Context) -> str:
+    x, error = c.tensor(0), c.tensor(1)
+    c.contiguous(x, error, c.out)
+    c.require(len(error.shape) == 2 and x.shape[:1] == error.shape[:1] and x.shape == c.out.shape, "shapes do not match")
+    c.require(x.count > 0 and isinstance(c.arg(2), int) and -(2**31) <= c.arg(2) < 2**32, "the seed is no 32-bit integer")
+    batch, classes = error.shape
+    sizes = f"{batch}, {x.count // batch}, {classes}, {number(c.arg(2), 'int64_t')}, {number(c.number(3), 'float')}"
+    return f"lfwd_modulate_from_seed_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {sizes}, {c.pointer(c.out, 'float')})"

@@ -144,6 +144,15 @@ def _sgd_outer(c: Context) -> str:
     return f"lfwd_sgd_outer_f32({pointers}, {x.shape[0]}, {grad.shape[1]}, {x.shape[1]}, {_rates(c, 3, 4)})"
 
 
+@kernel("lfwd::sgd_part_.")
+def _sgd_part(c: Context) -> str:
+    state, grad, index, dim = c.tensor(0), c.tensor(1), c.tensor(2), c.dim(3, len(c.tensor(0).shape))
+    c.contiguous(state, grad)
+    c.require(grad.shape == (*state.shape[:dim], index.count, *state.shape[dim + 1 :]), "gradient and index do not match the state")
+    pointers = f"{c.p(1, 'float')}, {c.p(2, 'int64_t')}, {index.count}, {_rates(c, 4, 5)}"
+    return f"lfwd_sgd_part_f32({c.p(0, 'float')}, {axis_of(state, dim)}, {pointers})"
+
+
 @kernel("lfwd::sgd_conv2d_.")
 def _sgd_conv2d(c: Context) -> str:
     state, grad, x = c.tensor(0), c.tensor(1), c.tensor(2)

@@ -35,6 +35,8 @@ void lfwd_mul_f32(const float *a, const float *b, const lfwd_broadcast *s, float
 void lfwd_div_f32(const float *a, const float *b, const lfwd_broadcast *s, float *out);
 void lfwd_maximum_f32(const float *a, const float *b, const lfwd_broadcast *s, float *out);
 void lfwd_minimum_f32(const float *a, const float *b, const lfwd_broadcast *s, float *out);
+void lfwd_fmod_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out); /* 0 if b is 0 */
+void lfwd_fmod_f32(const float *a, const float *b, const lfwd_broadcast *s, float *out);
 void lfwd_pow_f32(const float *a, const float *b, const lfwd_broadcast *s, float *out);
 void lfwd_add_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
 void lfwd_sub_i64(const int64_t *a, const int64_t *b, const lfwd_broadcast *s, int64_t *out);
@@ -81,6 +83,7 @@ LFWD_DECLARE_UNARY(erf)
 LFWD_DECLARE_UNARY(sin)
 LFWD_DECLARE_UNARY(cos)
 LFWD_DECLARE_UNARY(floor)
+LFWD_DECLARE_UNARY(ceil)
 void lfwd_gelu_f32(const float *in, int32_t count, float *out);
 void lfwd_clamp_f32(const float *in, int32_t count, float low, float high, float *out);
 void lfwd_leaky_relu_f32(const float *in, int32_t count, float slope, float *out);
@@ -171,11 +174,21 @@ void lfwd_layer_norm_f32(const float *x, const float *weight, const float *bias,
 /* Gradient of relu given its output: grad where out > 0, else 0. */
 void lfwd_relu_backward_f32(const float *grad, const float *relu_out, int32_t count, float *out);
 
+/* feedback_f32.c */
+/* out = x + F error, x (batch, n_in), error (batch, classes); F (n_in, classes), uniform in +-bound, is made from its seed. */
+void lfwd_modulate_from_seed_f32(const float *x, const float *error, int32_t batch, int32_t n_in, int32_t classes,
+                                 int64_t seed, float bound, float *out);
+/* One bit per element, bit i % 8 of byte i / 8: x > 0; and the gradient where its bit is set (out may be grad). */
+void lfwd_positive_bits_f32(const float *x, int32_t count, uint8_t *bits);
+void lfwd_where_bits_f32(const float *grad, const uint8_t *bits, int32_t count, float *out);
+
 /* matmul_f32.c, conv2d_grad_f32.c: state = decay * state - lr * gradient, with no gradient tensor ever in memory.
  * SGD: decay 1. Momentum buffer: lr -1, decay = momentum; then lfwd_sgd_f32 with the buffer as gradient. */
 void lfwd_sgd_f32(float *state, const float *grad, int32_t count, float lr, float decay);
 void lfwd_sgd_outer_f32(float *state, const float *grad, const float *x, int32_t rows, int32_t out_features,
                         int32_t in_features, float lr, float decay); /* gradient = grad^T x */
+void lfwd_sgd_part_f32(float *state, lfwd_axis axis, const float *grad, const int64_t *index, int32_t count, float lr,
+                       float decay); /* only `count` entries along the axis learn; grad has (outer, count, inner) */
 void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr,
                          float decay); /* gradient = weight gradient of conv2d */
 #endif

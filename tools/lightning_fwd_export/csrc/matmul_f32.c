@@ -83,6 +83,15 @@ void lfwd_sgd_outer_f32(float *state, const float *grad, const float *x, int32_t
     }
 }
 
+void lfwd_sgd_part_f32(float *state, lfwd_axis axis, const float *grad, const int64_t *index, int32_t count, float lr,
+                       float decay)
+{
+    for (int32_t o = 0; o < axis.outer; o++, state += axis.dim * axis.inner)
+        for (int32_t k = 0; k < count; k++, grad += axis.inner)
+            if (index[k] >= 0 && index[k] < axis.dim)
+                lfwd_sgd_f32(state + (int32_t)index[k] * axis.inner, grad, axis.inner, lr, decay);
+}
+
 void lfwd_sgd_f32(float *state, const float *grad, int32_t count, float lr, float decay)
 {
     for (int32_t i = 0; i < count; i++) state[i] = decay * state[i] - lr * grad[i];

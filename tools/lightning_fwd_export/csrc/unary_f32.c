@@ -28,6 +28,7 @@ LFWD_UNARY(sign, (float)(x > 0.0f) - (float)(x < 0.0f))
 LFWD_UNARY(erf, erff(x))
 LFWD_UNARY(sin, sinf(x))
 LFWD_UNARY(cos, cosf(x))
+LFWD_UNARY(ceil, ceilf(x))
 LFWD_UNARY(floor, floorf(x))
 LFWD_UNARY(gelu, 0.5f * x * (1.0f + erff(x * 0.70710678f)))
 

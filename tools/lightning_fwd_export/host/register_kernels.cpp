@@ -100,6 +100,12 @@ void sgd_outer(KernelRuntimeContext &, Args a) {
     lfwd_sgd_outer_f32(f32(a, 0), f32(a, 1), f32(a, 2), size(a, 1, 0), size(a, 1, 1), size(a, 2, 1), real(a, 3),
                        real(a, 4));
 }
+void sgd_part(KernelRuntimeContext &, Args a) {
+    const auto state = tensor(a, 0);
+    lfwd_axis axis = {1, size(a, 0, integer(a, 3)), 1};
+    for (ssize_t d = 0; d < state.dim(); d++) (d < integer(a, 3) ? axis.outer : axis.inner) *= d == integer(a, 3) ? 1 : size(a, 0, d);
+    lfwd_sgd_part_f32(f32(a, 0), axis, f32(a, 1), data<int64_t>(a, 2), count(a, 2), real(a, 4), real(a, 5));
+}
 void sgd_conv2d(KernelRuntimeContext &, Args a) {
     const ssize_t flat = tensor(a, 0).dim() == 3 ? 1 : 0;  // a 1-d convolution is a 2-d one of height 1
     const auto spatial = [&](size_t k, ssize_t d) { return flat && d == 0 ? 1 : size(a, k, 2 + d - flat); };
@@ -111,6 +117,17 @@ void sgd_conv2d(KernelRuntimeContext &, Args a) {
 }
 void relu_backward(KernelRuntimeContext &, Args a) {
     lfwd_relu_backward_f32(f32(a, 0), f32(a, 1), count(a, 2), f32(a, 2));
+}
+void positive_bits(KernelRuntimeContext &, Args a) {
+    lfwd_positive_bits_f32(f32(a, 0), count(a, 0), data<uint8_t>(a, 1));
+}
+void where_bits(KernelRuntimeContext &, Args a) {
+    lfwd_where_bits_f32(f32(a, 0), data<uint8_t>(a, 1), count(a, 0), f32(a, 2));
+}
+void modulate_from_seed(KernelRuntimeContext &, Args a) {
+    const int32_t batch = size(a, 1, 0);
+    lfwd_modulate_from_seed_f32(f32(a, 0), f32(a, 1), batch, count(a, 0) / batch, size(a, 1, 1), a[2]->toInt(), real(a, 3),
+                                f32(a, 4));
 }
 void avg_pool2d_backward(KernelRuntimeContext &, Args a) {
     const auto g = tensor(a, 0), x = tensor(a, 1);
@@ -142,7 +159,11 @@ Kernel kernels[] = {
     Kernel("lfwd::sgd_", sgd),
     Kernel("lfwd::sgd_outer_", sgd_outer),
     Kernel("lfwd::sgd_conv2d_", sgd_conv2d),
+    Kernel("lfwd::sgd_part_", sgd_part),
     Kernel("lfwd::relu_backward.out", relu_backward),
+    Kernel("lfwd::positive_bits.out", positive_bits),
+    Kernel("lfwd::where_bits.out", where_bits),
+    Kernel("lightning_fwd::modulate_from_seed.out", modulate_from_seed),
     Kernel("lfwd::avg_pool2d_backward.out", avg_pool2d_backward),
 };
 const auto registered = executorch::runtime::register_kernels({kernels, sizeof kernels / sizeof kernels[0]});
