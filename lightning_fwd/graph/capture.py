@@ -108,6 +108,12 @@ def _check_signature(net: nn.Module) -> None:
                 "a wrapper hides the layers and their names",
                 f"rewrite net.{attribute} first and wrap the result",
             )
+    if getattr(net, "_compiler_ctx", None) is not None:  # left by Lightning, which takes the wrapper off
+        raise CaptureError(
+            f"{type(net).__name__} was compiled by torch.compile",
+            "a compiled forward cannot be traced",
+            "give the module as it is, without torch.compile",
+        )
     if isinstance(net, torch.jit.ScriptModule):
         raise CaptureError(
             f"{type(net).__name__} is a TorchScript module", "its code is compiled already", "rewrite the original module"

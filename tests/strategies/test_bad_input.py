@@ -74,6 +74,32 @@ def test_model_with_two_inputs(module, refused):
         trainer("backprop").fit(module, loader())
 
 
+def test_compiled_module(module, refused):
+    class Own(Task):
+        def forward(self, x):
+            return self.network(x)
+
+    module.__class__ = Own
+    module.extra = nn.Parameter(torch.zeros(1))  # so that the LightningModule itself is the network
+    with pytest.raises(lf.CaptureError, match="torch.compile"):
+        trainer("pepita").fit(torch.compile(module), loader())
+
+
+@pytest.mark.parametrize("name", ["forward_forward", "pepita"])
+def test_indices_as_input(name, module, refused):
+    module.network = nn.Sequential(nn.Embedding(30, 8), nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 4))
+    tokens = [(torch.arange(6), 0), (torch.arange(6), 1)]
+    with refused("torch.int64", "behind the embedding", error=lf.RewriteError):
+        trainer(name).fit(module, DataLoader(tokens, 2))
+
+
+def test_16_mixed_on_a_cpu_is_lightning_s_bf16(module):
+    with pytest.warns(UserWarning, match="bf16-mixed"):
+        run = trainer("pepita", precision="16-mixed")
+    run.fit(module, loader())
+    assert run.precision == "bf16-mixed"
+
+
 def test_model_that_returns_no_logits(module, refused):
     module.network = nn.Conv1d(1, 4, 3)
     with refused("logits (B, C)", error=lf.RewriteError):
