@@ -298,9 +298,10 @@ def print_book(console: Console | None = None) -> None:
         ("MAC of one inference", "inference MAC", RULES[:2]),
         ("RAM of one training step, bytes (activations and weights)", "RAM", RULES),
     ):
-        table = Table("network", "parameters", title=f"Published book, int8, batch 1: {title}", title_justify="left")
-        for rule in rules:
-            table.add_column(rule, justify="right")
+        table = Table(title=f"Published book, int8, batch 1: {title}", title_justify="left")
+        table.add_column("network", overflow="fold")
+        for heading in ("parameters", *rules):
+            table.add_column(heading, justify="right", no_wrap=True)
         for name in PUBLISHED:
             table.add_row(name, cells[name, "parameters"], *(cells[name, f"{rule} {suffix}"] for rule in rules))
         console.print(table)
@@ -313,4 +314,4 @@ def print_book(console: Console | None = None) -> None:
 
 
 def _cell(row: dict[str, object]) -> str:
-    return f"{row['ours']:,} ({row['published']:,})" if row["agrees"] is False else f"{row['ours']:,}"
+    return f"{row['ours']:,}\n({row['published']:,})" if row["agrees"] is False else f"{row['ours']:,}"

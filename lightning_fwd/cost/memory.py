@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from .step_graph import StepGraph
-from .values import Value, base_of, gradient_values, is_view, makes_nothing, tensors_of
+from .values import Value, base_of, gradient_values, is_view, makes_nothing, runs_with, tensors_of
 from .widths import Widths
 
 RAM_CATEGORIES = (
@@ -94,7 +94,7 @@ def plan_memory(
     for node in step.graph.nodes:
         for read in node.all_input_nodes:
             home = _home(read, copied_views, homes)
-            last_use[home] = len(nodes) - 1 if node.op == "output" else index[node]
+            last_use[home] = len(nodes) - 1 if node.op == "output" else index[runs_with(node)]
         if "in_place_of" in node.meta:
             homes[node, 0] = _home(node.meta["in_place_of"], copied_views, homes)
     values: list[Buffer] = []

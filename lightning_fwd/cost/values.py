@@ -39,12 +39,19 @@ def base_of(node: fx.Node) -> Value:
     return (node.args[0], node.args[1]) if node.target is operator.getitem else (node, 0)
 
 
+def runs_with(node: fx.Node) -> fx.Node:
+    """The operation whose loop a streamed node is part of; any other node itself."""
+    while "streamed" in node.meta:
+        node = next(iter(node.users))  # the others, if any, are part of the same loop
+    return node
+
+
 def gradient_values(step: StepGraph) -> dict[Value, str]:
     """Values that become a parameter's gradient by views, masks, scaling and sums of the same size alone, with the parameter's name."""
     nodes = {n.name: n for n in step.graph.nodes}
     found: dict[Value, str] = {}
     for name, node_name in step.gradients.items():
-        size, stack = _numel(nodes[node_name]), [nodes[node_name]]
+        size, stack = numel(nodes[node_name]), [nodes[node_name]]
         while stack:
             node = stack.pop()
             if node.target is operator.getitem:
@@ -54,10 +61,11 @@ def gradient_values(step: StepGraph) -> dict[Value, str]:
                 continue
             found[node, 0] = name
             if is_view(node) or torch.Tag.pointwise in node.target.tags:
-                stack += [n for n in node.all_input_nodes if n.op == "call_function" and _numel(n) == size]
+                stack += [n for n in node.all_input_nodes if n.op == "call_function" and numel(n) == size]
     return found
 
 
-def _numel(node: fx.Node) -> int:
+def numel(node: fx.Node) -> int:
+    """Elements of a node's one tensor, -1 where it makes several or none."""
     value = node.meta.get("val")
     return value.numel() if isinstance(value, Tensor) else -1

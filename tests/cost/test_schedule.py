@@ -8,23 +8,53 @@ from torch import fx
 import lightning_fwd as lf
 from lightning_fwd.cost import StepGraph, step_cost, trace_step
 from lightning_fwd.cost.memory import plan_memory
-from lightning_fwd.cost.schedule import PASSES, apply_updates_at_once, recompute_cheap, schedule
+from lightning_fwd.cost.schedule import PASSES, apply_updates_at_once, recompute_cheap, schedule, write_in_place
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.models import ResNet8, SmallConv
 
 NETS = {"mlp": mlp, "conv": conv, "conv_bn": SmallConv, "resnet8": ResNet8}
 
 
-class OverwritingInterpreter(fx.Interpreter):
-    """Runs a graph and really writes over the memory that the schedule says may be written over."""
+class DeviceInterpreter(fx.Interpreter):
+    """Runs a graph in the memory that its plan gives it.
+
+    Memory is really written over where the schedule permits it, streamed values are made when the loop that they are part of runs, and each
+    buffer is filled with garbage once the plan says that it is dead.
+    """
+
+    def __init__(self, step: StepGraph):
+        super().__init__(step.module, garbage_collect_values=False)
+        plan = plan_memory(step, Widths(step, "fp32"))
+        self.calls = [n for n in step.graph.nodes if n.op == "call_function"]
+        self.dying: dict[int, list[tuple[str, int]]] = {}
+        outputs: dict[tuple[str, int], int] = {}
+        for buffer in plan.buffers:
+            if buffer.born >= 0 and buffer.category != "scratch" and buffer.dies < len(self.calls) - 1:
+                output = outputs[buffer.name, buffer.born] = outputs.get((buffer.name, buffer.born), -1) + 1
+                self.dying.setdefault(buffer.dies, []).append((buffer.name, output))
+        self.by_name, self.index = {n.name: n for n in step.graph.nodes}, {n: i for i, n in enumerate(self.calls)}
 
     def run_node(self, node: fx.Node):
+        if "streamed" in node.meta:
+            return None
+        self.make_streamed(node)
         result = super().run_node(node)
-        if "in_place_of" not in node.meta:
-            return result
-        target = self.env[node.meta["in_place_of"]]
-        target.copy_(result)
-        return target
+        if "in_place_of" in node.meta:
+            target = self.env[node.meta["in_place_of"]]
+            target.copy_(result)
+            result = target
+        self.env[node] = result
+        for name, output in self.dying.get(self.index.get(node, -1), []):
+            value = self.env[self.by_name[name]]
+            value = [v for v in value if v is not None][output] if isinstance(value, tuple | list) else value
+            value.fill_(float("nan") if value.dtype.is_floating_point else 1)
+        return result
+
+    def make_streamed(self, node: fx.Node):
+        for operand in node.all_input_nodes:
+            if "streamed" in operand.meta:
+                self.make_streamed(operand)
+                self.env[operand] = super().run_node(operand)
 
 
 def run_overwriting(step: StepGraph, model, x, y) -> dict[str, torch.Tensor]:
@@ -36,8 +66,7 @@ def run_overwriting(step: StepGraph, model, x, y) -> dict[str, torch.Tensor]:
         known[names[n.name]] if names[n.name] in known else torch.zeros(n.meta["val"].shape) for n in placeholders
     ]
     with torch.no_grad():
-        interpreter = OverwritingInterpreter(step.module, garbage_collect_values=False)
-        return dict(zip(step.outputs, interpreter.run(*values), strict=True))
+        return dict(zip(step.outputs, DeviceInterpreter(step).run(*values), strict=True))
 
 
 @pytest.mark.parametrize("method", sorted(lf.METHODS))
@@ -59,7 +88,7 @@ def test_numbers_stay_the_same(net, method):
             assert torch.equal(got[name], value), name
             assert torch.equal(overwritten[name], value), name
         peaks = [plan.peak_bytes for _, plan in plans]
-        assert peaks == sorted(peaks, reverse=True)
+        assert peaks[-1] <= peaks[0]
         assert plan_memory(scheduled, Widths(scheduled, "fp32")).peak_bytes == peaks[-1]
 
 
@@ -69,7 +98,7 @@ def test_each_pass_alone_keeps_the_numbers():
     model = lf.rewrite(network, "backprop", x)
     step = trace_step(model, (x, y))
     expected = step.run(model, x, y)
-    for _, transform in PASSES:
+    for transform in (*(t for _, t in PASSES), lambda step, _: write_in_place(step)):
         got = run_overwriting(transform(step, Widths(step, "fp32")), model, x, y)
         assert all(torch.equal(got[name], value) for name, value in expected.items())
 
@@ -92,7 +121,7 @@ def test_backprop_saves_the_gradient_buffers():
     assert after.peak_bytes <= weights + largest + 4 * 1100
     report = step_cost(model, (x, y))
     assert dict(report.savings)["as traced"] == before.peak_bytes
-    assert report.peak_ram_bytes == dict(report.savings)["elementwise in place"] <= after.peak_bytes
+    assert report.peak_ram_bytes == report.savings[-1][1] <= after.peak_bytes
     assert step_cost(model, (x, y), scheduled=False).peak_ram_bytes == before.peak_bytes
 
 
@@ -117,6 +146,48 @@ def test_scheduling_leaves_the_traced_step_alone():
     schedule(step, "fp32")
     assert [n.name for n in step.graph.nodes] == names
     assert not any("in_place_of" in n.meta for n in step.graph.nodes)
+
+
+def test_what_is_read_in_another_order_is_not_written_over():
+    class Symmetric(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.head = torch.nn.Linear(5, 5), torch.nn.Linear(5, 3)
+
+        def forward(self, x):
+            h = self.inner(x)
+            return self.head(torch.sigmoid(h + 2 * h.t()))
+
+    x, y = torch.randn(5, 5), torch.tensor([0, 1, 2, 0, 1])
+    model = lf.rewrite(Symmetric(), "backprop", x)
+    step = trace_step(model, (x, y))
+    got = run_overwriting(schedule(step, "fp32")[0], model, x, y)
+    assert all(torch.equal(got[name], value) for name, value in step.run(model, x, y).items())
+
+
+def test_gradients_and_masks_are_streamed():
+    """Backprop of a chain of equal linear layers, batch 1: no weight gradient and no mask of a ReLU is ever stored."""
+    network = mlp()
+    x, y = batch_for(network, 1)
+    scheduled, _ = schedule(trace_step(lf.rewrite(network, "backprop", x), (x, y)), "fp32")
+    streamed = {n.target for n in scheduled.graph.nodes if "streamed" in n.meta}
+    assert {torch.ops.aten.mm.default, torch.ops.aten.le.Scalar} <= streamed
+    weights = 4 * sum(p.numel() for p in network.parameters())
+    plan = plan_memory(scheduled, Widths(scheduled, "fp32"))
+    # all activations, the logits' copy in the loss and one error
+    assert plan.peak_bytes - weights <= 4 * (64 + 128 + 128 + 3 * 10 + 2 * 128) + 64
+
+
+def test_adam_is_streamed_too():
+    network = mlp()
+    x, y = batch_for(network, 1)
+    step = trace_step(model := lf.rewrite(network, "backprop", x), (x, y), optimizer="adam")
+    scheduled, plans = schedule(step, "fp32")
+    got = run_overwriting(scheduled, model, x, y)
+    assert all(torch.equal(got[name], value) for name, value in step.run(model, x, y).items())
+    plan, state = plans[-1][1], 3 * 4 * sum(p.numel() for p in network.parameters())
+    # beside weights and both moments: the largest gradient, which both of them read, and no more of the optimizer
+    assert plan.peak_bytes <= state + 4 * 128 * 128 + 4 * 1200
 
 
 def test_a_weight_read_after_its_update_is_not_overwritten():

@@ -153,7 +153,10 @@ def test_inference_graph():
     convolutions = [
         n for n in trace_inference(by_goodness, x).graph.nodes if n.target is torch.ops.aten.convolution.default
     ]
-    assert BATCH * 10 in {n.meta["val"].shape[0] for n in convolutions}  # every label
+    # each layer once, no neutral pass beside the labels': what comes before the label runs once, all that follows once per label
+    batches = [n.meta["val"].shape[0] for n in convolutions]
+    assert batches == sorted(batches) and len(batches) == 3
+    assert set(batches) <= {BATCH, BATCH * 10} and batches[-1] == BATCH * 10
     assert not by_goodness.has_learned
 
 

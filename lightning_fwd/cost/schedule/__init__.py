@@ -6,29 +6,35 @@ stored as ``meta["streamed"]``: the graph stays a pure function, and the planner
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ..memory import MemoryPlan, plan_memory
 from ..step_graph import StepGraph
 from ..widths import Widths
 from .apply_updates import apply_updates_at_once
+from .fuse_elementwise import fuse_elementwise
 from .recompute_cheap import recompute_cheap
 from .reorder import reorder
 from .split_convolution_backward import split_convolution_backward
 from .stream_gradients import stream_gradients
 from .write_in_place import write_in_place
 
-PASSES: tuple[tuple[str, Callable[[StepGraph, Widths], StepGraph]], ...] = (
+Pass = Callable[[StepGraph, Widths], StepGraph]
+PASSES: tuple[tuple[str, Pass], ...] = (
     # each layer's gradients and errors become nodes of their own, which the passes below move
     ("convolution backward in parts", lambda step, _: split_convolution_backward(step)),
     # needs gradients that end at different times; gives the updates that gradients are streamed into
     ("updates applied at once, in place", lambda step, _: apply_updates_at_once(step)),
     ("weight gradients streamed into the update", lambda step, _: stream_gradients(step)),
-    # keeps what updates wait for, and streamed gradients beside their update
+    ("elementwise operations in one loop", lambda step, _: fuse_elementwise(step)),
+    # keeps what updates wait for, and streamed values beside their reader
     ("reordered", reorder),
     # last: what may be written over depends on the order
     ("elementwise in place", lambda step, _: write_in_place(step)),
 )
+
+# pieces in an order that is good one by one need not be good together: each of these is tried with and without
+_MAY_RAISE_THE_PEAK = ("convolution backward in parts", "elementwise operations in one loop", "reordered")
 
 
 def schedule(step: StepGraph, width: str, recompute: bool = False) -> tuple[StepGraph, list[tuple[str, MemoryPlan]]]:
@@ -38,24 +44,32 @@ def schedule(step: StepGraph, width: str, recompute: bool = False) -> tuple[Step
         recompute: also :func:`recompute_cheap`, which trades operations for memory.
 
     Returns:
-        the scheduled step, and the memory plan as traced and after each pass; a pass that would raise the peak is not kept.
+        the scheduled step, and the memory plan as traced and after each pass. A pass may prepare the ground for a later one and save nothing itself;
+        one without which the peak ends lower is left out.
     """
-    passes = [("recomputed", lambda step, _: recompute_cheap(step))] if recompute else []
-    plans = [("as traced", plan_memory(step, Widths(step, width)))]
-    for name, transform in [*passes, *PASSES]:
-        candidate = transform(step, Widths(step, width))
-        plan = plan_memory(candidate, Widths(candidate, width))
-        if plan.peak_bytes <= plans[-1][1].peak_bytes:
-            step = candidate
-        else:
-            plan = plans[-1][1]
-        plans.append((name, plan))
-    return step, plans
+    first = [("recomputed", lambda step, _: recompute_cheap(step))] if recompute else []
+    done: dict[tuple[str, ...], tuple[StepGraph, MemoryPlan]] = {(): (step, plan_memory(step, Widths(step, width)))}
+
+    def run(passes: Sequence[tuple[str, Pass]]) -> tuple[StepGraph, list[tuple[str, MemoryPlan]]]:
+        names, (now, plan) = (), done[()]
+        plans = [("as traced", plan)]
+        for name, transform in passes:
+            if (*names, name) not in done:  # runs begin alike
+                now = transform(now, Widths(now, width))
+                done[*names, name] = now, plan_memory(now, Widths(now, width))
+            names = (*names, name)
+            now, plan = done[names]
+            plans.append((name, plan))
+        return now, plans
+
+    runs = [run([*first, *(p for p in PASSES if p[0] != left_out)]) for left_out in (None, *_MAY_RAISE_THE_PEAK)]
+    return min(runs, key=lambda result: result[1][-1][1].peak_bytes)
 
 
 __all__ = [
     "PASSES",
     "apply_updates_at_once",
+    "fuse_elementwise",
     "recompute_cheap",
     "reorder",
     "schedule",
