@@ -84,8 +84,16 @@ def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
         "won back: share of the loss that adaptation regained; on source: the adapted model on data without drift. "
         f"kMAC, RAM, Flash, ms: one training step on {scenario.cost_batch} sample(s), {scenario.width}; "
         f"ms: its operations on {scenario.device}, estimated.",
+        *_after_statistics(scenario),
         *(f"{line.method}: {line.note}" for line in lines if line.note),
     ]
+
+
+def _after_statistics(scenario: Scenario) -> list[str]:
+    learning = [row for row in scenario.all_rows() if row.method not in (None, "statistics")]
+    first = [row.name for row in learning if row.after_statistics]
+    who = "every row that learns" if len(first) == len(learning) else ", ".join(first)
+    return [f"Batch-norm statistics are recomputed on the same samples first in: {who}."] if first else []
 
 
 def _pct(value: tuple[float, float], digits: int = 1) -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from lightning_fwd.compare import compare, load_scenario
 
-RATES = (0.001, 0.003, 0.01, 0.03)
+RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
 
 
 def main() -> None:

@@ -2,23 +2,45 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/resnet8_budgets.py --out runs/resnet8_budgets
 
-Interrupted runs go on where they stopped. Writes ``budgets.md``, ``budgets.png`` and per drift what ``lightning-fwd compare`` writes.
+Interrupted runs go on where they stopped; ``--no-train`` makes the table of what is there. Peak RAM and MAC are asked from the ledger anew, for the
+optimizer that trains (its momentum takes RAM), in fp32 and int8. Writes ``budgets.md``, ``budgets.png`` and per drift what
+``lightning-fwd compare`` writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import yaml
 from matplotlib.figure import Figure
 
-from lightning_fwd.compare import compare, load_scenario, summarise
-from lightning_fwd.compare.report import Line
+from lightning_fwd.compare import Row, Scenario, compare, load_scenario, summarise
+from lightning_fwd.compare.folder import open_folder
+from lightning_fwd.cost import step_cost
+from lightning_fwd.models import build
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare_resnet8_budgets.yaml"
 DRIFTS = ("noise=0.08", "contrast=0.3", "blur=3")
+WIDTHS = ("fp32", "int8")
+
+
+@dataclass
+class Entry:
+    """One row of the table: accuracy in percent by drift, peak RAM in bytes by width (None: nothing is trained), MAC of one step."""
+
+    name: str
+    control: bool
+    accuracy: dict[str, float]
+    ram: dict[str, int] | None
+    macs: int
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracy.values())
 
 
 def main() -> None:
@@ -26,46 +48,65 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--drifts", nargs="+", default=DRIFTS)
-    parser.add_argument("--width", choices=("fp32", "int8", "mixed"), default="fp32")
+    parser.add_argument("--no-train", action="store_true", help="only what has been run")
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
     options = parser.parse_args()
-    by_drift: dict[str, list[Line]] = {}
+    lines, scenario = {}, None
     for drift in options.drifts:
         data = yaml.safe_load(options.recipe.read_text())["data"]
-        scenario = load_scenario(options.recipe, {"data": {**data, "drift": drift}, "width": options.width})
-        by_drift[drift] = summarise(scenario, compare(scenario, options.out / drift.replace("=", "_"), options.jobs))
-    rows = list(zip(*by_drift.values(), strict=True))
-    table = _table(rows, list(by_drift))
+        scenario = load_scenario(options.recipe, {"data": {**data, "drift": drift}})
+        out = options.out / drift.replace("=", "_")
+        results = open_folder(scenario, out) if options.no_train else compare(scenario, out, options.jobs)
+        lines[drift] = {line.method: line for line in summarise(scenario, results)}
+    entries = []
+    for row in scenario.all_rows():
+        if all(row.name in found for found in lines.values()):
+            accuracy = {drift: found[row.name].adapted[0] for drift, found in lines.items()}
+            entries.append(Entry(row.name, row.control, accuracy, *price(scenario, row)))
+    table = write_table(entries)
     print(table)
     (options.out / "budgets.md").write_text(table)
-    _plot(rows, options.out / "budgets.png")
+    plot(entries, options.out / "budgets.png")
 
 
-def _mean(row: tuple[Line, ...]) -> float:
-    return statistics.fmean(line.adapted[0] for line in row)
+def price(scenario: Scenario, row: Row) -> tuple[dict[str, int] | None, int]:
+    """Peak RAM by width and MAC of one step on one sample, as the ledger has it now."""
+    method = row.build()
+    if method is None:
+        return None, 0
+    net = build(scenario.model, **scenario.model_args).eval()
+    batch = torch.zeros(1, *net.input_shape), torch.zeros(1, dtype=torch.int64)
+    costs = {w: step_cost(net, batch, width=w, method=method, momentum=scenario.adapt.momentum) for w in WIDTHS}
+    return {w: cost.peak_ram_bytes for w, cost in costs.items()}, costs["fp32"].total_macs
 
 
-def _table(rows: list[tuple[Line, ...]], drifts: list[str]) -> str:
-    full = next(row[0].ram for row in rows if row[0].method == "backprop")
-    head = ["method", "peak RAM", "of backprop's", "MAC/step", *drifts, "mean"]
+def write_table(entries: list[Entry]) -> str:
+    full = next(e.ram for e in entries if e.name == "backprop")
+    drifts = list(entries[0].accuracy)
+    head = ["method", *(f"RAM {w}, KiB (of full)" for w in WIDTHS), "kMAC", *drifts, "mean"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
-    for row in rows:
-        first = row[0]
-        cost = [f"{first.ram:,} B", f"{first.ram / full:.0%}", f"{first.macs:,}"] if first.macs else ["", "", ""]
-        lines.append("| " + " | ".join([first.method, *cost, *(f"{x.adapted[0]:.1f}" for x in row), f"{_mean(row):.1f}"]) + " |")
+    for e in entries:
+        ram = [f"{e.ram[w] / 1024:.0f} ({e.ram[w] / full[w]:.0%})" for w in WIDTHS] if e.ram else ["", ""]
+        accuracies = [f"{e.accuracy[d]:.1f}" for d in drifts]
+        lines.append("| " + " | ".join([e.name, *ram, f"{e.macs / 1e3:,.0f}" if e.ram else "", *accuracies, f"{e.mean:.1f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _plot(rows: list[tuple[Line, ...]], file: Path) -> None:
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.subplots()
-    for row in rows:
-        if row[0].macs:
-            x, y = row[0].ram / 1024, _mean(row)
-            axes.plot(x, y, "s" if row[0].control else "o", color="0.5" if row[0].control else "tab:blue")
-            axes.annotate(row[0].method, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="peak RAM of one training step [KiB]", ylabel="accuracy after adaptation, mean over drifts [%]", xscale="log")
-    axes.grid(alpha=0.3)
+def plot(entries: list[Entry], file: Path) -> None:
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    for axes, width in zip(figure.subplots(1, 2, sharey=True), WIDTHS, strict=True):
+        full = next(e.ram[width] for e in entries if e.name == "backprop") / 1024
+        axes.axvline(full / 2, color="0.7", linestyle=":")
+        axes.text(full / 2, 0.02, " half of full backprop's peak", color="0.5", fontsize=8, transform=axes.get_xaxis_transform())
+        for e in entries:
+            if e.ram:
+                x = e.ram[width] / 1024
+                axes.plot(x, e.mean, "s" if e.control else "o", color="0.5" if e.control else "tab:blue")
+                axes.annotate(e.name, (x, e.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
+        axes.set(xlabel=f"peak RAM of one training step, {width} [KiB]", xscale="log")
+        axes.grid(alpha=0.3)
+        if width == WIDTHS[0]:
+            axes.set_ylabel("accuracy after adaptation, mean over drifts [%]")
     figure.savefig(file, dpi=130)
 
 
