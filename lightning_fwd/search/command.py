@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from statistics import fmean
 
 import yaml
 from rich.console import Console
@@ -20,6 +21,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--budget", type=yaml.safe_load, help='in place of the recipe\'s: a device, or e.g. "{ram: 64KB}"'
     )
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the recipe's")
+    parser.add_argument(
+        "--controls", type=int, default=0, metavar="N", help="also judge N random schemes that use up the same budget, on fresh samples"
+    )
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
 
 
@@ -27,11 +31,17 @@ def run(options: argparse.Namespace) -> int:
     """Find what to train under a budget: bytes of RAM, operations, or a device."""
     console = Console()
     overrides = {k: v for k in ("budget", "width") if (v := getattr(options, k)) is not None}
-    found = search(load_search(options.config, overrides), options.out, options.jobs, console)
+    found = search(load_search(options.config, overrides), options.out, options.jobs, console, options.controls)
     console.print(
         f"budget {found.budget}: the step takes {found.ram_bytes:,} B RAM and {found.macs:,} MAC\n"
         f"weights {found.method.train}\nbiases {found.method.biases}\n"
         f"accuracy under the simulated drifts {found.unadapted:.1f} % to {found.accuracy:.1f} %\nwrote {options.out}/scheme.yaml",
         highlight=False, markup=False,
     )  # fmt: skip
+    if found.controls:
+        console.print(
+            f"on fresh samples {found.judged:.1f} %; {len(found.controls)} random schemes of the same budget: "
+            f"mean {fmean(found.controls):.1f} %, best {max(found.controls):.1f} %",
+            highlight=False, markup=False,
+        )  # fmt: skip
     return 0

@@ -27,7 +27,7 @@ from ..methods import SparseUpdate, rewrite
 from ..methods.sparse_update import write_scheme
 from ..models import build
 from .budget import Budget, parse_budget
-from .choose import Prices, best
+from .choose import Prices, best, random_genome
 from .contribution import accuracy_after, with_statistics
 from .space import Genome, Space
 
@@ -73,7 +73,8 @@ class SchemeSearch:
 class Found:
     """Result of a search: the method, its genome, what its step costs, and the mean accuracy (percent) under the simulated drifts.
 
-    ``unadapted`` is the accuracy that training starts from (statistics recomputed, if asked for).
+    ``unadapted`` is the accuracy that training starts from (statistics recomputed, if asked for). ``judged`` and ``controls``, where random
+    schemes were asked for: accuracy of the one found and of these, trained on and judged by samples that had no part in the choice.
     """
 
     method: SparseUpdate
@@ -83,6 +84,8 @@ class Found:
     macs: int
     accuracy: float
     unadapted: float
+    judged: float | None = None
+    controls: tuple[float, ...] = ()
 
 
 def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) -> SchemeSearch:
@@ -99,13 +102,16 @@ def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
         raise LightningFwdError(f"cannot read the search {str(file)!r}", str(error), f"keys: {known}") from error
 
 
-def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Console | None = None) -> Found:
+def search(
+    spec: SchemeSearch, out: Path, jobs: int | None = None, console: Console | None = None, controls: int = 0
+) -> Found:
     """Run what is missing of a search and write ``scheme.yaml``.
 
     Args:
         out: folder for ``scheme.yaml``, ``contributions.csv`` and ``prices.json``; run again to resume, or with another budget
             to search again from the same measurements.
         jobs: worker processes; one per core by default.
+        controls: how many random schemes that use up the same budget to judge beside the one found (``controls.csv``).
 
     Raises:
         LightningFwdError: no sparse update keeps the budget, or ``out`` holds measurements of another search.
@@ -140,6 +146,11 @@ def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Cons
     accuracy = measured.of([*finalists, space.nothing])
     chosen = max(finalists, key=lambda g: (accuracy[g], value(g)))
     found = Found(space.method(chosen), chosen, budget, *prices.of(chosen), accuracy[chosen], accuracy[space.nothing])
+    if controls:
+        drawn = [random_genome(space, prices, budget, spec.seed + i) for i in range(controls)]
+        other = dataclasses.replace(spec, seed=spec.seed + 1)  # draws other samples
+        judged = Measured(other, space, out / "controls.csv", jobs, console, "controls").of([chosen, *drawn])
+        found = dataclasses.replace(found, judged=judged[chosen], controls=tuple(judged[g] for g in drawn))
     _write(found, spec, net, example, out / "scheme.yaml")
     return found
 
@@ -147,8 +158,10 @@ def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Cons
 class Measured:
     """Accuracy after a short training of each genome, averaged over the drifts; measured in worker processes, kept in a file."""
 
-    def __init__(self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None):
-        self._spec, self._space, self._file, self._console = spec, space, file, console
+    def __init__(
+        self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None, title: str = "contributions"
+    ):
+        self._spec, self._space, self._file, self._console, self._title = spec, space, file, console, title
         self._jobs = jobs or len(os.sched_getaffinity(0))
         self._known: dict[tuple[Genome, str], float] = {}
         if file.exists():
@@ -162,7 +175,7 @@ class Measured:
         todo = [(g, d) for d in self._spec.drifts for g in wanted if (g, d) not in self._known]
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self._console) as progress, self._file.open("a", newline="") as file:
-            bar = progress.add_task("contributions", total=len(todo), visible=bool(todo))
+            bar = progress.add_task(self._title, total=len(todo), visible=bool(todo))
             calls = (joblib.delayed(_measure)(self._spec, self._space, genome, drift) for genome, drift in todo)
             done = joblib.Parallel(n_jobs=self._jobs, return_as="generator")(calls)
             for (genome, drift), accuracy in zip(todo, done, strict=True):
@@ -238,4 +251,6 @@ def _write(found: Found, spec: SchemeSearch, net: nn.Module, example: Tensor, fi
         "after_statistics": spec.after_statistics,
         "fractions": {path: amount for path, amount in found.method.train.items()},
     }  # fmt: skip
+    if found.controls:
+        about |= {"judged": round(found.judged, 2), "controls": [round(a, 2) for a in found.controls]}
     write_scheme(file, train, found.method.biases, about)

@@ -30,18 +30,16 @@ from lightning_fwd.search.run import Measured
 from lightning_fwd.search.space import within
 
 
-class Additive:
-    """Prices that are sums, so that brute force is possible; counts how often it is asked."""
+class Additive(Prices):
+    """Prices that are sums and a largest part, so that brute force is possible."""
 
-    def __init__(self, ram: list[list[int]]):
-        self.ram, self.asked = ram, 0
+    def __init__(self, space: Space, ram: list[list[int]], peaks: list[int] | None = None):
+        self._space, self._known, self._file, self._fitted = space, {}, None, 0
+        self.ram, self.peaks = ram, peaks or [0] * len(ram)
 
-    def of(self, genome):
-        self.asked += 1
-        return sum(costs[g] for costs, g in zip(self.ram, genome, strict=True)), 0
-
-    def fit(self, genome, budget):
-        return budget.allows(*self.of(genome))
+    def _ask(self, genome):
+        peak = max((p for p, g in zip(self.peaks, genome, strict=True) if g), default=0)
+        return sum(costs[g] for costs, g in zip(self.ram, genome, strict=True)) + peak, 0
 
 
 UNITS = (("a", "a_bn"), ("b",), ("c",), ("head",))
@@ -53,7 +51,7 @@ def case(seed: int):
     options = [list(range(5)), *[[0, 1, 2]] * 4]
     ram = [[0, *itertools.accumulate(draw.randint(1, 9) for _ in o[1:])] for o in options]
     gain = [[0.0, *(draw.uniform(-1, 3) for _ in o[1:])] for o in options]
-    return space, options, Additive(ram), lambda g: sum(v[x] for v, x in zip(gain, g, strict=True))
+    return space, options, Additive(space, ram), lambda g: sum(v[x] for v, x in zip(gain, g, strict=True))
 
 
 @settings(max_examples=15, deadline=None)
@@ -73,6 +71,23 @@ def test_evolution_comes_near_the_optimum_and_is_seeded():
         (exact,) = best(space, value, options, prices, budget)
         assert first == again and all(prices.fit(g, budget) for g in first)
         assert value(first[0]) >= 0.95 * value(exact)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_beyond_small_sets_few_prices_lead_near_the_optimum(seed, monkeypatch):
+    """5,103 sparse updates, evolved as if they were too many; the reference looks at all of them."""
+    draw = random.Random(seed)
+    space = Space(tuple((f"u{i}",) for i in range(6)), (0.5, 1.0))
+    options = [list(range(7)), *[[0, 1, 2]] * 6]
+    ram = [[0, *itertools.accumulate(draw.randint(1, 9) for _ in o[1:])] for o in options]
+    gain = [[0.0, *itertools.accumulate(draw.uniform(0, 2) for _ in o[1:])] for o in options]
+    prices = Additive(space, ram, [0, *(draw.randint(1, 12) for _ in space.units)])
+    value, budget = lambda g: sum(v[x] for v, x in zip(gain, g, strict=True)), Budget(40)
+    (exact,) = best(space, value, options, Additive(space, ram, prices.peaks), budget)
+    monkeypatch.setattr("lightning_fwd.search.choose.EXACT", 0)
+    found = best(space, value, options, prices, budget, seed=1, count=3)
+    assert found and all(budget.allows(*prices.of(g)) for g in found)
+    assert value(found[0]) >= 0.9 * value(exact) and len(prices) < 80
 
 
 def test_random_genomes_fit_and_use_the_budget():
@@ -152,10 +167,41 @@ def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, mo
 
     monkeypatch.setattr("lightning_fwd.search.run._measure", lambda *_: pytest.fail("measured again"))
     assert search(spec, tmp_path / "run", jobs=1) == found
-    with pytest.raises(lf.LightningFwdError, match="no sparse update keeps"):
+    with pytest.raises(lf.LightningFwdError, match="no sparse update keeps.*100 B.*\n.*the least is [0-9,]+ B RAM and [0-9,]+ MAC"):
         search(SchemeSearch(**{**SPEC, "budget": {"ram": "100B"}}), tmp_path / "run", jobs=1)
+    with pytest.raises(lf.LightningFwdError, match="budget of 1,000 MAC per step"):
+        search(SchemeSearch(**{**SPEC, "budget": {"macs_per_step": 1000}}), tmp_path / "run", jobs=1)
     with pytest.raises(lf.LightningFwdError, match="another search"):
         search(SchemeSearch(**{**SPEC, "lr": 0.1}), tmp_path / "run", jobs=1)
+
+
+def test_another_budget_searches_again_from_the_same_measurements_and_random_schemes_are_judged_beside(tmp_path):
+    large, out = search(SchemeSearch(**SPEC), tmp_path, jobs=1), tmp_path
+    lines = (out / "contributions.csv").read_text().splitlines()
+    tight = {**SPEC, "budget": {"ram": large.ram_bytes - 1, "macs_per_step": "2.5x_inference"}}
+    small = search(SchemeSearch(**tight), out, jobs=1, controls=3)
+    assert small.ram_bytes < large.ram_bytes and small.macs <= small.budget.macs
+    assert (out / "contributions.csv").read_text().splitlines()[: len(lines)] == lines
+    assert len(small.controls) == 3 and all(0 <= a <= 100 for a in (small.judged, *small.controls))
+    found = yaml.safe_load((out / "scheme.yaml").read_text())["found"]
+    assert found["ram_bytes"] == small.ram_bytes and len(found["controls"]) == 3
+
+
+def test_prices_of_another_ledger_are_asked_for_again(small, tmp_path):
+    net, x, space = small
+    file = tmp_path / "prices.json"
+    prices = Prices(net, x, space, "fp32", 0.0, file)
+    prices.of(space.everything), prices.of(space.bias_only(1))
+    true = file.read_text()
+    assert len(Prices(net, x, space, "fp32", 0.0, file)) == 2
+    file.write_text(true.replace(str(prices.of(space.everything)[0]), "7"))
+    assert len(Prices(net, x, space, "fp32", 0.0, file)) == 0
+
+
+def test_a_search_in_which_nothing_helps_says_so(small):
+    space, prices = small[2], Prices(*small, "fp32", 0.0)
+    with pytest.raises(lf.LightningFwdError, match="wins back"):
+        best(space, sum, [[0]] * 4, prices, Budget(1))
 
 
 def test_measurements_survive_an_interruption(tmp_path, small):
