@@ -25,7 +25,8 @@ ROWS = [
     pytest.param("conv", lf.LocalLoss(), marks=pytest.mark.slow),
     pytest.param("conv", lf.Statistics(), marks=pytest.mark.slow),
     pytest.param("mlp", lf.Pepita(recompute=True), marks=pytest.mark.slow),
-    ("mlp", SparseTraining()), ("mlp", ZerothOrder()),
+    ("mlp", SparseTraining(fraction=0.0)), ("mlp", lf.Pepita(feedback="regenerated")), ("mlp", lf.SparseUpdate(2, channels=0.5)),
+    ("mlp", lf.SparseUpdate("biases")), ("mlp", ZerothOrder()),
 ]
 
 

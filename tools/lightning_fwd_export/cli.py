@@ -17,14 +17,22 @@ from .generate_c import pte_to_c
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; errors of the user's raise ExportError, which ``lightning-fwd`` prints."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     console = Console()
     if options.pte:
         program = pte_to_c(Path(options.pte), options.out, options.trust_unsealed)
         console.print(f"wrote {options.out}: {', '.join(program.methods)}", highlight=False)
         return 0
+    if options.config:
+        from .checkpoint import read_recipe
+
+        stated = {action.dest for action in parser._actions if getattr(options, action.dest, None) != action.default}
+        for key, value in read_recipe(options.config).items():  # what the command line states wins
+            if key not in stated:
+                setattr(options, key, value)
     if not options.model:
-        raise ExportError("nothing to export", "neither --model nor --pte is given", "e.g. --model resnet8 --method sparse_update")
+        raise ExportError("nothing to export", "neither --model, --config nor --pte is given", "e.g. --model resnet8 --method sparse_update")
     _export_model(options, console)
     return 0
 
@@ -36,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
     _model_options(parser)
     for action in parser._actions:  # --pte needs no model
         action.required = False
+    parser.add_argument("-c", "--config", type=Path, help="recipe of lightning-fwd fit: model, rule, rate and data are taken from it")
+    parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or official .npz")
     parser.add_argument("--out", required=True, type=Path, help="folder for step.pte, c/ and report.json")
     parser.add_argument("--batch", type=int, default=1, help="batch size of the program")
     parser.add_argument("--lr", type=float, default=0.01)
@@ -57,9 +67,16 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     from lightning_fwd.cli import build_method, build_model
     from lightning_fwd.methods import rewrite
 
+    from .checkpoint import load_inserted, load_weights, read_checkpoint
     from .export import export_program
 
+    official = options.weights is not None and options.weights.suffix == ".npz"
+    if official:
+        options.model_args = {**(options.model_args or {}), "weights": str(options.weights)}
     net, example = build_model(options, options.batch)
+    checkpoint = read_checkpoint(options.weights) if options.weights and not official else {}
+    if checkpoint:
+        load_weights(net, checkpoint)
     batches = calibration = data = None
     if options.dataset:
         from lightning_fwd.data import DriftDataModule
@@ -76,7 +93,9 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     import torch
 
     target = batches[0][1] if batches else torch.zeros(options.batch, dtype=torch.int64)
-    model = rewrite(net.eval(), build_method(options), example)
+    rule = build_method(options) if isinstance(options.method, str) else options.method
+    model = rewrite(net.eval(), rule, example)
+    load_inserted(model, checkpoint)
     program, report = export_program(
         model, (example, target), options.out, board=options.board, run=options.run, calibration=calibration,
         int8=options.int8, lr=options.lr, momentum=options.momentum, batches=batches, steps=options.steps,

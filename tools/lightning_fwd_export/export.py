@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from lightning_fwd.graph.rewritten import RewrittenModel
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
 from .check import Batch, Check, check_program, example_batches
+from .checkpoint import require_finite
 from .errors import ExportError
 from .fuse_step import fuse_layers, fuse_step
 from .generate_c import pte_to_c
@@ -85,6 +87,9 @@ def export_program(
         raise ExportError(f"expected a rewritten model, got {type(model).__name__}: call lf.rewrite(net, method, example_input) first")
     if run and board is None:
         raise ExportError("run=True needs a board, for example board='mps2-an386'")
+    require_finite(model)
+    _require_batch(model, example_batch)
+    _require_folder(Path(out_dir))
     target_board = find_board(board) if board else None
     if missing := target_board and run and missing_tools():
         raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
@@ -116,6 +121,21 @@ def export_program(
         report.board = _board_figures(measured, program, check)
     (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return program, report
+
+
+def _require_batch(model: RewrittenModel, batch: Batch) -> None:
+    x, target = batch
+    if x.shape[1:] != model.example_input.shape[1:] or target.shape[:1] != x.shape[:1]:
+        raise ExportError(f"example batch of shapes {tuple(x.shape)} and {tuple(target.shape)}",
+                          f"the model was rewritten for inputs (B, {', '.join(map(str, model.example_input.shape[1:]))}) with one label each",
+                          "give an (input, target) batch of the batch size that the device shall take")
+
+
+def _require_folder(out: Path) -> None:
+    """Refuse a place that cannot be written, before the minutes of work and not after."""
+    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ExportError(f"cannot write to {out}", f"{existing} is {'not writable' if existing.is_dir() else 'a file'}", "choose another folder")
 
 
 def build(model: RewrittenModel, example_batch: Batch, loss, lr: float, momentum: float, calibration, int8: bool):

@@ -90,8 +90,11 @@ def conv_shape(c: Context, x: Tensor, weight: Tensor, out: Tensor, stride, paddi
 
 @kernel("aten::convolution.out")
 def _convolution(c: Context) -> str:
-    c.require(not c.arg(6), "transposed convolution")
     x, w = c.tensor(0), c.tensor(1)
+    if c.arg(6):  # transposed: what a convolution's input gradient computes
+        c.require(c.arg(2) is None, "transposed convolution with a bias")
+        shape = conv_shape(c, c.out, w, x, c.ints(3), c.ints(4), c.ints(5), c.number(8))
+        return f"lfwd_conv2d_grad_input_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
     shape = conv_shape(c, x, w, c.out, c.ints(3), c.ints(4), c.ints(5), c.number(8))
     c.require(c.arg(2) is None or c.tensor(2).count == w.shape[0], "bias does not match")
     pointers = f"{c.p(0, 'float')}, {c.p(1, 'float')}, {c.p(2, 'float')}"

@@ -1,0 +1,118 @@
+"""From what a training run left to a program: recipe, checkpoint, and the ways in which they do not fit."""
+
+import json
+
+import lightning as L
+import pytest
+import torch
+from conftest import tiny
+from lightning_fwd_export import ExportError, export
+from lightning_fwd_export.checkpoint import load_inserted, load_weights, read_checkpoint, read_recipe
+from lightning_fwd_export.cli import main
+from safetensors.torch import save_file
+
+import lightning_fwd as lf
+from lightning_fwd.classifier import Classifier
+from lightning_fwd.data import DriftDataModule
+from lightning_fwd.models import MLP
+
+RECIPE = """
+model:
+  class_path: lightning_fwd.Classifier
+  init_args: {model: mlp, model_args: {in_features: 64, hidden: [12]}, lr: 0.05, momentum: 0.0}
+data:
+  class_path: lightning_fwd.data.DriftDataModule
+  init_args: {dataset: digits}
+trainer:
+  strategy: {class_path: lightning_fwd.ForwardOnlyStrategy, init_args: {method: {class_path: lightning_fwd.Pepita, init_args: {seed: 3}}}}
+"""
+
+
+def test_the_weights_of_a_run_reach_the_device(tmp_path):
+    """Train by a recipe's settings, export from recipe and checkpoint: the program starts where training ended, feedback included."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    module = Classifier("mlp", {"in_features": 64, "hidden": [12]}, lr=0.05, momentum=0.0)
+    trainer = L.Trainer(
+        strategy=lf.ForwardOnlyStrategy(lf.Pepita(seed=3)), max_steps=3, logger=False, accelerator="cpu", enable_progress_bar=False,
+        enable_checkpointing=False, enable_model_summary=False,
+    )
+    trainer.fit(module, DriftDataModule("digits", batch_size=8, flatten=True))
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    arguments = ["-c", tmp_path / "recipe.yaml", "--weights", tmp_path / "run.ckpt", "--batch", "2", "--steps", "3", "--out", tmp_path / "out"]
+    assert main(list(map(str, arguments))) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["steps"] == 3 and report["weight_difference"] <= 1e-5
+    constants = (tmp_path / "out" / "c" / "lfwd_constants.h").read_text()
+    trained = read_checkpoint(tmp_path / "run.ckpt")["state_dict"]["network.classifier.bias"]
+    assert f"{trained[0].item():.9g}"[:8] in constants
+
+
+def test_recipe_settings():
+    from pathlib import Path
+
+    recipe = read_recipe(Path(__file__).parents[2] / "recipes" / "digits_pepita.yaml")
+    assert recipe["model"] == "mlp" and recipe["dataset"] == "digits" and isinstance(recipe["method"], lf.Pepita)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "prefixed.pt"])
+def test_every_kind_of_weights(tmp_path, name):
+    source, net = MLP(8, (4,), 3), MLP(8, (4,), 3)
+    state = {("model." if name == "prefixed.pt" else "") + k: v for k, v in source.state_dict().items()}
+    save_file(state, tmp_path / name) if name.endswith("safetensors") else torch.save(state, tmp_path / name)
+    load_weights(net, read_checkpoint(tmp_path / name))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), source.parameters(), strict=True))
+
+
+def test_inserted_state_of_another_rule_is_left_alone():
+    model, _ = tiny("mlp", lf.Pepita())
+    before = model.inserted.feedback.matrix.clone()
+    load_inserted(model, {"lightning_fwd": {"method": "Pepita()", "inserted": {}}})
+    assert torch.equal(model.inserted.feedback.matrix, before)
+
+
+class Malicious:
+    def __reduce__(self):
+        return (print, ("run by a checkpoint",))
+
+
+def test_files_that_are_no_weights(tmp_path):
+    torch.save(Malicious(), tmp_path / "evil.pt")
+    (tmp_path / "text.ckpt").write_text("hello")
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "bad.yaml").write_text("model: 3")
+    for name in ("evil.pt", "text.ckpt", "text.safetensors", "missing.pt"):
+        with pytest.raises(ExportError, match="cannot read"):
+            read_checkpoint(tmp_path / name)
+    for name in ("bad.yaml", "missing.yaml"):
+        with pytest.raises(ExportError, match="no recipe"):
+            read_recipe(tmp_path / name)
+
+
+def test_weights_of_another_model():
+    with pytest.raises(ExportError, match="does not belong"):
+        load_weights(MLP(8, (4,), 3), {"state_dict": {"a": torch.zeros(1)}})
+    with pytest.raises(ExportError, match="shape"):
+        load_weights(MLP(8, (4,), 3), {"state_dict": MLP(8, (5,), 3).state_dict()})
+
+
+def test_what_cannot_work_is_said_before_any_work(tmp_path):
+    model, (x, y) = tiny("mlp", lf.Backprop())
+    with pytest.raises(ExportError, match="rewritten for inputs"):
+        export(model, (x[:, :7], y), tmp_path / "out")
+    with pytest.raises(ExportError, match="rewritten for inputs"):
+        export(model, (x, y[:1]), tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match="is a file"):
+        export(model, (x, y), tmp_path / "file" / "out")
+    with torch.no_grad():
+        model.layer1.weight[0, 0] = float("nan")
+    with pytest.raises(ExportError, match="layer1.weight is not finite"):
+        export(model, (x, y), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("rule", [lf.Pepita(mirror_interval=5), lf.SparseTraining(), lf.ForwardForward(greedy_steps=4)], ids=str)
+def test_a_schedule_outside_the_step_is_refused(tmp_path, rule):
+    model, batch = tiny("mlp", rule)
+    with pytest.raises(ExportError, match="exported step would be without"):
+        export(model, batch, tmp_path / "out")
