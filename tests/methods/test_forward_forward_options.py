@@ -1,5 +1,7 @@
 """What the options of Forward-Forward promise."""
 
+from functools import cache
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,9 +11,11 @@ from torch import nn
 
 import lightning_fwd as lf
 from lightning_fwd.graph.counter_random import wrong_labels
-from lightning_fwd.methods.forward_forward.goodness import PassThroughReLU, peer_loss
+from lightning_fwd.graph.step import StepRecord
+from lightning_fwd.methods.forward_forward.goodness import PassThroughReLU, SampleNorm, SquaredGoodness, peer_loss
 from lightning_fwd.methods.forward_forward.label_embedding import LabelOverlay, LabelPattern, LabelPlanes
 from lightning_fwd.methods.forward_forward.negatives import blob_mask, hard_labels, hybrids
+from lightning_fwd.models import SmallConv, SmallConv1d
 
 OPTIONS = {
     "hard": {"negatives": "hard"},
@@ -25,24 +29,36 @@ OPTIONS = {
 }
 
 
-@given(st.integers(2, 12), st.integers(0, 2**31), st.data())
+@cache
+def contrasting(classes, negatives):
+    net = nn.Sequential(nn.Linear(14, 4), nn.ReLU(), nn.Linear(4, classes))
+    return lf.rewrite(net, lf.ForwardForward(negatives=negatives), torch.rand(2, 14))
+
+
+@given(st.integers(1, 12), st.sampled_from([1e-3, 1.0, 30.0, 1e38]), st.integers(0, 2**31), st.data())
 @settings(max_examples=60, deadline=None)
-def test_no_negative_carries_its_true_label(classes, seed, data):
+def test_no_negative_carries_its_true_label(classes, size, seed, data):
+    """Whatever the labels of the batch (one class alone, too) and however sure the model is; where there is one class, the rule is refused."""
     target = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=40)))
-    logits = 30 * torch.randn(len(target), classes, generator=torch.Generator().manual_seed(seed))
+    if classes == 1:
+        for negatives in ("wrong", "hard"):
+            with pytest.raises(lf.RewriteError, match="needs two classes"):
+                contrasting(1, negatives)
+        return
+    logits = size * torch.randn(len(target), classes, generator=torch.Generator().manual_seed(seed)).clamp(-3, 3)
     for negative in (wrong_labels(target, classes, seed), hard_labels(target, logits, torch.tensor(seed))):
         assert not (negative == target).any() and negative.min() >= 0 and negative.max() < classes
+    for negatives in ("wrong", "hard"):  # and as the blocks get them: rows of the label's one-hot code
+        model, record = contrasting(classes, negatives), StepRecord(torch.rand(len(target), 14), target, 1.0, torch.tensor(seed))
+        _, label = model.method._contrasted(model, record, logits)
+        true, wrong = label[: len(target)], label[len(target) :]
+        assert torch.equal(true.argmax(1), target) and (wrong.sum(1) == 1).all() and not (true * wrong).any()
 
 
 def test_hard_negatives_follow_the_prediction():
     target, logits = torch.zeros(4000, dtype=torch.int64), torch.tensor([9.0, 1.0, 0.0]).expand(4000, 3)
     share = (hard_labels(target, logits, torch.tensor(5)) == 1).double().mean()
     assert abs(share - torch.e / (torch.e + 1)) < 0.03  # the true class is out, the rest keeps its odds
-
-
-def test_one_class_is_refused():
-    with pytest.raises(lf.RewriteError, match="needs two classes"):
-        lf.rewrite(nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 1)), lf.ForwardForward(), torch.rand(2, 8))
 
 
 @pytest.mark.parametrize("kind", NETS)
@@ -160,3 +176,52 @@ def test_peer_normalisation():
     model = lf.rewrite(net, lf.ForwardForward(peer_normalisation=0.03), x[:2])
     one_step(model, x, y)
     assert all(peer.abs().sum() > 0 for peer in model.inserted.peers.buffers())
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 4), (6, 16)])
+def test_normalisation_and_goodness_are_per_sample(shape):
+    h = torch.randn(4, *shape) * torch.tensor([0.1, 1.0, 10.0, 0.0]).reshape(4, *[1] * len(shape))
+    normed = SampleNorm()(h)
+    torch.testing.assert_close(normed[:3].flatten(1).square().mean(1), torch.ones(3))
+    torch.testing.assert_close(normed[:3].flatten(1), nn.functional.normalize(h[:3].flatten(1)) * h[0].numel() ** 0.5)
+    assert not normed[3].any()  # silence stays silence
+    assert torch.equal(SampleNorm()(h[1:2]), normed[1:2])  # no sample sees another
+    for reduction, scale in (("sum", 1), ("mean", h[0].numel())):
+        torch.testing.assert_close(SquaredGoodness(reduction)(h) * scale, torch.tensor([sample.square().sum() for sample in h]))
+
+
+def test_no_length_leaks_into_the_next_block():
+    """With an input twice as long the second block sees, and says, the same (no biases)."""
+    net = nn.Sequential(nn.Linear(16, 12, bias=False), nn.ReLU(), nn.Linear(12, 8, bias=False), nn.ReLU(), nn.Linear(8, 4))
+    model = lf.rewrite(net, lf.ForwardForward(negatives="hybrid"), torch.rand(2, 16))
+    x, second = torch.rand(5, 16), []
+    for scaled in (x, 2 * x):
+        h, _ = model.blocks[0](model, scaled)
+        second.append(model.blocks[1](model, h)[1])
+    torch.testing.assert_close(second[0], second[1])
+
+
+@pytest.mark.parametrize(
+    ("net", "shape"),
+    [
+        (lambda: SmallConv1d(6, (8, 8), 5), (6, 64)),  # inertial windows
+        (lambda: SmallConv(1, (6, 8), 12), (1, 49, 10)),  # a spectrogram: MFCC
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(384, 20), nn.ReLU(), nn.Linear(20, 5)), (6, 64)),
+        (lambda: nn.Sequential(nn.Linear(2, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3)), (2,)),
+    ],
+    ids=["imu", "mfcc", "imu, fully connected", "two values"],
+)
+@pytest.mark.parametrize("prediction", ["head", "goodness"])
+def test_inputs_without_room_for_a_label(net, shape, prediction):
+    net, x = net(), torch.randn(6, *shape)
+    model = lf.rewrite(net, lf.ForwardForward(prediction=prediction, head="layers"), x[:2])
+    assert model.num_classes >= 3
+    if shape == (2,) or len(shape) > 1 and not isinstance(net, nn.Sequential):
+        assert isinstance(model.inserted.label_embedding, LabelPlanes)
+    one_step(model, x, torch.arange(6) % 3)
+    for block in model.blocks[:-1]:  # the label has arrived in every block, and no gradient stops short of it
+        assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in block.parameters(model).values()), block.name
+    with torch.no_grad():
+        goodness = model.method.goodness_logits(model, x)
+    assert goodness.shape == (6, model.num_classes) and (goodness.max(1).values > goodness.min(1).values).all()
+    assert model.eval()(x).shape == (6, model.num_classes)

@@ -17,6 +17,7 @@ def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
     batch, classes = logits.shape
     noise = (random_bits(seed, (batch, classes), logits.device).to(logits.dtype) + 0.5) * 2.0**-32
     score = logits.detach().log_softmax(1) - torch.log(-torch.log(noise))
+    score = score.clamp_min(torch.finfo(score.dtype).min)  # above the true class's, even where a probability is 0
     true = F.one_hot(target, classes).bool()
     return score.masked_fill(true, float("-inf")).argmax(1)
 
