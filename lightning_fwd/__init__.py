@@ -6,7 +6,7 @@
 >>> net = lf.unwrap(model)                                   # the original class and keys, trained weights
 """
 
-from .callbacks import StepCost
+from .callbacks import Diagnosis, StepCost
 from .classifier import Classifier
 from .cost import step_cost
 from .graph import CaptureError, LightningFwdError, RewriteError, RewrittenModel, StepError
@@ -32,6 +32,7 @@ __all__ = [
     "Backprop",
     "CaptureError",
     "Classifier",
+    "Diagnosis",
     "ForwardForward",
     "ForwardOnlyStrategy",
     "LearningMethod",

@@ -1,0 +1,72 @@
+"""The honest control: the same network, its features as they were at the start, only its last layer trained, on the same batches."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from ...graph.errors import LightningFwdError
+from ...graph.rewritten import RewrittenModel
+
+
+class FrozenControl:
+    """A copy of the network in eval mode whose last layer with parameters learns by the gradient of the cross-entropy.
+
+    Its optimizer is of the same kind as the run's, its learning rate follows the run's schedule.
+
+    Args:
+        model: the rewritten network before its first step. optimizer: the run's.
+        lr: learning rate at the start; None: the run's own. A head alone often wants a larger one.
+    """
+
+    def __init__(self, model: RewrittenModel, optimizer: Optimizer, lr: float | None):
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        head = self.model.plan[-1].layers[-1]
+        parameters = [p for name, p in self.model.named_parameters() if name.rpartition(".")[0] == head]
+        if not parameters:
+            raise LightningFwdError(
+                f"Diagnosis finds no last layer to train for its control in {type(model.original).__name__}", "", "use frozen_control=False"
+            )
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+        self._run_optimizer, self._start = optimizer, float(optimizer.defaults["lr"])
+        self._lr = self._start if lr is None else lr
+        self._factor = 1.0
+        known = inspect.signature(type(optimizer).__init__).parameters
+        self.optimizer = type(optimizer)(parameters, **{k: v for k, v in optimizer.defaults.items() if k in known})
+
+    def follow_schedule(self) -> None:
+        """Read the run's learning rate; before its step, as a scheduler may change it right after."""
+        self._factor = float(self._run_optimizer.param_groups[0]["lr"]) / self._start
+
+    def step(self, x: Tensor, target: Tensor) -> None:
+        """Learn from one batch, ``(B, ...)`` and ``(B,)``."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._lr * self._factor
+        with torch.enable_grad():
+            F.cross_entropy(self.model.run(x).float(), target).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        """Logits ``(B, C)``."""
+        return self.model.run(x)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All tensors of the copy as they are in memory, and the optimizer's state."""
+        tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        return {"tensors": {k: v.detach().clone() for k, v in tensors.items()}, "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What :meth:`state_dict` gave."""
+        for name, tensor in [*self.model.named_parameters(), *self.model.named_buffers()]:
+            tensor.copy_(state["tensors"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
