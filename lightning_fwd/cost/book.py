@@ -299,11 +299,11 @@ def print_book(console: Console | None = None) -> None:
         ("RAM of one training step, bytes (activations and weights)", "RAM", RULES),
     ):
         table = Table(title=f"Published book, int8, batch 1: {title}", title_justify="left")
-        table.add_column("network", overflow="fold")
-        for heading in ("parameters", *rules):
+        table.add_column("network\nparameters", no_wrap=True)
+        for heading in rules:
             table.add_column(heading, justify="right", no_wrap=True)
         for name in PUBLISHED:
-            table.add_row(name, cells[name, "parameters"], *(cells[name, f"{rule} {suffix}"] for rule in rules))
+            table.add_row(f"{name}\n{cells[name, 'parameters']}", *(cells[name, f"{rule} {suffix}"] for rule in rules))
         console.print(table)
     for unit, changes in cnn_averages(books).items():
         console.print(f"CNN average {unit} against BP:", ", ".join(f"{r} {c:+.1%}" for r, c in changes.items()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,6 +13,7 @@ from torch.func import functional_call, functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..graph.errors import StepError
 from ..graph.phase import layer, phase
@@ -203,11 +205,23 @@ def trace_inference(model: nn.Module, x: Tensor) -> StepGraph:
     return _finish(module, ["input", *tensors], ["logits"], [], model)
 
 
+@contextmanager
+def _no_kernels_of_the_host() -> Iterator[None]:
+    """A CPU's own kernels for LSTM and attention would hide their matrix products in one node."""
+    enabled = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(enabled)
+
+
 def _trace(function: Callable, model: nn.Module, tensors: list[Tensor]) -> fx.GraphModule:
     """Trace twice: through autograd, then without it to remove mutation and to decompose what devices have no kernel for."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(t, static_shapes=True) for t in tensors]
-    with preserve_node_meta(), mode:
+    with preserve_node_meta(), mode, _no_kernels_of_the_host():
         with annotate_layers(model):
             traced = make_fx(function, tracing_mode="real")(*fakes)
         plain = [f.detach() for f in fakes]

@@ -170,6 +170,39 @@ def test_attention_takes_torch_s_formula():
     assert step_cost(model, (x, y)).total_macs == counted_by_torch(model, x, y, F.cross_entropy)
 
 
+class Sequence(nn.Module):
+    """A layer over a sequence (5, 8), then a linear head on the mean."""
+
+    input_shape, num_classes = (5, 8), 3
+
+    def __init__(self, layer: nn.Module, width: int):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 3)
+
+    def forward(self, x):
+        h = self.layer(x, x, x, need_weights=False) if isinstance(self.layer, nn.MultiheadAttention) else self.layer(x)
+        return self.head(h[0].mean(1))
+
+
+def test_layers_with_kernels_of_their_own_on_the_host_by_hand():
+    """An LSTM and fused attention are one node each on a CPU: they are traced as the matrix products that they are."""
+    batch, steps = 2, 5
+    lstm = batch * steps * (8 + 16) * 4 * 16
+    phases = step_cost(Sequence(nn.LSTM(8, 16, batch_first=True), 16), torch.zeros(batch, steps, 8)).macs_by_phase
+    assert phases["forward"] == phases["update"] == lstm + batch * 16 * 3
+    # errors: to the states alone, not to the input, nor before the first step
+    assert phases["backward"] == batch * (steps - 1) * 16 * 4 * 16 + batch * 16 * 3
+    projections, products, head = batch * steps * 8 * (24 + 8), 2 * batch * steps * steps * 8, batch * 8 * 3
+    report = step_cost(Sequence(nn.MultiheadAttention(8, 2, batch_first=True), 8), torch.zeros(batch, steps, 8))
+    assert report.macs_by_phase == {
+        "forward": projections + products + head,
+        "error": 0,
+        "backward": batch * steps * 8 * 8 + 2 * products + head,
+        "update": projections + head,
+    }
+    assert not any("output element" in note for note in report.not_counted)
+
+
 def test_inference_can_be_priced():
     net = ResNet8()
     x, _ = batch_for(net, 1)
