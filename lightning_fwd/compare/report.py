@@ -63,7 +63,6 @@ def _won_back(result: Result) -> float:
 
 
 _HEADERS = ("method", "adapted", "won back", "on source", "kMAC", "RAM KiB", "Flash KiB", "ms")
-_SHORT = ("method", "adapted", "won back", "on source", "kMAC", "RAM K", "Flash K", "ms")  # fits 80 columns
 
 
 def _cells(line: Line) -> tuple[str, ...]:
@@ -80,8 +79,8 @@ def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
     """What the columns mean, and which rows have no figure and why."""
     before = f"Before drift {_pct(lines[0].source)}, after drift {_pct(lines[0].drifted)}. " if lines else ""
     return [
-        f"Accuracy in %, mean ± standard deviation over {len(scenario.seeds)} seeds. {before}"
-        "won back: share of the loss that adaptation regained; on source: the adapted model on data without drift. "
+        f"Accuracy of the adapted model on drifted data in %, mean ± standard deviation over {len(scenario.seeds)} seeds. {before}"
+        "won back: % of what the drift took; on source: the adapted model on data without drift. "
         f"kMAC, RAM, Flash, ms: one training step on {scenario.cost_batch} sample(s), {scenario.width}; "
         f"ms: its operations on {scenario.device}, estimated.",
         *_after_statistics(scenario),
@@ -102,19 +101,13 @@ def _pct(value: tuple[float, float], digits: int = 1) -> str:
 
 def print_table(scenario: Scenario, lines: Sequence[Line], console: Console) -> None:
     """The table in the terminal: controls dim, the best rule bold."""
-    table = Table(
-        title=_title(scenario),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for header in _SHORT:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, collapse_padding=True)
+    for header in _HEADERS:
         table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
     best = max((line.adapted[0] for line in lines if not (line.control or math.isnan(line.adapted[0]))), default=None)
     for line in lines:
         table.add_row(*_cells(line), style="dim" if line.control else "bold" if line.adapted[0] == best else None)
+    console.print(_title(scenario), style="italic", highlight=False, markup=False)
     console.print(table)
     for note in _notes(scenario, lines):
         console.print(note, highlight=False, markup=False)

@@ -200,6 +200,7 @@ def _quiet(seed: int) -> None:
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")  # torch's own, once per worker process
     L.seed_everything(seed, verbose=False)
 
 
