@@ -62,7 +62,10 @@ class SparseTraining(LearningMethod):
                 "use 0 < density <= 1, 0 <= fraction <= 1, interval >= 1",
             )
         require_trainable(model, [name for name, _ in model.named_parameters()])
-        layers = dict.fromkeys(p for block in model.plan for p in block.layers if p not in self.dense)
+        every = dict.fromkeys(p for block in model.plan for p in block.layers)
+        if unknown := [p for p in self.dense if p not in every]:
+            raise RewriteError(f"SparseTraining: dense={unknown} names no layer", "", f"layers of this model: {', '.join(every)}")
+        layers = [p for p in every if p not in self.dense]
         named = dict(model.named_parameters(remove_duplicate=False))  # a bare nn.Parameter's "layer" has no weight
         weights = {p: w for p in layers if (w := named.get(f"{p}.weight")) is not None and w.ndim >= 2 and w.requires_grad}
         tied = [p for p, w in weights.items() if sum(w is other for other in weights.values()) > 1]

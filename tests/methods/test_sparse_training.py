@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 from torch.nn import functional as F
 
 import lightning_fwd as lf
@@ -91,3 +92,35 @@ def test_before_training_the_model_is_the_original():
     model = lf.rewrite(net, lf.SparseTraining(), x)
     assert torch.equal(model(x), plain)
     assert torch.equal(lf.unwrap(model)(x), plain)
+
+
+class Unusual(nn.Module):
+    """A weight in two layers, a scale that is no layer's, a layer without bias."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4, bias=False)
+        self.scale = nn.Parameter(torch.ones(16))
+        if tied:
+            self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.head((self.b(self.a(x).relu()) * self.scale).relu())
+
+
+def test_a_weight_of_two_layers_cannot_have_two_masks():
+    x = torch.randn(3, 16)
+    with pytest.raises(lf.RewriteError, match="a and b share one weight"):
+        lf.rewrite(Unusual(tied=True), lf.SparseTraining(), x)
+    assert set(lf.rewrite(Unusual(tied=True), lf.SparseTraining(dense=["a", "b"]), x).inserted.weight_masks) == {"head"}
+
+
+def test_a_bare_parameter_stays_dense():
+    model = lf.rewrite(Unusual(tied=False), lf.SparseTraining(density=0.25), torch.randn(3, 16))
+    assert set(model.inserted.weight_masks) == {"a", "b", "head"} and lf.SparseTraining.density_of(model) == 0.25
+
+
+@pytest.mark.parametrize("settings", [dict(density=0.0), dict(density=1.5), dict(fraction=2.0), dict(interval=0), dict(dense=["a", "b", "head"]), dict(dense=["c"])])
+def test_bad_settings_are_refused(settings):
+    with pytest.raises(lf.RewriteError):
+        lf.rewrite(Unusual(tied=False), lf.SparseTraining(**settings), torch.randn(3, 16))

@@ -47,6 +47,31 @@ def test_the_update_is_the_directional_derivative_along_its_direction():
         torch.testing.assert_close(got[name], slope * z[name], rtol=1e-4, atol=1e-8)
 
 
+class Tied(nn.Module):
+    """One weight in two layers, and one layer that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.head(self.b(self.a(self.b(x).tanh()).tanh()))
+
+
+def test_a_tied_weight_moves_in_all_its_places():
+    torch.manual_seed(0)
+    (x, y), net = batch(), Tied().double()
+    got, model = gradients_of(net, lf.ZerothOrder(train=["b"], scale=1e-6), x, y)
+    F.cross_entropy(net(x), y).backward()
+    true = {name: p.grad for name, p in net.named_parameters() if name in ("a.weight", "b.bias")}
+    z = {name: direction(torch.tensor(0), model.places[name], true[name]) for name in true}
+    slope = sum((z[name] * true[name]).sum() for name in true)
+    assert got.keys() == true.keys()
+    for name in true:
+        torch.testing.assert_close(got[name], slope * z[name], rtol=1e-4, atol=1e-8)
+
+
 def test_many_directions_average_to_the_gradient():
     (x, y), net = batch(), tiny()
     got, _ = gradients_of(net, lf.ZerothOrder(samples=3000, scale=1e-6), x, y)
