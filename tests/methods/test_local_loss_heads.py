@@ -107,3 +107,37 @@ def test_calibrate_says_what_it_cannot_do():
         calibrate(lf.rewrite(net, lf.Backprop(), x), [(x, y)])
     with pytest.raises(lf.StepError, match="no samples"):
         calibrate(lf.rewrite(NETS["mlp"](), lf.LocalLoss(), x), [])
+
+
+@pytest.mark.parametrize("prediction", ["own", "sum"])
+def test_a_block_of_several_layers_is_backpropagation_inside_and_a_wall_outside(prediction):
+    torch.manual_seed(0)
+    net, x, y = NETS["mlp"](), torch.randn(6, 16), torch.arange(6) % 4
+    deep = nn.Sequential(net.fc1, nn.ReLU(), net.fc2, nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), net.classifier)
+    model = lf.rewrite(deep, lf.LocalLoss(granularity=2, prediction=prediction), x[:2])
+    first, second = (set(block.layers) for block in model.blocks)
+    assert first == {"0", "2"} and second == {"4", "6"}
+    one_step(model, x, y)
+    weights = [deep[i].weight for i in (0, 2, 4, 6)]
+    h = deep[:4](x)
+    local = F.cross_entropy(model.inserted.heads["0"](h), y)
+    logits = deep[4:](h.detach())
+    last = F.cross_entropy(logits + model.inserted.heads["0"](h.detach()).detach() if prediction == "sum" else logits, y)
+    expected = [*torch.autograd.grad(local, weights[:2]), *torch.autograd.grad(last, weights[2:])]
+    for weight, gradient in zip(weights, expected, strict=True):
+        torch.testing.assert_close(weight.grad, gradient)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+def test_the_ledger_holds_the_heads(pool):
+    """A pooled projection is C * n * pool**2 MAC forward, the same for its weights' gradient and again for the activation's."""
+    net = grouped()  # hidden activations 8 x 6 x 6, and 64 that are flattened inside their block
+    x, y = torch.rand(3, 1, 8, 8), torch.arange(3)
+    costs = {}
+    for head in ("projection", "random", "groups"):
+        model = lf.rewrite(net, lf.LocalLoss(head=head, pool=pool), x)
+        costs[head] = lf.step_cost(model, (x, y)).total_macs
+        lf.unwrap(model)
+    one_pass = 3 * 4 * (8 * pool**2 + 64)
+    assert costs["projection"] - costs["groups"] == 3 * one_pass
+    assert costs["random"] - costs["groups"] == 2 * one_pass  # what does not learn has no gradient
