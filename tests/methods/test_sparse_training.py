@@ -120,7 +120,10 @@ def test_a_bare_parameter_stays_dense():
     assert set(model.inserted.weight_masks) == {"a", "b", "head"} and lf.SparseTraining.density_of(model) == 0.25
 
 
-@pytest.mark.parametrize("settings", [dict(density=0.0), dict(density=1.5), dict(fraction=2.0), dict(interval=0), dict(dense=["a", "b", "head"]), dict(dense=["c"])])
+@pytest.mark.parametrize(
+    "settings",
+    [dict(density=0.0), dict(density=1.5), dict(fraction=2.0), dict(interval=0), dict(dense=["a", "b", "head"]), dict(dense=["c"])],
+)
 def test_bad_settings_are_refused(settings):
     with pytest.raises(lf.RewriteError):
         lf.rewrite(Unusual(tied=False), lf.SparseTraining(**settings), torch.randn(3, 16))
