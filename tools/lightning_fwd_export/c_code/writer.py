@@ -30,7 +30,7 @@ class Unit:
         if t.arena is None:
             return self.named_constant(t.ctype, t.data)
         self.used[f"t{t.index}"] = (
-            f"{t.ctype} *const t{t.index} = ({t.ctype} *)({self.arenas[t.arena]} + {t.offset}); /* {_shape(t)} */"
+            f"{t.ctype} *const t{t.index} = (void *)({self.arenas[t.arena]} + {t.offset}); /* {_shape(t)} */"
         )
         return f"t{t.index}"
 
@@ -189,10 +189,25 @@ def _header(source: str, run, direct, unit: Unit, sizes: dict[int, int], prototy
         for what, tensors in (("IN", m.inputs), ("OUT", m.outputs)):
             macros += [f"#define LFWD_{m.name.upper()}_{what}{k} {t.count} /* {_shape(t)} */" for k, t in enumerate(tensors)]
     return "\n".join([
-        f"/* Generated from {source}. Call lfwd_init once; then the methods in any order, one at a time. */",
-        "#ifndef LFWD_MODEL_H", "#define LFWD_MODEL_H", "#include <stdint.h>", "", *macros, "",
+        _guide(source, run, bool(direct)), "#ifndef LFWD_MODEL_H", "#define LFWD_MODEL_H", "#include <stdint.h>", "", *macros, "",
         "void lfwd_init(void);", *prototypes, "#endif", "",
     ])
+
+
+def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
+    """The comment on top of the header: what there is and in which order it is called."""
+    lines = [f"Generated from {source}.", "", "    lfwd_init();              once, after every reset: the initial weights"]
+    known = {
+        "train_step": "one step of learning on one batch: updates the weights, returns loss and logits",
+        "forward": "a prediction with the present weights",
+    }
+    lines += [f"    {f'lfwd_{name}(...);':26}{known.get(name, 'see the prototype below')}" for name in run]
+    if has_weights:
+        lines += ["    lfwd_get_weights(...);    what was learned, to keep it over a reset; lfwd_set_weights puts it back"]
+    lines += ["", "One call at a time: not from an interrupt while another runs. All memory is static (*_RAM below), constants",
+              "are const and stay in Flash; nothing is allocated. int8 inputs are round(x / scale) + zero point, images",
+              "channels last (NHWC); class labels are int64_t."]
+    return "/* " + "\n".join(f" * {line}".rstrip() for line in lines)[3:] + " */"
 
 
 def _constants(unit: Unit) -> str:

@@ -115,7 +115,7 @@ void lfwd_conv2d_s8_mve(const lfwd_conv2d_s8_params *p, const int8_t *input, con
     int32_t groups = channels >> 2; /* those that run as vectors */
     for (int32_t o = 0; o < channels; o++) {
         start[o] = (bias ? bias[o] : 0) + p->input_offset * sum(weight + o * filter, filter);
-        if (shift[o] > 0 && groups > o >> 2) groups = o >> 2;
+        if (groups > o >> 2 && shift[o] > 0) groups = o >> 2;
     }
     for (int32_t y = 0; y < p->out_h; y++) {
         const int32_t top = y * p->stride_h - p->pad_top;
