@@ -130,7 +130,8 @@ def _print(report, console: Console) -> None:
     ram = str(report.board.get("ram_bytes", report.activations + report.state))
     table.add_row("RAM, bytes", ram, str(report.ledger.get("peak_ram_bytes", "")))
     if report.board:
-        table.add_row("Flash, bytes (with code)", str(report.board["flash_bytes"]), f"{report.ledger.get('flash_bytes', '')} (without)")
+        table.add_row("Flash, constants, bytes", str(report.board["flash_constants_bytes"]), str(report.ledger.get("flash_bytes", "")))
+        table.add_row("Flash, with code, bytes", str(report.board["flash_bytes"]), "")
         table.add_row("stack, bytes", str(report.board["stack_bytes"]), "")
         table.add_row("instructions per step", f"{report.board['instructions_per_training_step']:,}", "")
         table.add_row("instructions per inference", f"{report.board['instructions_per_inference']:,}", "")

@@ -182,6 +182,7 @@ def _board_figures(measured: BoardReport, program: StepProgram, check: Check) ->
         "instructions_per_training_step": measured.instructions_per("train_step"),
         "instructions_per_inference": measured.instructions_per("forward"),
         "flash_bytes": measured.flash,
+        "flash_constants_bytes": measured.constants,
         "ram_bytes": measured.ram,
         "stack_bytes": max(measured.stack.values()),
         "weight_difference_to_host": float(np.abs(host_weights - board_weights).max()),

@@ -18,7 +18,7 @@ from ..pte import Method, Program, Tensor
 from .board import Board, board
 
 _HERE = Path(__file__).parent
-_GCC, _SIZE, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "qemu-system-arm"
+_GCC, _SIZE, _NM, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "arm-none-eabi-nm", "qemu-system-arm"
 PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 _SHIFT = 5  # the emulator's clock: one instruction = 2**5 ns, about one tick of the counters
 _DTYPES = {"float": "<f4", "int8_t": "i1", "uint8_t": "u1", "int16_t": "<i2", "int32_t": "<i4", "int64_t": "<i8"}
@@ -37,6 +37,7 @@ class BoardReport:
         stack: deepest stack in bytes, per method.
         flash, ram: bytes of the linked firmware: code and constants; static data (planned memory included, stack and the
             caller's buffers not).
+        constants: the part of ``flash`` that is the program's own numbers: weights, their initial values, requantisation.
         weights: bytes of all weights after the last call, None if the program has no ``get_weights``.
     """
 
@@ -47,6 +48,7 @@ class BoardReport:
     stack: dict[str, int] = field(default_factory=dict)
     flash: int = 0
     ram: int = 0
+    constants: int = 0
     weights: bytes | None = None
 
     def instructions_per(self, method: str) -> int:
@@ -94,6 +96,7 @@ def run_on_board(
         runner = _link(work, Path(c_dir), target, "runner", objects, ["--specs=rdimon.specs", "-lc", "-lrdimon", "-lm"])
         footprint = _link(work, Path(c_dir), target, "footprint", objects, ["--specs=nosys.specs", "-lc", "-lnosys", "-lm"])
         report.flash, report.ram = _sizes(footprint)
+        report.constants = _constants(footprint)
         requests = _encode(runnable, calls, report)
         if weights:
             requests += struct.pack("<I", len(runnable))
@@ -131,6 +134,12 @@ def _link(work: Path, c_dir: Path, target: Board, name: str, objects: list[str],
 def _sizes(elf: Path) -> tuple[int, int]:
     text, data, bss = map(int, run_tool([_SIZE, str(elf)], "reading sizes").splitlines()[1].split()[:3])
     return text + data, data + bss
+
+
+def _constants(elf: Path) -> int:
+    """Bytes of the generated ``constant_N`` arrays that the linker kept."""
+    symbols = [line.split() for line in run_tool([_NM, "-S", str(elf)], "reading symbols").splitlines()]
+    return sum(int(s[1], 16) for s in symbols if len(s) == 4 and s[3].startswith("constant_"))
 
 
 def _emulate(work: Path, elf: Path, target: Board, timeout: float) -> None:
