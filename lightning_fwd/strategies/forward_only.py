@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -118,6 +118,8 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         self._install(self.lightning_module)
 
     def _install(self, model: LightningModule) -> None:
+        if (current := installed(model)) is not None and repr(current.method) == repr(self.method):
+            return  # from an earlier call; a batch of this one's data is not needed
         x = self._find_example(model)
         training = model._trainer is not None and model.trainer.training
         if x is not None and any(True for _ in model.parameters()):
@@ -231,14 +233,15 @@ def _data_source(model: LightningModule) -> Any | None:
         return None
     trainer = model.trainer
     stage = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else "predict"
-    if trainer.datamodule is not None:
-        trainer.datamodule.prepare_data()
-        trainer.datamodule.setup({"train": "fit", "val": "validate"}.get(stage, stage))
-        return getattr(trainer.datamodule, f"{stage}_dataloader")()
     loops = {"train": trainer.fit_loop, "val": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
     source = loops[stage]._data_source
+    given = source.instance if source.is_defined() else None
+    if isinstance(given, LightningDataModule):  # not trainer.datamodule, which may be left from an earlier call
+        given.prepare_data()
+        given.setup({"train": "fit", "val": "validate"}.get(stage, stage))
+        return getattr(given, f"{stage}_dataloader")()
     if source.is_defined() and not source.is_module():
-        return source.instance
+        return given
     try:
         model.prepare_data()
         model.setup({"train": "fit", "val": "validate"}.get(stage, stage))

@@ -385,6 +385,19 @@ def test_data_of_the_module_itself_and_example_input_array():
     assert module.network.input_shape == (16,)
 
 
+class TrainingData(L.LightningDataModule):
+    def train_dataloader(self):
+        return loader()
+
+
+def test_loaders_after_a_data_module_that_has_none_of_them():
+    module, run = task(), trainer("local_loss")
+    run.fit(module, TrainingData())
+    assert run.test(module, loader(), verbose=False) and len(run.predict(module, loader())) == 6
+    lf.unwrap(module)
+    assert len(run.predict(module, loader())) == 6  # rewritten again, from this call's data
+
+
 def test_the_sampler_and_the_generator_are_not_disturbed():
     seen = []
 
