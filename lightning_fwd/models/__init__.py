@@ -12,7 +12,7 @@ from torch import nn
 from .keras_weights import load_keras_weights
 from .layers import SamePad2d
 from .mlperf_tiny import DSCNN, FCAutoencoder, MobileNetV1, ResNet8, StreamingWakeWord
-from .small import MLP, SmallConv, SmallConv1d
+from .small import MLP, OneConv, SmallConv, SmallConv1d
 
 MODELS: dict[str, type[nn.Module]] = {
     "resnet8": ResNet8,
@@ -21,6 +21,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "fc_autoencoder": FCAutoencoder,
     "streaming_wake_word": StreamingWakeWord,
     "mlp": MLP,
+    "one_conv": OneConv,
     "small_conv": SmallConv,
     "small_conv1d": SmallConv1d,
 }
@@ -66,6 +67,7 @@ def _factory(name: str):
 __all__ = [
     "DSCNN",
     "MLP",
+    "OneConv",
     "MODELS",
     "FCAutoencoder",
     "MobileNetV1",

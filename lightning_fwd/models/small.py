@@ -6,6 +6,15 @@ from typing import Literal
 from torch import Tensor, nn
 
 
+def _he(net: nn.Sequential) -> None:
+    """He-uniform weights, biases zero."""
+    for layer in net:
+        if isinstance(layer, nn.Linear | nn.Conv2d):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 class MLP(nn.Sequential):
     """Fully connected network with ReLU: (B, ...) flattened to in_features, to logits (B, num_classes).
 
@@ -40,9 +49,43 @@ class MLP(nn.Sequential):
             in_features = width
         self.add_module("classifier", nn.Linear(in_features, num_classes, bias))
         if init == "he":
-            for layer in self.children():
-                if isinstance(layer, nn.Linear):
-                    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+            _he(self)
+
+
+class OneConv(nn.Sequential):
+    """One convolution, ReLU, max pooling if asked, one linear layer: (B, in_channels, H, W) to logits (B, num_classes). He-uniform weights.
+
+    The defaults are PEPITA's published convolutional net (Dellaferrera & Kreiman, ICML 2022). Few filters make the features count.
+
+    Arguments:
+        filters, kernel, stride, padding: of the convolution.
+        pool: side and stride of the pooling; 1 leaves it out.
+    """
+
+    input_shape = (1, 28, 28)
+    num_classes = 10
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        size: int = 28,
+        filters: int = 32,
+        kernel: int = 5,
+        stride: int = 1,
+        padding: int = 0,
+        pool: int = 2,
+        num_classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.input_shape, self.num_classes = (in_channels, size, size), num_classes
+        self.add_module("conv", nn.Conv2d(in_channels, filters, kernel, stride, padding))
+        self.add_module("relu", nn.ReLU())
+        if pool > 1:
+            self.add_module("pool", nn.MaxPool2d(pool))
+        self.add_module("flatten", nn.Flatten())
+        side = ((size + 2 * padding - kernel) // stride + 1) // pool
+        self.add_module("classifier", nn.Linear(filters * side * side, num_classes))
+        _he(self)
 
 
 class _ConvStage(nn.Sequential):
