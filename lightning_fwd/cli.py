@@ -126,9 +126,22 @@ def _model_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--input-shape",
-        type=lambda s: tuple(map(int, s.split(","))),
+        type=_shape,
         help="of one sample, e.g. 3,32,32; by default the model's own",
     )
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(_positive(size) for size in text.split(","))
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape; write sizes with commas between, e.g. 3,32,32") from None
+
+
+def _positive(text: str) -> int:
+    if not (text.strip().isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def _rewrite(options: argparse.Namespace) -> int:
@@ -202,7 +215,7 @@ def _cost_options(parser: argparse.ArgumentParser) -> None:
     _model_options(parser)
     parser.add_argument("--device", help="named device or YAML file")
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), default="fp32")
-    parser.add_argument("--batch", type=int, default=1, help="samples per step")
+    parser.add_argument("--batch", type=_positive, default=1, help="samples per step")
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
     parser.add_argument("--momentum", type=float, default=0.0, help="of sgd; its state takes memory")
     parser.add_argument(

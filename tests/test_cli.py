@@ -69,6 +69,8 @@ def refused(arguments, said, capfd):
         (["rewrite", "--model", "mlp", "--model-args", "hiden=3"], "--model-args"),
         (["cost", "--model", "mlp", "--json", "nowhere/cost.json"], "nowhere"),
         (["cost", "--model", "mlp", "--device", "stm99"], "stm99"),
+        (["cost", "--model", "mlp", "--batch", "0"], "'0' is not a whole number above 0"),
+        (["cost", "--model", "mlp", "--input-shape", "3,x"], "'3,x' is not a shape"),
         (["compare", "-c", "nowhere.yaml", "--out", "out"], "no scenario file nowhere.yaml"),
         (["comparr"], "comparr"),
     ],

@@ -55,6 +55,7 @@ def step_cost(
         RewriteError, StepError: the rule does not fit the model or the batch, or a name is unknown.
         LightningFwdError: the device has no figures for this width.
     """
+    device = device if device is None or isinstance(device, Device) else load_device(device)  # before the work
     if isinstance(example_batch, Tensor):
         example_batch = (
             example_batch,
