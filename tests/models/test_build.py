@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from lightning_fwd.models import MLP, MODELS, ResNet8, SamePad2d, SmallConv, SmallConv1d, build
+from lightning_fwd.models import MLP, MODELS, OneConv, ResNet8, SamePad2d, SmallConv, SmallConv1d, build
 
 
 def test_build_by_name_and_by_import_path():
@@ -68,3 +68,19 @@ def test_same_padding_is_that_of_keras(size: int, kernel: int, stride: int):
     assert (size + left + right - kernel) // stride + 1 == outputs
     if left + right:
         assert (size + left + right - 1 - kernel) // stride + 1 == outputs - 1
+
+
+@pytest.mark.parametrize(
+    ("filters", "kernel", "stride", "padding", "pool", "features"),
+    [(32, 5, 1, 0, 2, 32 * 12 * 12), (8, 14, 7, 0, 1, 8 * 9), (4, 5, 2, 2, 3, 4 * 16)],
+)
+def test_one_conv_has_the_features_that_its_sizes_give(filters, kernel, stride, padding, pool, features):
+    net = OneConv(filters=filters, kernel=kernel, stride=stride, padding=padding, pool=pool).eval()
+    assert net.classifier.in_features == features and net(torch.randn(2, 1, 28, 28)).shape == (2, 10)
+
+
+def test_he_uniform_weights_are_within_their_bound():
+    for net, layer in ((MLP(96, (40,), bias=False, init="he"), "fc1"), (OneConv(), "conv")):
+        weight = net.get_submodule(layer).weight
+        bound = (6 / weight[0].numel()) ** 0.5
+        assert 0.9 * bound < weight.abs().max() <= bound
