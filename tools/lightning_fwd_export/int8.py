@@ -11,6 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from executorch.backends.cortex_m.edge_compile_config import cortex_m_edge_compile_config
+from executorch.backends.cortex_m.passes.cortex_m_pass_manager import CortexMPassManager
+from executorch.backends.cortex_m.quantizer.quantizer import CortexMQuantizer
+from executorch.backends.cortex_m.target_config import CortexM, CortexMTargetConfig
 from executorch.backends.transforms.utils import delete_constant_placeholder
 from executorch.exir import EdgeProgramManager, memory, to_edge
 from executorch.exir.dialects._ops import ops as edge_ops
@@ -22,13 +26,6 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from . import ops  # noqa: F401  (defines lfwd::)
 from .errors import ExportError
-from .tosa_placeholder import tosa_optional
-
-with tosa_optional():
-    from executorch.backends.cortex_m.edge_compile_config import cortex_m_edge_compile_config
-    from executorch.backends.cortex_m.passes.cortex_m_pass_manager import CortexMPassManager
-    from executorch.backends.cortex_m.quantizer.quantizer import CortexMQuantizer
-    from executorch.backends.cortex_m.target_config import CortexM, CortexMTargetConfig
 
 compile_config = cortex_m_edge_compile_config
 _CONVS = {
