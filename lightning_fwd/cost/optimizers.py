@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +12,7 @@ from ..graph.errors import StepError
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class Optimizer(ABC):
     """A rule from a gradient to the new parameter. State lives in tensors ``optimizer.<what>.<parameter>`` that start at zero."""
 
     lr: float
@@ -19,9 +20,9 @@ class Optimizer:
     def initial_state(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
         return {}
 
+    @abstractmethod
     def step(self, name: str, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """New value of the parameter and of each of its state tensors, by name."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
