@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -155,9 +154,7 @@ def _copies(node: fx.Node, copied_views: frozenset) -> bool:
 
 def _home(node: fx.Node, copied_views: frozenset, homes: dict[Value, Value]) -> Value:
     """The value in whose memory a node's value lies, operations in place followed."""
-    while is_view(node) and not _copies(node, copied_views):
-        node = node.args[0]
-    value = (node.args[0], node.args[1]) if node.target is operator.getitem else (node, 0)
+    value = base_of(node, lambda n: is_view(n) and not _copies(n, copied_views))
     return homes.get(value, value)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx
@@ -32,11 +33,18 @@ def makes_nothing(node: fx.Node) -> bool:
     return node.op != "call_function" or node.target is operator.getitem or is_view(node)
 
 
-def base_of(node: fx.Node) -> Value:
-    """The value whose memory holds this node's."""
-    while is_view(node):
-        node = node.args[0]
-    return (node.args[0], node.args[1]) if node.target is operator.getitem else (node, 0)
+def is_part(node: fx.Node) -> bool:
+    """Whether a node is one of the pieces of a view with several outputs (``split``, ``unbind``): a part of that view's source."""
+    return node.target is operator.getitem and is_view(node.args[0])
+
+
+def base_of(node: fx.Node, names_memory: Callable[[fx.Node], bool] = is_view) -> Value:
+    """The value whose memory holds this node's; ``names_memory`` says which operations make none of their own."""
+    while True:
+        made_by, output = node.args if node.target is operator.getitem else (node, 0)
+        if not names_memory(made_by):
+            return made_by, output
+        node = made_by.args[0]
 
 
 def runs_with(node: fx.Node) -> fx.Node:

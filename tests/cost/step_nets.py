@@ -25,6 +25,35 @@ class ResNet8Tail(nn.Module):
         return self.classifier(self.flatten(self.pool(self.block3(x))))
 
 
+class GatedUnit(nn.Module):
+    """A gated linear unit, whose halves are parts of one tensor that is read again as a whole: (B, 16) to (B, 4)."""
+
+    input_shape, num_classes = (16,), 4
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.gated, self.head = nn.Linear(16, 32), nn.Linear(32, 32), nn.Linear(48, 4)
+
+    def forward(self, x):
+        h = self.gated(torch.relu(self.inner(x)))
+        u, v = h.chunk(2, 1)
+        return self.head(torch.cat([u * torch.sigmoid(v), h], 1))
+
+
+class SelfAttention(nn.Module):
+    """One head, its queries, keys and values parts of one tensor: (B, 6, 8) to (B, 4)."""
+
+    input_shape, num_classes = (6, 8), 4
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.head = nn.Linear(8, 24), nn.Linear(8, 4)
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return self.head((torch.softmax(q @ k.transpose(1, 2), -1) @ v).mean(1))
+
+
 def mlp() -> MLP:
     return MLP(hidden=(128, 128))
 

@@ -39,8 +39,9 @@ def _stream(node: fx.Node, update: fx.Node) -> list[fx.Node]:
         if node.target is aten.mm.default:
             return chain[::-1] if node.meta["val"].numel() == size else []
         if node.target is aten.convolution_backward.default:
-            alone = [t is not None for t in tensors_of(node)] == [False, True, False]
-            return chain[::-1] if alone else []
+            error, gradient, bias = tensors_of(node)
+            alone = gradient is not None and error is None and bias is None
+            return chain[::-1] if alone and gradient.numel() == size else []
         passes_on = node.target is operator.getitem or is_view(node) or torch.Tag.pointwise in node.target.tags
         made = [n for n in node.all_input_nodes if n.op == "call_function"]
         if not passes_on or len(made) != 1:

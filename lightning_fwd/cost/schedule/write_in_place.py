@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from ..step_graph import StepGraph
-from ..values import base_of, is_view, makes_nothing, numel, runs_with, tensors_of
+from ..values import base_of, is_part, is_view, makes_nothing, numel, runs_with, tensors_of
 from .rewire import copy_of, recompiled
 
 aten = torch.ops.aten
@@ -32,6 +32,8 @@ def write_in_place(step: StepGraph) -> StepGraph:
             value = base_of(operand)
             held = tensors_of(value[0])[value[1]] if value[0].op == "call_function" else None
             if held is None or last_use[value] is not node or value in kept | in_another_order:
+                continue
+            if held.numel() != numel(node):  # a part of it
                 continue
             if operand.meta["val"].shape == node.meta["val"].shape and held.dtype == node.meta["val"].dtype:
                 node.meta["in_place_of"] = operand
@@ -57,4 +59,4 @@ def _in_order(node: fx.Node, size: int) -> bool:
         if node.target not in RESHAPES:
             return False
         node = node.args[0]
-    return numel(node) == size
+    return numel(node) == size and not is_part(node)
