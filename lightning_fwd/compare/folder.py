@@ -49,12 +49,13 @@ def open_folder(scenario: Scenario, out: Path) -> list[Result]:
     """Make the folder, or read what an earlier run of the same scenario left in it; rows whose settings have changed since are left out.
 
     Raises:
-        LightningFwdError: the folder cannot be written, or holds results of another scenario.
+        LightningFwdError: the folder cannot be written, or holds results or pretrained weights of another scenario.
     """
     recipe = out / SCENARIO
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if recipe.exists() and (out / RESULTS).exists() and _work(recipe.read_text()) != _work(scenario.as_yaml()):
+        used = (out / RESULTS).exists() or any(out.glob("pretrained/*.safetensors"))
+        if recipe.exists() and used and _work(recipe.read_text()) != _work(scenario.as_yaml()):
             raise LightningFwdError(
                 f"{out} holds results of another scenario",
                 "its lines cannot be compared with new ones",

@@ -81,7 +81,7 @@ def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
     return [
         f"Accuracy of the adapted model on drifted data in %, mean ± standard deviation over {len(scenario.seeds)} seeds. {before}"
         "won back: % of what the drift took; on source: the adapted model on data without drift. "
-        f"kMAC, RAM, Flash, ms: one training step on {scenario.cost_batch} sample(s), {scenario.width}; "
+        f"kMAC, RAM, Flash, ms: one training step on {scenario.cost_batch} sample(s), {scenario.width}, the optimizer's state included; "
         f"ms: its operations on {scenario.device}, estimated.",
         *_after_statistics(scenario),
         *(f"{line.method}: {line.note}" for line in lines if line.note),

@@ -108,7 +108,7 @@ def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
             model = rewrite(build(scenario.model, **scenario.model_args), method, x)
         except RewriteError:  # adapt says so
             return row.name, cost
-        report = step_cost(model, (x, y), device=scenario.device, width=scenario.width)
+        report = step_cost(model, (x, y), device=scenario.device, width=scenario.width, momentum=scenario.adapt.momentum)
         cost = dict(
             macs_per_step=report.total_macs, peak_ram_bytes=report.peak_ram_bytes, weight_bytes=report.weight_bytes,
             flash_bytes=report.flash_bytes, device_ms_per_step=1e3 * report.latency_s,
@@ -126,7 +126,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
         accuracy_source=accuracy(network, *source.tensors(scenario.split)),
         accuracy_drifted=accuracy(network, *target.tensors(scenario.split)),
     )
-    method, timer, before = row.build(), _StepTimer(), []
+    method, timer, before = row.build(seed), _StepTimer(), []
     try:
         if row.calibrate:
             before.append(CalibrateHeads(source))

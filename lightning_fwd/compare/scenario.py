@@ -57,8 +57,11 @@ class Row:
     calibrate: bool = False
     control: bool = False
 
-    def build(self) -> LearningMethod | None:
+    def build(self, seed: int | None = None) -> LearningMethod | None:
         """The learning rule, or None.
+
+        Args:
+            seed: of the rule, where it has one and the settings do not set it.
 
         Raises:
             LightningFwdError: unknown name or settings.
@@ -67,6 +70,8 @@ class Row:
             return None
         try:
             method = get_method(self.method, **self.settings)
+            if seed is not None and "seed" not in self.settings and hasattr(method, "seed"):
+                method = dataclasses.replace(method, seed=seed)
         except TypeError as error:
             known = ", ".join(f.name for f in dataclasses.fields(METHODS[self.method]))
             raise LightningFwdError(f"row {self.name!r}: {error}", "", f"settings of {self.method}: {known}") from error

@@ -173,7 +173,7 @@ class RewrittenModel(nn.Module):
             )
         for parameter, grad in zip(others, grads[len(leaves) :], strict=True):
             if grad is not None:
-                parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+                parameter.grad = grad.clone() if parameter.grad is None else parameter.grad + grad
         pending, self.pending = self.pending, []
         with _uncached_autocast():
             for step, error in zip(pending, grads, strict=False):

@@ -118,6 +118,7 @@ def accumulate(update: Update) -> None:
         return
     gradient = update.whole_gradient().to(update.tensor.dtype)  # under autocast a rule may compute it in bf16
     if update.tensor.grad is None:
-        update.tensor.grad = gradient
+        # Two parameters may be given one storage (the two of a sum, say), which adding and clipping in place would then change twice.
+        update.tensor.grad = gradient.clone() if gradient is update.gradient else gradient
     else:
         update.tensor.grad += gradient

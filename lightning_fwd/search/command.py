@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the recipe's")
     parser.add_argument(
-        "--controls", type=int, default=0, metavar="N", help="also judge N random schemes that use up the same budget, on fresh samples"
+        "--controls", type=int, default=0, metavar="N", help="also judge N random schemes that use up the same budget, on another draw of samples"
     )
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
 
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     if found.controls:
         console.print(
-            f"on fresh samples {found.judged:.1f} %; {len(found.controls)} random schemes of the same budget: "
+            f"on another draw of samples {found.judged:.1f} %; {len(found.controls)} random schemes of the same budget: "
             f"mean {fmean(found.controls):.1f} %, best {max(found.controls):.1f} %",
             highlight=False, markup=False,
         )  # fmt: skip

@@ -167,6 +167,29 @@ def test_folder_of_another_scenario_is_refused(tmp_path):
     assert (out / "results.csv").read_text() == table
 
 
+def test_pretrained_weights_of_another_scenario_are_refused_before_there_are_results(tmp_path):
+    out = tmp_path / "out"
+    compare(scenario(tmp_path, rows=TINY["rows"][:1]), out, jobs=1)
+    (out / "results.csv").unlink()
+    with pytest.raises(LightningFwdError, match="another scenario"):
+        compare(scenario(tmp_path, pretrain={"epochs": 3}), out, jobs=1)
+
+
+def test_each_seed_draws_its_own_feedback_unless_the_row_says_which(tmp_path):
+    row = scenario(tmp_path).rows[2]
+    assert [row.build(seed).seed for seed in (0, 1, 2)] == [0, 1, 2]
+    assert dataclasses.replace(row, settings={"seed": 7}).build(1).seed == 7
+    assert dataclasses.replace(row, method="backprop").build(1) == dataclasses.replace(row, method="backprop").build()
+
+
+def test_the_momentum_that_trains_is_priced(tmp_path):
+    s = scenario(tmp_path)
+    plain = dataclasses.replace(s, adapt=dataclasses.replace(s.adapt, momentum=0.0))
+    with_state, without = (run_module.price(one, s.rows[2])[1] for one in (s, plain))
+    weights = sum(p.numel() for p in run_module.build(s.model, **s.model_args).parameters())
+    assert 0 < with_state["peak_ram_bytes"] - without["peak_ram_bytes"] <= 4 * weights + 1024
+
+
 def test_accuracy_counts_every_sample():
     class Parity(torch.nn.Module):
         def forward(self, x):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
@@ -249,6 +250,37 @@ def test_a_weight_used_twice_gets_the_sum_of_both_gradients(train):
     assert step_cost(model, (x[:1], y[:1])).parameters_trained == sum(
         named[n].numel() if model.part_of(n) is None else model.part_of(n).of(named[n]).numel() for n in got
     )
+
+
+class Reshaped(nn.Module):
+    """A size, or a shape, read behind a trained convolution."""
+
+    def __init__(self, reshape: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.fc, self.head, self.reshape = nn.Conv2d(3, 4, 3), nn.Linear(4 * 16, 12), nn.Linear(12, 5), reshape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.fc(self.reshape(self.conv(x).relu())).relu())
+
+
+@pytest.mark.parametrize(
+    "reshape",
+    [
+        lambda h: h.view(h.size(0), -1),
+        lambda h: h.reshape(h.shape[0], -1),
+        lambda h: h.view(h.size()[0], h.size(1) * h.size(2) * h.size(3)),
+        lambda h: (h + h.new_ones(h.shape[1:]) + h.argmax(1, keepdim=True)).flatten(1),
+    ],
+)
+@pytest.mark.parametrize("train", ["biases", 3])
+def test_sizes_and_whole_numbers_behind_a_trained_layer_get_no_gradient(reshape, train):
+    torch.manual_seed(0)
+    net, (x, y) = Reshaped(reshape), batch((3, 6, 6))
+    got, _ = gradients_of(net, lf.SparseUpdate(train=train), x, y)
+    F.cross_entropy(net(x), y).backward()
+    assert "conv.bias" in got and ("conv.weight" in got) == (train == 3)
+    for name, gradient in got.items():
+        torch.testing.assert_close(gradient, net.get_parameter(name).grad)
 
 
 def test_one_weight_cannot_learn_two_amounts():

@@ -51,8 +51,10 @@ class Stage:
             (value,) = self.segment(model, *leaves)
         return value.detach(), (value, [x for x, need in zip(leaves, self.needs, strict=True) if need])
 
-    def backward(self, model: RewrittenModel, kept: tuple, grad: Tensor) -> tuple[list[Tensor], list[Update]]:
+    def backward(self, model: RewrittenModel, kept: tuple, grad: Tensor) -> tuple[list[Tensor | None], list[Update]]:
         value, leaves = kept
+        if not value.requires_grad:  # new_zeros, detach: of the input only its shape or a copy of its values
+            return [None] * len(leaves), []
         parameters = [model.get_parameter(name) for name in self.trained]
         with phase("backward"):
             grads = torch.autograd.grad(value, [*leaves, *parameters], grad, allow_unused=True)
@@ -62,6 +64,13 @@ class Stage:
                 part = model.part_of(name)
                 updates.append(Update(name, parameter, g if part is None else part.of(g), part=part))
         return list(grads[: len(leaves)]), updates
+
+
+class Ungraded(Stage):
+    """A size, a shape, whole numbers, or a value of these alone: no gradient enters it, nothing is kept."""
+
+    def forward(self, model, *inputs):
+        return self.segment(model, *inputs)[0], ()
 
 
 class Addition(Stage):
@@ -221,6 +230,12 @@ def _at(rows: Tensor | None, g: Tensor, count: int) -> Tensor:
     return g if rows is None else g.new_zeros(count, *g.shape[1:]).index_copy(0, rows, g)
 
 
+def may_have_gradient(node: fx.Node) -> bool:
+    """Whether a value is something that a gradient can be taken of: not a size, a shape, or a tensor of whole numbers."""
+    meta = node.meta.get("tensor_meta")  # absent where no tensor is in the value
+    return meta is not None and getattr(meta, "dtype", torch.float32).is_floating_point
+
+
 def stage_of(
     node: fx.Node, model: RewrittenModel, needing: set[fx.Node], trained: list[str], stored_norms: bool
 ) -> Stage:
@@ -234,7 +249,9 @@ def stage_of(
     path = node.target if node.op == "call_module" else ""
     module = model.get_submodule(path) if path else None
     kind = Stage
-    if isinstance(module, nn.Linear):
+    if node not in needing:
+        kind = Ungraded
+    elif isinstance(module, nn.Linear):
         kind = Affine
     elif isinstance(module, _CONVOLUTIONS) and not isinstance(module.padding, str) and module.padding_mode == "zeros":
         kind = Convolution

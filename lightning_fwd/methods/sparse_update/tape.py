@@ -14,7 +14,7 @@ from ...graph.phase import layer
 from ...graph.rewritten import RewrittenModel
 from ...graph.step import Update, Updates
 from .error_sparsity import ErrorSparsity
-from .layers import stage_of
+from .layers import may_have_gradient, stage_of
 
 
 class Tape:
@@ -35,9 +35,11 @@ class Tape:
         split = split_frozen(model.graph, model, set(self._names))
         self._before, self._entries, self._output = split.before, [n.name for n in split.entries], split.output.name
         last_use = {i: n for n in split.after for i in n.all_input_nodes if not is_constant(i)}
-        needing, self.stages = set(split.after), []
+        needing, self.stages = set(), []
         for node in split.after:
             own = [name for name in parameters_of(node, model) if name in self._names]
+            if may_have_gradient(node) and (own or any(n in needing for n in node.all_input_nodes)):
+                needing.add(node)
             self.stages.append(stage_of(node, model, needing, own, stored_norms))
         self._dead = [[i.name for i, n in last_use.items() if n is node] for node in split.after]
 
