@@ -7,7 +7,7 @@ is one arithmetic operation on one element. Views and copies are none; copies mo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,6 +95,15 @@ def operations(step: StepGraph, widths: Widths) -> Iterator[Operation]:
             yield Operation(node.name, phase, node.meta["layer"], macs, elementwise, read, written, arithmetic, assumed)
 
 
+def _formula(packet: torch._ops.OpOverloadPacket) -> Callable | None:
+    """What ``flop_registry`` knows: attention, whatever else torch has a formula for, and operators that brought their own.
+
+    By name: an operator that is given another overload later (an out variant, for the exporter) is another object from then on.
+    """
+    name = packet._qualified_op_name
+    return next((f for known, f in flop_registry.items() if getattr(known, "_qualified_op_name", None) == name), None)
+
+
 def _count(node: fx.Node) -> tuple[int, int, bool]:
     """MAC, elementwise operations, and whether they are assumed; of the backward of a convolution, the MAC of one of its two parts."""
     packet, args = node.target.overloadpacket, node.args
@@ -112,10 +121,10 @@ def _count(node: fx.Node) -> tuple[int, int, bool]:
         return outputs * args[1].meta["val"].shape[-1], 0, False
     if packet in (aten.mv, aten.dot):
         return args[0].meta["val"].numel(), 0, False
-    if packet in flop_registry:  # attention and whatever else torch itself has a formula for
+    if (formula := _formula(packet)) is not None:
         values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in args]
         kwargs = {k: v.meta["val"] if isinstance(v, fx.Node) else v for k, v in node.kwargs.items()}
-        return flop_registry[packet](*values, **kwargs, out_val=node.meta["val"]) // 2, 0, False
+        return formula(*values, **kwargs, out_val=node.meta["val"]) // 2, 0, False
     if packet in _COPIES:
         return 0, 0, False
     if packet in _POOLS:

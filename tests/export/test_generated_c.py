@@ -14,6 +14,7 @@ from lightning_fwd_export.generate_c import CSRC
 from lightning_fwd_export.host.runtime import HostProgram, compiler
 
 import lightning_fwd as lf
+from lightning_fwd.cost import step_cost
 from lightning_fwd.methods.pepita.feedback import feedback_matrix
 
 METHOD = lf.Pepita(feedback="regenerated")
@@ -130,3 +131,10 @@ def test_packed_masks_and_partial_updates(csrc):
 def test_kernels_are_shipped_as_they_are_tested(code):
     for source in CSRC.glob("*.[ch]"):
         assert (code[1] / "kernels" / source.name).read_bytes() == source.read_bytes()
+
+
+def test_an_operator_with_an_out_variant_costs_what_it_did():
+    """The exporter gives operators of the library another overload; the ledger knows them by name."""
+    model, batch = tiny("mlp", lf.Pepita(feedback="regenerated"))
+    x = batch[0]
+    assert step_cost(model, batch).macs_by_phase["projection"] == x.numel() * model.num_classes
