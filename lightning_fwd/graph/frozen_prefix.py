@@ -8,7 +8,7 @@ from torch import fx, nn
 
 from .blocks import parameters_of
 from .constants import is_constant
-from .segment import Segment
+from .segment import Segment, ancestors
 
 
 @dataclass
@@ -30,7 +30,7 @@ def split_frozen(graph: fx.Graph, root: nn.Module, trained: set[str]) -> Split:
     """Divide what leads to the logits by whether the named parameters have a part in it."""
     output = next(n for n in graph.nodes if n.op == "output").args[0]
     x = next(n for n in graph.nodes if n.op == "placeholder")
-    leads_there = _ancestors(output)
+    leads_there = ancestors([output])
     nodes = [n for n in graph.nodes if n.op not in ("placeholder", "output") and not is_constant(n) and n in leads_there]
     reached: set[fx.Node] = set()
     for node in nodes:
@@ -41,14 +41,3 @@ def split_frozen(graph: fx.Graph, root: nn.Module, trained: set[str]) -> Split:
     entries = [n for n in graph.nodes if n in read - reached - placeholders and not is_constant(n)]
     before = Segment([n for n in nodes if n not in reached], [x], entries)
     return Split(before, entries, [n for n in nodes if n in reached], output)
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    """The node and all that its value depends on."""
-    found, stack = set(), [node]
-    while stack:
-        current = stack.pop()
-        if current not in found:
-            found.add(current)
-            stack += current.all_input_nodes
-    return found

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 
 from lightning_fwd.cost.step_graph import StepGraph
 from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.graph.segment import ancestors
 
 from .check import Batch, Check, compare
 from .errors import ExportError
@@ -91,12 +92,7 @@ def _value_of(step: StepGraph, node: fx.Node, model: nn.Module, x: Tensor) -> Te
     """What the traced graph holds at ``node`` for this input."""
     known = dict([*model.named_parameters(), *model.named_buffers()]) | {"input": x}
     names = {n: name for name, n in (step.inputs | step.state).items()}
-    needed, stack = set(), [node]
-    while stack:
-        current = stack.pop()
-        if current not in needed:
-            needed.add(current)
-            stack += current.all_input_nodes
+    needed = ancestors([node])
     values: dict[fx.Node, Tensor] = {}
     for current in step.graph.nodes:
         if current in needed:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from ...graph.segment import ancestors
 from ..step_graph import StepGraph
 from ..values import base_of
-from .rewire import ancestors, copy_of, move_behind, order_of, reaches, readers_of, recompiled
+from .rewire import copy_of, move_behind, order_of, reaches, readers_of, recompiled
 
 
 def apply_updates_at_once(step: StepGraph) -> StepGraph:

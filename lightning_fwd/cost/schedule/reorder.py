@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from torch import fx
 
+from ...graph.segment import ancestors
 from ..step_graph import StepGraph
 from ..values import Value, base_of, makes_nothing, tensors_of
 from ..widths import Widths
-from .rewire import ancestors, copy_of, output_of, readers_of, recompiled
+from .rewire import copy_of, output_of, readers_of, recompiled
 
 
 def reorder(step: StepGraph, widths: Widths) -> StepGraph:

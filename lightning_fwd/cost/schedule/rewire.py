@@ -53,17 +53,6 @@ def readers_of(node: fx.Node) -> set[fx.Node]:
     return found
 
 
-def ancestors(nodes: list[fx.Node]) -> set[fx.Node]:
-    """The nodes and everything that they are made from."""
-    stack, seen = list(nodes), set()
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            stack += node.all_input_nodes
-    return seen
-
-
 def reaches(start: fx.Node, goal: fx.Node) -> bool:
     stack, seen = [start], set()
     while stack:

@@ -1,0 +1,49 @@
+"""What a step's gradients do once they are handed out."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import lightning_fwd as lf
+
+
+class Reparametrised(nn.Module):
+    """The first layer's weight is a sum, so autograd hands the same gradient tensor to both of its terms."""
+
+    def __init__(self):
+        super().__init__()
+        self.base, self.delta = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.zeros(6, 5))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.head(F.relu(F.linear(x, self.base + self.delta)))
+
+
+@pytest.mark.parametrize("rule", [lf.Backprop(), lf.LocalLoss(), lf.SparseUpdate(2), lf.Pepita()], ids=lambda rule: type(rule).__name__)
+def test_no_two_parameters_share_the_memory_of_a_gradient(rule):
+    x, y = torch.randn(8, 5), torch.arange(8) % 3
+    model = lf.rewrite(Reparametrised(), rule, x).train()
+    with model.step(y):
+        loss = F.cross_entropy(model(x), y)
+    model.backward(loss)
+    storages = [p.grad.untyped_storage().data_ptr() for p in model.parameters() if p.grad is not None]
+    assert len(storages) == len(set(storages)) >= 2
+
+
+def test_accumulation_and_clipping_equal_autograd_where_two_parameters_get_one_gradient():
+    net, x, y = Reparametrised(), torch.randn(8, 5), torch.arange(8) % 3
+    F.cross_entropy(net(x), y).backward()
+    expected = {name: p.grad.clone() for name, p in net.named_parameters()}
+    net.zero_grad()
+    model = lf.rewrite(net, lf.Backprop(), x).train()
+    for part in (slice(0, 4), slice(4, 8)):
+        with model.step(y[part], loss_scale=0.5):
+            loss = F.cross_entropy(model(x[part]), y[part]) / 2
+        model.backward(loss)
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name], msg=name)
+    norm = torch.stack([g.norm() for g in expected.values()]).norm()
+    nn.utils.clip_grad_norm_(net.parameters(), 0.5 * float(norm), foreach=False)
+    for name, p in net.named_parameters():
+        torch.testing.assert_close(p.grad, expected[name] * 0.5, rtol=1e-4, atol=1e-6, msg=name)
