@@ -10,7 +10,6 @@ and per drift what ``lightning-fwd compare`` writes.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 import yaml
 from matplotlib.figure import Figure
 
-from lightning_fwd.compare import Row, Scenario, compare, load_scenario, summarise
+from lightning_fwd.compare import Row, Scenario, compare, load_scenario
 from lightning_fwd.compare.folder import open_folder
 from lightning_fwd.cost import step_cost
 from lightning_fwd.models import build
@@ -31,18 +30,18 @@ WIDTHS = ("fp32", "int8")
 
 @dataclass
 class Entry:
-    """One row of the table: accuracy in percent by drift, peak RAM in bytes by width (None: nothing is trained), MAC of one step."""
+    """One row of the table: accuracies in percent by drift, peak RAM in bytes by width (None: nothing is trained), MAC of one step."""
 
     name: str
     control: bool
-    accuracy: dict[str, float]
+    accuracy: dict[str, list[float]]  # one value per seed
     ram: dict[str, int] | None
     macs: int
 
     @property
-    def mean(self) -> float:
-        """NaN where a drift has not been run."""
-        return statistics.fmean(self.accuracy.values())
+    def means(self) -> list[float]:
+        """Mean over the drifts, seed by seed; empty where a drift has not been run."""
+        return [statistics.fmean(values) for values in zip(*self.accuracy.values(), strict=False)]
 
 
 def main() -> None:
@@ -50,20 +49,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     parser.add_argument("--drifts", nargs="+", default=DRIFTS)
+    parser.add_argument("--seeds", nargs="+", type=int, help="in place of the recipe's: the table shows mean ± standard deviation")
+    parser.add_argument("--rows", nargs="+", help="of the recipe's rows only these (beside the controls)")
     parser.add_argument("--no-train", action="store_true", help="only what has been run")
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
     options = parser.parse_args()
-    lines, scenario = {}, None
+    results, scenario = {}, None
     for drift in options.drifts:
-        data = yaml.safe_load(options.recipe.read_text())["data"]
-        scenario = load_scenario(options.recipe, {"data": {**data, "drift": drift}})
+        recipe = yaml.safe_load(options.recipe.read_text())
+        changes = {"data": {**recipe["data"], "drift": drift}}
+        if options.seeds:
+            changes["seeds"] = options.seeds
+        if options.rows:
+            changes["rows"] = chosen_rows(recipe["rows"], options.rows)
+        scenario = load_scenario(options.recipe, changes)
         out = options.out / drift.replace("=", "_")
-        results = open_folder(scenario, out) if options.no_train else compare(scenario, out, options.jobs)
-        lines[drift] = {line.method: line for line in summarise(scenario, results)}
+        results[drift] = open_folder(scenario, out) if options.no_train else compare(scenario, out, options.jobs)
     entries = []
     for row in scenario.all_rows():
-        accuracy = {drift: found[row.name].adapted[0] if row.name in found else math.nan for drift, found in lines.items()}
-        if row.name == "backprop" or sum(map(math.isfinite, accuracy.values())) > len(accuracy) / 2:
+        accuracy = {drift: [r.accuracy_adapted for r in sorted(found, key=lambda r: r.seed) if r.method == row.name] for drift, found in results.items()}
+        if row.name == "backprop" or sum(map(bool, accuracy.values())) > len(accuracy) / 2:
             entries.append(Entry(row.name, row.control, accuracy, *price(scenario, row)))
     table = write_table(entries)
     print(table)
@@ -89,9 +94,23 @@ def write_table(entries: list[Entry]) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for e in entries:
         ram = [f"{e.ram[w] / 1024:.0f} ({e.ram[w] / full[w]:.0%})" for w in WIDTHS] if e.ram else ["", ""]
-        accuracies = ["" if math.isnan(a) else f"{a:.1f}" for a in [*(e.accuracy[d] for d in drifts), e.mean]]
+        accuracies = [percent(values) for values in [*(e.accuracy[d] for d in drifts), e.means]]
         lines.append("| " + " | ".join([e.name, *ram, f"{e.macs / 1e3:,.0f}" if e.ram else "", *accuracies]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def percent(values: list[float]) -> str:
+    """Mean over seeds, with the standard deviation where there are several."""
+    if not values:
+        return ""
+    return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def chosen_rows(rows: list[dict], names: list[str]) -> list[dict]:
+    unknown = sorted(set(names) - {row["name"] for row in rows})
+    if unknown:
+        raise SystemExit(f"no row {', '.join(unknown)} in the recipe; it has: {', '.join(row['name'] for row in rows)}")
+    return [row for row in rows if row["name"] in names]
 
 
 def plot(entries: list[Entry], file: Path) -> None:
@@ -101,10 +120,10 @@ def plot(entries: list[Entry], file: Path) -> None:
         axes.axvline(full / 2, color="0.7", linestyle=":")
         axes.text(full / 2, 0.02, " half of full backprop's peak", color="0.5", fontsize=8, transform=axes.get_xaxis_transform())
         for e in entries:
-            if e.ram and math.isfinite(e.mean):
-                x = e.ram[width] / 1024
-                axes.plot(x, e.mean, "s" if e.control else "o", color="0.5" if e.control else "tab:blue")
-                axes.annotate(e.name, (x, e.mean), xytext=(5, 4), textcoords="offset points", fontsize=7)
+            if e.ram and e.means:
+                x, y = e.ram[width] / 1024, statistics.fmean(e.means)
+                axes.plot(x, y, "s" if e.control else "o", color="0.5" if e.control else "tab:blue")
+                axes.annotate(e.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
         axes.set(xlabel=f"peak RAM of one training step, {width} [KiB]", xscale="log")
         axes.grid(alpha=0.3)
         if width == WIDTHS[0]:
