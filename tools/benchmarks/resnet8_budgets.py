@@ -67,7 +67,8 @@ def main() -> None:
         results[drift] = open_folder(scenario, out) if options.no_train else compare(scenario, out, options.jobs)
     entries = []
     for row in scenario.all_rows():
-        accuracy = {drift: [r.accuracy_adapted for r in sorted(found, key=lambda r: r.seed) if r.method == row.name] for drift, found in results.items()}
+        mine = {drift: sorted((r for r in found if r.method == row.name), key=lambda r: r.seed) for drift, found in results.items()}
+        accuracy = {drift: [r.accuracy_adapted for r in found] for drift, found in mine.items()}
         if row.name == "backprop" or sum(map(bool, accuracy.values())) > len(accuracy) / 2:
             entries.append(Entry(row.name, row.control, accuracy, *price(scenario, row)))
     table = write_table(entries)
