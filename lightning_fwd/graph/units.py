@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from .blocks import is_norm, layer_of, parameters_of, shape_of
 from .constants import is_constant
@@ -16,6 +17,7 @@ from .errors import RewriteError
 from .segment import Segment
 
 Residual = Literal["sum", "own"]
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 @dataclass
@@ -101,7 +103,7 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
                 [n.name for n in gives],
                 z.name,
                 h.name,
-                _positions(z, model),
+                _positions(z, layer_nodes[0], model),
                 dead,
                 h is not output and not any(u in later for u in h.users),
             )
@@ -157,11 +159,12 @@ def _activation(z: fx.Node, residual: Residual, known: set[fx.Node]) -> fx.Node:
     return h
 
 
-def _positions(z: fx.Node, root: nn.Module) -> int:
-    """Output positions that one channel's weights are shared by: H x W of a convolution, tokens of a linear layer."""
-    shape = shape_of(z)
-    module = root.get_submodule(z.target) if z.op == "call_module" else None
-    channels_first = len(shape) == 2 or isinstance(
-        module, (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.PReLU)
-    )
-    return math.prod(shape[2:]) if channels_first else math.prod(shape[1:-1])
+def _positions(z: fx.Node, layer: fx.Node, root: nn.Module) -> int:
+    """Output positions that share a weight of ``layer``: H x W of a convolution, tokens of a linear layer, what a norm's vector spreads over."""
+    shape, weight = shape_of(z), max(parameters_of(layer, root).values(), key=lambda p: p.ndim)
+    module = root.get_submodule(layer.target) if layer.op == "call_module" else None
+    if weight.ndim == 1 or (module is not None and is_norm(module)):
+        return max(1, math.prod(shape[1:]) // weight.numel())
+    if weight.ndim == len(shape) > 2 and (module is not None or layer.target in _CONVOLUTIONS):
+        return math.prod(shape[2:])
+    return math.prod(shape[1:-1])

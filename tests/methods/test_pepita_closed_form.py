@@ -129,7 +129,7 @@ def test_stored_batch_norm_scales_its_layer_s_update_and_folding_it_says_the_sam
 
     def net():
         torch.manual_seed(1)
-        chain = Chain((2, 6, 6), (nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+        chain = Chain((2, 6, 6), (nn.Conv2d(2, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
         norm = chain[1]
         norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), nn.init.uniform_(norm.weight, 0.5, 2)
         return chain
@@ -153,3 +153,49 @@ def test_no_hidden_update_is_backpropagation_s(kind):
     backprop = torch.autograd.grad(F.cross_entropy(net(x), y), [layer.weight for layer, *_ in net.stages])
     for theirs, (layer, *_) in zip(backprop, net.stages, strict=True):
         assert F.cosine_similarity(layer.weight.grad.flatten(), theirs.flatten(), 0) < 0.95
+
+
+class Functional(nn.Module):
+    """The strided net of NETS as functional calls on the same weights."""
+
+    def __init__(self, chain):
+        super().__init__()
+        (self.first, _), (self.second, *_) = chain.stages
+        self.head, self.shape = chain[-1], chain.shape
+
+    def forward(self, x):
+        x = torch.relu(F.conv2d(x, self.first.weight, self.first.bias, 2, 1))
+        x = torch.relu(F.conv2d(x, self.second.weight, self.second.bias, 2))
+        return F.linear(x.mean((2, 3)), self.head.weight, self.head.bias)
+
+
+@pytest.mark.parametrize("scale", ["positions", "root", "activity"])
+def test_functional_convolutions_learn_as_their_modules_do(scale):
+    chain, method = NETS["strided"](), lf.Pepita(update_scale=scale)
+    x, y = torch.rand(5, *chain.shape), torch.arange(5) % CLASSES
+    grads = []
+    for net in (chain, Functional(chain)):
+        model = lf.rewrite(net, method, x[:2])
+        one_step(model, x, y)
+        lf.unwrap(model)
+        grads.append([p.grad for p in net.parameters()])
+        net.zero_grad(set_to_none=True)
+    for module, functional in zip(*grads, strict=True):
+        torch.testing.assert_close(functional, module, rtol=1e-4, atol=1e-7)
+
+
+LAYERS = {
+    "tokens": (nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), (5, 4), [5]),
+    "convolution and layer norm": (nn.Sequential(nn.Conv2d(2, 5, 3), nn.LayerNorm([5, 4, 3])), (2, 6, 5), [12]),
+    "layer norm first": (nn.Sequential(nn.LayerNorm(4), nn.Linear(4, 3)), (5, 4), [5, 5]),
+    "batch norm first": (nn.Sequential(nn.BatchNorm2d(2), nn.Conv2d(2, 5, 3)), (2, 6, 5), [30, 12]),
+    "transposed": (nn.ConvTranspose2d(2, 5, 3), (2, 4, 3), [30]),
+}
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_positions_are_the_outputs_that_share_a_weight(kind):
+    layers, shape, positions = LAYERS[kind]
+    x = torch.rand(2, *shape)
+    net = nn.Sequential(layers, nn.Flatten(), nn.Linear(layers(x).flatten(1).shape[1], CLASSES))
+    assert [unit.positions for unit in lf.rewrite(net, lf.Pepita(), x).units] == [*positions, 1]
