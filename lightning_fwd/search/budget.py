@@ -9,17 +9,8 @@ from dataclasses import dataclass
 from ..cost import load_device
 from ..graph.errors import LightningFwdError
 
-_UNITS = {
-    "": 1,
-    "B": 1,
-    "KB": 1000,
-    "KIB": 1024,
-    "MB": 1_000_000,
-    "MIB": 1 << 20,
-    "K": 1000,
-    "M": 1_000_000,
-    "G": 1_000_000_000,
-}
+_BYTES = {"": 1, "B": 1, "KB": 1000, "KIB": 1024, "MB": 1_000_000, "MIB": 1 << 20}
+_OPERATIONS = {"": 1, "K": 1000, "M": 1_000_000, "G": 1_000_000_000}
 
 
 @dataclass(frozen=True)
@@ -51,9 +42,9 @@ def parse_budget(spec: str | Mapping[str, object], inference_macs: int, inferenc
         inference_macs, inference_ram: of one prediction, what ``x_inference`` refers to.
 
     Raises:
-        LightningFwdError: an unknown device, key or unit.
+        LightningFwdError: an unknown device, key or unit, or an amount below 1.
     """
-    if isinstance(spec, str):
+    if isinstance(spec, str) and not spec[:1].isdigit():
         return Budget(ram_bytes=int(load_device(spec).sram_bytes.value))
     if not isinstance(spec, Mapping) or not spec or set(spec) - {"ram", "macs_per_step"}:
         raise LightningFwdError(
@@ -61,22 +52,18 @@ def parse_budget(spec: str | Mapping[str, object], inference_macs: int, inferenc
             "expected a device's name or the keys ram and macs_per_step",
             "e.g. {ram: 64KB, macs_per_step: 1.2x_inference}",
         )
-    ram, macs = spec.get("ram"), spec.get("macs_per_step")
-    return Budget(
-        None if ram is None else _amount(ram, inference_ram), None if macs is None else _amount(macs, inference_macs)
-    )
+    read = {
+        "ram": lambda amount: _amount("ram", amount, inference_ram, _BYTES, "65536, 64KB, 64KiB or 1.5x_inference"),
+        "macs_per_step": lambda amount: _amount("macs_per_step", amount, inference_macs, _OPERATIONS, "20000000, 20M or 1.2x_inference"),
+    }
+    amounts = {key: read[key](amount) for key, amount in spec.items()}
+    return Budget(amounts.get("ram"), amounts.get("macs_per_step"))
 
 
-def _amount(text: object, inference: int) -> int:
+def _amount(key: str, text: object, inference: int, units: Mapping[str, int], such_as: str) -> int:
     """``"64KB"``, ``"1.2x_inference"`` or a number."""
-    if isinstance(text, int | float) and not isinstance(text, bool) and text > 0:
-        return int(text)
-    match = re.fullmatch(r"\s*([\d.]+)\s*(x_inference|[A-Za-z]*)\s*", str(text))
-    if match and match[1].count(".") < 2 and float(match[1]) > 0:
-        if match[2] == "x_inference":
-            return int(float(match[1]) * inference)
-        if match[2].upper() in _UNITS:
-            return int(float(match[1]) * _UNITS[match[2].upper()])
-    raise LightningFwdError(
-        f"budget: cannot read {text!r}", "", 'write e.g. 65536, "64KB", "64KiB", "20M" or "1.2x_inference"'
-    )
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*(x_inference|[A-Za-z]*)\s*", str(text))
+    factor = None if match is None else inference if match[2] == "x_inference" else units.get(match[2].upper())
+    if factor is None or (amount := int(float(match[1]) * factor)) < 1:
+        raise LightningFwdError(f"budget: cannot read {key}: {text!r}", "", f"write e.g. {such_as}")
+    return amount

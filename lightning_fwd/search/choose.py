@@ -110,7 +110,7 @@ def best(
     Raises:
         LightningFwdError: not even the cheapest update keeps the budget.
     """
-    _require_some(space, options, prices, budget)
+    affordable = sorted(require_some(space, options, prices, budget), key=lambda g: (-value(g), g))
     if space.size(options) <= EXACT:
         ranked = sorted((g for g in space.all(options) if any(g)), key=lambda g: (-value(g), g))
     else:
@@ -120,11 +120,12 @@ def best(
             ranked = evolve(value, options, lambda g: prices.likely_fit(g, budget, slack), seed)  # noqa: B023
             if all([budget.allows(*prices.of(g)) for g in ranked[:count]]):  # a list: all of them are asked for, and teach
                 break
+        ranked += affordable  # should nothing that was evolved fit after all
     found: list[Genome] = []
     for genome in ranked:
         if len(found) == count:
             break
-        if prices.fit(genome, budget) and budget.allows(*prices.of(genome)):
+        if genome not in found and prices.fit(genome, budget) and budget.allows(*prices.of(genome)):
             found.append(genome)
     return found
 
@@ -164,7 +165,7 @@ def evolve(
             admit(tuple(option if i == place else 0 for i in range(len(ascending))))
     for _ in range(population):
         admit(tuple(draw.choice(o) for o in ascending))
-    for _ in range(generations):
+    for _ in range(generations if living else 0):
         parents = sorted(living, key=lambda g: (-living[g], g))
         for _ in range(population):
             a, b = (min(draw.sample(range(len(parents)), 2)) if len(parents) > 1 else 0 for _ in range(2))
@@ -177,7 +178,11 @@ def evolve(
 
 
 def random_genome(space: Space, prices: Prices, budget: Budget, seed: int) -> Genome:
-    """A control: things added in random order as long as they fit, so that it uses the budget as a found one does."""
+    """A control: things added in random order as long as they fit, so that it uses the budget as a found one does.
+
+    Raises:
+        LightningFwdError: not even the cheapest update keeps the budget.
+    """
     draw, grown = random.Random(seed), [space.nothing]
     places = [(i, o) for i, most in enumerate(space.everything) for o in range(1, most + 1)]
     draw.shuffle(places)
@@ -188,10 +193,17 @@ def random_genome(space: Space, prices: Prices, budget: Budget, seed: int) -> Ge
             grown.append(genome)
     while any(grown[-1]) and not budget.allows(*prices.of(grown[-1])):
         grown.pop()
+    if not any(grown[-1]):
+        return draw.choice(require_some(space, space.options, prices, budget))
     return grown[-1]
 
 
-def _require_some(space: Space, options: Sequence[Sequence[int]], prices: Prices, budget: Budget) -> None:
+def require_some(space: Space, options: Sequence[Sequence[int]], prices: Prices, budget: Budget) -> list[Genome]:
+    """The cheapest updates, one per place, that keep the budget.
+
+    Raises:
+        LightningFwdError: there is none; the text names the cheapest.
+    """
     cheapest = [space.single_step(place, min(o for o in choices if o)) for place, choices in enumerate(options) if any(choices)]
     if not cheapest:
         raise LightningFwdError(
@@ -199,11 +211,13 @@ def _require_some(space: Space, options: Sequence[Sequence[int]], prices: Prices
             "no bias and no weight did, each trained by itself",
             "train longer (epochs, samples), with another lr, or simulate stronger drifts",
         )
-    costs = [prices.of(g) for g in cheapest]
-    if not any(budget.allows(*cost) for cost in costs):
-        ram, macs = (min(column) for column in zip(*costs, strict=True))
+    affordable = [g for g in cheapest if budget.allows(*prices.of(g))]
+    if not affordable:
+        least = dict.fromkeys(min(cheapest, key=lambda g: (prices.of(g)[i], prices.of(g))) for i in (0, 1))
+        costs = ["{:,} B RAM and {:,} MAC per step".format(*prices.of(g)) + f" ({space.title(g)})" for g in least]
         raise LightningFwdError(
             f"no sparse update keeps the budget of {budget}",
-            f"the least is {ram:,} B RAM and {macs:,} MAC per step",
-            "raise the budget, or price int8 (width: int8)",
+            f"the least is {', or '.join(costs)}",
+            "raise the budget, or make the step smaller (width int8, momentum 0)",
         )
+    return affordable

@@ -9,6 +9,7 @@ from statistics import fmean
 import yaml
 from rich.console import Console
 
+from ..graph.errors import LightningFwdError
 from .run import load_search, search
 
 
@@ -18,19 +19,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, help="folder for scheme.yaml and the measurements; run again to resume"
     )
     parser.add_argument(
-        "--budget", type=yaml.safe_load, help='in place of the recipe\'s: a device, or e.g. "{ram: 64KB}"'
+        "--budget", type=_budget, help='in place of the recipe\'s: a device, or e.g. "{ram: 64KB}"'
     )
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the recipe's")
     parser.add_argument(
-        "--controls", type=int, default=0, metavar="N", help="also judge N random schemes that use up the same budget, on another draw of samples"
-    )
+        "--controls", type=int, default=0, metavar="N",
+        help="also judge N random schemes that use up the same budget, on samples that had no part in the search",
+    )  # fmt: skip
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+
+
+def _budget(text: str) -> str | dict:
+    try:
+        return yaml.safe_load(text) or {}
+    except yaml.YAMLError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a device nor e.g. {{ram: 64KB}}") from None
 
 
 def run(options: argparse.Namespace) -> int:
     """Find what to train under a budget: bytes of RAM, operations, or a device."""
     console = Console()
     overrides = {k: v for k in ("budget", "width") if (v := getattr(options, k)) is not None}
+    if options.controls < 0:
+        raise LightningFwdError(f"--controls {options.controls}", "", "give 0 or more")
     found = search(load_search(options.config, overrides), options.out, options.jobs, console, options.controls)
     console.print(
         f"budget {found.budget}: the step takes {found.ram_bytes:,} B RAM and {found.macs:,} MAC\n"
@@ -40,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
     )  # fmt: skip
     if found.controls:
         console.print(
-            f"on another draw of samples {found.judged:.1f} %; {len(found.controls)} random schemes of the same budget: "
-            f"mean {fmean(found.controls):.1f} %, best {max(found.controls):.1f} %",
+            f"on samples of their own {found.judged:.1f} %; {len(found.controls)} random schemes of the same budget, "
+            f"{fmean(found.controls_ram):,.0f} B RAM: mean {fmean(found.controls):.1f} %, best {max(found.controls):.1f} %",
             highlight=False, markup=False,
         )  # fmt: skip
     return 0

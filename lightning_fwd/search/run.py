@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..compare.scenario import with_data_folder
 from ..cost import price, trace_inference
@@ -28,7 +29,7 @@ from ..methods import SparseUpdate, rewrite
 from ..methods.sparse_update import write_scheme
 from ..models import build
 from .budget import Budget, parse_budget
-from .choose import Prices, best, random_genome
+from .choose import Prices, best, random_genome, require_some
 from .contribution import accuracy_after, with_statistics
 from .space import Genome, Space
 
@@ -45,7 +46,7 @@ class SchemeSearch:
         model, model_args: for :func:`lightning_fwd.models.build`, pretrained weights included.
         budget: see :func:`parse_budget`. width: of the arithmetic that the ledger prices. momentum: of SGD, whose state takes RAM.
         fractions: of input channels that a layer may train.
-        samples, held_out: source samples that a candidate is trained on and judged by.
+        samples, held_out: source samples that a candidate is trained on and (so many at most) judged by.
         epochs, lr, batch_size: of these trainings.
         after_statistics: recompute the batch-norm statistics under the drift first, as the adaptation on the device will.
         finalists: how many sets, the best by the sum of their parts, are trained as a whole; the best set measured then grows by one part at a
@@ -70,14 +71,26 @@ class SchemeSearch:
     finalists: int = 4
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        wrong = [name for name in ("samples", "held_out", "epochs", "batch_size", "finalists", "lr") if not getattr(self, name) > 0]
+        wrong += [] if isinstance(self.drifts, list) and self.drifts else ["drifts"]
+        wrong += ["data"] if self.data.get("val_fraction", 0.1) == 0 else []  # judged by that part
+        wrong += [] if self.fractions and all(0 < f <= 1 for f in self.fractions) else ["fractions"]
+        if wrong:
+            raise LightningFwdError(
+                f"search: {', '.join(f'{name}={getattr(self, name)!r}' for name in wrong)}",
+                "nothing could be measured",
+                "counts and lr above 0, drifts a list such as [noise=0.08], fractions above 0 and up to 1, a validation part in the data",
+            )
+
 
 @dataclass
 class Found:
     """Result of a search: the method, its genome, what its step costs, and the mean accuracy (percent) under the simulated drifts.
 
-    ``unadapted`` is the accuracy that training starts from (statistics recomputed, if asked for). ``judged`` and ``controls``, where random
-    schemes were asked for: accuracy of the one found and of these on another draw of samples, some of which (a tenth on CIFAR-10) also had part
-    in the choice.
+    ``unadapted`` is the accuracy that training starts from (statistics recomputed, if asked for). Where random schemes were asked for, ``judged`` and
+    ``controls`` are the accuracy of the one found and of these, trained on other samples than the search measured on and tested on the data set's
+    test part: none of these samples had part in the choice. ``controls_ram``: bytes that each random scheme takes.
     """
 
     method: SparseUpdate
@@ -89,6 +102,7 @@ class Found:
     unadapted: float
     judged: float | None = None
     controls: tuple[float, ...] = ()
+    controls_ram: tuple[int, ...] = ()
 
 
 def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) -> SchemeSearch:
@@ -114,7 +128,7 @@ def search(
         out: folder for ``scheme.yaml``, ``contributions.csv`` and ``prices.json``; run again to resume, or with another budget
             to search again from the same measurements.
         jobs: worker processes; one per core by default.
-        controls: how many random schemes that use up the same budget to judge beside the one found (``controls.csv``).
+        controls: how many random schemes that use up the same budget to judge beside the one found (``judged.csv``).
 
     Raises:
         LightningFwdError: no sparse update keeps the budget, or ``out`` holds measurements of another search.
@@ -122,7 +136,11 @@ def search(
     net, example = _network(spec)
     space = Space.of(net, example, spec.fractions)
     budget = _budget(spec, net, example)
+    if controls:
+        _samples(spec, spec.drifts[0], judging=True)  # that there are enough, before the long part
     _open_folder(spec, out)
+    prices = Prices(net, example, space, spec.width, spec.momentum, out / f"prices_{spec.width}_{spec.momentum:g}.json")
+    require_some(space, space.options, prices, budget)
     measured = Measured(spec, space, out / "contributions.csv", jobs, console)
     depths = [space.bias_only(d) for d in range(len(space.units) + 1)]
     singles = [space.single(u, o) for u in range(len(space.units)) for o in range(1, len(space.fractions) + 1)]
@@ -144,16 +162,15 @@ def search(
 
     options = [[0, *(d for d in range(1, len(depths)) if biases[d] > 0)]]
     options += [[0, *(o for o in range(1, len(gains)) if gains[o] > 0)] for gains in weights]
-    prices = Prices(net, example, space, spec.width, spec.momentum, out / f"prices_{spec.width}_{spec.momentum:g}.json")
     finalists = best(space, value, options, prices, budget, spec.seed, spec.finalists)
     accuracy |= measured.of(finalists)
     chosen = _grow(accuracy, value, options, lambda g: prices.fit(g, budget) and budget.allows(*prices.of(g)), measured, spec.finalists)
     found = Found(space.method(chosen), chosen, budget, *prices.of(chosen), accuracy[chosen], accuracy[space.nothing])
     if controls:
         drawn = [random_genome(space, prices, budget, spec.seed + i) for i in range(controls)]
-        other = dataclasses.replace(spec, seed=spec.seed + 1)  # another draw of samples; the two overlap
-        judged = Measured(other, space, out / "controls.csv", jobs, console, "controls").of([chosen, *drawn])
-        found = dataclasses.replace(found, judged=judged[chosen], controls=tuple(judged[g] for g in drawn))
+        judged = Measured(spec, space, out / "judged.csv", jobs, console, judging=True).of([chosen, *drawn])
+        ram = tuple(prices.of(g)[0] for g in drawn)
+        found = dataclasses.replace(found, judged=judged[chosen], controls=tuple(judged[g] for g in drawn), controls_ram=ram)
     _write(found, spec, net, example, out / "scheme.yaml")
     return found
 
@@ -186,18 +203,31 @@ def _grow(
 
 
 class Measured:
-    """Accuracy after a short training of each genome, averaged over the drifts; measured in worker processes, kept in a file."""
+    """Accuracy after a short training of each genome, averaged over the drifts; measured in worker processes, kept in a file.
+
+    Args:
+        judging: measure on samples that have no part in the search.
+
+    Raises:
+        LightningFwdError: the file holds something else.
+    """
 
     def __init__(
-        self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None, title: str = "contributions"
+        self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None, judging: bool = False
     ):
-        self._spec, self._space, self._file, self._console, self._title = spec, space, file, console, title
+        self._spec, self._space, self._file, self._console, self._judging = spec, space, file, console, judging
         self._jobs = jobs or len(os.sched_getaffinity(0))
         self._known: dict[tuple[Genome, str], float] = {}
         if file.exists():
-            with file.open(newline="") as lines:
-                for genome, drift, accuracy in csv.reader(lines):
+            whole, newline, unfinished = file.read_text().rpartition("\n")
+            if unfinished:  # stopped while writing
+                file.write_text(whole + newline)
+            for number, line in enumerate(csv.reader(whole.splitlines()), 1):
+                try:
+                    genome, drift, accuracy = line
                     self._known[tuple(map(int, genome.split())), drift] = float(accuracy)
+                except ValueError as error:
+                    raise LightningFwdError(f"cannot read {file}, line {number}", str(error), "delete the line, or the file") from error
 
     def of(self, genomes: list[Genome]) -> dict[Genome, float]:
         """Percent, by genome."""
@@ -205,22 +235,22 @@ class Measured:
         todo = [(g, d) for d in self._spec.drifts for g in wanted if (g, d) not in self._known]
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self._console) as progress, self._file.open("a", newline="") as file:
-            bar = progress.add_task(self._title, total=len(todo), visible=bool(todo))
-            calls = (joblib.delayed(_measure)(self._spec, self._space, genome, drift) for genome, drift in todo)
+            bar = progress.add_task("random schemes" if self._judging else "contributions", total=len(todo), visible=bool(todo))
+            calls = (joblib.delayed(_measure)(self._spec, self._space, genome, drift, self._judging) for genome, drift in todo)
             done = joblib.Parallel(n_jobs=self._jobs, return_as="generator")(calls)
             for (genome, drift), accuracy in zip(todo, done, strict=True):
                 self._known[genome, drift] = accuracy
-                csv.writer(file).writerow([" ".join(map(str, genome)), drift, accuracy])
+                csv.writer(file, lineterminator="\n").writerow([" ".join(map(str, genome)), drift, accuracy])
                 file.flush()
                 progress.advance(bar)
         drifts = self._spec.drifts
         return {g: sum(self._known[g, d] for d in drifts) / len(drifts) for g in wanted}
 
 
-def _measure(spec: SchemeSearch, space: Space, genome: Genome, drift: str) -> float:
+def _measure(spec: SchemeSearch, space: Space, genome: Genome, drift: str, judging: bool) -> float:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="lightning")
-    start, train, held_out = _under(yaml.safe_dump(dataclasses.asdict(spec)), drift)
+    start, train, held_out = _under(yaml.safe_dump(dataclasses.asdict(spec)), drift, judging)
     if not any(genome):
         return accuracy_after(start, None, train, held_out)
     training = dict(lr=spec.lr, epochs=spec.epochs, batch_size=spec.batch_size, momentum=spec.momentum, seed=spec.seed)
@@ -228,15 +258,33 @@ def _measure(spec: SchemeSearch, space: Space, genome: Genome, drift: str) -> fl
 
 
 @functools.lru_cache(maxsize=2)
-def _under(spec_yaml: str, drift: str) -> tuple[nn.Module, Pair, Pair]:
+def _under(spec_yaml: str, drift: str, judging: bool) -> tuple[nn.Module, Pair, Pair]:
     """The network that training starts from, and the samples under one drift; kept by each worker."""
     spec = SchemeSearch(**yaml.safe_load(spec_yaml))
-    data = DriftDataModule(**spec.data, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
-    train, (x, y) = data.tensors("train"), data.tensors("val")
+    train, held_out = _samples(spec, drift, judging)
     net, _ = _network(spec)
     if spec.after_statistics:
         net = with_statistics(net, train[0], spec.batch_size)
-    return net, train, (x[: spec.held_out], y[: spec.held_out])
+    return net, train, held_out
+
+
+def _samples(spec: SchemeSearch, drift: str, judging: bool) -> tuple[Pair, Pair]:
+    """Training and held-out samples of the search; when judging, as many others for training, and test samples."""
+    data = DriftDataModule(**spec.data, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
+    x, y = data.tensors("train")
+    if judging:
+        try:
+            more_x, more_y = data.changed(train_samples=2 * spec.samples).tensors("train")
+        except ValueError as error:
+            raise LightningFwdError(
+                f"random schemes cannot be judged: {error}", "they train on as many samples as the search, and on none of those", "lower samples"
+            ) from error
+        # A larger draw with the same seed begins, class by class, with the smaller one.
+        rank = F.one_hot(more_y).cumsum(0).gather(1, more_y[:, None]).squeeze(1)
+        others = rank > y.bincount(minlength=int(more_y.max()) + 1)[more_y]
+        x, y = more_x[others], more_y[others]
+    held_x, held_y = data.tensors("test" if judging else "val")
+    return (x, y), (held_x[: spec.held_out], held_y[: spec.held_out])
 
 
 def _network(spec: SchemeSearch) -> tuple[nn.Module, Tensor]:
@@ -282,5 +330,5 @@ def _write(found: Found, spec: SchemeSearch, net: nn.Module, example: Tensor, fi
         "fractions": {path: amount for path, amount in found.method.train.items()},
     }  # fmt: skip
     if found.controls:
-        about |= {"judged": round(found.judged, 2), "controls": [round(a, 2) for a in found.controls]}
+        about |= {"judged": round(found.judged, 2), "controls": [round(a, 2) for a in found.controls], "controls_ram_bytes": list(found.controls_ram)}
     write_scheme(file, train, found.method.biases, about)

@@ -52,6 +52,17 @@ class Space:
     def everything(self) -> Genome:
         return (len(self.units), *[len(self.fractions)] * len(self.units))
 
+    @property
+    def options(self) -> list[list[int]]:
+        """All that may stand at each position of a genome."""
+        return [list(range(most + 1)) for most in self.everything]
+
+    def title(self, genome: Genome) -> str:
+        """What a genome trains, for people."""
+        method = self.method(genome)
+        weights = [f"{amount:g} of {path}" for path, amount in method.train.items()]
+        return ", ".join(weights + ([] if method.biases == "none" else [f"biases of {', '.join(method.biases)}"]))
+
     def method(self, genome: Genome) -> SparseUpdate:
         """The sparse update that a genome means; channels by magnitude."""
         train = {u[0]: self.fractions[g - 1] for u, g in zip(self.units, genome[1:], strict=True) if g}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lightning_fwd as lf
+from lightning_fwd.cli import main
 from lightning_fwd.cost import step_cost
 from lightning_fwd.models import SmallConv
 from lightning_fwd.search import (
@@ -26,7 +28,7 @@ from lightning_fwd.search import (
     random_genome,
     search,
 )
-from lightning_fwd.search.run import Measured
+from lightning_fwd.search.run import Measured, _samples
 from lightning_fwd.search.space import within
 
 
@@ -142,10 +144,20 @@ def test_budgets_as_people_write_them(spec, expected):
     assert parse_budget(spec, inference_macs=1000, inference_ram=100) == expected
 
 
-@pytest.mark.parametrize("spec", [{}, {"ram": "64 parsecs"}, {"flash": "1MB"}, {"ram": -1}, "no_such_board", {"ram": "1.2.3KB"}, 5])
-def test_bad_budgets_are_refused(spec):
-    with pytest.raises(lf.LightningFwdError):
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({}, "budget {}"), ({"ram": "64 parsecs"}, "64 parsecs"), ({"flash": "1MB"}, "flash"), ({"ram": -1}, "-1"),
+        ("no_such_board", "no_such_board"), ({"ram": "1.2.3KB"}, "1.2.3KB"), (5, "5"), ("64KB", "{ram: 64KB"),
+        ({"macs_per_step": "64KB"}, "macs_per_step: '64KB'"),
+        ({"ram": "20G"}, "20G"), ({"ram": 0.5}, "0.5"), ({"ram": float("inf")}, "inf"), ({"ram": None}, "None"),
+        ({"ram": True}, "True"), ({"ram": "0.001x_inference"}, "0.001x"),
+    ],
+)  # fmt: skip
+def test_bad_budgets_are_refused(spec, said):
+    with pytest.raises(lf.LightningFwdError) as raised:
         parse_budget(spec, 1000, 100)
+    assert said in str(raised.value)
 
 
 # ---- the whole search, on handwritten digits
@@ -168,7 +180,7 @@ def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, mo
 
     monkeypatch.setattr("lightning_fwd.search.run._measure", lambda *_: pytest.fail("measured again"))
     assert search(spec, tmp_path / "run", jobs=1) == found
-    with pytest.raises(lf.LightningFwdError, match="no sparse update keeps.*100 B.*\n.*the least is [0-9,]+ B RAM and [0-9,]+ MAC"):
+    with pytest.raises(lf.LightningFwdError, match="no sparse update keeps.*100 B.*\n.*the least is [0-9,]+ B RAM and [0-9,]+ MAC per step .biases"):
         search(SchemeSearch(**{**SPEC, "budget": {"ram": "100B"}}), tmp_path / "run", jobs=1)
     with pytest.raises(lf.LightningFwdError, match="budget of 1,000 MAC per step"):
         search(SchemeSearch(**{**SPEC, "budget": {"macs_per_step": 1000}}), tmp_path / "run", jobs=1)
@@ -211,6 +223,76 @@ def test_measurements_survive_an_interruption(tmp_path, small):
     first = Measured(spec, space, file, 1, None).of([space.nothing])
     file.write_text(file.read_text().replace(f"{first[space.nothing]}", "12.5"))
     assert Measured(spec, space, file, 1, None).of([space.nothing]) == {space.nothing: 12.5}
+
+
+def test_an_unfinished_line_is_measured_again_and_a_damaged_one_named(tmp_path, small):
+    space, file = small[2], tmp_path / "contributions.csv"
+    file.write_text("0 0 0 0,contrast=0.3,12.5\n1 0 0 0,contrast=0.3,7")  # of 71.2
+    measured = Measured(SchemeSearch(**SPEC), space, file, 1, None)
+    assert measured.of([space.nothing]) == {space.nothing: 12.5} and measured.of([space.bias_only(1)])[space.bias_only(1)] > 10
+    assert len(file.read_text().splitlines()) == 2
+    file.write_text("0 0 0 0,contrast=0.3\n")
+    with pytest.raises(lf.LightningFwdError, match="contributions.csv, line 1"):
+        Measured(SchemeSearch(**SPEC), space, file, 1, None)
+
+
+def test_random_schemes_are_judged_on_samples_that_had_no_part_in_the_search():
+    spec = SchemeSearch(**SPEC)
+    searched, judged = (_samples(spec, "contrast=0.3", judging) for judging in (False, True))
+    rows = [{x.numpy().tobytes() for part in parts for x in part[0]} for parts in (searched, judged)]
+    assert not rows[0] & rows[1]
+    for (x, y), (other_x, other_y) in zip(searched, judged, strict=True):
+        assert len(x) == len(other_x) == len(y) == len(other_y)
+    assert (searched[0][1].bincount() - judged[0][1].bincount()).abs().max() <= 1  # class shares kept
+    with pytest.raises(lf.LightningFwdError, match="lower samples"):
+        _samples(SchemeSearch(**{**SPEC, "samples": 700}), "contrast=0.3", judging=True)
+
+
+def test_an_impossible_budget_is_told_before_anything_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_fwd.search.run._measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(lf.LightningFwdError, match="the budget of 10 B RAM"):
+        search(SchemeSearch(**{**SPEC, "budget": {"ram": 10}}), tmp_path, jobs=1)
+
+
+def test_a_budget_with_two_sides_names_the_least_of_each():
+    space = Space(UNITS, (1.0,))
+
+    class Opposed(Additive):
+        def _ask(self, genome):
+            return (10, 50) if genome[0] else (50, 10)
+
+    with pytest.raises(lf.LightningFwdError, match=r"10 B RAM and 50 MAC per step \(biases of head\), or 50 B RAM and 10 MAC per step \(1 of a\)"):
+        best(space, sum, space.options, Opposed(space, []), Budget(20, 20))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_one_update_fits_it_is_found_though_its_price_looks_too_high(seed, monkeypatch):
+    """What evolution expects of prices may be wrong everywhere; the cheapest updates, whose prices are known, are left."""
+    space, options, prices, value = case(seed)
+    budget = Budget(min(prices.of(space.single_step(i, 1))[0] for i in range(5)))
+    monkeypatch.setattr("lightning_fwd.search.choose.EXACT", 0)
+    monkeypatch.setattr(prices, "likely_fit", lambda *_: False)
+    (found,) = best(space, lambda g: 1.0, options, prices, budget)
+    drawn = random_genome(space, prices, budget, seed)
+    assert any(drawn) and budget.allows(*prices.of(found)) and budget.allows(*prices.of(drawn))
+
+
+@pytest.mark.parametrize("key", ["drifts", "samples", "epochs", "fractions", "lr"])
+def test_searches_that_could_measure_nothing_are_refused(key):
+    with pytest.raises(lf.LightningFwdError, match=key):
+        SchemeSearch(**{**SPEC, key: [] if isinstance(SPEC[key], list) else 0})
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [("", "{ram: 64KB"), ("{ram: 64KB", "{ram: 64KB}"), ("64KB", "{ram: 64KB"), ("no_such_board", "no_such_board"), ("{ram: 64 lightyears}", "64KB")],
+)
+def test_a_bad_budget_on_the_command_line(budget, said, tmp_path, capfd):
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump(SPEC))
+    with contextlib.suppress(SystemExit):
+        assert main(["search", "-c", str(tmp_path / "search.yaml"), "--out", str(tmp_path / "out"), "--budget", budget]) == 2
+    assert said in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_recipe_names_its_keys(tmp_path):
