@@ -91,10 +91,10 @@ class OneConv(nn.Sequential):
 class _ConvStage(nn.Sequential):
     """Convolution, batch norm (if asked), ReLU; halves the resolution at stride 2."""
 
-    def __init__(self, dims: int, in_channels: int, out_channels: int, stride: int, batch_norm: bool) -> None:
+    def __init__(self, dims: int, in_channels: int, out_channels: int, kernel: int, stride: int, batch_norm: bool) -> None:
         super().__init__()
         conv, norm = {1: (nn.Conv1d, nn.BatchNorm1d), 2: (nn.Conv2d, nn.BatchNorm2d)}[dims]
-        self.add_module("conv", conv(in_channels, out_channels, 3, stride, padding=1))
+        self.add_module("conv", conv(in_channels, out_channels, kernel, stride, padding=kernel // 2))
         if batch_norm:
             self.add_module("bn", norm(out_channels))
         self.add_module("relu", nn.ReLU())
@@ -103,13 +103,26 @@ class _ConvStage(nn.Sequential):
 class _SmallConvNet(nn.Module):
     dims: int
 
-    def __init__(self, in_channels: int, widths: Sequence[int], num_classes: int, batch_norm: bool) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        widths: Sequence[int],
+        num_classes: int,
+        batch_norm: bool,
+        kernels: Sequence[int] | None,
+        strides: Sequence[int] | None,
+    ) -> None:
         super().__init__()
         self.input_shape, self.num_classes = (in_channels, *self.input_shape[1:]), num_classes
+        kernels = [3] * len(widths) if kernels is None else kernels
+        strides = [1] + [2] * (len(widths) - 1) if strides is None else strides
+        if not len(widths) == len(kernels) == len(strides):
+            raise ValueError(
+                f"{len(widths)} widths, {len(kernels)} kernels and {len(strides)} strides: give one of each per stage"
+            )
         channels = in_channels
-        for i, width in enumerate(widths, start=1):
-            stride = 1 if i == 1 else 2
-            self.add_module(f"stage{i}", _ConvStage(self.dims, channels, width, stride, batch_norm))
+        for i, (width, kernel, stride) in enumerate(zip(widths, kernels, strides, strict=True), start=1):
+            self.add_module(f"stage{i}", _ConvStage(self.dims, channels, width, kernel, stride, batch_norm))
             channels = width
         self.add_module("pool", (nn.AdaptiveAvgPool1d if self.dims == 1 else nn.AdaptiveAvgPool2d)(1))
         self.add_module("flatten", nn.Flatten())
@@ -122,13 +135,18 @@ class _SmallConvNet(nn.Module):
 
 
 class SmallConv(_SmallConvNet):
-    """Stages of 3x3 convolutions for images of 8x8 to 32x32: (B, in_channels, H, W) to logits (B, num_classes).
+    """Stages of convolutions for images of 8x8 to 32x32: (B, in_channels, H, W) to logits (B, num_classes).
 
-    The first stage keeps the resolution, each later one halves it; then global average pool and one linear layer.
+    One stage after the other, then global average pool and one linear layer.
 
     Arguments:
         widths: channels of each stage.
         batch_norm: a BatchNorm2d in each stage.
+        kernels: side of each stage's filters (odd), 3 each by default.
+        strides: of each stage; by default the first keeps the resolution and each later one halves it.
+
+    Raises:
+        ValueError: widths, kernels and strides are of different length.
     """
 
     dims = 2
@@ -141,8 +159,10 @@ class SmallConv(_SmallConvNet):
         widths: Sequence[int] = (16, 32, 32),
         num_classes: int = 10,
         batch_norm: bool = True,
+        kernels: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(in_channels, widths, num_classes, batch_norm)
+        super().__init__(in_channels, widths, num_classes, batch_norm, kernels, strides)
 
 
 class SmallConv1d(_SmallConvNet):
@@ -161,5 +181,7 @@ class SmallConv1d(_SmallConvNet):
         widths: Sequence[int] = (16, 32, 32),
         num_classes: int = 5,
         batch_norm: bool = True,
+        kernels: Sequence[int] | None = None,
+        strides: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(in_channels, widths, num_classes, batch_norm)
+        super().__init__(in_channels, widths, num_classes, batch_norm, kernels, strides)

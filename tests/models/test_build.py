@@ -53,6 +53,14 @@ def test_small_conv_takes_images_of_8_to_32(size: int, batch_norm: bool):
     assert any(isinstance(m, nn.BatchNorm2d) for m in model.modules()) == batch_norm
 
 
+def test_small_conv_takes_kernels_and_strides_per_stage():
+    model = SmallConv(1, (4, 8), kernels=[7, 5], strides=[2, 1], batch_norm=False).eval()
+    assert model.stage2(model.stage1(torch.randn(2, 1, 28, 28))).shape == (2, 8, 14, 14)
+    assert [m.kernel_size for m in model.modules() if isinstance(m, nn.Conv2d)] == [(7, 7), (5, 5)]
+    with pytest.raises(ValueError, match="2 widths, 1 kernels and 2 strides"):
+        SmallConv(1, (4, 8), kernels=[7])
+
+
 def test_small_conv1d_takes_inertial_windows():
     assert SmallConv1d()(torch.randn(2, 6, 64)).shape == (2, 5)
 
