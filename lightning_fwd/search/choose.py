@@ -6,6 +6,7 @@ import copy
 import json
 import random
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -187,19 +188,22 @@ def random_genome(space: Space, prices: Prices, budget: Budget, seed: int) -> Ge
     places = [(i, o) for i, most in enumerate(space.everything) for o in range(1, most + 1)]
     draw.shuffle(places)
     prices.of(space.everything)
-    for place, option in places:
-        genome = (*grown[-1][:place], option, *grown[-1][place + 1 :])
-        if option > grown[-1][place] and prices.likely_fit(genome, budget):
-            grown.append(genome)
-    while any(grown[-1]) and not budget.allows(*prices.of(grown[-1])):
-        grown.pop()
+    for fits in (prices.likely_fit, prices.fit):  # a guess first; then what it left out is asked for
+        for place, option in places:
+            genome = (*grown[-1][:place], option, *grown[-1][place + 1 :])
+            if option > grown[-1][place] and fits(genome, budget):
+                grown.append(genome)
+        while any(grown[-1]) and not budget.allows(*prices.of(grown[-1])):
+            grown.pop()
     if not any(grown[-1]):
         return draw.choice(require_some(space, space.options, prices, budget))
     return grown[-1]
 
 
-def require_some(space: Space, options: Sequence[Sequence[int]], prices: Prices, budget: Budget) -> list[Genome]:
-    """The cheapest updates, one per place, that keep the budget.
+def require_some(
+    space: Space, options: Sequence[Sequence[int]], prices: Prices, budget: Budget, count: int | None = None
+) -> list[Genome]:
+    """Of the cheapest updates, one per place, those that keep the budget; no more than ``count`` are looked for.
 
     Raises:
         LightningFwdError: there is none; the text names the cheapest.
@@ -211,7 +215,7 @@ def require_some(space: Space, options: Sequence[Sequence[int]], prices: Prices,
             "no bias and no weight did, each trained by itself",
             "train longer (epochs, samples), with another lr, or simulate stronger drifts",
         )
-    affordable = [g for g in cheapest if budget.allows(*prices.of(g))]
+    affordable = list(islice((g for g in reversed(cheapest) if budget.allows(*prices.of(g))), count))
     if not affordable:
         least = dict.fromkeys(min(cheapest, key=lambda g: (prices.of(g)[i], prices.of(g))) for i in (0, 1))
         costs = ["{:,} B RAM and {:,} MAC per step".format(*prices.of(g)) + f" ({space.title(g)})" for g in least]

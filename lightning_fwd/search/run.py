@@ -140,7 +140,7 @@ def search(
         _samples(spec, spec.drifts[0], judging=True)  # that there are enough, before the long part
     _open_folder(spec, out)
     prices = Prices(net, example, space, spec.width, spec.momentum, out / f"prices_{spec.width}_{spec.momentum:g}.json")
-    require_some(space, space.options, prices, budget)
+    require_some(space, space.options, prices, budget, count=1)
     measured = Measured(spec, space, out / "contributions.csv", jobs, console)
     depths = [space.bias_only(d) for d in range(len(space.units) + 1)]
     singles = [space.single(u, o) for u in range(len(space.units)) for o in range(1, len(space.fractions) + 1)]
