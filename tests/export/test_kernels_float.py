@@ -59,12 +59,11 @@ def test_convolution_and_its_gradients(csrc, c):
     call(csrc.lfwd_conv2d_f32, x, w, b, shape, out)
     close(out, expected)
     grad = torch.randn(expected.shape)
-    gi, gw, gb = torch.ops.aten.convolution_backward(
-        grad, x, w, [c["out_c"]], c["stride"], c["pad"], c["dilation"], False, [0, 0], c["groups"], [True] * 3
+    gi, gw, _ = torch.ops.aten.convolution_backward(
+        grad, x, w, None, c["stride"], c["pad"], c["dilation"], False, [0, 0], c["groups"], [True, True, False]
     )
     for function, args, like in (
         (csrc.lfwd_conv2d_grad_input_f32, (grad, w), gi), (csrc.lfwd_conv2d_grad_weight_f32, (grad, x), gw),
-        (csrc.lfwd_conv2d_grad_bias_f32, (grad,), gb),
     ):
         got = torch.empty(like.shape)
         call(function, *args, shape, got)
@@ -92,8 +91,45 @@ def test_pooling_and_its_gradients(csrc, h, w, k, s, count_pad, seed):
     got_index = torch.empty(index.shape, dtype=torch.int64)
     call(csrc.lfwd_max_pool2d_f32, x, shape, out, got_index)
     assert torch.equal(out, top) and torch.equal(got_index, index)
-    call(csrc.lfwd_max_pool2d_backward_f32, grad, index, shape, back)
+    call(csrc.lfwd_max_pool2d_backward_f32, grad, index, 6, h * w, grad[0, 0].numel(), back)
     close(back, torch.ops.aten.max_pool2d_with_indices_backward(grad, x, [k, k], [s, s], [pad, pad], [1, 1], False, index))
+
+
+@FAST
+@given(h=small, w=small, out_h=small, out_w=small, seed=st.integers(0, 9))
+def test_adaptive_pooling_of_sizes_that_need_not_divide(csrc, h, w, out_h, out_w, seed):
+    torch.manual_seed(seed)
+    x, size = torch.randn(2, 3, h, w), (min(out_h, h), min(out_w, w))
+    shape, out, back = [6, h, w, *size, *[0] * 10], torch.empty(2, 3, *size), torch.empty_like(x)
+    call(csrc.lfwd_adaptive_avg_pool2d_f32, x, shape, out)
+    close(out, F.adaptive_avg_pool2d(x, size))
+    grad = torch.randn_like(out)
+    call(csrc.lfwd_adaptive_avg_pool2d_backward_f32, grad, shape, back)
+    close(back, torch.ops.aten._adaptive_avg_pool2d_backward(grad, x))
+
+
+@FAST
+@given(groups=small, channels=small, inner=st.integers(2, 7), affine=st.booleans(), seed=st.integers(0, 9))
+def test_group_norm(csrc, groups, channels, inner, affine, seed):
+    torch.manual_seed(seed)
+    x = torch.randn(2, groups * channels, inner)
+    weight, bias = (torch.randn(x.shape[1]), torch.randn(x.shape[1])) if affine else (None, None)
+    out, mean, rstd = torch.empty_like(x), torch.empty(2, groups), torch.empty(2, groups)
+    call(csrc.lfwd_group_norm_f32, x, weight, bias, Axis(2, x.shape[1], inner), groups, 1e-5, out, mean, rstd)
+    expected = torch.native_group_norm(x, weight, bias, 2, x.shape[1], inner, groups, 1e-5)
+    for got, want in zip((out, mean, rstd), expected, strict=True):
+        close(got, want, 1e-4)
+
+
+def test_gelu_and_elu(csrc):
+    x = torch.linspace(-3, 3, 41)
+    out = torch.empty_like(x)
+    call(csrc.lfwd_gelu_f32, x, 41, out)
+    close(out, F.gelu(x))
+    call(csrc.lfwd_gelu_tanh_f32, x, 41, out)
+    close(out, F.gelu(x, approximate="tanh"))
+    call(csrc.lfwd_elu_f32, x, 41, 0.7, 1.5, 2.0, out)
+    close(out, torch.ops.aten.elu(x, 0.7, 1.5, 2.0))
 
 
 @FAST
@@ -125,6 +161,10 @@ def test_broadcasting_reductions_and_softmax(csrc, a, b, c, seed):
     top = torch.empty(a, c, dtype=torch.int64)
     call(csrc.lfwd_argmax_f32, x, Axis(a, b, c), top)
     assert torch.equal(top, x.argmax(1))
+    k = 1 + seed % b
+    values, index = torch.empty(a, k, c), torch.empty(a, k, c, dtype=torch.int64)
+    call(csrc.lfwd_topk_f32, x, Axis(a, b, c), k, values, index)
+    assert torch.equal(values, x.topk(k, 1).values) and torch.equal(x.gather(1, index), values)
 
 
 UNARY = ("relu", "neg", "abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "sigmoid", "tanh", "sign", "erf", "sin",

@@ -7,8 +7,6 @@ by one, never all at once.
 
 from __future__ import annotations
 
-import operator
-
 import torch
 from torch import fx
 
@@ -20,7 +18,8 @@ aten, lfwd = torch.ops.aten, torch.ops.lfwd
 
 
 def fuse_step(step: StepGraph, lr: float, momentum: float) -> None:
-    """Rewrite the step in place: SGD with these settings, linear layers, relu gradients. The results stay what they are."""
+    """Rewrite the step in place: SGD with these settings, linear layers, gradients. The results stay what they are."""
+    split_gradients(step)
     fuse_updates(step, lr, momentum)
     fuse_layers(step.module)
 
@@ -61,7 +60,28 @@ def fuse_updates(step: StepGraph, lr: float, momentum: float) -> None:
     output = next(n for n in reversed(graph.nodes) if n.op == "output")
     output.args = (tuple(replaced.get(name, node) for name, node in results.items()),)
     graph.eliminate_dead_code()
-    _drop_unused_gradients(graph)
+
+
+def split_gradients(step: StepGraph) -> None:
+    """Each gradient of a convolution an operation of its own, so that one nobody reads goes, and each lives no longer than it is read."""
+    graph = step.graph
+    for node in [n for n in graph.nodes if n.target is aten.convolution_backward.default]:
+        grad, x, weight, _, stride, padding, dilation, transposed, _, groups, _ = node.args
+        spatial = grad.meta["val"].dim() - 2
+        if transposed or spatial not in (1, 2):
+            continue  # no kernel has it; the translation to C says so and names the layer
+        geometry = (list(stride), list(padding), list(dilation), groups)
+        for part in list(node.users):
+            size, which = list(part.meta["val"].shape), part.args[1]
+            if which == 2:
+                target, args = aten.sum.dim_IntList, (grad, [0, *range(2, spatial + 2)])
+            elif which == 1:
+                target, args = lfwd.conv2d_grad_weight.default, (grad, x, size, *geometry)
+            else:
+                target, args = lfwd.conv2d_grad_input.default, (grad, weight, size, *geometry)
+            new = _replace(graph, part, target, args)
+            step.gradients = {name: new.name if n == part.name else n for name, n in step.gradients.items()}
+        graph.erase_node(node)
 
 
 def _part(result: fx.Node) -> tuple[fx.Node, int] | None:
@@ -88,11 +108,9 @@ def _update(graph: fx.Graph, anchor: fx.Node, state: fx.Node, gradient: fx.Node,
     factors = _outer_product(gradient)
     if factors is not None:
         return _insert(graph, anchor, lfwd.sgd_outer.default, (state, *factors, lr, decay), state, name)
-    if target is operator.getitem and args[1] == 1 and args[0].target is aten.convolution_backward.default:
-        grad, x, _, _, stride, padding, dilation, transposed, _, groups, _ = args[0].args
-        if not transposed and grad.meta["val"].dim() in (3, 4):
-            geometry = (list(stride), list(padding), list(dilation), groups)
-            return _insert(graph, anchor, lfwd.sgd_conv2d.default, (state, grad, x, lr, decay, *geometry), state, name)
+    if target is lfwd.conv2d_grad_weight.default:
+        grad, x, _, *geometry = args
+        return _insert(graph, anchor, lfwd.sgd_conv2d.default, (state, grad, x, lr, decay, *geometry), state, name)
     return _insert(graph, anchor, lfwd.sgd.default, (state, gradient, lr, decay), state, name)
 
 
@@ -125,21 +143,13 @@ def _insert(graph: fx.Graph, anchor: fx.Node, target, args: tuple, like: fx.Node
     return node
 
 
-def _drop_unused_gradients(graph: fx.Graph) -> None:
-    """Ask each ``convolution_backward`` only for what is still read."""
-    for node in list(graph.nodes):
-        if node.target is aten.convolution_backward.default:
-            read = {user.args[1] for user in node.users}
-            node.args = (*node.args[:-1], [wanted and i in read for i, wanted in enumerate(node.args[-1])])
-    graph.eliminate_dead_code()
-
-
-def _replace(graph: fx.Graph, node: fx.Node, target, args: tuple) -> None:
+def _replace(graph: fx.Graph, node: fx.Node, target, args: tuple) -> fx.Node:
     with graph.inserting_before(node):
         new = graph.call_function(target, args)
     new.meta = dict(node.meta)
     node.replace_all_uses_with(new)
     graph.erase_node(node)
+    return new
 
 
 def _fuse_linear(graph: fx.Graph, node: fx.Node) -> None:
@@ -175,3 +185,9 @@ _RENAMED = {
 def _rename(graph: fx.Graph, node: fx.Node) -> None:
     if node.target in _RENAMED:
         _replace(graph, node, _RENAMED[node.target], node.args)
+    elif node.target is aten.max_pool2d_with_indices_backward.default:
+        grad, x, *_, index = node.args
+        _replace(graph, node, lfwd.max_pool2d_backward.default, (grad, list(x.meta["val"].shape), index))
+    elif node.target is aten._adaptive_avg_pool2d_backward.default:
+        grad, x = node.args
+        _replace(graph, node, lfwd.adaptive_avg_pool2d_backward.default, (grad, list(x.meta["val"].shape)))

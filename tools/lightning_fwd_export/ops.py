@@ -113,6 +113,44 @@ _define(
 )
 
 
+def _max_pool2d_backward(grad: Tensor, size: list[int], index: Tensor) -> Tensor:
+    """Each output's gradient to the place of its maximum, given as position in its plane (ExecuTorch's own adds to what the memory held before)."""
+    flat = grad.new_zeros(*size[:-2], size[-2] * size[-1])
+    return flat.scatter_add(-1, index.flatten(-2), grad.flatten(-2)).reshape(size)
+
+
+_define("max_pool2d_backward(Tensor grad, int[] size, Tensor index)", _max_pool2d_backward, lambda grad, size, index: grad.new_empty(size))
+
+
+def _adaptive_avg_pool2d_backward(grad: Tensor, size: list[int]) -> Tensor:
+    return torch.ops.aten._adaptive_avg_pool2d_backward(grad, grad.new_empty(size))
+
+
+_define("adaptive_avg_pool2d_backward(Tensor grad, int[] size)", _adaptive_avg_pool2d_backward, lambda grad, size: grad.new_empty(size))
+
+
+def _conv2d_grad_input(grad, weight, size, stride, padding, dilation, groups) -> Tensor:
+    """What ``conv(input, weight)`` of an input of this size hands back; 1-d and 2-d (ExecuTorch's ``convolution_backward`` is 2-d only)."""
+    return torch.ops.aten.convolution_backward(
+        grad, grad.new_empty(size), weight, None, stride, padding, dilation, False, [0] * len(stride), groups, [True, False, False]
+    )[0]
+
+
+def _conv2d_grad_weight(grad, input, size, stride, padding, dilation, groups) -> Tensor:
+    """As above for a weight of this size, where it is needed as a tensor (a mere update is :func:`_sgd_conv2d`)."""
+    return torch.ops.aten.convolution_backward(
+        grad, input, grad.new_empty(size), None, stride, padding, dilation, False, [0] * len(stride), groups, [False, True, False]
+    )[1]
+
+
+for _name, _reference in (("conv2d_grad_input", _conv2d_grad_input), ("conv2d_grad_weight", _conv2d_grad_weight)):
+    _define(
+        f"{_name}(Tensor grad, Tensor other, int[] size, int[] stride, int[] padding, int[] dilation, int groups)",
+        _reference,
+        lambda grad, other, size, *args: grad.new_empty(size),
+    )
+
+
 def _quantized_conv2d(input, weight, bias, stride, padding, dilation, input_offset, *rest) -> Tensor:
     """``cortex_m::quantized_conv2d`` with padding (top, left, bottom, right); padded positions are the input's zero point."""
     top, left, bottom, right = padding

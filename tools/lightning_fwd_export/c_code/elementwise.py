@@ -115,8 +115,9 @@ for _name in (
 
 @kernel("aten::gelu.out")
 def _gelu(c: Context) -> str:
-    c.require(c.arg(1) in (None, "none"), "only the exact form")
-    return f"lfwd_gelu_f32({c.p(0, 'float')}, {c.out.count}, {c.pointer(c.out, 'float')})"
+    c.require(c.arg(1) in (None, "none", "tanh"), f"approximation {c.arg(1)!r}")
+    _same_layout(c, c.tensor(0), c.out)
+    return f"lfwd_gelu{'_tanh' if c.arg(1) == 'tanh' else ''}_f32({c.p(0, 'float')}, {c.out.count}, {c.pointer(c.out, 'float')})"
 
 
 @kernel("aten::clamp.out", "aten::hardtanh.out")
@@ -132,6 +133,13 @@ def _clamp(c: Context) -> str:
 def _leaky_relu(c: Context) -> str:
     _same_layout(c, c.tensor(0), c.out)
     return f"lfwd_leaky_relu_f32({c.p(0, 'float')}, {c.out.count}, {number(c.number(1), 'float')}, {c.pointer(c.out, 'float')})"
+
+
+@kernel("aten::elu.out")
+def _elu(c: Context) -> str:
+    _same_layout(c, c.tensor(0), c.out)
+    factors = ", ".join(number(c.number(k), "float") for k in (1, 2, 3))
+    return f"lfwd_elu_f32({c.p(0, 'float')}, {c.out.count}, {factors}, {c.pointer(c.out, 'float')})"
 
 
 @kernel("aten::logical_not.out", "aten::bitwise_not.out")

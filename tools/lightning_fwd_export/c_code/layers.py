@@ -102,25 +102,20 @@ def _convolution(c: Context) -> str:
 
 
 @kernel("aten::convolution_backward.out")
-def _convolution_backward(c: Context) -> str | None:
-    c.require(not c.arg(7), "transposed convolution")
-    grad, x, w, mask = c.tensor(0), c.tensor(1), c.tensor(2), c.arg(10)
-    shape = conv_shape(c, x, w, grad, c.ints(4), c.ints(5), c.ints(6), c.number(9))
-    outs = [c.arg(11 + i) if wanted else None for i, wanted in enumerate(mask)]
-    g, xs, ws = c.pointer(grad, "float"), c.pointer(x, "float"), c.pointer(w, "float")
-    for out, like in ((outs[0], x), (outs[1], w)):
-        c.require(out is None or out.shape == like.shape, "a gradient's shape does not match")
-        c.contiguous(out)
-    c.require(outs[2] is None or outs[2].count == w.shape[0], "the bias gradient's shape does not match")
-    calls = []
-    if outs[0] is not None:
-        calls.append(f"lfwd_conv2d_grad_input_f32({g}, {ws}, {shape}, {c.pointer(outs[0], 'float')})")
-    if outs[1] is not None:
-        calls.append(f"lfwd_conv2d_grad_weight_f32({g}, {xs}, {shape}, {c.pointer(outs[1], 'float')})")
-    if outs[2] is not None:
-        calls.append(f"lfwd_conv2d_grad_bias_f32({g}, {shape}, {c.pointer(outs[2], 'float')})")
-    c.before += [call + ";" for call in calls[:-1]]
-    return calls[-1] if calls else None
+def _convolution_backward(c: Context) -> str:
+    raise c.fail(f"gradient of a {'transposed' if c.arg(7) else f'{len(c.tensor(1).shape) - 2}-d'} convolution")
+
+
+@kernel("lfwd::conv2d_grad_input.out")
+def _conv2d_grad_input(c: Context) -> str:
+    shape = conv_shape(c, c.out, c.tensor(1), c.tensor(0), c.ints(3), c.ints(4), c.ints(5), c.number(6))
+    return f"lfwd_conv2d_grad_input_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
+
+
+@kernel("lfwd::conv2d_grad_weight.out")
+def _conv2d_grad_weight(c: Context) -> str:
+    shape = conv_shape(c, c.tensor(1), c.out, c.tensor(0), c.ints(3), c.ints(4), c.ints(5), c.number(6))
+    return f"lfwd_conv2d_grad_weight_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
 
 
 # ---- updates in place: state = decay * state - lr * gradient
@@ -191,11 +186,14 @@ def _max_pool(c: Context) -> str:
     return f"lfwd_max_pool2d_f32({c.p(0, 'float')}, {shape}, {c.pointer(out, 'float')}, {c.pointer(index, 'int64_t')})"
 
 
-@kernel("aten::max_pool2d_with_indices_backward.grad_input")
+@kernel("lfwd::max_pool2d_backward.out")
 def _max_pool_backward(c: Context) -> str:
-    shape = _pool(c, c.out, c.tensor(0), _pair(c, 2), _pair(c, 3, True), _pair(c, 4), _pair(c, 5), 0, 0)
-    c.require(c.tensor(7).shape == c.tensor(0).shape, "index shape does not match")
-    return f"lfwd_max_pool2d_backward_f32({c.p(0, 'float')}, {c.p(7, 'int64_t')}, {shape}, {c.pointer(c.out, 'float')})"
+    grad, index, out = c.tensor(0), c.tensor(2), c.out
+    c.contiguous(grad, index, out)
+    c.require(len(grad.shape) in (3, 4) and grad.shape[:-2] == out.shape[:-2] and index.shape == grad.shape, "shapes do not match")
+    planes, image = grad.count // (grad.shape[-2] * grad.shape[-1]), out.shape[-2] * out.shape[-1]
+    sizes = f"{planes}, {image}, {grad.shape[-2] * grad.shape[-1]}"
+    return f"lfwd_max_pool2d_backward_f32({c.p(0, 'float')}, {c.p(2, 'int64_t')}, {sizes}, {c.pointer(out, 'float')})"
 
 
 @kernel("aten::avg_pool2d.out")
@@ -205,14 +203,23 @@ def _avg_pool(c: Context) -> str:
     return f"lfwd_avg_pool2d_f32({c.p(0, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
 
 
+def _adaptive(c: Context, image: Tensor, pooled: Tensor) -> str:
+    c.contiguous(image, pooled)
+    c.require(len(image.shape) in (3, 4) and image.shape[:-2] == pooled.shape[:-2], "not a 2-d pooling")
+    c.require(all(0 < m <= n for n, m in zip(image.shape[-2:], pooled.shape[-2:], strict=True)), f"pools {image.shape} to {pooled.shape}")
+    planes = pooled.count // (pooled.shape[-1] * pooled.shape[-2])
+    sizes = [planes, *image.shape[-2:], *pooled.shape[-2:]]
+    return c.table("lfwd_pool2d_shape", sizes + [0] * 10)  # a window follows from the sizes alone
+
+
 @kernel("aten::_adaptive_avg_pool2d.out")
 def _adaptive_avg_pool(c: Context) -> str:
-    x, out = c.tensor(0), c.out
-    sizes = list(zip(x.shape[-2:], out.shape[-2:], strict=True))
-    c.require(all(m > 0 and n % m == 0 for n, m in sizes), f"pools {x.shape[-2:]} to {out.shape[-2:]}, which does not divide it")
-    window = [n // m for n, m in sizes]
-    shape = _pool(c, x, out, window, window, [0, 0], [1, 1], 0, 0)
-    return f"lfwd_avg_pool2d_f32({c.p(0, 'float')}, {shape}, {c.pointer(out, 'float')})"
+    return f"lfwd_adaptive_avg_pool2d_f32({c.p(0, 'float')}, {_adaptive(c, c.tensor(0), c.out)}, {c.pointer(c.out, 'float')})"
+
+
+@kernel("lfwd::adaptive_avg_pool2d_backward.out")
+def _adaptive_avg_pool_backward(c: Context) -> str:
+    return f"lfwd_adaptive_avg_pool2d_backward_f32({c.p(0, 'float')}, {_adaptive(c, c.out, c.tensor(0))}, {c.pointer(c.out, 'float')})"
 
 
 @kernel("lfwd::avg_pool2d_backward.out")
@@ -244,6 +251,19 @@ def _layer_norm(c: Context) -> str:
     results = ", ".join(c.pointer(t, "float") for t in outs)
     eps = number(c.number(4), "float")
     return f"lfwd_layer_norm_f32({c.p(0, 'float')}, {affine}, {x.count // width}, {width}, {eps}, {results})"
+
+
+@kernel("aten::native_group_norm.out")
+def _group_norm(c: Context) -> str:
+    x, groups = c.tensor(0), c.number(6)
+    outs = [c.tensor(k) for k in (8, 9, 10)]
+    c.contiguous(x, *outs)
+    c.require(len(x.shape) > 1 and groups > 0 and x.shape[1] % groups == 0 < x.count, "groups do not divide the channels")
+    c.require(outs[0].shape == x.shape and outs[1].count == outs[2].count == x.shape[0] * groups, "shapes do not match")
+    c.require(all(t is None or t.count == x.shape[1] for t in map(c.arg, (1, 2))), "weight or bias do not match the channels")
+    results = ", ".join(c.pointer(t, "float") for t in outs)
+    eps = number(c.number(7), "float")
+    return f"lfwd_group_norm_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {c.p(2, 'float')}, {axis_of(x, 1)}, {groups}, {eps}, {results})"
 
 
 def axis_of(t: Tensor, dim: int) -> str:

@@ -93,6 +93,17 @@ def _argmax(c: Context) -> str:
     return f"lfwd_argmax_f32({c.p(0, 'float')}, {where}, {c.pointer(c.out, 'int64_t')})"
 
 
+@kernel("aten::topk.values")
+def _topk(c: Context) -> str:
+    x, values, index = c.tensor(0), c.tensor(5), c.tensor(6)
+    d = c.dim(2, len(x.shape))
+    c.contiguous(x, values, index)
+    c.require(bool(c.arg(3)), "only the largest")
+    c.require(values.shape == index.shape and values.count * (x.shape[d] if x.shape else 1) == x.count * c.number(1), "shapes do not match")
+    c.require(0 < c.number(1) <= (x.shape[d] if x.shape else 1), f"{c.number(1)} of {x.shape}")
+    return f"lfwd_topk_f32({c.p(0, 'float')}, {axis_of(x, d)}, {c.number(1)}, {c.pointer(values, 'float')}, {c.pointer(index, 'int64_t')})"
+
+
 def _softmax(c: Context, name: str) -> str:
     x = c.tensor(0)
     c.contiguous(x, c.out)

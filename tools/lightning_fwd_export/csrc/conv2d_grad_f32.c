@@ -85,13 +85,3 @@ void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const 
 {
     LFWD_FOR_EACH_TAP(*state = decay * *state - lr * g; state++)
 }
-
-void lfwd_conv2d_grad_bias_f32(const float *grad, const lfwd_conv2d_shape *s, float *out)
-{
-    const int32_t plane = s->out_h * s->out_w;
-    for (int32_t o = 0; o < s->out_c; o++) {
-        out[o] = 0.0f;
-        for (int32_t n = 0; n < s->batch; n++)
-            for (int32_t i = 0; i < plane; i++) out[o] += grad[(n * s->out_c + o) * plane + i];
-    }
-}

@@ -84,7 +84,10 @@ LFWD_DECLARE_UNARY(sin)
 LFWD_DECLARE_UNARY(cos)
 LFWD_DECLARE_UNARY(floor)
 LFWD_DECLARE_UNARY(ceil)
-void lfwd_gelu_f32(const float *in, int32_t count, float *out);
+LFWD_DECLARE_UNARY(gelu)
+LFWD_DECLARE_UNARY(gelu_tanh) /* its approximation by tanh */
+/* scale * x where x > 0, else scale * alpha * (exp(input_scale * x) - 1) */
+void lfwd_elu_f32(const float *in, int32_t count, float alpha, float scale, float input_scale, float *out);
 void lfwd_clamp_f32(const float *in, int32_t count, float low, float high, float *out);
 void lfwd_leaky_relu_f32(const float *in, int32_t count, float slope, float *out);
 void lfwd_logical_not_u8(const uint8_t *in, int32_t count, uint8_t *out);
@@ -114,6 +117,7 @@ void lfwd_sum_i64(const int64_t *in, const lfwd_reduction *s, int64_t *out);
 void lfwd_sum_u8_i64(const uint8_t *in, const lfwd_reduction *s, int64_t *out);
 void lfwd_any_u8(const uint8_t *in, const lfwd_reduction *s, uint8_t *out);
 void lfwd_argmax_f32(const float *in, lfwd_axis axis, int64_t *out);
+void lfwd_topk_f32(const float *in, lfwd_axis axis, int32_t k, float *values, int64_t *index); /* k <= axis.dim; largest first */
 void lfwd_softmax_f32(const float *in, lfwd_axis axis, float *out);
 void lfwd_log_softmax_f32(const float *in, lfwd_axis axis, float *out);
 
@@ -151,7 +155,6 @@ typedef struct {
 void lfwd_conv2d_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *out);
 void lfwd_conv2d_grad_input_f32(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *out);
 void lfwd_conv2d_grad_weight_f32(const float *grad, const float *x, const lfwd_conv2d_shape *s, float *out);
-void lfwd_conv2d_grad_bias_f32(const float *grad, const lfwd_conv2d_shape *s, float *out);
 
 /* pool_f32.c */
 typedef struct {
@@ -162,14 +165,22 @@ typedef struct {
 } lfwd_pool2d_shape;
 
 void lfwd_max_pool2d_f32(const float *x, const lfwd_pool2d_shape *s, float *out, int64_t *index);
-void lfwd_max_pool2d_backward_f32(const float *grad, const int64_t *index, const lfwd_pool2d_shape *s, float *out);
+/* index: position of each maximum in its plane; a plane has `image` elements before and `pooled` after pooling */
+void lfwd_max_pool2d_backward_f32(const float *grad, const int64_t *index, int32_t planes, int32_t image, int32_t pooled,
+                                  float *out);
 void lfwd_avg_pool2d_f32(const float *x, const lfwd_pool2d_shape *s, float *out);
 void lfwd_avg_pool2d_backward_f32(const float *grad, const lfwd_pool2d_shape *s, float *out);
+/* Only the sizes of the shape count: windows are spread evenly over the image. */
+void lfwd_adaptive_avg_pool2d_f32(const float *x, const lfwd_pool2d_shape *s, float *out);
+void lfwd_adaptive_avg_pool2d_backward_f32(const float *grad, const lfwd_pool2d_shape *s, float *out);
 
 /* norm_f32.c: x (batch, channels, inner); weight and bias may be null */
 void lfwd_batch_norm_f32(const float *x, const float *weight, const float *bias, const float *mean, const float *var,
                          float eps, lfwd_axis axis, float *out);
 void lfwd_layer_norm_f32(const float *x, const float *weight, const float *bias, int32_t rows, int32_t width, float eps,
+                         float *out, float *mean, float *rstd);
+/* mean and rstd per sample and group */
+void lfwd_group_norm_f32(const float *x, const float *weight, const float *bias, lfwd_axis axis, int32_t groups, float eps,
                          float *out, float *mean, float *rstd);
 /* Gradient of relu given its output: grad where out > 0, else 0. */
 void lfwd_relu_backward_f32(const float *grad, const float *relu_out, int32_t count, float *out);

@@ -62,6 +62,26 @@ void lfwd_argmax_f32(const float *in, lfwd_axis axis, int64_t *out)
         }
 }
 
+void lfwd_topk_f32(const float *in, lfwd_axis axis, int32_t k, float *values, int64_t *index)
+{
+    for (int32_t o = 0; o < axis.outer; o++)
+        for (int32_t i = 0; i < axis.inner; i++) {
+            const float *x = in + o * axis.dim * axis.inner + i;
+            int32_t last = -1;
+            for (int32_t j = 0; j < k; j++) {
+                int32_t top = -1; /* the largest that comes after the last one; of equal values the first */
+                for (int32_t d = 0; d < axis.dim; d++) {
+                    const float v = x[d * axis.inner];
+                    const int after = last < 0 || v < x[last * axis.inner] || (v == x[last * axis.inner] && d > last);
+                    if (after && (top < 0 || v > x[top * axis.inner])) top = d;
+                }
+                last = top < 0 ? 0 : top; /* none is left only among NaN */
+                values[(o * k + j) * axis.inner + i] = x[last * axis.inner];
+                index[(o * k + j) * axis.inner + i] = last;
+            }
+        }
+}
+
 /* Subtracts the largest value first (no overflow); writes the shifted values to y and returns sum(exp(y)). */
 static float shifted_exp_sum(const float *x, int32_t dim, int32_t step, float *y)
 {

@@ -31,6 +31,13 @@ LFWD_UNARY(cos, cosf(x))
 LFWD_UNARY(ceil, ceilf(x))
 LFWD_UNARY(floor, floorf(x))
 LFWD_UNARY(gelu, 0.5f * x * (1.0f + erff(x * 0.70710678f)))
+LFWD_UNARY(gelu_tanh, 0.5f * x * (1.0f + tanhf(0.79788456f * (x + 0.044715f * x * x * x))))
+
+void lfwd_elu_f32(const float *in, int32_t count, float alpha, float scale, float input_scale, float *out)
+{
+    for (int32_t i = 0; i < count; i++)
+        out[i] = in[i] > 0.0f ? scale * in[i] : scale * alpha * expm1f(input_scale * in[i]);
+}
 
 void lfwd_clamp_f32(const float *in, int32_t count, float low, float high, float *out)
 {

@@ -106,14 +106,26 @@ void sgd_part(KernelRuntimeContext &, Args a) {
     for (ssize_t d = 0; d < state.dim(); d++) (d < integer(a, 3) ? axis.outer : axis.inner) *= d == integer(a, 3) ? 1 : size(a, 0, d);
     lfwd_sgd_part_f32(f32(a, 0), axis, f32(a, 1), data<int64_t>(a, 2), count(a, 2), real(a, 4), real(a, 5));
 }
-void sgd_conv2d(KernelRuntimeContext &, Args a) {
-    const ssize_t flat = tensor(a, 0).dim() == 3 ? 1 : 0;  // a 1-d convolution is a 2-d one of height 1
+// x, weight and output gradient at these positions; stride, padding, dilation and groups from `stride` on.
+lfwd_conv2d_shape conv_shape(Args a, size_t x, size_t weight, size_t grad, size_t stride) {
+    const ssize_t flat = tensor(a, weight).dim() == 3 ? 1 : 0;  // a 1-d convolution is a 2-d one of height 1
     const auto spatial = [&](size_t k, ssize_t d) { return flat && d == 0 ? 1 : size(a, k, 2 + d - flat); };
     const auto pair = [&](size_t k, size_t d, int32_t lead) { return flat && d == 0 ? lead : item(a, k, d - static_cast<size_t>(flat)); };
-    const lfwd_conv2d_shape s = {size(a, 2, 0), size(a, 2, 1), spatial(2, 0), spatial(2, 1), size(a, 1, 1), spatial(1, 0),
-                                 spatial(1, 1), spatial(0, 0), spatial(0, 1), pair(5, 0, 1), pair(5, 1, 1), pair(6, 0, 0),
-                                 pair(6, 1, 0), pair(7, 0, 1), pair(7, 1, 1), integer(a, 8)};
+    return {size(a, x, 0), size(a, x, 1), spatial(x, 0), spatial(x, 1), size(a, grad, 1), spatial(grad, 0), spatial(grad, 1),
+            spatial(weight, 0), spatial(weight, 1), pair(stride, 0, 1), pair(stride, 1, 1), pair(stride + 1, 0, 0),
+            pair(stride + 1, 1, 0), pair(stride + 2, 0, 1), pair(stride + 2, 1, 1), integer(a, stride + 3)};
+}
+void sgd_conv2d(KernelRuntimeContext &, Args a) {
+    const lfwd_conv2d_shape s = conv_shape(a, 2, 0, 1, 5);
     lfwd_sgd_conv2d_f32(f32(a, 0), f32(a, 1), f32(a, 2), &s, real(a, 3), real(a, 4));
+}
+void conv2d_grad_input(KernelRuntimeContext &, Args a) {
+    const lfwd_conv2d_shape s = conv_shape(a, 7, 1, 0, 3);
+    lfwd_conv2d_grad_input_f32(f32(a, 0), f32(a, 1), &s, f32(a, 7));
+}
+void conv2d_grad_weight(KernelRuntimeContext &, Args a) {
+    const lfwd_conv2d_shape s = conv_shape(a, 1, 7, 0, 3);
+    lfwd_conv2d_grad_weight_f32(f32(a, 0), f32(a, 1), &s, f32(a, 7));
 }
 void relu_backward(KernelRuntimeContext &, Args a) {
     lfwd_relu_backward_f32(f32(a, 0), f32(a, 1), count(a, 2), f32(a, 2));
@@ -138,6 +150,15 @@ void avg_pool2d_backward(KernelRuntimeContext &, Args a) {
                                  item(a, stride, 1), item(a, 4, 0), item(a, 4, 1), 1, 1, a[6]->toBool(),
                                  a[7]->isNone() ? 0 : integer(a, 7)};
     lfwd_avg_pool2d_backward_f32(f32(a, 0), &s, f32(a, 8));
+}
+int32_t plane(Args a, size_t k) { return size(a, k, tensor(a, k).dim() - 2) * size(a, k, tensor(a, k).dim() - 1); }
+void max_pool2d_backward(KernelRuntimeContext &, Args a) {
+    lfwd_max_pool2d_backward_f32(f32(a, 0), data<int64_t>(a, 2), count(a, 0) / plane(a, 0), plane(a, 3), plane(a, 0), f32(a, 3));
+}
+void adaptive_avg_pool2d_backward(KernelRuntimeContext &, Args a) {
+    const ssize_t h = tensor(a, 0).dim() - 2, w = h + 1;
+    const lfwd_pool2d_shape s = {count(a, 0) / plane(a, 0), size(a, 2, h), size(a, 2, w), size(a, 0, h), size(a, 0, w)};
+    lfwd_adaptive_avg_pool2d_backward_f32(f32(a, 0), &s, f32(a, 2));
 }
 
 Kernel kernels[] = {
@@ -165,6 +186,10 @@ Kernel kernels[] = {
     Kernel("lfwd::where_bits.out", where_bits),
     Kernel("lightning_fwd::modulate_from_seed.out", modulate_from_seed),
     Kernel("lfwd::avg_pool2d_backward.out", avg_pool2d_backward),
+    Kernel("lfwd::max_pool2d_backward.out", max_pool2d_backward),
+    Kernel("lfwd::adaptive_avg_pool2d_backward.out", adaptive_avg_pool2d_backward),
+    Kernel("lfwd::conv2d_grad_input.out", conv2d_grad_input),
+    Kernel("lfwd::conv2d_grad_weight.out", conv2d_grad_weight),
 };
 const auto registered = executorch::runtime::register_kernels({kernels, sizeof kernels / sizeof kernels[0]});
 }  // namespace
