@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..graph.counter_random import uniform
+from ..graph.counter_random import hash32, uniform
 from ..graph.errors import RewriteError
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel
@@ -128,7 +128,7 @@ class SparseTraining(LearningMethod):
         score = (
             grad.abs()
             if self.regrow == "gradient"
-            else uniform(counter * 1024 + (place + self.seed), mask.shape, mask.device) + 2
+            else uniform(counter * 1024 + (place + hash32(self.seed)), mask.shape, mask.device) + 2
         )
         return kept + _largest(torch.where(kept > 0, -1.0, score), moving)
 

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from ..graph.blocks import canonical_names
+from ..graph.counter_random import hash32
 from ..graph.errors import RewriteError
 from ..graph.frozen_prefix import split_frozen
 from ..graph.phase import layer, phase
@@ -38,7 +39,7 @@ class ZerothOrder(LearningMethod):
             whole network hardly.
         scale: of the perturbation, +-scale per weight. On int8 weights it has to exceed their step.
         samples: directions averaged per step, one more inference each.
-        seed: of the directions.
+        seed: of the directions and the dropout masks.
     """
 
     train: Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
@@ -61,7 +62,7 @@ class ZerothOrder(LearningMethod):
             )
         require_trainable(model, sorted(scheme.parameters))
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
-        share_dropout_masks(model)
+        share_dropout_masks(model, self.seed)
         names = [n for n, p in model.named_parameters() if n in scheme.parameters and p.requires_grad]
         aliases = {name: names.index(first) for name, first in canonical_names(model).items() if first in names}  # tied: one place
         plain = split_frozen(model.graph, model, set(aliases))
@@ -80,7 +81,7 @@ class ZerothOrder(LearningMethod):
         error = yield Logits(logits)
         seeds, slopes = [], []
         for sample in range(self.samples):
-            seeds.append(record.counter * self.samples + (sample + self.seed))
+            seeds.append((record.counter * self.samples + sample) * 1024 + hash32(self.seed))
             with torch.no_grad(), phase("second_forward"):
                 (moved,) = model.after_entry_moved(model, *entries, seeds[-1])
             with torch.no_grad(), phase("error"):

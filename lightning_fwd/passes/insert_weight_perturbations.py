@@ -14,8 +14,8 @@ from ..graph.rewritten import RewrittenModel
 
 
 def direction(seed: Tensor, place: int, like: Tensor) -> Tensor:
-    """Independent +1 and -1 in the shape of ``like``, a function of the seed (0-d int64) and the parameter's place alone."""
-    return 1.0 - 2.0 * (random_bits(seed * 1024 + place, like.shape, like.device) & 1).to(like.dtype)
+    """Independent +1 and -1 in the shape of ``like``, a function of the seed (0-d int64) and the parameter's place (below 1024)."""
+    return 1.0 - 2.0 * (random_bits(seed + place, like.shape, like.device) & 1).to(like.dtype)
 
 
 class PerturbedLayer(nn.Module):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ..graph.constants import INSERTED
-from ..graph.counter_random import uniform
+from ..graph.counter_random import hash32, uniform
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
-_RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
-_DROPOUTS = {
+RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+DROPOUTS = {
     nn.Dropout: None,
     nn.Dropout1d: 2,
     nn.Dropout2d: 2,
@@ -19,22 +19,22 @@ _DROPOUTS = {
 
 
 class SharedDropout(nn.Module):
-    """Inverted dropout; the mask depends on the step counter, the place and the position alone."""
+    """Inverted dropout; the mask depends on the seed, the step counter, the place and the position alone."""
 
-    def __init__(self, p: float, leading: int | None, place: int, counter_of: RewrittenModel):
+    def __init__(self, p: float, leading: int | None, place: int, seed: int, counter_of: RewrittenModel):
         super().__init__()
-        self.p, self.leading, self.place = p, leading, place
+        self.p, self.leading, self.offset = p, leading, place + hash32(seed)
         self.__dict__["_inserted"] = counter_of.inserted
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return x
         shape = x.shape if self.leading is None else (*x.shape[: self.leading], *[1] * (x.ndim - self.leading))
-        draws = uniform(self._inserted.counter * 1024 + self.place, shape, x.device)
+        draws = uniform(self._inserted.counter * 1024 + self.offset, shape, x.device)
         return x * (draws >= 2 * self.p - 1).to(x.dtype) / (1 - self.p)
 
 
-def share_dropout_masks(model: RewrittenModel) -> None:
+def share_dropout_masks(model: RewrittenModel, seed: int = 0) -> None:
     """Replace every dropout layer; the inference program follows, so both passes of a two-pass rule drop alike.
 
     Raises:
@@ -44,10 +44,10 @@ def share_dropout_masks(model: RewrittenModel) -> None:
     count = 0
     for node in list(model.graph.nodes):
         module = model.get_submodule(node.target) if node.op == "call_module" else None
-        if type(module) not in _DROPOUTS:
+        if type(module) not in DROPOUTS:
             continue
         model.inserted.add_module(
-            f"shared_dropout{count}", SharedDropout(module.p, _DROPOUTS[type(module)], count, model)
+            f"shared_dropout{count}", SharedDropout(module.p, DROPOUTS[type(module)], count, seed, model)
         )
         with model.graph.inserting_after(node):
             model.replace(node, model.graph.call_module(f"{INSERTED}.shared_dropout{count}", node.args))
@@ -57,12 +57,12 @@ def share_dropout_masks(model: RewrittenModel) -> None:
 
 
 def _refuse_hidden(model: RewrittenModel) -> None:
-    shared = {n.target for n in model.graph.nodes if n.op == "call_module" and type(model.get_submodule(n.target)) in _DROPOUTS}
+    shared = {n.target for n in model.graph.nodes if n.op == "call_module" and type(model.get_submodule(n.target)) in DROPOUTS}
     called = [n.target for n in model.graph.nodes if n.op == "call_module" and n.target not in shared]
     hidden = [
         path
         for path, module in model.named_modules()
-        if isinstance(module, _RANDOM)
+        if isinstance(module, RANDOM)
         and (getattr(module, "p", 0) or getattr(module, "dropout", 0))
         and any(path == leaf or path.startswith(f"{leaf}.") for leaf in called)
     ]

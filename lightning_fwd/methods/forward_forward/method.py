@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from ...graph.blocks import parameters_of, shape_of
 from ...graph.constants import INSERTED
-from ...graph.counter_random import wrong_labels
+from ...graph.counter_random import hash32, wrong_labels
 from ...graph.errors import RewriteError
 from ...graph.phase import phase
 from ...graph.rewritten import BlockRunner, RewrittenModel
@@ -204,7 +204,7 @@ class ForwardForward(LearningMethod):
 
     def _contrasted(self, model: RewrittenModel, record: StepRecord, logits: Tensor) -> list[Tensor]:
         """The batch of positive, then negative samples, as inputs of the first block."""
-        x, target, seed = record.input, record.target, record.counter * 2 + self.seed
+        x, target, seed = record.input, record.target, record.counter * 2 + hash32(self.seed)
         if self.negatives == "hybrid":
             return [torch.cat([x, hybrids(x, seed)])]
         wrong = hard_labels(target, logits, seed) if self.negatives == "hard" else wrong_labels(target, model.num_classes, seed)

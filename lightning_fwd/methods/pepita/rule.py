@@ -13,6 +13,7 @@ from typing import Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor
 
+from ...graph.counter_random import hash32
 from ...graph.errors import RewriteError, StepError
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
@@ -54,7 +55,7 @@ class Pepita(LearningMethod):
         mirror_share: what part of F one batch of noise replaces.
         residual: which activation a layer inside a residual block compares, see :func:`lightning_fwd.graph.units.find_units`.
         batch_norm: ``"freeze"`` uses the stored statistics in both passes, ``"fold"`` folds them into the layer before.
-        seed: of F.
+        seed: of F, of the dropout masks, of the noise.
     """
 
     variant: Literal["standard", "hebbian", "time_local"] = "standard"
@@ -76,7 +77,7 @@ class Pepita(LearningMethod):
     def rewrite(self, model: RewrittenModel) -> None:
         self._check()
         require_trainable(model, [name for name, _ in model.named_parameters()])
-        share_dropout_masks(model)
+        share_dropout_masks(model, self.seed)
         if self.batch_norm == "fold":
             fold_batch_norm(model)
         model.run_plain = model._inference
@@ -179,7 +180,7 @@ class Pepita(LearningMethod):
         else:
             return None
         strength = self.mirror_noise * model.input_scale
-        estimates = (mirrored(model, record.input, (step << 16) + self.seed + i, strength) for i in range(rounds))
+        estimates = (mirrored(model, record.input, (step << 16) + hash32(self.seed) + i, strength) for i in range(rounds))
         return turned(matrix, sum(estimates), share)
 
 

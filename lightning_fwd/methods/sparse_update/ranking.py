@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ...graph.counter_random import random_bits
+from ...graph.counter_random import hash32, random_bits
 from ...graph.errors import RewriteError
 
 Ranking = Literal["magnitude", "taylor", "random"]
@@ -47,7 +47,7 @@ def rank_channels(
             "train the layer whole (fraction 1.0)",
         )
     if ranking == "random":
-        return {p: random_bits(seed + 7919 * i, (_channels(m),)).float() for i, (p, m) in enumerate(modules.items())}
+        return {p: random_bits(hash32(seed) + 7919 * i, (_channels(m),)).float() for i, (p, m) in enumerate(modules.items())}
     if ranking == "taylor" and any(m.weight.grad is None for m in modules.values()):
         raise RewriteError(
             "ranking='taylor' found no gradients",
