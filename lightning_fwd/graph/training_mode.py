@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import fx, nn
 
@@ -55,3 +56,16 @@ def insert_dropout_modules(graph_module: fx.GraphModule, inserted: nn.Module, in
             node.replace_all_uses_with(module_node)
             graph_module.graph.erase_node(node)
     graph_module.recompile()
+
+
+@contextmanager
+def untracked_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in training mode normalise by the batch and leave their running statistics as they are."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -225,3 +225,36 @@ def test_inputs_without_room_for_a_label(net, shape, prediction):
         goodness = model.method.goodness_logits(model, x)
     assert goodness.shape == (6, model.num_classes) and (goodness.max(1).values > goodness.min(1).values).all()
     assert model.eval()(x).shape == (6, model.num_classes)
+
+
+def test_a_hybrid_of_one_sample_is_refused():
+    """It would equal the positive. Two samples do; a wrong label needs one."""
+    net = nn.Sequential(nn.Linear(14, 4), nn.ReLU(), nn.Linear(4, 3))
+    x, y = torch.rand(2, 14), torch.tensor([0, 1])
+    model = lf.rewrite(net, lf.ForwardForward(negatives="hybrid"), x)
+    before = [p.clone() for p in net.parameters()]
+    with pytest.raises(lf.StepError, match="batch of one sample"):
+        one_step(model, x[:1], y[:1])
+    assert not model.pending and all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+    one_step(model, x, y)
+    lf.unwrap(model)
+    one_step(lf.rewrite(net, lf.ForwardForward(), x), x[:1], y[:1])
+
+
+@pytest.mark.parametrize("head", ["own", "layers"])
+@pytest.mark.parametrize("prediction", ["head", "goodness"])
+def test_running_statistics_are_updated_once_by_the_pass_that_predicts(head, prediction):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 5, 3), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(180, 3))
+    net, x, y = net.train(), torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    model = lf.rewrite(net, lf.ForwardForward(label="pattern", head=head, prediction=prediction, batch_norm="train"), x)
+    one_step(model, x, y)
+    with torch.no_grad():
+        record = StepRecord(x, y, 1.0, torch.tensor(0))
+        if prediction == "goodness":
+            x = model.inserted.label_embedding(*model.method._contrasted(model, record, torch.zeros(6, 3)))
+        elif head == "layers":  # the label neutral
+            x = model.inserted.label_embedding(x, torch.full((6, 3), 1 / 3))
+        mean = net[0](x).mean((0, 2, 3))
+    assert net[1].num_batches_tracked == 1 and net[1].track_running_stats
+    torch.testing.assert_close(net[1].running_mean, 0.1 * mean)

@@ -7,6 +7,7 @@ threshold for a sample with its true label, and lowers it for a negative sample.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,9 +18,10 @@ from torch.nn import functional as F
 from ...graph.blocks import parameters_of, shape_of
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, wrong_labels
-from ...graph.errors import RewriteError
+from ...graph.errors import RewriteError, StepError
 from ...graph.phase import phase
 from ...graph.rewritten import BlockRunner, RewrittenModel
+from ...graph.training_mode import untracked_statistics
 from ...passes import (
     fold_batch_norm,
     insert_block_walls,
@@ -53,7 +55,7 @@ class ForwardForward(LearningMethod):
             else planes.
         label_scale: size of the label against the input's values.
         negatives: ``"wrong"`` labels, uniformly; ``"hard"`` ones, drawn from the head's own prediction; ``"hybrid"`` images, mixed of two
-            (no label enters the blocks: unsupervised).
+            (no label enters the blocks: unsupervised; needs batches of two or more).
         head: ``"own"``: the model's own last block, on the plain input: a pretrained model keeps what it was, and :func:`unwrap` gives the
             trained model. ``"layers"``: a linear map of the normalised activations of all hidden blocks but the first, seen with the neutral label
             (Hinton's readout; better from scratch; the model's own last block is then not trained).
@@ -65,8 +67,9 @@ class ForwardForward(LearningMethod):
         greedy_steps: train the first hidden block alone for so many steps, then the next, the last one to the end; None trains all at once. A traced
             step (priced, exported) is one of the last block's.
         pool: positions per dimension of a convolutional activation that the ``"layers"`` head sees.
-        batch_norm: ``"freeze"``, ``"train"`` (positive and negative samples share one batch and its statistics), or ``"fold"``: the stored statistics
-            are folded into the layer before, so that a small stored variance does not multiply its step.
+        batch_norm: ``"freeze"``; ``"train"``: positive and negative samples share one batch and its statistics, and the running statistics are those
+            of the pass that predicts; or ``"fold"``: the stored statistics are folded into the layer before, so that a small stored variance does not
+            multiply its step.
         seed: of labels drawn, planes and masks.
 
     Raises:
@@ -163,8 +166,18 @@ class ForwardForward(LearningMethod):
 
     # ---- one step
 
+    def check_step(self, model: RewrittenModel, x: Tensor, target: Tensor | None) -> None:
+        super().check_step(model, x, target)
+        if self.negatives == "hybrid" and x.shape[0] < 2:
+            raise StepError(
+                "ForwardForward(negatives='hybrid') got a batch of one sample",
+                "a hybrid mixes each sample with another of the batch; of one sample the negative would be the positive",
+                "use batches of two or more samples (drop_last=True where the last batch is short), or negatives='wrong'",
+            )
+
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
-        logits, parameters = self._readout(model, record.input)
+        with self._tracked(model, "head"):
+            logits, parameters = self._readout(model, record.input)
         error = yield Logits(logits)
         yield from local_gradients(parameters, logits, error)
         with torch.no_grad():
@@ -173,12 +186,16 @@ class ForwardForward(LearningMethod):
         stage = self._stage(record.counter, len(model.blocks) - 1)
         for block in model.blocks[: len(model.blocks) - 1 if stage is None else stage + 1]:
             parameters = block.parameters(model) if stage in (None, block.index) else {}
-            with torch.set_grad_enabled(bool(parameters)), phase("forward"):
+            with torch.set_grad_enabled(bool(parameters)), phase("forward"), self._tracked(model, "goodness"):
                 h, goodness = block(model, *inputs)
             inputs = [h.detach()]
             if parameters:
                 yield from self._learn(model, record, block, h, goodness, batch, parameters)
             del h, goodness
+
+    def _tracked(self, model: RewrittenModel, prediction: str) -> AbstractContextManager[None]:
+        """A step passes each norm twice, and the two differ: the running statistics are those of the pass by which the model predicts."""
+        return nullcontext() if self.batch_norm != "train" or prediction == self.prediction else untracked_statistics(model)
 
     def _learn(
         self,
