@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, fx, nn
@@ -67,7 +68,7 @@ class RewrittenModel(nn.Module):
         self.graph.owning_module = None  # the nodes now refer to this module
         self.compile_inference()
         self.blocks: list[BlockRunner] = []
-        self.pending: list[Step] = []
+        self.pending: list[tuple[ref[Tensor], Step]] = []  # the logits handed out, and the step that waits for their error
         self._target, self.loss_scale, self._stepping = None, 1.0, False
         self._undo += [partial(setattr, module, "inplace", True) for module in make_activations_out_of_place(net)]
 
@@ -98,12 +99,14 @@ class RewrittenModel(nn.Module):
         if not ((self.training or self._stepping) and torch.is_grad_enabled()):
             return self.method.predict(self, x)
         self.method.check_step(self, x, self._target)
+        self.pending = [(logits, step) for logits, step in self.pending if logits() is not None]  # no loss can reach the others any more
         record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
         with _uncached_autocast():
             step = Step(self.method.updates(self, record))
-        self.pending.append(step)
-        step.logits.register_post_accumulate_grad_hook(_refuse_plain_backward)  # torch.autograd.grad does not call it
-        return step.logits
+        logits, step.logits = step.logits, None
+        self.pending.append((ref(logits), step))
+        logits.register_post_accumulate_grad_hook(_refuse_plain_backward)  # torch.autograd.grad does not call it
+        return logits
 
     def run(self, x: Tensor) -> Tensor:
         """The original's own computation, with dropout and normalisation as their modules' modes say."""
@@ -132,7 +135,11 @@ class RewrittenModel(nn.Module):
 
     @contextmanager
     def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[None]:
-        """One training step: labels ``(B,)`` for rules that need them, and a clean slate."""
+        """One training step: labels ``(B,)`` for rules that need them, and a clean slate.
+
+        Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with losses of
+        its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n times the step).
+        """
         self.pending, self._target, self.loss_scale, self._stepping = [], target, loss_scale, True
         try:
             yield
@@ -163,7 +170,8 @@ class RewrittenModel(nn.Module):
                 "lower the learning rate, or look for bad values in the batch",
             )
         others = [p for p in others or [] if p.requires_grad]
-        leaves = [step.logits for step in self.pending]
+        reached = [(logits(), step) for logits, step in self.pending if logits() is not None]
+        leaves = [logits for logits, _ in reached]
         grads = torch.autograd.grad(loss, leaves + others, allow_unused=True)
         if all(g is None for g in grads[: len(leaves)]):
             raise StepError(
@@ -174,13 +182,13 @@ class RewrittenModel(nn.Module):
         for parameter, grad in zip(others, grads[len(leaves) :], strict=True):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad + grad
-        pending, self.pending = self.pending, []
+        self.pending = []
         with _uncached_autocast():
-            for step, error in zip(pending, grads, strict=False):
+            for (_, step), error in zip(reached, grads, strict=False):
                 if error is not None:
                     for update in step.finish(error):
                         accumulate(update)
-        self.inserted.counter += len(pending)
+        self.inserted.counter += len(reached)
 
     # ---- modes, building, undoing
 
@@ -190,6 +198,9 @@ class RewrittenModel(nn.Module):
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
                     module.training = False
+        if self.method.updates_buffers_only:  # nothing that dropout could regularise, and it would blur the statistics
+            for child in self.children():
+                child.eval()
         return self
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:

@@ -86,7 +86,9 @@ Updates = Generator[Update | Logits, Tensor | None, None]
 
 
 class Step:
-    """Drives one rule through one step: forward until the logits, then, given the error, to the end."""
+    """Drives one rule through one step: forward until the logits (a leaf for the user's loss), then, given the error, to the end."""
+
+    logits: Tensor | None
 
     def __init__(self, updates: Updates):
         self._updates, self._known = updates, []

@@ -30,10 +30,16 @@ def get_method(method: LearningMethod | str, **settings: object) -> LearningMeth
     """A method from its registered name and settings, or itself.
 
     Raises:
-        RewriteError: the name is not registered.
+        RewriteError: the name is not registered, or it is no method at all.
     """
     if isinstance(method, LearningMethod):
         return method
+    if not isinstance(method, str):
+        raise RewriteError(
+            f"{method!r} is no learning rule",
+            "the class stands where an instance, which has settings, is expected" if isinstance(method, type) else "",
+            f"give an instance, like {method.__name__ if method in METHODS.values() else 'LocalLoss'}(), or a name: {', '.join(METHODS)}",
+        )
     if method not in METHODS:
         raise RewriteError(f"unknown method {method!r}", "", f"known methods: {', '.join(METHODS)}")
     return METHODS[method](**settings)
@@ -56,6 +62,12 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
     if isinstance(net, RewrittenModel):
         raise RewriteError(
             f"the model is already rewritten for {net.method!r}", "", "call lightning_fwd.unwrap(model) first"
+        )
+    if not isinstance(example_input, Tensor):
+        raise RewriteError(
+            f"the example input is a {type(example_input).__name__}, expected one tensor",
+            "the model is run on it once",
+            "give a batch of inputs (B, ...) without labels, like batch[0]",
         )
     method = get_method(method)
     model = RewrittenModel(net, method, example_input, method.granularity)

@@ -1,4 +1,7 @@
-"""What a step's gradients do once they are handed out."""
+"""What a step hands out, and what becomes of it."""
+
+import gc
+import weakref
 
 import pytest
 import torch
@@ -47,3 +50,46 @@ def test_accumulation_and_clipping_equal_autograd_where_two_parameters_get_one_g
     nn.utils.clip_grad_norm_(net.parameters(), 0.5 * float(norm), foreach=False)
     for name, p in net.named_parameters():
         torch.testing.assert_close(p.grad, expected[name] * 0.5, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("rule", [lf.Backprop(), lf.LocalLoss(), lf.ForwardForward(), lf.SparseUpdate(2), lf.Pepita()], ids=repr)
+def test_forward_calls_of_one_step_add_up(rule):
+    """As the losses do: each call is a batch of its own, in the local losses too."""
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 8, 5), torch.arange(8) % 3
+    model = lf.rewrite(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)), rule, x[0]).train()
+    gradients = []
+    for calls in ([0, 1], [0], [1]):
+        model.inserted.counter.fill_(calls[0])  # what a call draws depends on the number of its step
+        with model.step(y):
+            losses = [F.cross_entropy(model(x[i]), y) for i in calls]
+        model.backward(sum(losses))
+        gradients.append([p.grad for p in model.parameters() if p.grad is not None])
+        model.zero_grad(set_to_none=True)
+    assert int(model.inserted.counter) == 2
+    for both, first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(both, first + second, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", [lf.Backprop(), lf.Pepita()], ids=lambda r: type(r).__name__)
+def test_a_forward_whose_logits_are_gone_is_forgotten(rule):
+    """No loss can reach it: it keeps no memory, is no step, and does not disturb the one that is learned from."""
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 5), torch.arange(8) % 3
+    model = lf.rewrite(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)), rule, x).train()
+    for _ in range(5):
+        model(x)
+    assert len(model.pending) == 1
+    forgotten = weakref.ref(model.pending[0][1])
+    logits = model(x)
+    gc.collect()
+    assert forgotten() is None and len(model.pending) == 1
+    model.backward(F.cross_entropy(logits, y))
+    got = [p.grad for p in model.parameters()]
+    assert int(model.inserted.counter) == 1
+    model.zero_grad(set_to_none=True)
+    model.inserted.counter.zero_()
+    with model.step(y):
+        loss = F.cross_entropy(model(x), y)
+    model.backward(loss)
+    assert all(torch.equal(a, p.grad) for a, p in zip(got, model.parameters(), strict=True))

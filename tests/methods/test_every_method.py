@@ -119,3 +119,17 @@ def test_a_copy_is_independent_and_trains_alike(row, kind, duplicate):
             assert all(torch.equal(p, before[n]) for n, p in model.named_parameters())
     assert same(*grads)
     lf.unwrap(twin), lf.unwrap(model)
+
+
+@pytest.mark.parametrize(
+    ("method", "example", "message"),
+    [
+        (lf.LocalLoss, torch.rand(2, 16), r"LocalLoss\(\), or a name"),
+        (3, torch.rand(2, 16), "3 is no learning rule"),
+        (lf.LocalLoss(), (torch.rand(2, 16), torch.zeros(2)), "is a tuple, expected one tensor"),
+        ("pepita", None, "is a NoneType"),
+    ],
+)
+def test_what_is_no_rule_or_no_example_is_told(method, example, message):
+    with pytest.raises(lf.RewriteError, match=message):
+        lf.rewrite(NETS["mlp"](), method, example)

@@ -85,3 +85,30 @@ def test_a_single_value_has_no_variance():
     net = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
     with pytest.raises(lf.LightningFwdError, match="one value per channel"):
         run(net, lf.Statistics(), [torch.randn(2, 4), torch.randn(1, 4)])
+
+
+class Dropping(nn.Module):
+    """Dropout before batch norms: as a module, as a function, inside attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.drop, self.attention = nn.BatchNorm1d(6), nn.Dropout(0.5), nn.MultiheadAttention(6, 2, dropout=0.5, batch_first=True)
+        self.second, self.third, self.head = nn.BatchNorm1d(6), nn.BatchNorm1d(6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.second(self.drop(self.first(x)))
+        h = self.third(F.dropout(h, 0.5, self.training)).unsqueeze(1)
+        return self.head(self.attention(h, h, h)[0].flatten(1))
+
+
+def test_dropout_is_off_while_they_are_collected():
+    torch.manual_seed(0)
+    net, x = Dropping().train(), torch.randn(20, 6)
+    reference, modes = copy.deepcopy(net), [m.training for m in net.modules()]
+    with torch.no_grad():
+        h = reference.second(reference.first(x))
+        reference.third(h)
+    got = run(net, lf.Statistics(0.1), [x])
+    for name in ("second", "third"):
+        torch.testing.assert_close(got.get_buffer(f"{name}.running_var"), reference.get_buffer(f"{name}.running_var"))
+    assert [m.training for m in got.modules()] == modes
