@@ -11,11 +11,13 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from ..graph.constants import INSERTED
 from ..graph.errors import LightningFwdError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
@@ -211,7 +213,12 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         if saved.get("method") == repr(self.method):
             inserted = saved["inserted"]
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
-        # of a checkpoint of the plain model, or of another rule: inserted state keeps what its seed gave
+        elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(f"{INSERTED}.counter")]:
+            rank_zero_warn(
+                f"the checkpoint holds {len(dropped)} tensors that its rule inserted ({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
+                f"they are dropped and start anew: it was written by {saved['method']}, this is {self.method!r}. "
+                "The network's own weights are loaded. To keep what was inserted, use the settings of the checkpoint."
+            )
         self.lightning_module.load_state_dict({**checkpoint["state_dict"], **inserted}, strict=strict)
 
     @override
