@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from .step_graph import StepGraph
-from .values import Value, base_of, gradient_values, is_view, makes_nothing, runs_with, tensors_of
+from .values import Value, base_of, gradient_values, is_view, makes_nothing, operands_read, runs_with, tensors_of
 from .widths import Widths
 
 RAM_CATEGORIES = (
@@ -91,7 +91,7 @@ def plan_memory(
     last_use: dict[Value, int] = {}
     homes: dict[Value, Value] = {}
     for node in step.graph.nodes:
-        for read in node.all_input_nodes:
+        for read in operands_read(node):
             home = _home(read, copied_views, homes)
             last_use[home] = len(nodes) - 1 if node.op == "output" else index[runs_with(node)]
         if "in_place_of" in node.meta:

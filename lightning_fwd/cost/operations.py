@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import flop_registry
 
+from ..graph.elementwise_count import elementwise_count_of
 from .step_graph import StepGraph
-from .values import base_of, gradient_values, makes_nothing, tensors_of
+from .values import base_of, gradient_values, makes_nothing, operands_read, tensors_of
 from .widths import Widths
 
 aten = torch.ops.aten
@@ -47,12 +48,12 @@ _POOLS = {aten.avg_pool2d, aten.avg_pool3d, aten.max_pool2d_with_indices, aten.m
 
 @dataclass(frozen=True)
 class Operation:
-    """One priced share of a node (the backward of a convolution has two: error to its input, and gradient of its weight).
+    """One priced share of a node (the backward of a convolution has two: error to its input, and gradients of its weight and bias).
 
     Attributes:
         node, phase, layer: which, when, where.
         macs, elementwise: counts.
-        read_bytes, written_bytes: of the whole tensors that it reads and writes, weights included.
+        read_bytes, written_bytes: of the whole tensors that it reads and writes, each once, weights included.
         arithmetic: "int8" or "fp32".
         assumed: the counts are a guess (one operation per output element): no rule for this operation.
     """
@@ -82,17 +83,27 @@ def operations(step: StepGraph, widths: Widths) -> Iterator[Operation]:
             elementwise += sum(
                 t.numel() for t, b in zip(tensors_of(node), sizes, strict=True) if t is not None and t.numel() == b
             )
-        shares = [(phase, macs, elementwise, sum(sizes))]
-        if node.target is aten.convolution_backward.default and node.args[-1][1]:
-            shares = [("update", macs, elementwise, sizes[1] + sizes[2])]
-            if node.args[-1][0]:
-                bias = tensors_of(node)[2] is not None and node.args[0].meta["val"].numel()
-                shares = [(phase, macs, elementwise - bias, sizes[0]), ("update", macs, bias, sizes[1] + sizes[2])]
-        elif any((node, i) in gradients for i in range(len(sizes))):
-            shares = [("update", macs, elementwise, sum(sizes))]
-        read = sum(widths.bytes(*v) for v in {base_of(n) for n in node.all_input_nodes} if "streamed" not in v[0].meta)
-        for phase, macs, elementwise, written in shares:
+        if any((node, i) in gradients for i in range(len(sizes))):
+            phase = "update"
+        shares = [(phase, macs, elementwise, operands_read(node), sum(sizes))]
+        if node.target is aten.convolution_backward.default:
+            shares = _shares_of_convolution_backward(node, macs, elementwise, sizes)
+        for phase, macs, elementwise, operands, written in shares:
+            values = {base_of(n) for n in operands}
+            read = sum(widths.bytes(*v) for v in values if "streamed" not in v[0].meta)
             yield Operation(node.name, phase, node.meta["layer"], macs, elementwise, read, written, arithmetic, assumed)
+
+
+def _shares_of_convolution_backward(
+    node: fx.Node, macs: int, elementwise: int, sizes: list[int]
+) -> Iterator[tuple[str, int, int, list[fx.Node], int]]:
+    """The error to the input, and the gradients of weight and bias: phase, MAC, elementwise operations, operands read, bytes written."""
+    error, weight, bias = node.args[-1]
+    sums = node.args[0].meta["val"].numel() if bias else 0
+    if error:
+        yield node.meta["phase"], macs, elementwise - sums, operands_read(node, (True, False, False)), sizes[0]
+    if weight or bias:
+        yield "update", macs if weight else 0, sums, operands_read(node, (False, weight, bias)), sizes[1] + sizes[2]
 
 
 def _formula(packet: torch._ops.OpOverloadPacket) -> Callable | None:
@@ -121,10 +132,12 @@ def _count(node: fx.Node) -> tuple[int, int, bool]:
         return outputs * args[1].meta["val"].shape[-1], 0, False
     if packet in (aten.mv, aten.dot):
         return args[0].meta["val"].numel(), 0, False
-    if (formula := _formula(packet)) is not None:
+    formula, elementwise = _formula(packet), elementwise_count_of(node.target)
+    if formula or elementwise:
         values = [a.meta["val"] if isinstance(a, fx.Node) else a for a in args]
         kwargs = {k: v.meta["val"] if isinstance(v, fx.Node) else v for k, v in node.kwargs.items()}
-        return formula(*values, **kwargs, out_val=node.meta["val"]) // 2, 0, False
+        macs = formula(*values, **kwargs, out_val=node.meta["val"]) // 2 if formula else 0
+        return macs, elementwise(*values, **kwargs) if elementwise else 0, False
     if packet in _COPIES:
         return 0, 0, False
     if packet in _POOLS:

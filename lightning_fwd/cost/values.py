@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -45,6 +45,22 @@ def base_of(node: fx.Node, names_memory: Callable[[fx.Node], bool] = is_view) ->
         if not names_memory(made_by):
             return made_by, output
         node = made_by.args[0]
+
+
+def operands_read(node: fx.Node, wanted: Sequence[bool] | None = None) -> list[fx.Node]:
+    """The inputs whose values a node reads.
+
+    All of them, except in a convolution's backward: the error to its input needs the weight, the weight's gradient the input, the bias's gradient
+    neither; of an input that it does not read it takes the shape alone, and that value may be dead.
+
+    Args:
+        wanted: of a convolution's backward: which of its outputs (error, weight gradient, bias gradient); by default those that it makes.
+    """
+    if node.target is not torch.ops.aten.convolution_backward.default:
+        return node.all_input_nodes
+    gradient, x, weight = node.args[:3]
+    error, of_weight, _ = node.args[-1] if wanted is None else wanted
+    return [gradient, *[x] * bool(of_weight), *[weight] * bool(error)]
 
 
 def runs_with(node: fx.Node) -> fx.Node:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.library import custom_op
 
+from .elementwise_count import count_elementwise
+
 
 def _pack(mask: Tensor) -> Tensor:
     return torch.from_numpy(np.packbits(mask.reshape(-1).cpu().numpy(), bitorder="little")).to(mask.device)
@@ -32,6 +34,11 @@ def _(x: Tensor) -> Tensor:
     return x.new_empty((-(-x.numel() // 8),), dtype=torch.uint8)
 
 
+@count_elementwise(torch.ops.lfwd.positive_bits)
+def _(x: Tensor) -> int:
+    return 3 * x.numel()  # comparison, shift, union
+
+
 @custom_op("lfwd::where_bits", mutates_args=())
 def where_bits(grad: Tensor, bits: Tensor) -> Tensor:
     """``grad`` where its bit is set, else 0; same shape, contiguous."""
@@ -41,3 +48,8 @@ def where_bits(grad: Tensor, bits: Tensor) -> Tensor:
 @where_bits.register_fake
 def _(grad: Tensor, bits: Tensor) -> Tensor:
     return torch.empty_like(grad, memory_format=torch.contiguous_format)
+
+
+@count_elementwise(torch.ops.lfwd.where_bits)
+def _(grad: Tensor, bits: Tensor) -> int:
+    return 3 * grad.numel()  # shift, intersection, choice

@@ -10,8 +10,10 @@ from torch.utils.flop_counter import flop_registry
 
 import lightning_fwd as lf
 from lightning_fwd.cost import step_cost, trace_inference, trace_step
-from lightning_fwd.cost.operations import operations
+from lightning_fwd.cost.operations import _count, operations
+from lightning_fwd.cost.schedule import split_convolution_backward
 from lightning_fwd.cost.widths import Widths
+from lightning_fwd.graph.elementwise_count import count_elementwise
 from lightning_fwd.models import DSCNN, MLP, FCAutoencoder, MobileNetV1, ResNet8, SmallConv, StreamingWakeWord
 
 MLCOMMONS = {c.__name__: c for c in (ResNet8, DSCNN, MobileNetV1, FCAutoencoder, StreamingWakeWord)}
@@ -149,6 +151,59 @@ def test_bytes_moved_follow_the_width():
     assert lines[1][key].read_bytes == 16 * 64 + 32 * 16 * 9 + 4 * 32  # biases stay 32-bit
     assert lines[1][key].written_bytes == 32 * 16
     assert wide.total_macs == narrow.total_macs
+
+
+def test_parts_of_a_convolution_s_backward_read_only_what_they_need():
+    """The error to the input needs the weight, the weight's gradient the input, the bias's gradient neither; as traced the last two are one share."""
+    net = conv()
+    x, y = batch_for(net, 2)
+    model = lf.rewrite(net, "backprop", x)
+    made, read, weight, bias = 2 * 32 * 16, 2 * 16 * 64, 32 * 16 * 9, 32  # values of stage2.conv
+    step = trace_step(model, (x, y))
+    parts = {}
+    for traced in (step, split_convolution_backward(step)):
+        for op in operations(traced, Widths(traced, "fp32")):
+            if op.node.startswith("convolution_backward") and op.layer == "stage2.conv":
+                parts.setdefault(traced is step, []).append((op.phase, op.read_bytes // 4, op.written_bytes // 4, op.elementwise))
+    assert parts[True] == [("backward", made + weight, read, 0), ("update", made + read, weight + bias, made)]
+    assert parts[False] == [("update", made + read, weight, 0), ("update", made, bias, made), ("backward", made + weight, read, 0)]
+
+
+def test_error_through_a_frozen_weight_is_backward_work_beside_its_bias_gradient():
+    """One traced node makes both: the error's MAC are no update."""
+    net = conv()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.requires_grad_(False)
+    report = step_cost(net, batch_for(net, 1), scheduled=False)
+    lines = {(c.phase, c.layer): c for c in report.lines}
+    assert lines["backward", "stage2.conv"].macs == lines["forward", "stage2.conv"].macs > 0
+    assert lines["update", "stage2.conv"].macs == 0 and lines["update", "stage2.conv"].elementwise == 32 * 16 + 32
+
+
+def test_a_matrix_made_from_its_seed_is_priced_draw_by_draw():
+    """Per entry of F: counter, eight of the hash, shift, conversion, three of scaling; per value of the input one sum. Stored, the sum alone."""
+    net = MLP(in_features=4, hidden=(6,), num_classes=3)
+    stored, drawn = (step_cost(net, torch.zeros(2, 4), method=lf.Pepita(feedback=f)) for f in ("stored", "regenerated"))
+    assert drawn.elementwise_by_phase["projection"] - stored.elementwise_by_phase["projection"] == 14 * 4 * 3
+    assert drawn.macs_by_phase == stored.macs_by_phase
+    assert drawn.not_counted == stored.not_counted
+
+
+def test_an_operator_declares_its_elementwise_operations():
+    """The ledger asks the registry, whoever the operator belongs to; what declares nothing is listed as a guess."""
+
+    @torch.library.custom_op("lfwd_test::halve", mutates_args=())
+    def halve(x: torch.Tensor) -> torch.Tensor:
+        return x[: len(x) // 2].clone()
+
+    halve.register_fake(lambda x: x.new_empty(len(x) // 2, *x.shape[1:]))
+    graph = torch.fx.symbolic_trace(lambda x: torch.ops.lfwd_test.halve.default(x)).graph
+    placeholder, node, _ = graph.nodes
+    placeholder.meta["val"], node.meta["val"] = torch.zeros(6, 5), torch.zeros(3, 5)
+    assert _count(node) == (0, 15, True)
+    count_elementwise(torch.ops.lfwd_test.halve)(lambda x: 7 * x.numel())
+    assert _count(node) == (0, 7 * 30, False)
 
 
 def test_attention_takes_torch_s_formula():

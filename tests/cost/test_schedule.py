@@ -8,7 +8,14 @@ from torch import fx
 import lightning_fwd as lf
 from lightning_fwd.cost import StepGraph, step_cost, trace_step
 from lightning_fwd.cost.memory import plan_memory
-from lightning_fwd.cost.schedule import PASSES, apply_updates_at_once, recompute_cheap, schedule, write_in_place
+from lightning_fwd.cost.schedule import (
+    PASSES,
+    apply_updates_at_once,
+    recompute_cheap,
+    schedule,
+    split_convolution_backward,
+    write_in_place,
+)
 from lightning_fwd.cost.schedule.rewire import readers_of
 from lightning_fwd.cost.values import base_of, is_part
 from lightning_fwd.cost.widths import Widths
@@ -150,6 +157,30 @@ def test_scheduling_leaves_the_traced_step_alone():
     schedule(step, "fp32")
     assert [n.name for n in step.graph.nodes] == names
     assert not any("in_place_of" in n.meta for n in step.graph.nodes)
+
+
+def test_a_layer_s_input_dies_with_the_gradient_of_its_weight():
+    """The error to that input, made next, takes its shape but reads none of its values."""
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 16, 3)
+    )
+    x, y = torch.randn(2, 1, 8, 8), torch.tensor([0, 1])
+    model = lf.rewrite(network, "backprop", x)
+    step = trace_step(model, (x, y))
+    split = split_convolution_backward(step)
+    of_weight, of_bias, error = [
+        n for n in split.graph.nodes if n.target is torch.ops.aten.convolution_backward.default and n.meta["layer"] == "1"
+    ]
+    calls = [n for n in split.graph.nodes if n.op == "call_function"]
+    plan = plan_memory(split, Widths(split, "fp32"))
+    (between,) = [b for b in plan.buffers if b.name == error.args[1].name]
+    assert between.dies == calls.index(of_weight) < calls.index(error)
+    scheduled, plans = schedule(step, "fp32")
+    got = run_overwriting(scheduled, model, x, y)
+    assert all(torch.equal(got[name], value) for name, value in step.run(model, x, y).items())
+    # the peak: all weights, the input, two weights' gradients, the second layer's error, and its input or the error to that, never both
+    weights, made, gradients, between = (sum(p.numel() for p in network.parameters()), 2 * 4 * 16, 8 * 4 * 9 + 3 * 64, 2 * 8 * 36)
+    assert plans[-1][1].peak_bytes <= 4 * (weights + x.numel() + made + gradients + between + 60)
 
 
 def test_what_is_read_in_another_order_is_not_written_over():

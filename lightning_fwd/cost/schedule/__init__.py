@@ -34,7 +34,13 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 )
 
 # pieces in an order that is good one by one need not be good together: each of these is tried with and without
-_MAY_RAISE_THE_PEAK = ("convolution backward in parts", "elementwise operations in one loop", "reordered")
+_MAY_RAISE_THE_PEAK = (
+    "convolution backward in parts",
+    # streamed, a weight's update waits for the error that is made with the old weight, and the layer's input waits with it
+    "weight gradients streamed into the update",
+    "elementwise operations in one loop",
+    "reordered",
+)
 
 
 def schedule(step: StepGraph, width: str, recompute: bool = False) -> tuple[StepGraph, list[tuple[str, MemoryPlan]]]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from ..step_graph import StepGraph
-from ..values import base_of, is_view
+from ..values import base_of, is_view, operands_read
 from .rewire import copy_of, order_of, recompiled
 
 
@@ -14,9 +14,9 @@ def recompute_cheap(step: StepGraph) -> StepGraph:
     """Make an activation again for the backward phase where elementwise operations on what is kept anyway suffice; costs those operations."""
     step = copy_of(step)
     order, later = order_of(step), ("backward", "update")
-    kept = {base_of(r)[0] for n in step.graph.nodes if n.meta["phase"] in later for r in n.all_input_nodes}
+    kept = {base_of(r)[0] for n in step.graph.nodes if n.meta["phase"] in later for r in operands_read(n)}
     for node in list(step.graph.nodes):
-        users = sorted((u for u in node.users if u.meta["phase"] in later), key=order.__getitem__)
+        users = sorted((u for u in node.users if u.meta["phase"] in later and node in operands_read(u)), key=order.__getitem__)
         if not users or node.op != "call_function" or node.meta["phase"] not in ("forward", "second_forward"):
             continue
         chain = _cheap_chain(node, kept - {node})

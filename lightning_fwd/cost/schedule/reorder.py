@@ -6,7 +6,7 @@ from torch import fx
 
 from ...graph.segment import ancestors
 from ..step_graph import StepGraph
-from ..values import Value, base_of, makes_nothing, tensors_of
+from ..values import Value, base_of, makes_nothing, operands_read, tensors_of
 from ..widths import Widths
 from .rewire import copy_of, output_of, readers_of, recompiled
 
@@ -44,7 +44,7 @@ def reorder(step: StepGraph, widths: Widths) -> StepGraph:
             waiting[other].append(node)
     uses: dict[Value, set[fx.Node]] = {}
     for node in step.graph.nodes:
-        for read in node.all_input_nodes:
+        for read in operands_read(node):
             if not makes_nothing(node) or node.op == "output":
                 uses.setdefault(base_of(read), set()).add(node)
 
@@ -53,7 +53,7 @@ def reorder(step: StepGraph, widths: Widths) -> StepGraph:
             return -(1 << 60)  # names of memory that is there: at once
         made = 0 if "in_place_of" in node.meta else sum(widths.bytes(node, i) for i in range(len(tensors_of(node))))
         group = {node, *_streamed_into(node)}
-        read = {base_of(i) for n in group for i in n.all_input_nodes}
+        read = {base_of(i) for n in group for i in operands_read(n)}
         dying = {v for v in read if v[0].op == "call_function" and v[0] not in group and uses[v] <= group}
         return made - sum(widths.bytes(*value) for value in dying)
 

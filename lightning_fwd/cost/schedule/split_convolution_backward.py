@@ -11,7 +11,10 @@ aten = torch.ops.aten
 
 
 def split_convolution_backward(step: StepGraph) -> StepGraph:
-    """Weight gradient, bias gradient and error to the input as three nodes, in this order: the layer's input dies before the error is made."""
+    """Weight gradient, bias gradient and error to the input as three nodes, in this order: the layer's input dies before the error is made.
+
+    Each part takes all of the operands but reads only its own (:func:`lightning_fwd.cost.values.operands_read`).
+    """
     step = copy_of(step)
     for node in list(step.graph.nodes):
         if node.target is not aten.convolution_backward.default:

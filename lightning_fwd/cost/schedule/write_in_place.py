@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from ..step_graph import StepGraph
-from ..values import base_of, is_part, is_view, makes_nothing, numel, runs_with, tensors_of
+from ..values import base_of, is_part, is_view, makes_nothing, numel, operands_read, runs_with, tensors_of
 from .rewire import copy_of, recompiled
 
 aten = torch.ops.aten
@@ -20,7 +20,7 @@ def write_in_place(step: StepGraph) -> StepGraph:
     step = copy_of(step)
     last_use, kept = {}, set()
     for node in step.graph.nodes:
-        for read in node.all_input_nodes:
+        for read in operands_read(node):
             if not makes_nothing(node) or node.op == "output":
                 last_use[base_of(read)] = runs_with(node)
     for node in step.graph.nodes:

@@ -1,7 +1,7 @@
 """PEPITA's feedback: the error at the output, projected onto the input by a fixed matrix F.
 
 F is a function of its seed. It is stored as a buffer, or regenerated entry by entry in every step: ``C * n_in`` entries are more than the
-weights of a small net (ResNet-8: 30,720), and a microcontroller needs eight integer operations for one.
+weights of a small net (ResNet-8: 30,720), and a microcontroller needs 14 operations for one, ten of them on integers.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import register_flop_formula
 
-from ...graph.counter_random import uniform
+from ...graph.counter_random import OPERATIONS_PER_DRAW, uniform
+from ...graph.elementwise_count import count_elementwise
 
 
 def feedback_matrix(seed: int, n_in: int, num_classes: int, bound: float, device: torch.device | None = None) -> Tensor:
@@ -37,6 +38,12 @@ def _shape(x: Tensor, error: Tensor, seed: int, bound: float) -> Tensor:
 @register_flop_formula(torch.ops.lightning_fwd.modulate_from_seed, get_raw=True)
 def _flop(x: Tensor, error: Tensor, seed: int, bound: float, out_val: Tensor | None = None, **_: object) -> int:
     return 2 * x.numel() * error.shape[1]
+
+
+@count_elementwise(torch.ops.lightning_fwd.modulate_from_seed)
+def _elementwise(x: Tensor, error: Tensor, seed: int, bound: float) -> int:
+    """Each entry of F is drawn and scaled once per step; then ``x + F e``."""
+    return (OPERATIONS_PER_DRAW + 1) * x[0].numel() * error.shape[1] + x.numel()
 
 
 class FeedbackProjection(nn.Module):
