@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from method_table import one_step
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -376,3 +377,40 @@ def test_bad_schemes_are_refused_before_anything_changes(settings_, message):
     with pytest.raises(lf.RewriteError, match=message):
         lf.rewrite(net, lf.SparseUpdate(**settings_), x)
     assert before == [p.requires_grad for p in net.parameters()] and type(net) is Net
+
+
+class SeveralTensors(nn.Module):
+    """A trained layer before an operation that hands out several tensors."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.first, self.head = how, nn.Linear(5, 8), nn.Linear(8, 3)
+        self.inner = {"attention": nn.MultiheadAttention(8, 2, batch_first=True), "lstm": nn.LSTM(8, 4, batch_first=True)}.get(how, nn.Identity())
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        if self.how == "chunk":
+            left, right = h.chunk(2, dim=1)
+            h = torch.cat([left * torch.sigmoid(right), right], 1)
+        elif self.how == "split, joined":
+            h = torch.relu(torch.cat(h.split(3, 1), 1))
+        elif self.how == "max":
+            h = h * torch.max(h, 1, keepdim=True)[0]
+        elif self.how == "attention":
+            h = h.unsqueeze(1).repeat(1, 3, 1)
+            h = self.inner(h, h, h)[0].mean(1)
+        else:
+            h, (last, _) = self.inner(h.unsqueeze(1).repeat(1, 3, 1))
+            h = torch.cat([h.mean(1), last[0]], 1)
+        return self.head(h)
+
+
+@pytest.mark.parametrize("how", ["chunk", "split, joined", "max", "attention", "lstm"])
+def test_errors_pass_through_values_of_several_tensors(how):
+    torch.manual_seed(0)
+    net, x, y = SeveralTensors(how), torch.randn(6, 5), torch.arange(6) % 3
+    expected = torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
+    train = ["first", "head"] + (["inner"] if list(net.inner.parameters()) else [])
+    one_step(lf.rewrite(net, lf.SparseUpdate(train), x), x, y)
+    for (name, p), g in zip(net.named_parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6, msg=name)

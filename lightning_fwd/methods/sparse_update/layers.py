@@ -31,7 +31,7 @@ _RELU6 = (nn.functional.relu6,)
 
 @dataclass
 class Stage:
-    """One node of the captured graph, on the way back from the logits to the deepest trained parameter.
+    """One node of the captured graph (and any that hand it several tensors), on the way back from the logits to the deepest trained parameter.
 
     Attributes:
         name: of its value. inputs: names of the tensors that it reads. needs: which of these want a gradient.
@@ -236,21 +236,29 @@ def may_have_gradient(node: fx.Node) -> bool:
     return meta is not None and getattr(meta, "dtype", torch.float32).is_floating_point
 
 
+def holds_several(node: fx.Node) -> bool:
+    """Whether a value is several tensors in one: of ``chunk``, attention, a recurrent layer."""
+    return "tensor_meta" in node.meta and shape_of(node) is None
+
+
 def stage_of(
-    node: fx.Node, model: RewrittenModel, needing: set[fx.Node], trained: list[str], stored_norms: bool
+    nodes: list[fx.Node], model: RewrittenModel, needing: set[fx.Node], trained: list[str], stored_norms: bool
 ) -> Stage:
-    """The stage of one node.
+    """The stage of the last node, which the others lead to by values of several tensors.
 
     Args:
-        needing: nodes whose value wants a gradient. trained: the trained parameters among the node's own.
+        needing: nodes whose value wants a gradient. trained: the trained parameters among the nodes' own.
         stored_norms: whether batch norms run on their stored statistics.
     """
-    inputs = [n for n in node.all_input_nodes if not is_constant(n)]
-    path = node.target if node.op == "call_module" else ""
+    node = nodes[-1]
+    inputs = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in nodes and not is_constant(i)))
+    path = next((n.target for n in nodes if n.op == "call_module"), "")
     module = model.get_submodule(path) if path else None
     kind = Stage
     if node not in needing:
         kind = Ungraded
+    elif len(nodes) > 1:
+        kind = Stage
     elif isinstance(module, nn.Linear):
         kind = Affine
     elif isinstance(module, _CONVOLUTIONS) and not isinstance(module.padding, str) and module.padding_mode == "zeros":
@@ -267,4 +275,4 @@ def stage_of(
         if shape_of(inputs[0]) == shape_of(inputs[1]):
             kind = Addition
     needs = [n in needing for n in inputs]
-    return kind(node.name, [n.name for n in inputs], needs, Segment([node], inputs, [node]), path, trained)
+    return kind(node.name, [n.name for n in inputs], needs, Segment(nodes, inputs, [node]), path, trained)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from ...graph.blocks import canonical_names, parameters_of
-from ...graph.constants import is_constant
 from ...graph.frozen_prefix import split_frozen
 from ...graph.phase import layer
 from ...graph.rewritten import RewrittenModel
 from ...graph.step import Update, Updates
 from .error_sparsity import ErrorSparsity
-from .layers import may_have_gradient, stage_of
+from .layers import holds_several, may_have_gradient, stage_of
 
 
 class Tape:
@@ -25,7 +24,7 @@ class Tape:
         stored_norms: whether batch norms run on their stored statistics.
 
     Attributes:
-        stages: the nodes on the way back, in order of execution. sparsity: dynamic sparsity of the error, if wanted.
+        stages: what is passed on the way back, mostly one node each, in order of execution. sparsity: dynamic sparsity of the error, if wanted.
     """
 
     sparsity: ErrorSparsity | None = None
@@ -34,14 +33,19 @@ class Tape:
         self._names = {name: first for name, first in canonical_names(model).items() if first in trained}
         split = split_frozen(model.graph, model, set(self._names))
         self._before, self._entries, self._output = split.before, [n.name for n in split.entries], split.output.name
-        last_use = {i: n for n in split.after for i in n.all_input_nodes if not is_constant(i)}
         needing, self.stages = set(), []
+        several: dict[fx.Node, list[fx.Node]] = {}  # a value of several tensors (chunk, attention): what makes it, again for each of its readers
         for node in split.after:
-            own = [name for name in parameters_of(node, model) if name in self._names]
-            if may_have_gradient(node) and (own or any(n in needing for n in node.all_input_nodes)):
+            nodes = [*dict.fromkeys(n for i in node.all_input_nodes for n in several.get(i, ())), node]
+            if holds_several(node):
+                several[node] = nodes
+                continue
+            own = [name for n in nodes for name in parameters_of(n, model) if name in self._names]
+            if may_have_gradient(node) and (own or any(i in needing for n in nodes for i in n.all_input_nodes)):
                 needing.add(node)
-            self.stages.append(stage_of(node, model, needing, own, stored_norms))
-        self._dead = [[i.name for i, n in last_use.items() if n is node] for node in split.after]
+            self.stages.append(stage_of(nodes, model, needing, own, stored_norms))
+        last_use = {name: i for i, stage in enumerate(self.stages) for name in stage.inputs}
+        self._dead = [[name for name, last in last_use.items() if last == i] for i in range(len(self.stages))]
 
     def forward(self, model: RewrittenModel, x: Tensor) -> tuple[Tensor, list[tuple]]:
         """``(B, ...) -> (logits (B, C), what each stage keeps)``."""
