@@ -92,12 +92,28 @@ class RewrittenModel(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if protocol < 4:  # torch.save's own is 2, which has no name for functions such as torch.conv2d
+            raise RewriteError(
+                f"a model rewritten for {type(self.method).__name__} cannot be pickled by protocol {protocol}",
+                "its graphs name functions of torch; a LightningModule stays rewritten after fit",
+                "call lf.unwrap(module) first, save module.state_dict(), or torch.save(..., pickle_protocol=4)",
+            )
+        return super().__reduce_ex__(protocol)
+
     # ---- running
 
     def forward(self, x: Tensor) -> Tensor:
         """Inference ``(B, ...) -> (B, C)``; in training mode, or inside :meth:`step`, the first half of a training step."""
         if not ((self.training or self._stepping) and torch.is_grad_enabled()):
             return self.method.predict(self, x)
+        if self.method.needs_target and not self._stepping:
+            raise StepError(
+                f"a model rewritten for {type(self.method).__name__} was run in training mode outside a training step of its rule",
+                "a plain Trainer or loop trains it; a LightningModule stays rewritten after fit",
+                "for plain training call lf.unwrap(module) first (import lightning_fwd as lf); to go on with the rule, use its Lightning strategy or "
+                "`with model.step(labels):`; to predict, call model.eval()",
+            )
         self.method.check_step(self, x, self._target)
         self.pending = [(logits, step) for logits, step in self.pending if logits() is not None]  # no loss can reach the others any more
         record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
@@ -154,7 +170,7 @@ class RewrittenModel(nn.Module):
             others: parameters outside this model that the loss depends on; they get their ordinary gradient.
 
         Raises:
-            StepError: the loss is not finite, or does not depend on the logits of this step.
+            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them.
         """
         if not self.pending:
             raise StepError(
@@ -172,14 +188,22 @@ class RewrittenModel(nn.Module):
         others = [p for p in others or [] if p.requires_grad]
         reached = [(logits(), step) for logits, step in self.pending if logits() is not None]
         leaves = [logits for logits, _ in reached]
-        grads = torch.autograd.grad(loss, leaves + others, allow_unused=True)
+        own = {name: p for name, p in self.named_parameters() if p.requires_grad}
+        grads = torch.autograd.grad(loss, [*leaves, *others, *own.values()], allow_unused=True)
         if all(g is None for g in grads[: len(leaves)]):
             raise StepError(
                 "the loss does not depend on the logits",
                 "the training step detached or recomputed them",
                 "compute the loss from the tensor that the model returned",
             )
-        for parameter, grad in zip(others, grads[len(leaves) :], strict=True):
+        beside = [name for name, grad in zip(own, grads[len(leaves) + len(others) :], strict=True) if grad is not None]
+        if beside:
+            raise StepError(
+                f"the loss depends on {', '.join(beside[:3])}{' and others' if beside[3:] else ''} otherwise than through the logits",
+                f"{type(self.method).__name__} takes the gradient of the loss at the logits: a penalty on parameters would be lost",
+                "use the optimizer's weight_decay; a term that is only logged: detach it",
+            )
+        for parameter, grad in zip(others, grads[len(leaves) :], strict=False):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad + grad
         self.pending = []
@@ -262,8 +286,8 @@ def _allow_plain_state(_model: RewrittenModel, keys: Any) -> None:
 def _refuse_plain_backward(logits: Tensor) -> None:
     raise StepError(
         "loss.backward() was called on a model that is rewritten for a learning rule",
-        "it stops at the logits: no parameter would get a gradient",
-        "call model.backward(loss), train with the rule's Lightning strategy, or lightning_fwd.unwrap(model) for plain training",
+        "it stops at the logits, so no parameter would get a gradient; a LightningModule stays rewritten after fit",
+        "call model.backward(loss), train with the rule's Lightning strategy, or call lf.unwrap(module) first for plain training",
     )
 
 

@@ -22,7 +22,7 @@ from ..graph.errors import LightningFwdError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
 from .batch import Key, example_batch, input_of, target_of
-from .install import install, installed, split_state, unwrap
+from .install import inserted_state, install, installed, split_state, unwrap
 
 
 class ForwardOnlyStrategy(SingleDeviceStrategy):
@@ -44,7 +44,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     Raises:
         CaptureError, RewriteError: the network cannot be captured, or the rule does not apply to it.
-        LightningFwdError: several devices, 16-mixed precision, several optimizers, or no example input.
+        LightningFwdError: several devices, 16-mixed precision, several optimizers, LBFGS under a forward-only rule, or no example input.
     """
 
     strategy_name = "forward_only"
@@ -163,6 +163,13 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
                 "one training step of a rule updates all layers",
                 "return one optimizer, with parameter groups for different learning rates",
             )
+        if self.method.forward_only and any(isinstance(o, torch.optim.LBFGS) for o in self.optimizers):
+            unwrap(self.lightning_module)
+            raise LightningFwdError(
+                f"{type(self.method).__name__} cannot be trained by LBFGS",
+                "it fits a curvature to gradients of one loss, and this rule's updates are not the gradient of any",
+                "use SGD or Adam",
+            )
         if self.optimizers and self.rewritten is not None:
             self._adopt_inserted(self.optimizers[0])
 
@@ -196,12 +203,8 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
     # ---- checkpoints: the plain model's own keys, and beside them what the rule inserted
 
     @override
-    def lightning_module_state_dict(self) -> dict[str, Any]:
-        return split_state(super().lightning_module_state_dict())[0]
-
-    @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        _, inserted = split_state(super().lightning_module_state_dict())
+        inserted = inserted_state(self.lightning_module)
         # a callback may have put another state there (the averaged weights)
         checkpoint["state_dict"], averaged = split_state(checkpoint["state_dict"])
         checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted, "averaged": averaged}

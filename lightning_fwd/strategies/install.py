@@ -58,17 +58,47 @@ def install(module: LightningModule, method: LearningMethod, x: Tensor, name: st
             return current
         unwrap(module)
     name, x = find_network(module, name), _fitting(x, module)
+    if name is None and type(module).forward is LightningModule.forward:
+        children = [n for n, child in module.named_children() if any(True for _ in child.parameters())]
+        raise RewriteError(
+            f"{type(module).__name__} has no forward, and none of its children holds all parameters ({', '.join(children)})",
+            "which of them is the network that a learning rule trains cannot be told",
+            f"name it: ForwardOnlyStrategy(method, module={children[0]!r}), or define forward",
+        )
     if name is None:
         model = rewrite(module, method, x)
         module._modules[WHOLE] = model
         object.__setattr__(module, "forward", model.forward)
-        hooks = module.register_state_dict_post_hook(_read_from_view), module.register_load_state_dict_pre_hook(_write_to_view)
-        model._undo += [hook.remove for hook in hooks]
-        return model
-    network = getattr(module, name)
-    model = rewrite(network, method, _input_of_child(module, network, x))
-    setattr(module, name, model)
+        hooks = [
+            module.register_state_dict_post_hook(_read_from_view),
+            module.register_load_state_dict_pre_hook(_write_to_view),
+        ]
+    else:
+        network = getattr(module, name)
+        model = rewrite(network, method, _input_of_child(module, network, x))
+        setattr(module, name, model)
+        hooks = []
+    hooks.append(module.register_state_dict_post_hook(_drop_inserted))
+    model._undo += [hook.remove for hook in hooks]
     return model
+
+
+def inserted_state(module: LightningModule) -> dict[str, Any]:
+    """What a rule inserted into a LightningModule, by the keys under which it loads."""
+    return {
+        f"{name}.{key}": value
+        for name, child in module.named_children()
+        if isinstance(child, RewrittenModel)
+        for key, value in child.state_dict().items()
+        if is_inserted(key)
+    }
+
+
+def _drop_inserted(_module: nn.Module, state: dict[str, Any], prefix: str, _meta: dict) -> None:
+    """The module's own state_dict is the plain one's; a copy inside another module (averaged weights) keeps all, to resume from."""
+    if not prefix:
+        for key in [k for k in state if is_inserted(k)]:
+            del state[key]
 
 
 def _read_from_view(module: nn.Module, state: dict[str, Any], prefix: str, _meta: dict) -> None:

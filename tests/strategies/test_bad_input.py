@@ -1,5 +1,6 @@
 """Everything a user can hand in wrongly: a clear error, and nothing changed by it."""
 
+import lightning
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
@@ -211,6 +212,41 @@ def test_unknown_names(module, refused):
         trainer(lf.LocalLoss(granularity=["fc9"])).fit(module, loader())
     with refused("at most 3 blocks", error=lf.RewriteError):
         trainer(lf.LocalLoss(granularity=7)).fit(module, loader())
+
+
+class Parts(Task):
+    """Several children, no forward."""
+
+    forward = lightning.LightningModule.forward
+
+    def __init__(self):
+        super().__init__(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)))
+        self.scale = nn.Linear(4, 4)
+
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self.scale(self.network(batch[0])), batch[1])
+
+
+def test_several_children_and_no_forward():
+    module = Parts()
+    with pytest.raises(lf.RewriteError, match=r"Parts has no forward(.|\n)*network, scale(.|\n)*module='network'"):
+        trainer("pepita").fit(module, loader())
+    before = tensors(module)
+    trainer(lf.ForwardOnlyStrategy("pepita", module="network")).fit(module, loader())
+    assert not torch.equal(before["network.0.weight"], tensors(lf.unwrap(module))["network.0.weight"])
+
+
+@pytest.mark.parametrize("name", [n for n in lf.METHODS if n != "statistics"])
+def test_a_penalty_on_parameters_is_not_lost_silently(name, module, refused):
+    class Penalised(Task):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(batch, batch_idx) + 1e-3 * sum(p.square().sum() for p in self.network.parameters())
+
+    module.__class__ = Penalised
+    with refused("the loss depends on", "weight_decay", error=lf.StepError):
+        trainer(name).fit(module, loader())
+    Penalised.training_step = lambda self, batch, i: Task.training_step(self, batch, i) + self.network.fc1.weight.detach().norm()
+    trainer(name, max_steps=1).fit(module, loader())
 
 
 def test_no_example_to_capture_with(module, refused):

@@ -141,7 +141,7 @@ def test_averaged_weights_resume(rule, tmp_path):
         each = ModelCheckpoint(tmp_path, save_top_k=-1)
         run = trainer(RULES[rule](), max_epochs=4, callbacks=[WeightAveraging(), each], enable_checkpointing=True)
         run.fit(module, loader(), ckpt_path=resume)
-        averages.append(module.state_dict())
+        averages.append(module.network.state_dict())
     assert all(torch.equal(averages[0][k], averages[1][k]) for k in averages[0])
 
 
@@ -181,9 +181,11 @@ def test_two_fits_go_on_and_another_rule_takes_over():
     assert module.network is first and int(first.inserted.counter) == 12
     trainer("pepita").fit(module, data)
     assert module.network is not first and isinstance(module.network.method, lf.Pepita)
-    before = tensors(module.network.original)
-    with pytest.raises(lf.StepError, match="unwrap"):
-        trainer("auto").fit(module, data)  # plain training of a rewritten model would silently learn nothing
+    for rule in ("pepita", "local_loss"):
+        trainer(rule).fit(module, data)
+        before = tensors(module.network.original)
+        with pytest.raises(lf.StepError, match=r"stays rewritten after fit(.|\n)*lf.unwrap\(module\) first"):
+            trainer("auto").fit(module, data)  # plain training of a rewritten model would silently learn nothing
     lf.unwrap(module)
     assert not moved(module.network, before)
     trainer("auto").fit(module, data)
@@ -277,6 +279,25 @@ def test_dict_batches(rule):
     assert moved(lf.unwrap(module), before)
 
 
+@pytest.mark.parametrize("kind", ["child", "whole"])
+@every_rule
+def test_a_trained_module_saves_as_a_plain_one(rule, kind, tmp_path):
+    cls, make = (OwnLayers, "conv") if kind == "whole" else (Task, "residual")
+    plain, module = (task(make, cls=cls) for _ in range(2))
+    trainer(RULES[rule]()).fit(module, loader(NETS[make]()))
+    torch.save(module.state_dict(), tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert list(state) == list(plain.state_dict())
+    plain.load_state_dict(state)
+    module.load_state_dict(state)
+    with pytest.raises(lf.RewriteError, match=r"lf.unwrap\(module\)"):
+        torch.save(module, tmp_path / "module.pt")
+    torch.save(module, tmp_path / "module.pt", pickle_protocol=4)
+    assert torch.load(tmp_path / "module.pt", weights_only=False).state_dict().keys() == state.keys()
+    torch.save(lf.unwrap(module), tmp_path / "module.pt")
+    assert all(torch.equal(value, state[key]) for key, value in lf.unwrap(module).state_dict().items())
+
+
 class Late(Task):
     def __init__(self):
         super().__init__(None)
@@ -299,7 +320,7 @@ def test_configure_model(rule, tmp_path):
     resumed = Late()
     trainer(RULES[rule](), max_epochs=1).fit(resumed, data, ckpt_path=tmp_path / "late.ckpt")
     for other in (early, resumed):
-        pairs = zip(module.state_dict().items(), other.state_dict().items(), strict=True)
+        pairs = zip(module.network.state_dict().items(), other.network.state_dict().items(), strict=True)
         assert all(a == b and torch.equal(u, v) for (a, u), (b, v) in pairs if "dropout" not in a) or rule != "backprop"
 
 
@@ -325,8 +346,26 @@ def test_manual_optimisation_equals_automatic(rule):
         run = trainer(RULES[rule]())
         run.fit(module, loader())
         assert run.global_step == 6
-        states.append(module.state_dict())
+        states.append(module.network.state_dict())
     assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+
+
+class SecondOrder(Task):
+    def configure_optimizers(self):
+        return torch.optim.LBFGS(self.network.parameters(), 0.1, max_iter=3)
+
+
+def test_lbfgs_follows_the_gradient_of_the_loss_and_nothing_else():
+    losses = []
+    for strategy in ("auto", "backprop"):
+        module = task(cls=SecondOrder)
+        trainer(strategy).fit(module, loader())
+        losses.append(torch.stack(module.losses))
+    assert torch.equal(*losses) and len(losses[0]) > 6  # the closure runs several times a step
+    module = task(cls=SecondOrder)
+    with pytest.raises(lf.LightningFwdError, match="LocalLoss cannot be trained by LBFGS"):
+        trainer("local_loss").fit(module, loader())
+    assert not isinstance(module.network, lf.RewrittenModel)
 
 
 class TwoViews(Task):
