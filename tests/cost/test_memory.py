@@ -28,8 +28,8 @@ class Functional(nn.Module):
         return tuple(self.step(*values))
 
 
-def executorch_plan(step: StepGraph) -> tuple[int, int]:
-    """Bytes of the arena that ExecuTorch plans for a step, and the peak of its own tensor lifetimes."""
+def executorch_plan(step: StepGraph) -> tuple[int, int, int]:
+    """Bytes of ExecuTorch's arena for a step; of the most of its tensors that are alive at once; of them all, placed by :func:`first_fit`."""
     exir = pytest.importorskip("executorch.exir")
     from executorch.exir.memory_planning import collect_specs_from_nodes
     from executorch.exir.passes import MemoryPlanningPass
@@ -49,37 +49,49 @@ def executorch_plan(step: StepGraph) -> tuple[int, int]:
         )
         if spec is not None and spec.mem_offset is not None
     }  # fmt: skip
-    end = max(spec.lifetime[1] for spec in specs)
-    alive = [sum(s.allocated_memory for s in specs if s.lifetime[0] <= t <= s.lifetime[1]) for t in range(end + 1)]
-    return manager.executorch_program.execution_plan[0].non_const_buffer_sizes[1], max(alive)
+    tensors = [(spec.allocated_memory, *spec.lifetime) for spec in specs]
+    alive = [sum(size for size, born, dies in tensors if born <= t <= dies) for t in range(max(t[2] for t in tensors) + 1)]
+    return manager.executorch_program.execution_plan[0].non_const_buffer_sizes[1], max(alive), first_fit(tensors)
 
 
-# How far the arena exceeds the planner's own tensor lifetimes: gradients of very different sizes leave holes that it does not fill.
-# Elsewhere it packs to within 5 %.
-GAPS = {
-    ("mlp", "backprop"): 1.14,
-    ("mlp", "local_loss"): 1.26,
-    ("conv", "backprop"): 1.08,
-    ("conv_bn", "backprop"): 1.10,
-}
+def first_fit(tensors: list[tuple[int, int, int]]) -> int:
+    """Bytes that tensors (size, born, dies) take when each, largest first, lies at the lowest place that is free all its life."""
+    placed: list[tuple[int, int, int, int]] = []
+    for size, born, dies in sorted(tensors, key=lambda t: (-t[0], t[1])):
+        start = 0
+        for low, high in sorted((low, high) for low, high, first, last in placed if first <= dies and born <= last):
+            if start + size <= low:
+                break
+            start = max(start, high)
+        placed.append((start, start + size, born, dies))
+    return max(high for _, high, _, _ in placed)
+
+
+# Where ExecuTorch's arena exceeds the ledger's peak by more than 5 %, the excess is holes: its greedy planner opens a bucket per large tensor, never
+# joins buckets, and leaves the rest of one empty while smaller gradients lie in it.
+HOLES = {("mlp", "backprop"), ("mlp", "local_loss"), ("conv", "backprop"), ("conv_bn", "backprop")}
 
 
 @pytest.mark.parametrize("method", ["backprop", "pepita", "local_loss"])
 @pytest.mark.parametrize("net", NETS)
 def test_lower_bound_of_executorch_s_arena(net, method):
+    """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times that can hold them (``-s`` prints the figures)."""
     network = NETS[net]()
     x, y = batch_for(network)
     step = trace_step(lf.rewrite(network, method, x), (x, y))
-    arena, lifetimes = executorch_plan(step)
+    arena, alive, packed = executorch_plan(step)
     strided = plan_memory(step, Widths(step, "fp32"), resident=False).peak_bytes
     copied = plan_memory(step, Widths(step, "fp32"), COPIED_BY_EXECUTORCH, resident=False).peak_bytes
-    assert (
-        strided <= copied <= arena
-    )  # ExecuTorch materialises transposes and broadcasts: the first part of what it wastes
-    assert copied <= lifetimes <= copied * 1.005 + 16 * 64  # it rounds each tensor up to 16 bytes
-    assert arena <= GAPS.get((net, method), 1.05) * copied  # the second part: holes
-    if (net, method) not in GAPS and strided == copied:
-        assert arena <= 1.05 * strided
+    figures = (strided, copied, alive, packed, arena)
+    print(f"\n| {net} | {method} | {' | '.join(f'{f:,}' for f in figures)} | {arena / alive - 1:.1%} |")
+    # ExecuTorch materialises transposes and broadcasts: the first part of what it wastes
+    assert strided <= copied <= arena
+    assert copied <= alive <= copied * 1.005 + 16 * 64  # it rounds each tensor up to 16 bytes
+    assert alive <= packed <= 1.05 * copied  # what the arena takes beyond this is the planner's choice of places
+    if (net, method) not in HOLES:
+        assert arena <= 1.05 * copied
+        if strided == copied:
+            assert arena <= 1.05 * strided
 
 
 @pytest.mark.parametrize("net", ["conv", "conv_bn", "resnet8"])
