@@ -8,7 +8,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 
 from .graph.errors import LightningFwdError
 from .models import build
@@ -41,8 +41,7 @@ class Classifier(L.LightningModule):
         self.network = build(model, **(model_args or {})) if isinstance(model, str) else model
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.optimizer, self.schedule = optimizer, schedule
-        classes = self.network.num_classes if isinstance(getattr(self.network, "num_classes", None), int) else 10
-        self.accuracy = MulticlassAccuracy(num_classes=classes, average="micro")
+        self.accuracy = MeanMetric()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
@@ -66,7 +65,7 @@ class Classifier(L.LightningModule):
         x, y = batch
         logits = self(x)
         loss = self._loss(logits, y)
-        self.accuracy(logits, y)
+        self.accuracy((logits.argmax(1) == y).float())
         self.log(f"{stage}/loss", loss)
         self.log(f"{stage}/accuracy", self.accuracy, prog_bar=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -18,8 +19,13 @@ _LIGHTNING = ("fit", "validate", "test", "predict")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; a mistake of the user's ends in its text and exit code 2, never in a traceback."""
+    """Run one command; a mistake of the user's ends in its text and exit code 2, never in a traceback.
+
+    The current folder is searched for import paths (``--model mynet.MyNet``), as ``python -m`` does.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
     console = Console(stderr=True)
     try:
         if arguments and arguments[0] in _LIGHTNING:

@@ -1,5 +1,8 @@
 """The command line: results where results are due, advice and exit code 2 where the user erred."""
 
+import subprocess
+import sys
+
 import lightning as L
 import pytest
 import torch
@@ -167,6 +170,30 @@ def test_a_folder_that_cannot_be_written(capfd, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"data": {"dataset": "digits", "drift": "noise"}, "model": "small_conv"}))
     refused(["compare", "-c", str(tmp_path / "recipe.yaml"), "--out", str(tmp_path / "file" / "out")], "cannot write to", capfd)
+
+
+OWN_NET = """
+import torch
+class MyNet(torch.nn.Sequential):
+    input_shape = (1, 8, 8)
+    def __init__(self):
+        super().__init__(torch.nn.Flatten(), torch.nn.Linear(64, 12))
+"""
+
+
+def test_a_file_in_the_current_folder(tmp_path):
+    """As the installed command runs it: not by ``python -m``, which has the folder on its path, and in worker processes too."""
+    (tmp_path / "mynet.py").write_text(OWN_NET)
+    (tmp_path / "broken_net.py").write_text("import nothing_of_the_kind")
+    start = f"import sys; sys.path.remove(''); sys.argv[0] = 'lightning-fwd'; from {main.__module__} import main; sys.exit(main())"
+    fit = ["--trainer.max_epochs=1", "--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.accelerator=cpu"]
+    for arguments, code, said in (
+        (["cost", "--model", "mynet.MyNet"], 0, "768"),
+        (["fit", "--model.model=mynet.MyNet", "--trainer.strategy=pepita", *fit], 0, "test/accuracy"),
+        (["cost", "--model", "broken_net.MyNet"], 2, "cannot import 'broken_net': ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
+    ):
+        done = subprocess.run([sys.executable, "-c", start, *arguments], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == code and said in " ".join((done.stdout + done.stderr).split()), done.stdout + done.stderr
 
 
 def test_rewrite_of_an_own_model(capfd):

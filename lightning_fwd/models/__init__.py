@@ -34,7 +34,7 @@ def build(name: str, **kwargs: object) -> nn.Module:
 
     Raises:
         ValueError: the name is not in `MODELS` and no import path.
-        ImportError: the module or the attribute of an import path does not exist.
+        ImportError: the module of an import path cannot be imported, whatever its code raised, or lacks the attribute.
         TypeError: the import path is no callable, the arguments do not fit, or the result is no nn.Module.
     """
     model = _factory(name)(**kwargs)
@@ -54,9 +54,11 @@ def _factory(name: str):
             f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; or give an import path package.module.Class"
         )
     try:
-        factory = getattr(importlib.import_module(module_name), attribute)
-    except ImportError as error:
-        raise ImportError(f"model {name!r}: cannot import {module_name!r}: {error}") from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing runs the module's own code
+        raise ImportError(f"model {name!r}: cannot import {module_name!r}: {type(error).__name__}: {error}") from error
+    try:
+        factory = getattr(module, attribute)
     except AttributeError as error:
         raise ImportError(f"model {name!r}: module {module_name!r} has no {attribute!r}") from error
     if not callable(factory):

@@ -16,13 +16,20 @@ def test_build_by_name_and_by_import_path():
     assert isinstance(layer, nn.Linear) and layer.out_features == 2
 
 
-def test_build_tells_what_is_wrong():
+def test_build_tells_what_is_wrong(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match="unknown model 'resnet9': did you mean 'resnet8'.*ds_cnn.*package.module.Class"
     ):
         build("resnet9")
     with pytest.raises(ImportError, match="cannot import 'no_such_package'"):
         build("no_such_package.Net")
+    (tmp_path / "half_written_net.py").write_text("class Net(:\n")
+    (tmp_path / "raising_net.py").write_text("import torch\ntorch.nothing_of_the_kind\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match="cannot import 'half_written_net': SyntaxError: .*half_written_net.py, line 1"):
+        build("half_written_net.Net")
+    with pytest.raises(ImportError, match="cannot import 'raising_net': AttributeError: .*nothing_of_the_kind"):
+        build("raising_net.Net")
     with pytest.raises(ImportError, match="module 'torch.nn' has no 'Linnear'"):
         build("torch.nn.Linnear")
     with pytest.raises(TypeError, match="is float, expected a class or function"):
