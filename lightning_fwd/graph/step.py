@@ -73,7 +73,8 @@ class StepRecord:
         input: ``(B, ...)``.
         target: class indices ``(B,)``, or None where the rule needs no labels.
         loss_scale: factor on the loss beside the batch mean (1 / accumulated batches), for rules with a loss of their own.
-        counter: number of this step since the rewrite, a 0-d int64 tensor: the seed of everything random in the step.
+        counter: number of this step since the rewrite, a 0-d int64 tensor: the seed of everything random in the step. A step is one training forward
+            with its updates; an optimizer step may accumulate several. Settings of rules in steps (``greedy_steps``, ``until``, ...) count these.
     """
 
     input: Tensor

@@ -104,7 +104,8 @@ def test_the_user_s_own_loss_is_what_is_compared():
 # ---- gain over frozen features
 
 
-def test_the_control_is_training_the_head_alone():
+@pytest.mark.parametrize("accumulated", [1, 4])
+def test_the_control_is_training_the_head_alone(accumulated):
     """The callback's copy against a run whose rule is the head's gradient: same batches, optimizer and schedule."""
 
     class Scheduled(Task):
@@ -116,10 +117,10 @@ def test_the_control_is_training_the_head_alone():
     net = MLP(16, (12,), 4)
     start = tensors(net)
     seen, task = lf.Diagnosis(), Scheduled(net)
-    trainer(lf.Pepita(), callbacks=[seen], max_epochs=3).fit(task, loader(net), loader(net))
+    trainer(lf.Pepita(), callbacks=[seen], max_epochs=3, accumulate_grad_batches=accumulated).fit(task, loader(net), loader(net))
     alone = MLP(16, (12,), 4)
     alone.load_state_dict(start)
-    run = trainer(lf.SparseUpdate(), max_epochs=3)
+    run = trainer(lf.SparseUpdate(), max_epochs=3, accumulate_grad_batches=accumulated)
     run.fit(Scheduled(alone), loader(alone))
     frozen = seen._control.model
     torch.testing.assert_close(frozen.get_parameter("classifier.weight"), alone.classifier.weight, rtol=1e-4, atol=1e-6)

@@ -28,7 +28,8 @@ class Diagnosis(Callback):
     Every ``every_n_steps`` batches, per layer: the **angle** between the rule's gradient and backpropagation's on the same batch (90 degrees: nothing
     in common), and the **relative change** ``|W - W_0| / |W_0|`` since the start. And the **gain over frozen features**: accuracy on the
     validation and test data minus that of a copy whose features stay as they began and whose last layer learns from the same batches.
-    A rule that does not beat that copy learns no features, whatever its accuracy.
+    A rule that does not beat that copy learns no features, whatever its accuracy. Steps are counted in batches, of which an optimizer step may
+    accumulate several; the copy accumulates as the run does.
 
     Training is the same with and without it, bit for bit. A measured step costs one forward and one backward pass more, the control one forward
     pass in every step.
@@ -68,7 +69,7 @@ class Diagnosis(Callback):
         self._control: FrozenControl | None = None
         self._control_state: dict[str, Any] | None = None
         self._folder: Path | None = None
-        self._batches = 0
+        self._batches, self._updates = 0, 0
         self._seen: tuple[Tensor, Tensor] | None = None
         self._reference: ReferenceGradient | None = None
         self._measured: dict[str, tuple[float, float, float]] = {}
@@ -125,6 +126,7 @@ class Diagnosis(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._updates = trainer.global_step
         if self._control is not None:
             self._control.follow_schedule()
         if self._batches % self.every_n_steps == 0:
@@ -154,7 +156,8 @@ class Diagnosis(Callback):
                 rank_zero_warn("Diagnosis has no control with frozen features: it needs the labels of the batch")
                 self._control = None
             else:
-                self._control.step(self._seen[0], target)
+                updated = trainer.global_step > self._updates
+                self._control.step(self._seen[0], target, trainer.accumulate_grad_batches, updated)
         self._seen = None
 
     def _record(self, trainer: Trainer, pl_module: LightningModule, batch_size: int) -> None:

@@ -45,14 +45,19 @@ class FrozenControl:
         """Read the run's learning rate; before its step, as a scheduler may change it right after."""
         self._factor = float(self._run_optimizer.param_groups[0]["lr"]) / self._start
 
-    def step(self, x: Tensor, target: Tensor) -> None:
-        """Learn from one batch, ``(B, ...)`` and ``(B,)``."""
+    def step(self, x: Tensor, target: Tensor, accumulated: int = 1, update: bool = True) -> None:
+        """Learn from one batch, ``(B, ...)`` and ``(B,)``.
+
+        Args:
+            accumulated: batches per optimizer step. update: whether this is the last of them.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr * self._factor
         with torch.enable_grad():
-            F.cross_entropy(self.model.run(x).float(), target).backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+            (F.cross_entropy(self.model.run(x).float(), target) / accumulated).backward()
+        if update:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:
