@@ -1,4 +1,5 @@
-"""What one training step of each MLCommons-Tiny network costs under each rule, beside the published book: prints Markdown tables.
+"""What one training step of each MLCommons-Tiny network costs under each rule, beside the published book: prints Markdown tables: all figures, then
+operations and memory by rule and network, then means.
 
     python tools/cost_table.py [--width int8] [--device stm32h735] [--with-batch-norm] [--json FILE]
 
@@ -90,6 +91,14 @@ def markdown(row: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def by_network(found: list[dict], title: str, key: str, change: str, number: str) -> str:
+    """One figure as a table of rules by networks, with the change to backpropagation."""
+    unit = 1 if key == "kmac" else 1000
+    cells = {(r["rule"], r["network"]): number.format(r[key] / unit) + f" ({r[change]:+.0%})" * (r["rule"] != "backprop") for r in found}
+    lines = [f"| {title} | {' | '.join(NETWORKS)} |", f"|---|{'---:|' * len(NETWORKS)}"]
+    return "\n".join([*lines, *(f"| {rule} | {' | '.join(cells.get((rule, n), '-') for n in NETWORKS)} |" for rule in RULES)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--width", default="int8", choices=("fp32", "int8", "mixed"))
@@ -101,6 +110,8 @@ def main() -> None:
     sizes = "RAM as traced, kB | RAM scheduled, kB | of it beside weights, kB | Flash, kB"
     print(f"| network | rule | kMAC | {sizes} | ms | MAC to backprop | RAM to backprop |\n|---|---|{'---:|' * 8}")
     found = rows(options.width, options.device, not options.with_batch_norm)
+    print("\n" + by_network(found, "kMAC", "kmac", "mac_change", "{:,.0f}"))
+    print("\n" + by_network(found, "RAM scheduled, kB", "peak_bytes", "ram_change", "{:,.1f}"))
     print("\n| mean of the classifiers of the book | MAC (book) | RAM (book) | RAM beside weights |\n|---|---:|---:|---:|")
     for rule in list(RULES)[1:]:
         of_rule = [r for r in found if r["rule"] == rule and r["network"] in ("resnet8", "ds_cnn", "mobilenet_v1_025")]
