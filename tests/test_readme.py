@@ -108,6 +108,14 @@ def test_every_command_exists(command):
         assert command in ("fit", "validate", "test", "predict", "export")
 
 
+def test_the_matrix_names_each_rule_s_default_batch_norm():
+    rows = dict(re.findall(r"^\| [^|]+ \| `(\w+)` \| (?:32|same)[^|]*\| [^|]+ \| ([^|]+) \|", README, re.MULTILINE))
+    assert rows.keys() == METHODS.keys()
+    for name, modes in rows.items():
+        if name != "statistics":
+            assert re.findall(r"\*\*(\w+)\*\*", modes) == [METHODS[name]().batch_norm]
+
+
 @pytest.mark.parametrize("recipe", sorted(set(re.findall(r"recipes/[\w/]+\.yaml", README))))
 def test_every_recipe_exists(recipe):
     assert (ROOT / recipe).is_file()
