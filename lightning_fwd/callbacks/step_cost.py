@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import override
 
-from ..cost import CostReport, Device, load_device, step_cost
+from ..cost import CostReport, Device, device_for, step_cost
 from ..graph.errors import LightningFwdError
 from ..graph.phase import PHASES
 from ..graph.rewritten import RewrittenModel
@@ -24,7 +24,7 @@ from ..strategies.install import find_network
 
 COLUMNS = (
     "step", "epoch", "macs", "macs_needed", *(f"{phase}_macs" for phase in PHASES), "elementwise_operations", "peak_ram_bytes",
-    "peak_activation_bytes", "weight_bytes", "parameters_trained", "device_ms", "cuda_peak_bytes",
+    "peak_activation_bytes", "weight_bytes", "parameters_trained", "device_ms", "cuda_peak_bytes", "batch_size",
 )  # fmt: skip
 
 
@@ -42,9 +42,12 @@ class StepCost(Callback):
         width: ``"fp32"``, ``"int8"`` or ``"mixed"``: what the step would take at this width on a device (training itself runs as ever).
         every_n_steps: rows of ``step_cost.csv`` are this far apart.
         dirpath: folder of ``step_cost.csv``; by default the logger's, without a logger none is written.
+        batch_size: samples of the step that is priced; by default those of each batch as trained. A device that learns from one sample at a
+            time takes 1: its memory, MAC and time are those of that step, not of the batch that trains here.
 
     Raises:
-        LightningFwdError: unknown device; at the start of training, a folder that cannot be written.
+        LightningFwdError: unknown device or width, or a device without figures for the width; at the start of training, a folder that cannot be
+            written.
 
     Example:
         >>> Trainer(strategy="pepita", callbacks=[StepCost(device="stm32h735", width="int8")])
@@ -56,11 +59,14 @@ class StepCost(Callback):
         width: str = "fp32",
         every_n_steps: int = 1,
         dirpath: str | Path | None = None,
+        batch_size: int | None = None,
     ):
         if every_n_steps < 1:
             raise LightningFwdError(f"StepCost: every_n_steps={every_n_steps}", "", "use 1 or more")
-        self.device = load_device(device) if isinstance(device, str | Path) else device
-        self.width, self.every_n_steps, self.dirpath = width, every_n_steps, dirpath
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise LightningFwdError(f"StepCost: batch_size={batch_size!r}", "", "use 1 or more, or None for the batches as trained")
+        self.device = device_for(device, width)
+        self.width, self.every_n_steps, self.dirpath, self.batch_size = width, every_n_steps, dirpath, batch_size
         self.reports: dict[tuple, CostReport | None] = {}
         self.steps: dict[tuple, int] = {}
         self._rows: list[tuple] = []
@@ -77,7 +83,7 @@ class StepCost(Callback):
 
     @property
     def total_macs(self) -> int:
-        """MAC of all training steps so far."""
+        """MAC of all training steps so far, each at the batch size that was priced."""
         return sum(count * self.reports[key].total_macs for key, count in self.steps.items() if self.reports[key])
 
     @override
@@ -132,13 +138,14 @@ class StepCost(Callback):
         needed = _macs_needed(trainer, report)
         if self._step % self.every_n_steps == 0:
             self._rows.append((self._step, trainer.current_epoch, report, needed, measured))
+        samples = _samples(batch) or report.batch_size
         if needed != report.total_macs:
-            pl_module.log("cost/macs_needed", float(needed), batch_size=report.batch_size)
+            pl_module.log("cost/macs_needed", float(needed), batch_size=samples)
         if report is not self._logged or batch_idx == 0 or trainer._logger_connector.should_update_logs:
             self._logged = report
-            pl_module.log_dict(_metrics(report, measured), on_step=True, on_epoch=False, batch_size=report.batch_size)
+            pl_module.log_dict(_metrics(report, measured), on_step=True, on_epoch=False, batch_size=samples)
             if self._gives_flops:
-                pl_module.flops_per_batch = 2 * report.total_macs
+                pl_module.flops_per_batch = 2 * report.total_macs * samples // report.batch_size
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -171,7 +178,7 @@ class StepCost(Callback):
     def _key(self, trainer: Trainer, batch: Any) -> tuple:
         """What a step's cost depends on: the batch's shapes and which parameters the rule trains now."""
         rewritten = getattr(trainer.strategy, "rewritten", None)
-        shapes = tuple((t.shape, t.dtype) for t in _tensors(batch))
+        shapes = tuple((t.shape if self.batch_size is None else t.shape[1:], t.dtype) for t in _tensors(batch))
         if rewritten is None:
             return shapes
         return (*shapes, repr(rewritten.method), tuple(p.requires_grad for p in rewritten.parameters()))
@@ -182,6 +189,8 @@ class StepCost(Callback):
         try:
             x = input_of(batch) if x is None else x
             target = getattr(trainer.strategy, "target_of", target_of)(batch)
+            if self.batch_size is not None:  # only shapes count
+                x, target = (_of_size(self.batch_size, t) for t in (x, target))
             loss, target = _loss_for(target, x)
             if not isinstance(network, RewrittenModel):
                 network = copy.deepcopy(network)
@@ -215,6 +224,15 @@ def _tensors(batch: Any) -> list[Tensor]:
         return [batch]
     values = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else ()
     return [v for v in values if isinstance(v, Tensor)]
+
+
+def _samples(batch: Any) -> int:
+    """Samples in a batch, 0 where it holds no tensor that would tell."""
+    return next((t.shape[0] for t in _tensors(batch) if t.ndim), 0)
+
+
+def _of_size(samples: int, tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.new_zeros(samples, *tensor.shape[1:])
 
 
 def _loss_for(target: Tensor | None, x: Tensor):
@@ -260,5 +278,5 @@ def _row(step: int, epoch: int, report: CostReport, macs_needed: int, cuda_peak_
     return (
         step, epoch, report.total_macs, macs_needed, *(phases.get(phase, 0) for phase in PHASES), report.total_elementwise,
         report.peak_ram_bytes, report.peak_activation_bytes, report.weight_bytes, report.parameters_trained, device_ms,
-        "" if cuda_peak_bytes is None else cuda_peak_bytes,
+        "" if cuda_peak_bytes is None else cuda_peak_bytes, report.batch_size,
     )  # fmt: skip

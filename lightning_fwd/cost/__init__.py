@@ -1,7 +1,7 @@
 """What a training step costs: its graph traced, priced by phase and layer, scheduled, and held against a device."""
 
 from .device import Device, device_names, load_device
-from .ledger import price, step_cost
+from .ledger import device_for, price, step_cost
 from .report import CostReport
 from .step_graph import StepGraph, trace_inference, trace_step
 
@@ -9,6 +9,7 @@ __all__ = [
     "CostReport",
     "Device",
     "StepGraph",
+    "device_for",
     "device_names",
     "load_device",
     "price",

@@ -74,7 +74,7 @@ class Device:
         Raises:
             LightningFwdError: the profile has no figures for this width.
         """
-        return self._weighted(self.cycles_per_mac, "cycles_per_mac", macs_by_phase, width)
+        return self._weighted("cycles_per_mac", macs_by_phase, width)
 
     def latency_s(self, macs_by_phase: Mapping[str, int], width: str) -> float:
         """Seconds of the MACs of one step; a lower bound of the step, since operations without MAC are not in it.
@@ -90,7 +90,7 @@ class Device:
         no energy. No better than the figures it is made of: see their `kind`."""
         if not self.pj_per_mac:
             return None
-        picojoule = self._weighted(self.pj_per_mac, "pj_per_mac", macs_by_phase, width)
+        picojoule = self._weighted("pj_per_mac", macs_by_phase, width)
         for memory, moved in (("sram", sram_bytes), ("flash", flash_bytes)):
             if moved:
                 if memory not in self.pj_per_byte:
@@ -118,14 +118,23 @@ class Device:
         for attribute in fields(self):
             yield from _walk(attribute.name, getattr(self, attribute.name))
 
-    def _weighted(self, table: ByWidthAndPhase, what: str, macs_by_phase: Mapping[str, int], width: str) -> float:
+    def phases(self, what: str, width: str) -> Mapping[str, Figure]:
+        """Figures of ``cycles_per_mac`` or ``pj_per_mac`` by phase, for the arithmetic of one width ("int8" or "fp32").
+
+        Raises:
+            LightningFwdError: the profile has none.
+        """
+        table = getattr(self, what)
         if width not in table:
             raise LightningFwdError(
                 f"device {self.name} has no {what} for width {width!r}",
                 f"its profile names {', '.join(table)}",
                 "choose one of these, or add the width to a profile of your own",
             )
-        phases = table[width]
+        return table[width]
+
+    def _weighted(self, what: str, macs_by_phase: Mapping[str, int], width: str) -> float:
+        phases = self.phases(what, width)
         return sum(macs * phases.get(phase, phases["default"]).value for phase, macs in macs_by_phase.items())
 
 
@@ -149,6 +158,12 @@ def load_device(name_or_path: str | Path) -> Device:
         LightningFwdError: no such profile or file, or a field of the file is missing, unknown or malformed; the text
             names the field.
     """
+    if not isinstance(name_or_path, str | Path):
+        raise LightningFwdError(
+            f"device {name_or_path!r} is neither a name nor a path",
+            f"profiles are {', '.join(device_names())}",
+            "choose one, or give the path of a YAML file of your own",
+        )
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         if str(name_or_path) not in device_names():

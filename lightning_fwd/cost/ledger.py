@@ -17,7 +17,7 @@ from .operations import Operation, operations
 from .report import CostLine, CostReport
 from .schedule import schedule
 from .step_graph import StepGraph, trace_step
-from .widths import Widths
+from .widths import Widths, check_width
 
 NOT_COUNTED = (
     "program code, stack and the runtime's own tables",
@@ -55,7 +55,7 @@ def step_cost(
         RewriteError, StepError: the rule does not fit the model or the batch, or a name is unknown.
         LightningFwdError: the device has no figures for this width.
     """
-    device = device if device is None or isinstance(device, Device) else load_device(device)  # before the work
+    device = device_for(device, width)  # before the work
     if isinstance(example_batch, Tensor):
         example_batch = (
             example_batch,
@@ -69,6 +69,21 @@ def step_cost(
     return price(step, model, device, width, optimizer=optimizer, scheduled=scheduled, recompute=recompute)
 
 
+def device_for(device: str | Path | Device | None, width: str) -> Device | None:
+    """The device, loaded, with figures for a width.
+
+    Raises:
+        StepError: unknown width.
+        LightningFwdError: unknown device or faulty profile, or it has no figures for this width (``mixed`` trains in fp32).
+    """
+    check_width(width)
+    if device is None:
+        return None
+    device = device if isinstance(device, Device) else load_device(device)
+    device.phases("cycles_per_mac", "int8" if width == "int8" else "fp32")
+    return device
+
+
 def price(
     step: StepGraph,
     model: RewrittenModel,
@@ -80,7 +95,7 @@ def price(
     recompute: bool = False,
 ) -> CostReport:
     """Price a traced step; arguments as for :func:`step_cost`."""
-    device = device if device is None or isinstance(device, Device) else load_device(device)
+    device = device_for(device, width)
     scheduled_step, plans = schedule(step, width, recompute)
     step, plans = (scheduled_step, plans) if scheduled else (step, plans[:1])
     priced, plan = list(operations(step, Widths(step, width))), plans[-1][1]

@@ -189,7 +189,7 @@ def _plain(buffer: Buffer) -> dict[str, Any]:
 
 def _tables(report: CostReport) -> Iterable[Table | str]:
     title = (
-        f"One step of {report.method} on {report.model}, batch {report.batch_size}, {report.width}, {report.optimizer}"
+        f"One step of {report.method} on {report.model}, batch of {report.batch_size}, {report.width}, {report.optimizer}"
     )
     work = Table("phase", "layer", title=title, title_justify="left")
     for heading in ("MAC", "elementwise", "bytes read", "bytes written"):

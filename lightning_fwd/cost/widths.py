@@ -16,6 +16,14 @@ WIDTHS = ("fp32", "int8", "mixed")
 MASTER_BYTES = 2  #: of the int16 copy that an int8 weight is updated in
 
 
+def check_width(width: str) -> None:
+    """Raises:
+    StepError: not one of :data:`WIDTHS`.
+    """
+    if width not in WIDTHS:
+        raise StepError(f"unknown width {width!r}", "", f"known widths: {', '.join(WIDTHS)}")
+
+
 class Widths:
     """Bytes of every value of one step.
 
@@ -26,8 +34,7 @@ class Widths:
     """
 
     def __init__(self, step: StepGraph, width: str):
-        if width not in WIDTHS:
-            raise StepError(f"unknown width {width!r}", "", f"known widths: {', '.join(WIDTHS)}")
+        check_width(width)
         self.width, self.step = width, step
         self._states = {node: name for name, node in step.state.items()}
         self._gradients = gradient_values(step)

@@ -67,6 +67,20 @@ def test_prices_the_strategy_s_own_step(strategy, tmp_path, capsys):
     assert "MAC" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("strategy", ["auto", *lf.METHODS])
+def test_the_step_of_a_device_that_takes_one_sample_at_a_time(strategy, tmp_path, capsys):
+    module, callback = Module(SmallConv()), StepCost(width="int8", dirpath=tmp_path, batch_size=1)
+    monitor = ThroughputMonitor(batch_size_fn=lambda batch: batch[0].shape[0], window_size=2)
+    fit(module, callback, tmp_path, strategy, epochs=1, logger=CSVLogger(tmp_path), more=[monitor])
+    method = "backprop" if strategy == "auto" else strategy
+    one = step_cost(SmallConv(), torch.zeros(1, 1, 8, 8), width="int8", method=method)
+    rows = list(csv.DictReader((tmp_path / "step_cost.csv").open()))
+    assert [(int(r["macs"]), int(r["peak_ram_bytes"]), int(r["batch_size"])) for r in rows] == [(one.total_macs, one.peak_ram_bytes, 1)] * 3
+    assert len(callback.reports) == 1  # the smaller last batch is no other step
+    assert "batch of 1" in capsys.readouterr().out
+    assert module.flops_per_batch == 2 * 4 * one.total_macs  # throughput is that of the batch that trains, here the last one
+
+
 def test_training_is_the_same_with_and_without(tmp_path):
     weights = []
     for callbacks in (False, True):
@@ -117,8 +131,19 @@ def test_no_file_without_a_place_for_it(tmp_path):
 def test_bad_arguments(tmp_path):
     with pytest.raises(lf.LightningFwdError, match="unknown device"):
         StepCost(device="stm32zz")
+    for device in (5, nn.Linear(1, 1)):
+        with pytest.raises(lf.LightningFwdError, match="neither a name nor a path(.|\n)*stm32h735"):
+            StepCost(device=device)
+    with pytest.raises(lf.StepError, match="unknown width 'int4'(.|\n)*fp32, int8, mixed"):
+        StepCost(width="int4")
+    for width in ("fp32", "mixed"):
+        with pytest.raises(lf.LightningFwdError, match="ethos_u55_128 has no cycles_per_mac for width 'fp32'"):
+            StepCost(device="ethos_u55_128", width=width)
     with pytest.raises(lf.LightningFwdError, match="every_n_steps"):
         StepCost(every_n_steps=0)
+    for size in (0, "1"):
+        with pytest.raises(lf.LightningFwdError, match="batch_size"):
+            StepCost(batch_size=size)
     blocker = tmp_path / "file"
     blocker.write_text("")
     with pytest.raises(lf.LightningFwdError, match="cannot write"):

@@ -75,7 +75,7 @@ HOLES = {("mlp", "backprop"), ("mlp", "local_loss"), ("conv", "backprop"), ("con
 @pytest.mark.parametrize("method", ["backprop", "pepita", "local_loss"])
 @pytest.mark.parametrize("net", NETS)
 def test_lower_bound_of_executorch_s_arena(net, method):
-    """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times that can hold them (``-s`` prints the figures)."""
+    """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times it can hold them (``-s`` prints them)."""
     network = NETS[net]()
     x, y = batch_for(network)
     step = trace_step(lf.rewrite(network, method, x), (x, y))
