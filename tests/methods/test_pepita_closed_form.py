@@ -7,6 +7,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import lightning_fwd as lf
+from lightning_fwd.graph.counter_random import uniform
+from lightning_fwd.methods.pepita.mirroring import mirrored, turned
 
 CLASSES = 3
 
@@ -199,3 +201,123 @@ def test_positions_are_the_outputs_that_share_a_weight(kind):
     x = torch.rand(2, *shape)
     net = nn.Sequential(layers, nn.Flatten(), nn.Linear(layers(x).flatten(1).shape[1], CLASSES))
     assert [unit.positions for unit in lf.rewrite(net, lf.Pepita(), x).units] == [*positions, 1]
+
+
+class ResidualMLP(nn.Module):
+    """``h1 = relu(stem x)``, ``h3 = relu(second relu(first h1) + h1)``, ``head h3``."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.first, self.second, self.head = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES)
+
+    def values(self, x):
+        h1 = torch.relu(self.stem(x))
+        h2 = torch.relu(self.first(h1))
+        z3 = self.second(h2)
+        return h1, h2, z3, torch.relu(z3 + h1)
+
+    def forward(self, x):
+        return self.head(self.values(x)[-1])
+
+
+def both_passes(net, method, x, y):
+    """e, and the net's values in the two passes of one step."""
+    model = lf.rewrite(net, method, x)
+    one_step(model, x, y)
+    with torch.no_grad():
+        error = net(x).softmax(1) - F.one_hot(y, CLASSES)
+        return error, net.values(x), net.values(model.inserted.feedback(x, error))
+
+
+@pytest.mark.parametrize("residual", ["sum", "own"])
+def test_a_layer_inside_a_residual_block_compares_the_sum_or_its_own_output(residual):
+    torch.manual_seed(0)
+    net, x, y = ResidualMLP(), torch.rand(7, 6), torch.arange(7) % CLASSES
+    error, (_, h2, z3, h3), (g1, g2, w3, g3) = both_passes(net, lf.Pepita(residual=residual, feedback_scale=1.0), x, y)
+    delta = h3 - g3 if residual == "sum" else z3 - w3
+    assert near(net.second.weight.grad, delta.t() @ g2 / 7)
+    assert near(net.first.weight.grad, (h2 - g2).t() @ g1 / 7)
+    assert near(net.head.weight.grad, error.t() @ g3 / 7)
+
+
+def standardised(h):
+    return (h - h.mean(1, keepdim=True)) / (h.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+
+
+class Normalised(nn.Module):
+    """What ``normalise=True`` makes of two hidden layers: each sample standardised on its way into the next layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(6, 9), nn.Linear(9, 8), nn.Linear(8, CLASSES)
+
+    def values(self, x):
+        first = standardised(torch.relu(self.first(x)))
+        return first, standardised(torch.relu(self.second(first)))
+
+    def forward(self, x):
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))))
+
+
+def test_normalised_activity_is_what_a_layer_compares_and_what_enters_the_next():
+    torch.manual_seed(0)
+    net, x, y = Normalised(), torch.rand(7, 6), torch.arange(7) % CLASSES
+    model = lf.rewrite(net, lf.Pepita(normalise=True, feedback_scale=1.0), x)
+    one_step(model, x, y)
+    with torch.no_grad():
+        n1, n2 = net.values(x)
+        error = net.head(n2).softmax(1) - F.one_hot(y, CLASSES)
+        m1, m2 = net.values(x_err := model.inserted.feedback(x, error))
+    assert near(net.first.weight.grad, (n1 - m1).t() @ x_err / 7)
+    assert near(net.second.weight.grad, (n2 - m2).t() @ m1 / 7)
+    assert near(net.head.weight.grad, error.t() @ m2 / 7)
+
+
+def test_dropped_units_are_those_of_the_step_in_both_passes():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 30), nn.ReLU(), nn.Dropout(0.4), nn.Linear(30, CLASSES))
+    x, y = torch.rand(7, 6), torch.arange(7) % CLASSES
+    model = lf.rewrite(net, lf.Pepita(feedback_scale=1.0), x)
+    one_step(model, x, y)
+    model.inserted.counter.zero_()
+    mask = model.inserted.shared_dropout0(torch.ones(7, 30))
+    assert 0 < (mask == 0).float().mean() < 1
+    with torch.no_grad():
+        h = torch.relu(net[0](x)) * mask
+        error = net[3](h).softmax(1) - F.one_hot(y, CLASSES)
+        g = torch.relu(net[0](x_err := model.inserted.feedback(x, error))) * mask
+    assert near(net[0].weight.grad, (h - g).t() @ x_err / 7)
+    assert near(net[3].weight.grad, error.t() @ g / 7)
+
+
+def test_mirroring_of_a_linear_net_is_the_noise_s_covariance_times_its_weights():
+    """``xi^T (f(x - s xi) - f(x + s xi)) = -2 s xi^T xi (W2 W1)^T``; turned, F keeps its norm and holds ``share`` of it."""
+    net, x, strength = nn.Sequential(nn.Linear(6, 9), nn.Linear(9, CLASSES)), torch.rand(5, 6), 0.25
+    model = lf.rewrite(net, lf.Pepita(mirror_rounds=1), x)
+    noise = uniform(11, x.shape) * 3**0.5
+    product = (net[1].weight @ net[0].weight).detach()
+    towards = mirrored(model, x, 11, strength)
+    torch.testing.assert_close(towards, -2 * strength * noise.t() @ noise @ product.t(), rtol=1e-4, atol=1e-5)
+    matrix = model.inserted.feedback.matrix
+    half = turned(matrix, towards, 0.5)
+    expected = matrix / matrix.norm() + towards / towards.norm()
+    torch.testing.assert_close(half, expected / expected.norm() * matrix.norm())
+
+
+@pytest.mark.parametrize("scale", ["root", "activity"])
+def test_a_loss_summed_over_the_batch_needs_to_be_told(scale):
+    """Then the modulation is that of a mean and every gradient B times the mean's; untold, F projects an error B times as large."""
+    net, batch, grads, inputs = NETS["conv"](), 4, [], []
+    x, y = torch.rand(batch, *net.shape), torch.arange(batch) % CLASSES
+    for reduction, loss_scale in (("mean", 1.0), ("sum", float(batch)), ("sum", 1.0)):
+        model = lf.rewrite(net, lf.Pepita(update_scale=scale, feedback_scale=1.0), x).train()
+        model.inserted.feedback.register_forward_hook(lambda _module, _args, x_err: inputs.append(x_err))
+        with model.step(y, loss_scale):
+            loss = F.cross_entropy(model(x), y, reduction=reduction)
+        model.backward(loss)
+        lf.unwrap(model)
+        grads.append([p.grad for p in net.parameters()])
+        net.zero_grad(set_to_none=True)
+    torch.testing.assert_close(inputs[0], inputs[1])
+    torch.testing.assert_close(inputs[2] - x, batch * (inputs[0] - x))
+    assert all(near(total, batch * mean) for mean, total in zip(*grads[:2], strict=True))

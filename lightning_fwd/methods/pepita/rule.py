@@ -32,7 +32,8 @@ Pair = tuple[Tensor, Tensor]
 class Pepita(LearningMethod):
     """Present the error to modulate the input activity.
 
-    Weight decay is the optimizer's. Biases learn the mean of ``h - h_err``. Dropout drops the same units in both passes.
+    Weight decay is the optimizer's. Biases learn the mean of ``h - h_err``. Dropout drops the same units in both passes. The loss is taken as a
+    mean over the batch: the error of a sum is B times as large, and so would be the modulation (then tell ``model.step(labels, loss_scale=B)``).
 
     Args:
         variant: ``"standard"``: ``(h - h_err) (x) input_err``. ``"hebbian"``: ``h (x) input - h_err (x) input_err`` (Srinivasan et al., ICLR
@@ -47,8 +48,8 @@ class Pepita(LearningMethod):
         output_error: the output layer learns from e of the first pass (``"clean"``) or of the second (``"modulated"``; needs cross-entropy).
         recompute: run pass 1 again beside pass 2 instead of storing its activations (MEMPEPITA, Pau & Aymone, COINS 2023): same updates
             to the bit, one forward pass more, memory of one layer instead of all.
-        normalise: standardise every sample's activity between blocks. The network that learns, and predicts once it has, is then the
-            rewritten one; the plain model does not hold the normalisation.
+        normalise: standardise every sample's activity between blocks; h is then the standardised one. The network that learns, and predicts once it
+            has, is the rewritten one; the plain model does not hold the normalisation.
         mirror_rounds: batches of noise that turn F towards the network's weights before the first step; 0 leaves F random.
         mirror_interval: steps between one more batch of noise; 0: none. A traced step (priced, exported) holds no mirroring.
         mirror_noise: size of the noise, in units of ``input_scale``.
