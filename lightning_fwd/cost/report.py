@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.console import Console, Group
-from rich.table import Table
+from rich.table import Column, Table
 
 from .device import Device, Verdict
 from .memory import Buffer, MemoryPlan
@@ -191,7 +191,7 @@ def _tables(report: CostReport) -> Iterable[Table | str]:
     title = (
         f"One step of {report.method} on {report.model}, batch of {report.batch_size}, {report.width}, {report.optimizer}"
     )
-    work = Table("phase", "layer", title=title, title_justify="left")
+    work = Table(Column("phase", no_wrap=True), "layer", title=title, title_justify="left")
     for heading in ("MAC", "elementwise", "bytes read", "bytes written"):
         work.add_column(heading, justify="right")
     for line in report.lines:

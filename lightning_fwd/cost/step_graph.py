@@ -15,7 +15,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..graph.errors import StepError
+from ..graph.errors import LightningFwdError, StepError
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel
 from ..graph.step import Step, StepRecord
@@ -138,7 +138,7 @@ def trace_step(
         optimizer: a name in :data:`lightning_fwd.cost.optimizers.OPTIMIZERS`; its arithmetic becomes part of the graph.
 
     Raises:
-        StepError: the rule cannot learn from such a batch, or the step depends on the values of tensors.
+        StepError: the rule or the model cannot learn from such a batch, or the step depends on the values of tensors.
     """
     x, target = example_batch
     model.method.check_step(model, x, target)
@@ -163,11 +163,16 @@ def trace_step(
     try:
         model.train()
         module = _trace(step, model, [x, target, *tensors.values(), *optimizer_state.values()])
-    except (RuntimeError, NotImplementedError) as error:
+    except LightningFwdError:
+        raise
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        mend = "the step must not read tensor values in Python (.item(), if tensor:), in the model, the rule or the loss"
+        if "more than 1 value per channel" in str(error):
+            mend = "price a batch of 2 or more, or keep batch norm's statistics (batch_norm='freeze' or 'fold', where the rule has it)"
         raise StepError(
-            f"the training step of {type(model.method).__name__} on {type(model.original).__name__} cannot be traced",
+            f"the training step of {type(model.method).__name__} on {type(model.original).__name__}, batch of {len(x)}, cannot be traced",
             str(error).splitlines()[0],
-            "the step must not read tensor values in Python (.item(), if tensor:), in the model, the rule or the loss",
+            mend,
         ) from error
     finally:
         for m, mode in modes:

@@ -170,6 +170,10 @@ def test_a_step_that_reads_values_is_refused():
 
     with pytest.raises(lf.StepError, match="cannot be traced"):
         trace_step(model, (x, y), loss=loss)
+    with pytest.raises(lf.StepError, match="batch of 1, cannot be traced(.|\n)*more than 1 value(.|\n)*batch_norm='freeze'"):
+        one = torch.zeros(1, 64), torch.zeros(1, dtype=torch.long)
+        normed = nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+        trace_step(lf.rewrite(normed, lf.Backprop(batch_norm="train"), torch.zeros(2, 64)), one)
     with pytest.raises(lf.StepError, match="unknown optimizer"):
         trace_step(model, (x, y), optimizer="lion")
     with pytest.raises(lf.StepError, match="only sgd"):
