@@ -25,12 +25,13 @@ def fuse_step(step: StepGraph, lr: float, momentum: float) -> None:
 
 
 def fuse_layers(module: fx.GraphModule) -> None:
-    """Matrix products with a transposed weight -> linear; relu gradients without a mask; operators renamed to those that ExecuTorch has."""
+    """Matrix products with a transposed weight -> linear; gradients of relu and average pooling in one pass; operators that ExecuTorch has."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "call_function":
             _fuse_linear(graph, node)
             _fuse_relu_backward(graph, node)
+            _fuse_spread(graph, node)
             _rename(graph, node)
     graph.eliminate_dead_code()
     graph.lint()
@@ -105,6 +106,10 @@ def _update(graph: fx.Graph, anchor: fx.Node, state: fx.Node, gradient: fx.Node,
         return _update(graph, anchor, state, args[0], lr / args[1], decay, name)
     if target is aten.neg.default:
         return _update(graph, anchor, state, args[0], -lr, decay, name)
+    if (few := _scattered(gradient)) is not None:
+        if decay != 1.0:  # the entries without a gradient decay as well
+            state = _insert(graph, anchor, lfwd.sgd.default, (state, state, 0.0, decay), state, name)
+        return _insert(graph, anchor, lfwd.sgd_part.default, (state, *few, lr, 1.0), state, name)
     factors = _outer_product(gradient)
     if factors is not None:
         return _insert(graph, anchor, lfwd.sgd_outer.default, (state, *factors, lr, decay), state, name)
@@ -112,6 +117,15 @@ def _update(graph: fx.Graph, anchor: fx.Node, state: fx.Node, gradient: fx.Node,
         grad, x, _, *geometry = args
         return _insert(graph, anchor, lfwd.sgd_conv2d.default, (state, grad, x, lr, decay, *geometry), state, name)
     return _insert(graph, anchor, lfwd.sgd.default, (state, gradient, lr, decay), state, name)
+
+
+def _scattered(gradient: fx.Node) -> tuple[fx.Node, fx.Node, int] | None:
+    """Values, index and dimension of a gradient that is zero but at some entries along one dimension (an error that is sparse by channel)."""
+    if gradient.target is not aten.index_put.default or len(gradient.args) > 3:
+        return None
+    zeros, (*before, index), values = gradient.args
+    is_zero = zeros.target is aten.full.default and zeros.args[1] == 0
+    return (values, index, len(before)) if is_zero and not any(before) else None
 
 
 def _same_shapes(node: fx.Node) -> bool:
@@ -173,6 +187,23 @@ def _fuse_relu_backward(graph: fx.Graph, node: fx.Node) -> None:
     result = condition.args[0]
     if result.meta["val"].shape == grad.meta["val"].shape == node.meta["val"].shape:
         _replace(graph, node, lfwd.relu_backward.default, (grad, result))
+
+
+def _fuse_spread(graph: fx.Graph, node: fx.Node) -> None:
+    """Average pooling's gradient, windows side by side: written out as an expanded view it is copied twice on its way to ``(B, C, H, W)``."""
+    chain = [node]
+    for target in (aten.view, aten.clone, aten.expand, aten.view, aten.div):
+        if getattr(chain[-1].target, "overloadpacket", None) is not target:
+            return
+        chain.append(chain[-1].args[0])
+    _, _, spread, _, div, grad = chain
+    shape = list(spread.meta["val"].shape)
+    if len(shape) != 6 or not isinstance(div.args[1], int | float):
+        return
+    b, c, h, k_h, w, k_w = shape
+    size = [b, c, h * k_h, w * k_w]
+    if div.args[1] == k_h * k_w and list(grad.meta["val"].shape) == [b, c, h, w] and list(node.meta["val"].shape) == size:
+        _replace(graph, node, lfwd.adaptive_avg_pool2d_backward.default, (grad, size))
 
 
 _RENAMED = {

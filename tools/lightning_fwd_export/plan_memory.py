@@ -6,6 +6,8 @@ alias updated weights take no memory.
 
 from __future__ import annotations
 
+import math
+
 from executorch.exir.memory_planning import (
     MemoryAlgoResult,
     MemoryPlanningAlgorithmSuite,
@@ -16,11 +18,13 @@ from executorch.exir.passes import MemoryPlanningPass
 from torch import fx
 
 # Operators whose kernels read element i before they write element i, here and in ExecuTorch's runtime.
-_ELEMENTWISE = {
-    "aten::relu.out", "aten::neg.out", "aten::exp.out", "aten::log.out", "aten::sqrt.out", "aten::rsqrt.out", "aten::sigmoid.out",
-    "aten::tanh.out", "aten::clamp.out", "aten::hardtanh.out", "aten::add.out", "aten::sub.out", "aten::mul.out", "aten::div.out",
-    "aten::mul.Scalar_out", "aten::add.Scalar_out", "aten::div.Scalar_out", "lfwd::relu_backward.out", "lfwd::where_bits.out",
-    "cortex_m::quantized_add.out",
+_UNARY = "abs clamp elu exp expm1 gelu hardtanh leaky_relu log log1p neg reciprocal relu rsqrt sigmoid sqrt tanh"
+_BINARY = "add sub mul div maximum minimum bitwise_and bitwise_xor remainder"
+_ELEMENTWISE = {f"aten::{name}.out" for name in f"{_UNARY} {_BINARY}".split()} | {
+    *(f"aten::{name}.Scalar_out" for name in ("add", "sub", "mul", "div", "bitwise_and", "bitwise_xor", "remainder")),
+    *(f"aten::{name}.Tensor_out" for name in ("bitwise_and", "bitwise_xor", "remainder")),
+    "aten::bitwise_right_shift.Tensor_Scalar_out", "aten::bitwise_left_shift.Tensor_Scalar_out", "aten::where.self_out",
+    "lfwd::relu_backward.out", "lfwd::where_bits.out", "cortex_m::quantized_add.out",
 }
 
 
@@ -70,8 +74,7 @@ def _groups(specs: list, graph_module: fx.GraphModule) -> list[list]:
             source = next(iter(get_node_tensor_specs(argument)), None)
             if argument is node.kwargs.get("out") or source is None or id(source) not in wanted or id(source) in inputs:
                 continue
-            alike = (source.dtype, tuple(source.shape), source.dim_order) == (out.dtype, tuple(out.shape), out.dim_order)
-            if alike and id(out) in wanted and source.lifetime[1] == position and group_of[id(source)] is not group_of[id(out)]:
+            if _same_order(source, out) and id(out) in wanted and source.lifetime[1] == position and group_of[id(source)] is not group_of[id(out)]:
                 merged = group_of[id(source)] + group_of[id(out)]
                 for spec in merged:
                     group_of[id(spec)] = merged
@@ -79,6 +82,13 @@ def _groups(specs: list, graph_module: fx.GraphModule) -> list[list]:
     return list({id(g): g for g in group_of.values()}.values())
 
 
+def _same_order(a, b) -> bool:
+    """Whether element i of one is element i of the other: equal in number, type and layout (then nothing is broadcast)."""
+    row_major = all(list(s.dim_order) == sorted(s.dim_order) for s in (a, b))
+    alike = row_major and math.prod(a.shape) == math.prod(b.shape)
+    return a.dtype == b.dtype and (alike or (tuple(a.shape), a.dim_order) == (tuple(b.shape), b.dim_order))
+
+
 def _name(node: fx.Node) -> str:
-    schema = getattr(getattr(node.target, "_op", node.target), "_schema", None)
+    schema = getattr(node.target, "_schema", None)
     return f"{schema.name}.{schema.overload_name}" if schema is not None else ""
