@@ -34,8 +34,19 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
         if not path.is_file():
             raise ExportError(f"{path}: no such file")
         program, name = path.read_bytes(), path.name
+    checked, files = translate(program, name, trust_unsealed)
+    write_sources(files, out_dir)
+    return checked
+
+
+def translate(program: bytes, name: str = "a program", trust_unsealed: bool = False) -> tuple[Program, dict[str, str]]:
+    """What a program holds and the C files made from it, by name; nothing is written. Arguments and errors as for :func:`pte_to_c`."""
     checked = read_program(program, trust_unsealed)
-    files = write_c(checked, name)
+    return checked, write_c(checked, name)
+
+
+def write_sources(files: dict[str, str], out_dir: str | Path) -> None:
+    """The generated files, the kernel library and the build files, into a folder."""
     out = Path(out_dir)
     kernels = out / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
@@ -45,4 +56,3 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
         shutil.copyfile(source, kernels / source.name)
     for template in ("Makefile", "CMakeLists.txt"):
         shutil.copyfile(_TEMPLATES / template, out / template)
-    return checked

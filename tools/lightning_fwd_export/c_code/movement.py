@@ -222,6 +222,10 @@ def _scalar_tensor(c: Context) -> str:
 def _arange(c: Context) -> str:
     start, step = (c.number(0), c.number(2)) if c.call.operator.endswith("start_out") else (0, 1)
     ctype = c.out.ctype
+    if ctype == "uint8_t":  # classes, of which there are few: a constant is shorter than code
+        values = [int(start + step * i) for i in range(c.out.count)]
+        c.require(all(0 <= v < 256 for v in values), "beyond 8 bits")
+        return f"memcpy({c.pointer(c.out)}, {c.unit.constant(ctype, values)}, {len(values)})"
     c.require(ctype in ("float", "int64_t"), f"not for {ctype}")
     suffix = "f32" if ctype == "float" else "i64"
     return f"lfwd_arange_{suffix}({number(start, ctype)}, {number(step, ctype)}, {c.out.count}, {c.pointer(c.out)})"

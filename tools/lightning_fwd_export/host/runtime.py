@@ -13,11 +13,14 @@ from pathlib import Path
 
 import executorch
 import torch
+from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_count
 from executorch.runtime import Runtime
 from torch import Tensor
 
 from ..errors import ExportError
 from ..generate_c import CSRC
+from ..pte import read_program
+from ..quiet import quiet_stderr
 
 _WHEEL = Path(executorch.__path__[0])
 _SOURCE = Path(__file__).with_name("register_kernels.cpp")
@@ -48,6 +51,8 @@ def run_tool(command: list[str], what: str) -> str:
 def register_kernels() -> None:
     """Compile the kernels once per source state (cached in the user's cache folder) and load them into the runtime."""
     runtime = Runtime.get()
+    with quiet_stderr():  # its thread pool looks for files of other processors
+        _threadpool_get_thread_count()
     if "lfwd::sgd_" in runtime.operator_registry.operator_names:
         return
     sources = sorted([*CSRC.glob("*.[ch]"), _SOURCE])
@@ -77,13 +82,43 @@ def _build(work: Path, library: Path) -> None:
 
 
 class HostProgram:
-    """A program on ExecuTorch's host runtime; all methods are loaded before the first runs, so they share one set of weights."""
+    """A program on ExecuTorch's host runtime; all methods are loaded before the first runs, so they share one set of weights.
+
+    Raises:
+        ExportError: not a program, or one that this runtime has no kernels for (named, with their layers).
+    """
 
     def __init__(self, program: bytes):
         register_kernels()
-        self._program = Runtime.get().load_program(program)
-        self.methods = {name: self._program.load_method(name) for name in sorted(self._program.method_names)}
+        try:
+            self._program = Runtime.get().load_program(program)
+            self.methods = {name: self._program.load_method(name) for name in sorted(self._program.method_names)}
+        except RuntimeError as error:
+            raise _refusal(program, error) from error
 
     def run(self, method: str, *inputs: Tensor) -> list[Tensor]:
-        """Outputs of one method, copied out of the program's memory."""
-        return [torch.as_tensor(value).clone() for value in self.methods[method].execute(inputs)]
+        """Outputs of one method, copied out of the program's memory.
+
+        Raises:
+            ExportError: the runtime refuses the inputs, or a kernel its arguments.
+        """
+        try:
+            return [torch.as_tensor(value).clone() for value in self.methods[method].execute(inputs)]
+        except RuntimeError as error:
+            shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
+            raise ExportError(f"ExecuTorch's host runtime could not run {method} on inputs {shapes}", str(error),
+                              "the runtime's own message above names the operator; a layer of another kind avoids it") from error
+
+
+def _refusal(data: bytes, error: RuntimeError) -> ExportError:
+    program = read_program(data, trust_unsealed=True)  # raises its own error where this is no program at all
+    known = Runtime.get().operator_registry.operator_names
+    missing = {
+        f"{c.operator.removesuffix('.')} (in {c.layer or 'an unnamed module'}, {c.phase})": None
+        for m in program.methods.values() for c in m.calls if c.operator.removesuffix(".") not in known
+    }
+    if missing:
+        return ExportError(f"ExecuTorch's host runtime has no kernel for {', '.join(missing)}", "the step could not be checked against PyTorch",
+                           "use another layer in its place")
+    return ExportError("ExecuTorch's host runtime does not load this program", str(error),
+                       "install the version of executorch that pyproject.toml names")

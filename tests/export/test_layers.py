@@ -1,0 +1,163 @@
+"""Layers and settings beyond the two small nets: each equals PyTorch for some steps, or is refused by name before anything is written."""
+
+import os
+import warnings
+
+import pytest
+import torch
+from conftest import export_module
+from lightning_fwd_export import ExportError
+from lightning_fwd_export.host.runtime import HostProgram
+from lightning_fwd_export.quiet import quiet, quiet_stderr
+from torch import nn
+
+import lightning_fwd as lf
+
+BY_GOODNESS = lf.ForwardForward(prediction="goodness", goodness="sum")
+DYNAMIC = lf.SparseUpdate(2, error_density=(0.2, 0.6))
+
+
+def mlp(*between):
+    return nn.Sequential(nn.Linear(20, 16), *between, nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 4))
+
+
+def conv(*layers, features):
+    return nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), *layers, nn.Flatten(), nn.Linear(features, 4))
+
+
+NETS = {
+    "max pooling": lambda: (conv(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), features=32), (2, 8, 8)),
+    "average pooling, padded": lambda: (conv(nn.ReLU6(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), features=32), (2, 8, 8)),
+    "adaptive pooling": lambda: (conv(nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2)), nn.Conv2d(8, 8, 1), nn.ReLU(), features=48), (2, 7, 8)),
+    "one dimension": lambda: (
+        nn.Sequential(nn.Conv1d(2, 8, 5, 2, 2), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(8, 8, 3, padding=1, groups=2), nn.ReLU(),
+                      nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)), (2, 16)),
+    "norms": lambda: (conv(nn.GroupNorm(2, 8), nn.ELU(), nn.Conv2d(8, 4, 3, 2, 1), nn.InstanceNorm2d(4), nn.GELU("tanh"), features=64), (2, 8, 8)),
+    "layer norm": lambda: (mlp(nn.LayerNorm(16), nn.GELU()), (20,)),
+    "batch norm": lambda: (conv(nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(4), features=32), (2, 8, 8)),
+    "dropout": lambda: (mlp(nn.ReLU(), nn.Dropout(0.3)), (20,)),
+    "dropout of channels": lambda: (conv(nn.ReLU(), nn.Dropout2d(0.3), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), features=128), (2, 8, 8)),
+    "plain": lambda: (mlp(nn.ReLU()), (20,)),
+}
+CASES = [
+    ("max pooling", lf.Backprop(), {}), ("one dimension", lf.Backprop(), {}), ("adaptive pooling", lf.LocalLoss(), {}), ("norms", lf.Backprop(), {}),
+    ("dropout", lf.ForwardForward(), {}), ("batch norm", lf.Backprop(), {"momentum": 0.9}), ("plain", DYNAMIC, {"momentum": 0.9}),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("average pooling, padded", lf.Backprop(), {}), ("layer norm", lf.Backprop(), {}), ("dropout of channels", lf.LocalLoss(), {}),
+        ("one dimension", lf.Pepita(), {}), ("dropout", lf.SparseUpdate(), {}), ("plain", DYNAMIC, {}),
+        ("plain", BY_GOODNESS, {}),
+    )),
+]  # fmt: skip
+
+
+def rewritten(net, method, batch=3):
+    torch.manual_seed(0)
+    module, shape = NETS[net]()
+    x, y = torch.randn(batch, *shape), torch.randint(0, 4, (batch,))
+    return lf.rewrite(module, method, x), (x, y)
+
+
+@pytest.mark.parametrize(("net", "method", "settings"), CASES, ids=str)
+def test_some_steps_equal_pytorch(tmp_path, net, method, settings):
+    model, batch = rewritten(net, method)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    _, report = export_module.export_program(model, batch, tmp_path, lr=0.02, steps=6, **settings)
+    assert report.weight_difference <= 1e-5 and (tmp_path / "c/lfwd_model.c").exists()
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # dropout too is exchanged in a copy only
+
+
+@pytest.mark.board
+@pytest.mark.parametrize(("net", "method"), [
+    ("batch norm", lf.Backprop()),
+    *(pytest.param(*case, marks=pytest.mark.slow) for case in (
+        ("dropout", lf.Backprop()), ("plain", DYNAMIC), ("plain", BY_GOODNESS), ("max pooling", lf.Backprop()),
+        ("one dimension", lf.LocalLoss()), ("norms", lf.Backprop()),
+    )),
+], ids=str)  # fmt: skip
+def test_on_a_board_too(tmp_path, emulator, net, method):
+    model, batch = rewritten(net, method)
+    _, report = export_module.export_program(model, batch, tmp_path, lr=0.02, steps=50, board="mps2-an386", run=True)
+    assert report.board["weight_difference_to_host"] <= 1e-5 and report.board["prediction_difference_to_host"] <= 1e-5
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix, self.head = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.1, batch_first=True), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.head(self.mix(x).mean(1))
+
+
+def transposed():
+    return conv(nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2), nn.ReLU(), features=2048)
+
+
+def volumes():
+    return nn.Sequential(nn.Conv3d(1, 2, 3), nn.Flatten(), nn.Linear(16, 4))
+
+
+REFUSED = {
+    "transposed": (transposed, (2, 8, 8), r"aten::convolution.* in 2 .*transposed"),
+    "three dimensions": (volumes, (1, 4, 4, 4), r"in 0 .*not a 1-d or 2-d convolution"),
+    "hidden dropout": (Attention, (6, 8), r"mix.* drops units inside the module"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_has_no_kernel_is_named_with_its_layer(tmp_path, what):
+    make, shape, message = REFUSED[what]
+    x = torch.randn(2, *shape)
+    with pytest.raises(ExportError, match=message):
+        export_module.export_program(lf.rewrite(make(), lf.Backprop(), x), (x, torch.tensor([0, 1])), tmp_path / "out", steps=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_operator_that_the_host_lacks_is_named(exported, monkeypatch):
+    program, _, _ = exported("mlp", lf.Backprop(), steps=3)
+    from lightning_fwd_export.host import runtime
+
+    assert "aten::mm.out" in runtime.Runtime.get().operator_registry.operator_names
+
+    class Registry:
+        operator_names = runtime.Runtime.get().operator_registry.operator_names - {"aten::mm.out"}
+
+    class Without:
+        operator_registry = Registry
+
+        def load_program(self, data):
+            raise RuntimeError("operator missing")
+
+    monkeypatch.setattr(runtime, "register_kernels", lambda: None)
+    monkeypatch.setattr(runtime.Runtime, "get", lambda: Without())
+    with pytest.raises(ExportError, match=r"no kernel for aten::mm\.out \(in classifier, backward\)"):
+        HostProgram(program.data)
+
+
+def test_a_foreign_file_and_foreign_inputs_end_in_clear_errors(exported):
+    with pytest.raises(ExportError, match="not a readable ExecuTorch program"):
+        HostProgram(b"PK\3\4" * 100)
+    program, _, _ = exported("mlp", lf.Backprop(), steps=3)
+    with pytest.raises(ExportError, match=r"could not run train_step on inputs \(5, 20\)"):
+        HostProgram(program.data).run("train_step", torch.zeros(5, 20), torch.zeros(5, dtype=torch.int64))
+
+
+def test_elementwise_operations_write_over_what_dies(exported):
+    """The planner's permission: relu, its gradient and batch norm's map run in place, so the arena holds little beside what backward reads."""
+    model, batch = rewritten("batch norm", lf.Backprop(batch_norm="freeze"))
+    program, _ = export_module.build(model, batch, torch.nn.functional.cross_entropy, 0.02, 0.0, None, False)
+    image = 3 * 8 * 8 * 8 * 4
+    assert program.arenas["train_step"][0] < 3.5 * image  # convolution's and relu's results, one gradient; not five
+
+
+def test_what_third_parties_say_to_themselves_is_left_out(capfd):
+    with quiet_stderr():
+        os.write(2, b"[cpuinfo_utils.cpp:71] Reading file\nan error\n")
+    assert capfd.readouterr().err == "an error\n"
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with quiet():
+            warnings.warn("Mutation on a buffer in the model is detected. And so on", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+    assert [str(w.message) for w in caught] == ["something else"]

@@ -1,0 +1,37 @@
+"""Dropout that a device can repeat: masks drawn from the step counter in place of the host's random generator."""
+
+from __future__ import annotations
+
+import copy
+
+from torch import nn
+
+from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.passes.share_dropout_masks import DROPOUTS, RANDOM, SharedDropout
+
+from .errors import ExportError
+
+
+def count_dropout(model: RewrittenModel) -> RewrittenModel:
+    """A copy whose active dropout layers draw from the step counter, or the model itself where there are none.
+
+    Raises:
+        ExportError: a module draws random numbers in a way that no other source can take the place of.
+    """
+    active = {path: m for path, m in model.named_modules() if isinstance(m, RANDOM) and _probability(m) > 0}
+    if others := [path for path, m in active.items() if type(m) not in DROPOUTS]:
+        kinds = ", ".join(f"{path} ({type(active[path]).__name__})" for path in others)
+        raise ExportError(f"{kinds} drops units inside the module", "its masks come from the host's random generator, which a device does not have",
+                          "set its dropout to 0, or put nn.Dropout layers around it")
+    if not active:
+        return model
+    twin = copy.deepcopy(model)
+    for place, (path, module) in enumerate(active.items()):
+        parent, _, name = path.rpartition(".")
+        counted = SharedDropout(module.p, DROPOUTS[type(module)], place, 0, twin)
+        setattr(twin.get_submodule(parent), name, counted.train(module.training))
+    return twin
+
+
+def _probability(module: nn.Module) -> float:
+    return getattr(module, "p", 0) or getattr(module, "dropout", 0)

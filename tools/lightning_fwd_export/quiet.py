@@ -1,0 +1,59 @@
+"""Keeps out of the output what torch, torchao and ExecuTorch print for their own developers. What is not named here passes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "Mutation on a buffer in the model is detected",  # their initial values do reach the program: check.py holds it against PyTorch
+)
+_LOGGED = {"torchao": "Failed to load", "torch.utils._pytree": "<enum 'KernelPreference'>"}
+_PRINTED = b"[cpuinfo_utils.cpp"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Filter warnings and log records while third parties are imported or run."""
+    loggers = [(logging.getLogger(name), _Without(start)) for name, start in _LOGGED.items()]
+    for logger, drop in loggers:
+        logger.addFilter(drop)
+    try:
+        with warnings.catch_warnings():
+            for message in _WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        for logger, drop in loggers:
+            logger.removeFilter(drop)
+
+
+@contextmanager
+def quiet_stderr() -> Iterator[None]:
+    """Filter what native code writes to file descriptor 2; it comes out at the end, so only for short calls."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        kept = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            os.write(2, b"".join(line for line in held if not line.startswith(_PRINTED)))
+
+
+class _Without(logging.Filter):
+    def __init__(self, start: str):
+        super().__init__()
+        self.start = start
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(self.start)
