@@ -127,17 +127,24 @@ def _take(data, count: int, batch: int) -> list[tuple]:
 
 def _print(report, console: Console) -> None:
     table = Table("", "measured", "ledger", title="training step")
-    ram = str(report.board.get("ram_bytes", report.activations + report.state))
-    table.add_row("RAM, bytes", ram, str(report.ledger.get("peak_ram_bytes", "")))
-    if report.board:
-        table.add_row("Flash, constants, bytes", str(report.board["flash_constants_bytes"]), str(report.ledger.get("flash_bytes", "")))
-        table.add_row("Flash, with code, bytes", str(report.board["flash_bytes"]), "")
-        table.add_row("stack, bytes", str(report.board["stack_bytes"]), "")
-        table.add_row("instructions per step", f"{report.board['instructions_per_training_step']:,}", "")
-        table.add_row("instructions per inference", f"{report.board['instructions_per_inference']:,}", "")
-        table.add_row("weights, difference to host", f"{report.board['weight_difference_to_host']:.1e}", "")
-    table.add_row("MAC per step", "", f"{report.ledger.get('macs_per_step', 0):,}")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    board, ledger = report.board, report.ledger
+    ram, constants = board.get("ram_bytes", report.activations + report.state), ledger["flash_bytes"]
+    table.add_row("RAM, bytes", f"{ram:,}", f"{ledger['exported_ram_bytes']:,}")
+    table.add_row("  in fused and reordered loops", "", f"{ledger['peak_ram_bytes']:,}")
+    if board:
+        code = board["flash_bytes"] - board["flash_constants_bytes"]
+        table.add_row("Flash, constants, bytes", f"{board['flash_constants_bytes']:,}", f"{constants:,}")
+        table.add_row("  code as linked", f"{code:,}", "")
+        table.add_row("  both", f"{board['flash_bytes']:,}", f"{constants + code:,}")
+        table.add_row("stack, bytes", f"{board['stack_bytes']:,}", "")
+        table.add_row("instructions per step", f"{board['instructions_per_training_step']:,}", "")
+        table.add_row("instructions per inference", f"{board['instructions_per_inference']:,}", "")
+        table.add_row("weights, difference to host", f"{board['weight_difference_to_host']:.1e}", "")
+    table.add_row("MAC per step", "", f"{ledger['macs_per_step']:,}")
     console.print(table)
     console.print(
-        f"{report.program}: {report.steps} steps within {report.weight_difference:.1e} of PyTorch; C in {report.code}", highlight=False
+        f"{report.program}: {report.steps} steps within {report.weight_difference:.1e} of PyTorch; C in {report.code}",
+        highlight=False, soft_wrap=True,
     )

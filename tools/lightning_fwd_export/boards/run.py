@@ -94,7 +94,7 @@ def run_on_board(
         (work / "footprint_methods.h").write_text(_footprint_methods(runnable, weights))
         objects = _compile(work, Path(c_dir), target, optimise)
         runner = _link(work, Path(c_dir), target, "runner", objects, ["--specs=rdimon.specs", "-lc", "-lrdimon", "-lm"])
-        footprint = _link(work, Path(c_dir), target, "footprint", objects, ["--specs=nosys.specs", "-lc", "-lnosys", "-lm"])
+        footprint = _link(work, Path(c_dir), target, "footprint", objects, ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"])
         report.flash, report.ram = _sizes(footprint)
         report.constants = _constants(footprint)
         requests = _encode(runnable, calls, report)
