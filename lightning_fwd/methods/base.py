@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
@@ -19,7 +19,8 @@ __all__ = ["LearningMethod", "Logits", "StepRecord", "Update", "Updates"]
 class LearningMethod(ABC):
     """A learning rule: how a model is rewritten for it, and what one training step yields.
 
-    Subclasses are dataclasses whose fields are their settings, so ``repr(method)`` builds an equal one. Pure torch, traceable by
+    Subclasses are dataclasses whose fields are their settings, so ``repr(method)`` builds an equal one; a setting that is one of a few words is
+    checked when it is built. Pure torch, traceable by
     ``make_fx``: no ``.item()``, no branch on tensor values, nothing random but :mod:`lightning_fwd.graph.counter_random`.
 
     Attributes:
@@ -33,6 +34,11 @@ class LearningMethod(ABC):
     forward_only: ClassVar[bool] = True
     batch_norm: str = "freeze"
     granularity: Granularity = "layer"
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise RewriteError(f"{type(self).__name__}: {name}={getattr(self, name)!r}", "", f"known: {', '.join(map(repr, get_args(kind)))}")
 
     @property
     def freeze_batch_norm(self) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
@@ -133,3 +134,15 @@ def test_a_copy_is_independent_and_trains_alike(row, kind, duplicate):
 def test_what_is_no_rule_or_no_example_is_told(method, example, message):
     with pytest.raises(lf.RewriteError, match=message):
         lf.rewrite(NETS["mlp"](), method, example)
+
+
+@pytest.mark.parametrize("name", lf.METHODS)
+def test_a_word_that_no_setting_knows_is_refused_when_the_rule_is_built(name):
+    kinds = get_type_hints(lf.METHODS[name]).items()
+    words = {setting: get_args(kind) for setting, kind in kinds if get_origin(kind) is Literal}
+    for setting, known in words.items():
+        with pytest.raises(lf.RewriteError, match=f"{setting}='{known[0]}s'") as raised:
+            lf.METHODS[name](**{setting: f"{known[0]}s"})
+        assert all(repr(word) in str(raised.value) for word in known)
+        assert getattr(lf.METHODS[name](**{setting: known[-1]}), setting) == known[-1]
+    assert words or name in ("statistics", "zeroth_order")

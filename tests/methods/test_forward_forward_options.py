@@ -258,3 +258,15 @@ def test_running_statistics_are_updated_once_by_the_pass_that_predicts(head, pre
         mean = net[0](x).mean((0, 2, 3))
     assert net[1].num_batches_tracked == 1 and net[1].track_running_stats
     torch.testing.assert_close(net[1].running_mean, 0.1 * mean)
+
+
+def test_hard_negatives_in_bfloat16_draw_no_class_that_the_model_rules_out():
+    """Noise in bfloat16 would be infinite for one class in 500."""
+    target, logits = torch.zeros(4000, dtype=torch.int64), torch.tensor([9.0, -30.0, 8.0]).expand(4000, 3).bfloat16()
+    assert (hard_labels(target, logits, torch.tensor(5)) == 2).all()
+
+
+@pytest.mark.parametrize(("options", "words"), [({"greedy_steps": 0}, "greedy_steps=0"), ({"head": "layers", "pool": 0}, "pool=0")])
+def test_settings_that_make_no_sense_are_refused(options, words):
+    with pytest.raises(lf.RewriteError, match=words):
+        lf.rewrite(NETS["conv"](), lf.ForwardForward(**options), torch.rand(2, 1, 8, 8))

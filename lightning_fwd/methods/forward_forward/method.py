@@ -145,6 +145,8 @@ class ForwardForward(LearningMethod):
                 "a negative sample carries a wrong label, and there is none",
                 "use ForwardForward(negatives='hybrid', head='own')",
             )
+        if self.greedy_steps is not None and self.greedy_steps < 1:
+            raise RewriteError(f"ForwardForward: greedy_steps={self.greedy_steps}", "each block learns for so many steps", "use 1 or more, or None")
         if self.negatives == "hybrid" and self.prediction == "goodness":
             raise RewriteError(
                 "ForwardForward(negatives='hybrid', prediction='goodness') cannot predict",

@@ -12,11 +12,12 @@ from ...graph.counter_random import random_bits, uniform
 def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
     """A wrong label for each sample, drawn by the probabilities ``softmax(logits) (B, C)``; never the true one.
 
-    Drawn as the largest of the log-probabilities with Gumbel noise, so it needs no normalisation and no loop.
+    Drawn as the largest of the log-probabilities with Gumbel noise, so it needs no normalisation and no loop; in float32, as in bfloat16 one noise in
+    500 would be infinite.
     """
     batch, classes = logits.shape
-    noise = (random_bits(seed, (batch, classes), logits.device).to(logits.dtype) + 0.5) * 2.0**-32
-    score = logits.detach().log_softmax(1) - torch.log(-torch.log(noise))
+    noise = (random_bits(seed, (batch, classes), logits.device).float() + 0.5) * 2.0**-32
+    score = logits.detach().float().log_softmax(1) - torch.log(-torch.log(noise.clamp_max(1 - 2.0**-24)))
     score = score.clamp_min(torch.finfo(score.dtype).min)  # above the true class's, even where a probability is 0
     true = F.one_hot(target, classes).bool()
     return score.masked_fill(true, float("-inf")).argmax(1)

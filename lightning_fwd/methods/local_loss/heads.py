@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...graph.errors import RewriteError
+
 
 class ProjectionHead(nn.Module):
     """One linear map of the activation, averaged over ``pool`` positions per dimension and flattened.
@@ -20,6 +22,8 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, shape: tuple[int, ...], num_classes: int, pool: int, generator: torch.Generator, learned: bool = True):
         super().__init__()
+        if pool < 1:
+            raise RewriteError(f"pool={pool}", "a head sees so many positions per dimension", "use 1 or more")
         spatial = [min(pool, size) for size in shape[2:]]
         self.pool = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}[len(spatial)](
             *([spatial] if spatial else [])

@@ -61,8 +61,6 @@ class SparseUpdate(LearningMethod):
     seed: int = 0
 
     def rewrite(self, model: RewrittenModel) -> None:
-        if self.ranking not in RANKINGS:
-            raise RewriteError(f"SparseUpdate: ranking={self.ranking!r}", "", f"known: {', '.join(RANKINGS)}")
         if not 0.0 < self.channels <= 1.0:
             raise RewriteError(
                 f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1"
