@@ -8,10 +8,12 @@ import torch
 from conftest import export_module
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.host.runtime import HostProgram
+from lightning_fwd_export.pte import read_program
 from lightning_fwd_export.quiet import quiet, quiet_stderr
 from torch import nn
 
 import lightning_fwd as lf
+from lightning_fwd.methods import SparseTraining, ZerothOrder
 
 BY_GOODNESS = lf.ForwardForward(prediction="goodness", goodness="sum")
 DYNAMIC = lf.SparseUpdate(2, error_density=(0.2, 0.6))
@@ -66,12 +68,24 @@ def test_some_steps_equal_pytorch(tmp_path, net, method, settings):
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())  # dropout too is exchanged in a copy only
 
 
+def test_dropout_in_a_frozen_body_leaves_it_in_int8(tmp_path, caplog):
+    net = conv(nn.ReLU(), nn.Dropout(0.2), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), nn.Dropout(0.3), features=128)
+    x, y = torch.randn(1, 2, 8, 8), torch.tensor([1])
+    program, _ = export_module.export_program(
+        lf.rewrite(net, lf.SparseUpdate(), x), (x, y), tmp_path, int8=True, calibration=[torch.randn_like(x) for _ in range(8)], steps=5
+    )
+    step = [c.operator for c in read_program(program.data).methods["train_step"].calls]
+    assert step.count("cortex_m::quantized_conv2d.out") == 2 and "aten::convolution.out" not in step
+    assert not [r for r in caplog.records if r.name.startswith(("executorch", "torchao"))]
+
+
 @pytest.mark.board
 @pytest.mark.parametrize(("net", "method"), [
     ("batch norm", lf.Backprop()),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("dropout", lf.Backprop()), ("plain", DYNAMIC), ("plain", BY_GOODNESS), ("max pooling", lf.Backprop()),
-        ("one dimension", lf.LocalLoss()), ("norms", lf.Backprop()),
+        ("one dimension", lf.LocalLoss()), ("norms", lf.Backprop()), ("batch norm", lf.Statistics()), ("plain", ZerothOrder()),
+        ("plain", SparseTraining(fraction=0.0)),
     )),
 ], ids=str)  # fmt: skip
 def test_on_a_board_too(tmp_path, emulator, net, method):

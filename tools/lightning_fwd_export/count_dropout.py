@@ -12,8 +12,11 @@ from lightning_fwd.passes.share_dropout_masks import DROPOUTS, RANDOM, SharedDro
 from .errors import ExportError
 
 
-def count_dropout(model: RewrittenModel) -> RewrittenModel:
+def count_dropout(model: RewrittenModel, int8: bool = False) -> RewrittenModel:
     """A copy whose active dropout layers draw from the step counter, or the model itself where there are none.
+
+    Args:
+        int8: the part before the first trained layer will be quantised, as it is in inference: dropout in it is off.
 
     Raises:
         ExportError: a module draws random numbers in a way that no other source can take the place of.
@@ -25,12 +28,26 @@ def count_dropout(model: RewrittenModel) -> RewrittenModel:
                           "set its dropout to 0, or put nn.Dropout layers around it")
     if not active:
         return model
-    twin = copy.deepcopy(model)
+    twin, off = copy.deepcopy(model), _before_training(model) if int8 else set()
     for place, (path, module) in enumerate(active.items()):
         parent, _, name = path.rpartition(".")
-        counted = SharedDropout(module.p, DROPOUTS[type(module)], place, 0, twin)
+        counted = SharedDropout(0.0 if path in off else module.p, DROPOUTS[type(module)], place, 0, twin)
         setattr(twin.get_submodule(parent), name, counted.train(module.training))
     return twin
+
+
+def _before_training(model: RewrittenModel) -> set[str]:
+    """Modules whose input depends on nothing that learns."""
+    learns, paths = set(), set()
+    every = dict(model.named_parameters(remove_duplicate=False))
+    for node in model.graph.nodes:
+        below = f"{node.target}."
+        own = any(p.requires_grad and (name == node.target or name.startswith(below)) for name, p in every.items())
+        if (own and node.op in ("call_module", "get_attr")) or not learns.isdisjoint(node.all_input_nodes):
+            learns.add(node)
+        elif node.op == "call_module":
+            paths.add(node.target)
+    return paths
 
 
 def _probability(module: nn.Module) -> float:

@@ -100,7 +100,7 @@ def export_program(
     if run and board is None:
         raise ExportError("run=True needs a board, for example board='mps2-an386'")
     require_finite(model)
-    model = count_dropout(model)
+    model = count_dropout(model, int8)
     _require_batch(model, example_batch)
     _require_folder(Path(out_dir))
     target_board = find_board(board) if board else None

@@ -14,7 +14,12 @@ _WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     "Mutation on a buffer in the model is detected",  # their initial values do reach the program: check.py holds it against PyTorch
 )
-_LOGGED = {"torchao": "Failed to load", "torch.utils._pytree": "<enum 'KernelPreference'>"}
+_LOGGED = {
+    "torchao": "Failed to load",
+    "torch.utils._pytree": "<enum '",
+    "executorch.exir.pass_manager": "PassManager is deprecated",
+    "executorch.backends.cortex_m.passes.activation_fusion_pass": "Cannot fuse activation",  # of the float part
+}
 _PRINTED = b"[cpuinfo_utils.cpp"
 
 
