@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from .contribution import accuracy_after, with_statistics
 from .space import Genome, Space
 
 Pair = tuple[Tensor, Tensor]
+_RANDOM_FINALISTS = 1000  #: added to the seed, so that the search's random sets are none of the controls'
 
 
 @dataclass
@@ -49,8 +51,8 @@ class SchemeSearch:
         samples, held_out: source samples that a candidate is trained on and (so many at most) judged by.
         epochs, lr, batch_size: of these trainings.
         after_statistics: recompute the batch-norm statistics under the drift first, as the adaptation on the device will.
-        finalists: how many sets, the best by the sum of their parts, are trained as a whole; the best set measured then grows by one part at a
-            time, so many ways being tried, as long as that helps.
+        finalists: how many sets, the best by the sum of their parts, are trained as a whole, with as many random ones that use up the budget;
+            from the best sets measured others are bred, so many a round, until two rounds have found no better one.
         seed: of data and evolution.
     """
 
@@ -163,8 +165,9 @@ def search(
     options = [[0, *(d for d in range(1, len(depths)) if biases[d] > 0)]]
     options += [[0, *(o for o in range(1, len(gains)) if gains[o] > 0)] for gains in weights]
     finalists = best(space, value, options, prices, budget, spec.seed, spec.finalists)
+    finalists += [random_genome(space, prices, budget, spec.seed + _RANDOM_FINALISTS + i) for i in range(spec.finalists)]
     accuracy |= measured.of(finalists)
-    chosen = _grow(accuracy, value, options, lambda g: prices.fit(g, budget) and budget.allows(*prices.of(g)), measured, spec.finalists)
+    chosen = _breed(accuracy, value, options, lambda g: prices.fit(g, budget) and budget.allows(*prices.of(g)), measured, spec)
     found = Found(space.method(chosen), chosen, budget, *prices.of(chosen), accuracy[chosen], accuracy[space.nothing])
     if controls:
         drawn = [random_genome(space, prices, budget, spec.seed + i) for i in range(controls)]
@@ -175,31 +178,40 @@ def search(
     return found
 
 
-def _grow(
+def _breed(
     accuracy: dict[Genome, float],
     value: Callable[[Genome], float],
     options: Sequence[Sequence[int]],
     fits: Callable[[Genome], bool],
     measured: Measured,
-    count: int,
+    spec: SchemeSearch,
 ) -> Genome:
-    """The best set that was trained as a whole and fits, grown by one part at a time as long as that helps.
+    """The best set found by training sets as a whole: the best one grown by a part, and children of the better ones.
 
     Gains do not add up: two parts that each help may harm together. So what is kept is decided by sets, not by sums of parts.
 
     Args:
-        accuracy: of all sets measured so far; gains those measured here. count: how many ways to grow are tried at a time.
+        accuracy: of all sets measured so far; gains those measured here.
     """
-    ranked = sorted(filter(any, accuracy), key=lambda g: (-accuracy[g], g))
-    chosen = next(g for g in ranked if fits(g))
+    draw, stale = random.Random(spec.seed), 0
     while True:
+        parents = [g for g in sorted(filter(any, accuracy), key=lambda g: (-accuracy[g], g)) if fits(g)][: 2 * spec.finalists]
+        if stale == 2:
+            return parents[0]
+        chosen = parents[0]
         larger = [(*chosen[:i], o, *chosen[i + 1 :]) for i, choices in enumerate(options) for o in choices if o > chosen[i]]
-        grown = list(itertools.islice(filter(fits, sorted(larger, key=lambda g: (-value(g), g))), count))
-        accuracy |= measured.of(grown)
-        best_grown = max(grown, key=accuracy.__getitem__, default=chosen)
-        if accuracy[best_grown] <= accuracy[chosen]:
-            return chosen
-        chosen = best_grown
+        larger = (g for g in sorted(larger, key=lambda g: (-value(g), g)) if g not in accuracy and fits(g))
+        new = list(itertools.islice(larger, spec.finalists))
+        for _ in range(20 * spec.finalists):
+            if len(new) >= 2 * spec.finalists:
+                break
+            child = [draw.choice(genes) for genes in zip(*draw.choices(parents, k=2), strict=True)]
+            place = draw.randrange(len(child))
+            child[place] = draw.choice(options[place])
+            if any(child) and tuple(child) not in accuracy and tuple(child) not in new and fits(tuple(child)):
+                new.append(tuple(child))
+        accuracy |= measured.of(new)
+        stale = 0 if any(accuracy[g] > accuracy[chosen] for g in new) else stale + 1
 
 
 class Measured:
