@@ -219,7 +219,7 @@ def _tables(report: CostReport) -> Iterable[Table | str]:
     yield memory
     yield f"{report.parameters_trained:,} parameters trained, {report.parameters_frozen:,} frozen"
     if report.device is not None:
-        energy = "unknown" if report.energy_j is None else f"{report.energy_j * 1e6:,.1f} µJ (estimate)"
+        energy = "energy unknown" if report.energy_j is None else f"{report.energy_j * 1e6:,.1f} µJ (estimate)"
         unit = "ms at one instruction per clock" if report.device.counts == "instructions" else "ms"
         yield f"{report.device.name}: {report.latency_s * 1e3:,.2f} {unit} for the MACs, {energy}; {report.verdict_text}"
     yield "Not counted: " + "; ".join(report.not_counted)

@@ -181,6 +181,19 @@ def test_every_line_of_the_ledger():
     assert any(b.category == "scratch" for b in report.plan.buffers)  # im2col of the int8 convolutions
 
 
+@pytest.mark.parametrize(("width", "state"), [("fp32", 4), ("int8", 2), ("mixed", 4)])
+def test_optimizer_state_at_each_width_by_hand(width, state):
+    """One linear layer, 50 to 10: momentum takes as many entries as weights and biases, Adam twice as many and a count for each tensor."""
+    net = MLP(in_features=50, hidden=(), num_classes=10)
+    sgd, adam = (
+        step_cost(net, torch.zeros(1, 50), width=width, optimizer=o, momentum=m).ram_bytes_by_category for o, m in (("sgd", 0.9), ("adam", 0.0))
+    )
+    assert sgd["optimizer state"] == state * (500 + 10)
+    assert adam["optimizer state"] == state * (2 * (500 + 10) + 2)
+    assert sgd["weights"] == (500 + 4 * 10 if width == "int8" else 4 * 510)
+    assert sgd.get("master weights", 0) == (2 * 500 if width == "int8" else 0)
+
+
 def test_frozen_layers_stay_in_flash():
     net = ResNet8()
     x, y = batch_for(net, 1)
