@@ -18,8 +18,8 @@ def main() -> None:
             method, net, board = case.get("name").partition("[")[2].rstrip("]").split("-", 2)
             cases[method, net][board] = found
     boards = sorted({board for row in cases.values() for board in row})
-    print(f"| rule, net | host to PyTorch | {' | '.join(f'{b} to host' for b in boards)} | RAM, bytes | ledger | instructions per step |")
-    print(f"| --- | ---: | {'---: | ' * (len(boards) + 3)}")
+    print(f"| rule, net | host to PyTorch | {' | '.join(f'{b} to host' for b in boards)} | RAM, bytes | ledger | instructions |")
+    print(f"| --- | ---: |{' ---: |' * (len(boards) + 3)}")
     for (method, net), row in sorted(cases.items()):
         drift = [f"{max(row[b]['outputs'], row[b]['weights']):.1e}" if b in row else "" for b in boards]
         first = row[min(row)]
