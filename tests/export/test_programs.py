@@ -118,11 +118,16 @@ def test_nothing_is_written_when_the_check_fails(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"run": True}, "needs a board"), ({"board": "arduino"}, "no board 'arduino'"), ({"int8": True}, "int8 needs a frozen part")],
+    [
+        ({"run": True}, "needs a board"), ({"board": "arduino"}, "no board 'arduino'"), ({"int8": True}, "int8 needs a frozen part"),
+        ({"steps": 0}, "steps >= 1"), ({"lr": float("nan")}, "lr > 0"), ({"momentum": 1.5}, "momentum < 1"), ({"batches": []}, "no batches"),
+        ({"batches": [(torch.zeros(3, 20), torch.tensor([0, 1, 4]))]}, "labels from 0 to 4.*4 classes"),
+        ({"batches": [(torch.zeros(2, 20), torch.tensor([0, 1]))]}, r"batch 0 has shapes \(2, 20\)"),
+    ],
 )
 def test_bad_arguments(tmp_path, arguments, message):
     model, batch = tiny("mlp", lf.Backprop())
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ExportError, match=f"(?s){message}"):
         export_module.export(model, batch, tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 

@@ -89,6 +89,7 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any]) -> None:
         if not isinstance(saved, Tensor) or saved.shape != value.shape:
             raise ExportError(f"{prefix + key} has shape {tuple(getattr(saved, 'shape', ()))} in the checkpoint, {tuple(value.shape)} in the model",
                               "", "give the --model-args it was trained with")
+    _require_finite({prefix + key: state[prefix + key] for key in own})
     net.load_state_dict({key: state[prefix + key] for key in own})
 
 
@@ -114,7 +115,11 @@ def _prefix(state: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
 
 def require_finite(model: nn.Module) -> None:
     """Refuse weights that are not finite: the device would start from them and never recover."""
-    bad = [name for name, value in model.state_dict().items() if value.is_floating_point() and not value.isfinite().all()]
+    _require_finite(model.state_dict())
+
+
+def _require_finite(state: Mapping[str, Tensor]) -> None:
+    bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
         raise ExportError(f"{', '.join(bad[:4])} {'is' if len(bad) == 1 else 'are'} not finite",
                           "no training step recovers from NaN or infinite weights", "export from a checkpoint before they broke")

@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from lightning_fwd.cli import _model_options
+    from lightning_fwd.cli import _model_options, _positive
 
     parser = argparse.ArgumentParser("lightning-fwd export", description="Ship the training step to a microcontroller.")
     _model_options(parser)
@@ -47,17 +47,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--config", type=Path, help="recipe of lightning-fwd fit: model, rule, rate and data are taken from it")
     parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or official .npz")
     parser.add_argument("--out", required=True, type=Path, help="folder for step.pte, c/ and report.json")
-    parser.add_argument("--batch", type=int, default=1, help="batch size of the program")
+    parser.add_argument("--batch", type=_positive, default=1, help="batch size of the program")
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--momentum", type=float, default=0.0)
-    parser.add_argument("--steps", type=int, default=50, help="training steps checked on the host, and run on the board")
+    parser.add_argument("--steps", type=_positive, default=50, help="training steps checked on the host, and run on the board")
     parser.add_argument("--board", choices=sorted(BOARDS), help="emulated board")
     parser.add_argument("--run", action="store_true", help="train on the board's emulator")
     parser.add_argument("--int8", action="store_true", help="quantise what lies before the first trained layer (needs --dataset)")
     parser.add_argument("--dataset", help="real samples: a name or path as lightning_fwd.data knows it")
     parser.add_argument("--normalize", choices=("standard", "byte"), help="how the samples are scaled")
     parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
-    parser.add_argument("--test-samples", type=int, default=100, help="of the drifted data, with --drift")
+    parser.add_argument("--test-samples", type=_positive, default=100, help="of the drifted data, with --drift")
     parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
     parser.add_argument("--trust-unsealed", action="store_true", help="accept a .pte that another tool wrote")
     return parser
@@ -109,7 +109,7 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         (options.out / "adaptation.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
         console.print(
             f"{options.board}, {data.changed(view='target').title}: accuracy {100 * result.before:.1f} % -> "
-            f"{100 * result.after:.1f} % after {result.steps} steps", highlight=False,
+            f"{100 * result.after:.1f} % after {result.steps} steps", highlight=False, soft_wrap=True,
         )
 
 

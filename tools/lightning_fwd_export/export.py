@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -100,6 +101,9 @@ def export_program(
     if run and board is None:
         raise ExportError("run=True needs a board, for example board='mps2-an386'")
     require_finite(model)
+    if not (math.isfinite(lr) and lr > 0 and 0 <= momentum < 1 and steps > 0):
+        raise ExportError(f"lr={lr}, momentum={momentum}, steps={steps}", "the program holds SGD with these, and is checked over these steps",
+                          "use lr > 0, 0 <= momentum < 1, steps >= 1")
     model = count_dropout(model, int8)
     _require_batch(model, example_batch)
     _require_folder(Path(out_dir))
@@ -111,9 +115,10 @@ def export_program(
         raise ExportError(f"{rule}: the exported step would be without {omitted.partition('; ')[0]}",
                           "it is decided on the host between steps, and a device that repeats one step would silently never do it",
                           omitted.partition("; ")[2])
+    source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
+    _require_alike(model, example_batch, source)
     program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8)
     checked, sources = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
-    source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     uses_target = "target" in train_step.inputs
     if int8:
         from .mixed import check_mixed
@@ -143,6 +148,19 @@ def _require_batch(model: RewrittenModel, batch: Batch) -> None:
         raise ExportError(f"example batch of shapes {tuple(x.shape)} and {tuple(target.shape)}",
                           f"the model was rewritten for inputs (B, {', '.join(map(str, model.example_input.shape[1:]))}) with one label each",
                           "give an (input, target) batch of the batch size that the device shall take")
+
+
+def _require_alike(model: RewrittenModel, example: Batch, batches: list[Batch]) -> None:
+    if not batches:
+        raise ExportError("no batches", "the program is held against PyTorch on them", "leave batches out: the example with noise serves")
+    for k, (x, target) in enumerate(batches):
+        if (x.shape, target.shape) != (example[0].shape, example[1].shape):
+            raise ExportError(f"batch {k} has shapes {tuple(x.shape)} and {tuple(target.shape)}",
+                              f"the program is built for {tuple(example[0].shape)} and {tuple(example[1].shape)}",
+                              "leave out the last, smaller batch")
+        if not target.is_floating_point() and (int(target.min()) < 0 or int(target.max()) >= model.num_classes):
+            raise ExportError(f"batch {k} has labels from {int(target.min())} to {int(target.max())}", f"the model has {model.num_classes} classes",
+                              "give data of the model's classes, or a model of the data's")
 
 
 def _require_folder(out: Path) -> None:

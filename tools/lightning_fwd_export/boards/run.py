@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 import shutil
 import struct
 import subprocess
@@ -13,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ExportError
-from ..host.runtime import run_tool
+from ..host.runtime import cache_folder, run_tool
 from ..pte import Method, Program, Tensor
 from .board import Board, board
 
@@ -108,16 +111,36 @@ def run_on_board(
 
 def _compile(work: Path, c_dir: Path, target: Board, optimise: Sequence[str]) -> list[str]:
     flags = [*target.flags, "-mthumb", *optimise, *_WARNINGS, "-fno-math-errno", "-ffunction-sections", "-fdata-sections"]
-    objects = []
-    for source in [c_dir / "lfwd_model.c", *sorted((c_dir / "kernels").glob("*.c"))]:
-        objects.append(str(work / f"{source.stem}.o"))
-        include = [f"-I{c_dir}", f"-I{c_dir / 'kernels'}"]
-        run_tool([_GCC, *flags, *include, "-c", str(source), "-o", objects[-1]], f"compiling {source.name} for {target.cpu}")
     script = (_HERE / "link.ld").read_text()
     for name, (origin, length) in (("FLASH", target.flash), ("RAM", target.ram)):
         script = script.replace(f"{name}_ORIGIN", hex(origin)).replace(f"{name}_LENGTH", hex(length))
     (work / "link.ld").write_text(script)
-    return objects
+    model = _object(c_dir / "lfwd_model.c", work, [*flags, f"-I{c_dir}", f"-I{c_dir / 'kernels'}"])
+    return [model, *_kernel_objects(c_dir / "kernels", flags)]
+
+
+def _kernel_objects(kernels: Path, flags: list[str]) -> list[str]:
+    """The kernel library for these flags: compiled once per source state, kept in the user's cache folder."""
+    sources = sorted(kernels.glob("*.[ch]"))
+    version = run_tool([_GCC, "-dumpfullversion"], "asking the compiler for its version")
+    digest = hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in sources) + " ".join([version, *flags]).encode())
+    folder = cache_folder() / f"board-kernels-{digest.hexdigest()[:16]}"
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
+            objects = Path(work) / "objects"
+            objects.mkdir()
+            for source in sources:
+                if source.suffix == ".c":
+                    _object(source, objects, flags)
+            with contextlib.suppress(OSError):  # another process was first
+                os.replace(objects, folder)
+    return [str(p) for p in sorted(folder.glob("*.o"))]
+
+
+def _object(source: Path, folder: Path, flags: list[str]) -> str:
+    target = str(folder / f"{source.stem}.o")
+    run_tool([_GCC, *flags, "-c", str(source), "-o", target], f"compiling {source.name}")
+    return target
 
 
 def _link(work: Path, c_dir: Path, target: Board, name: str, objects: list[str], libraries: list[str]) -> Path:

@@ -47,6 +47,13 @@ def run_tool(command: list[str], what: str) -> str:
     return done.stdout
 
 
+def cache_folder() -> Path:
+    """Where compiled kernels are kept; made if missing."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lightning_fwd"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 @functools.cache
 def register_kernels() -> None:
     """Compile the kernels once per source state (cached in the user's cache folder) and load them into the runtime."""
@@ -57,10 +64,9 @@ def register_kernels() -> None:
         return
     sources = sorted([*CSRC.glob("*.[ch]"), _SOURCE])
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sources) + str(_WHEEL).encode()).hexdigest()[:16]
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "lightning_fwd"
+    cache = cache_folder()
     library = cache / f"kernels-{digest}.so"
     if not library.exists():
-        cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as work:
             _build(Path(work), Path(work) / "kernels.so")
             os.replace(Path(work) / "kernels.so", library)
