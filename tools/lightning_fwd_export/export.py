@@ -220,7 +220,8 @@ def _board_figures(measured: BoardReport, program: StepProgram, check: Check) ->
         "ram_bytes": measured.ram,
         "stack_bytes": max(measured.stack.values()),
         "weight_difference_to_host": drift,
-        "prediction_difference_to_host": float(np.abs(prediction - measured.outputs[-1][0]).max()),
+        # of the largest logit where that is above 1, as everywhere in the check: a goodness is a sum over units
+        "prediction_difference_to_host": float(np.abs(prediction - measured.outputs[-1][0]).max() / max(1.0, np.abs(prediction).max())),
     }
 
 
