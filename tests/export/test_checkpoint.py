@@ -95,6 +95,15 @@ def test_weights_of_another_model():
         load_weights(MLP(8, (4,), 3), {"state_dict": MLP(8, (5,), 3).state_dict()})
 
 
+def test_broken_weights_leave_the_network_as_it_was():
+    net, state = MLP(8, (4,), 3), MLP(8, (4,), 3).state_dict()
+    before, name = {k: v.clone() for k, v in net.state_dict().items()}, list(state)[-1]
+    state[name].fill_(float("nan"))
+    with pytest.raises(ExportError, match=f"{name} is not finite"):
+        load_weights(net, {"state_dict": state})
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
 def test_what_cannot_work_is_said_before_any_work(tmp_path):
     model, (x, y) = tiny("mlp", lf.Backprop())
     with pytest.raises(ExportError, match="rewritten for inputs"):
