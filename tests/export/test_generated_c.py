@@ -62,6 +62,12 @@ def test_address_and_undefined_behaviour_sanitizers_find_nothing(code, tmp_path)
     np.testing.assert_allclose(np.frombuffer(done.stdout, "<f4"), expected, atol=1e-5)
 
 
+def test_functions_say_what_they_take_and_give(code):
+    header = (code[1] / "lfwd_model.h").read_text()
+    assert re.search(r"lfwd_train_step\(const float input\[\d+\], const int64_t target\[3\], float loss\[1\], float logits\[12\]\);", header)
+    assert re.search(r"lfwd_forward\(const float input\[\d+\], float logits\[12\]\);", header)
+
+
 def test_cppcheck_finds_nothing(code):
     if shutil.which("cppcheck") is None:
         pytest.skip("cppcheck is not installed")

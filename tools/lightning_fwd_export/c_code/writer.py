@@ -132,8 +132,9 @@ def _function(m: Method, unit: Unit) -> str:
     unit.used = {}
     lines: list[str] = []
     last = None
-    for position, tensor in enumerate(m.inputs):
-        lines.append(f"    memcpy({unit.pointer(tensor)}, in{position}, {tensor.nbytes});")
+    inputs, outputs = _parameters(m)
+    for name, tensor in zip(inputs, m.inputs, strict=True):
+        lines.append(f"    memcpy({unit.pointer(tensor)}, {name}, {tensor.nbytes});")
     for call in m.calls:
         emit = KERNELS.get(call.operator)
         if emit is None:
@@ -148,15 +149,27 @@ def _function(m: Method, unit: Unit) -> str:
         lines += [f"    {line}" for line in context.before]
         if statement is not None:
             lines.append(f"    {statement}; /* {call.operator} */")
-    for position, tensor in enumerate(m.outputs):
-        lines.append(f"    memcpy(out{position}, {unit.pointer(tensor)}, {tensor.nbytes});")
+    for name, tensor in zip(outputs, m.outputs, strict=True):
+        lines.append(f"    memcpy({name}, {unit.pointer(tensor)}, {tensor.nbytes});")
     locals_ = [f"    {declaration}" for declaration in unit.used.values()]
     return "\n".join([_prototype(m), "{", *locals_, "", *lines, "}"])
 
 
+_PARAMETERS = {"train_step": (["input", "target"], ["loss", "logits"]), "forward": (["input"], ["logits"])}
+
+
+def _parameters(m: Method) -> tuple[list[str], list[str]]:
+    """Names of a function's inputs and outputs: what they are in the methods of this exporter, numbers in those of others."""
+    inputs, outputs = _PARAMETERS.get(m.name, ([], []))
+    known = len(m.inputs) <= len(inputs) and len(m.outputs) <= len(outputs)
+    numbered = [f"in{k}" for k in range(len(m.inputs))], [f"out{k}" for k in range(len(m.outputs))]
+    return (inputs[: len(m.inputs)], outputs[: len(m.outputs)]) if known else numbered
+
+
 def _prototype(m: Method) -> str:
-    inputs = [f"const {t.ctype} in{k}[{max(t.count, 1)}]" for k, t in enumerate(m.inputs)]
-    outputs = [f"{t.ctype} out{k}[{max(t.count, 1)}]" for k, t in enumerate(m.outputs)]
+    names = _parameters(m)
+    inputs = [f"const {t.ctype} {name}[{max(t.count, 1)}]" for name, t in zip(names[0], m.inputs, strict=True)]
+    outputs = [f"{t.ctype} {name}[{max(t.count, 1)}]" for name, t in zip(names[1], m.outputs, strict=True)]
     return f"void lfwd_{m.name}({', '.join(inputs + outputs) or 'void'})"
 
 
