@@ -19,7 +19,7 @@ from lightning_fwd.cost.schedule import (
 from lightning_fwd.cost.schedule.rewire import readers_of
 from lightning_fwd.cost.values import base_of, is_part
 from lightning_fwd.cost.widths import Widths
-from lightning_fwd.models import ResNet8, SmallConv
+from lightning_fwd.models import MLP, ResNet8, SmallConv
 
 NETS = {
     "mlp": mlp, "conv": conv, "conv_bn": SmallConv, "resnet8": ResNet8, "gated": GatedUnit, "attention": SelfAttention
@@ -259,3 +259,10 @@ def test_a_weight_read_after_its_update_is_not_overwritten():
         got = run_overwriting(scheduled, model, x, y)
         for name, value in step.run(model, x, y).items():
             assert torch.equal(got[name], value), (method, name)
+
+
+def test_long_chains_made_of_state_are_scheduled():
+    """Hybrid images come of a seed by a hundred operations that read one another twice: walked path by path, this would not end."""
+    method = lf.ForwardForward(negatives="hybrid", head="own")
+    cost = lf.step_cost(MLP(16, (4, 4), 3), (torch.zeros(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64)), method=method)
+    assert cost.peak_ram_bytes > 0

@@ -25,15 +25,10 @@ def reorder(step: StepGraph, widths: Widths) -> StepGraph:
             from_state.add(node)
     on_demand = from_state | {n for n in nodes if "streamed" in n.meta}
 
-    def needs(node: fx.Node) -> set[fx.Node]:
-        """What has to be there before a node runs, what runs on its demand looked through."""
-        found = set()
-        for read in node.all_input_nodes:
-            if read.op == "call_function":
-                found |= needs(read) if read in on_demand else {read}
-        return found
-
-    waits_for = {n: needs(n) for n in nodes}
+    waits_for: dict[fx.Node, set[fx.Node]] = {}  # what has to be there before a node runs, what runs on its demand looked through
+    for node in nodes:
+        read = [n for n in node.all_input_nodes if n.op == "call_function"]
+        waits_for[node] = set().union(*(waits_for[n] if n in on_demand else {n} for n in read))
     for node in nodes:  # what overwrites state waits for its readers
         if "in_place_of" in node.meta:
             readers = {r for r in readers_of(node.meta["in_place_of"]) if r.op == "call_function"}
