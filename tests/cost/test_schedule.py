@@ -3,7 +3,7 @@
 import pytest
 import torch
 from step_nets import GatedUnit, ResNet8Tail, SelfAttention, batch_for, conv, mlp
-from torch import fx
+from torch import fx, nn
 
 import lightning_fwd as lf
 from lightning_fwd.cost import StepGraph, step_cost, trace_step
@@ -266,3 +266,19 @@ def test_long_chains_made_of_state_are_scheduled():
     method = lf.ForwardForward(negatives="hybrid", head="own")
     cost = lf.step_cost(MLP(16, (4, 4), 3), (torch.zeros(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64)), method=method)
     assert cost.peak_ram_bytes > 0
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.mix(x)[0][:, -1])
+
+
+@pytest.mark.parametrize("method", ["backprop", "local_loss", "pepita"])
+def test_the_peak_never_ends_above_the_traced_one(method):
+    """Through time, loops that join and nodes that move both lengthen what is alive: only without the two of them does it end lower."""
+    plans = step_cost(Recurrent(), torch.randn(2, 6, 4), method=method).savings
+    assert plans[-1][1] < plans[0][1]
