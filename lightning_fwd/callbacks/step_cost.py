@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class StepCost(Callback):
     prices backpropagation. Logs ``cost/macs``, ``cost/<phase>_macs``, ``cost/peak_ram_bytes``, ``cost/peak_activation_bytes``,
     ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured), and, where a rule's sparsity follows the data, ``cost/macs_needed``:
     what the step took of the ``cost/macs`` that its shapes have room for. Writes a row per step to ``step_cost.csv``; prints a table by
-    phase and layer at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor.
+    phase and layer at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor. A run resumed from a checkpoint counts on from its step.
+    SGD, Adam and AdamW are priced; any other optimizer is priced as plain SGD, with a warning.
 
     Args:
         device: name of a device profile, path of a YAML file, or a :class:`lightning_fwd.cost.Device`.
@@ -73,7 +75,7 @@ class StepCost(Callback):
         self._seen_input: Tensor | None = None
         self._hook: Any = None
         self._file: Path | None = None
-        self._step, self._gives_flops = 0, False
+        self._step, self._macs_before, self._gives_flops = 0, 0, False
         self._logged: CostReport | None = None
 
     @property
@@ -83,8 +85,23 @@ class StepCost(Callback):
 
     @property
     def total_macs(self) -> int:
-        """MAC of all training steps so far, each at the batch size that was priced."""
-        return sum(count * self.reports[key].total_macs for key, count in self.steps.items() if self.reports[key])
+        """MAC of all training steps so far, each at the batch size that was priced; a resumed run counts on."""
+        return self._macs_before + sum(count * self.reports[key].total_macs for key, count in self.steps.items() if self.reports[key])
+
+    @property
+    @override
+    def state_key(self) -> str:
+        device = self.device and self.device.name
+        return self._generate_state_key(device=device, width=self.width, batch_size=self.batch_size, dirpath=str(self.dirpath))
+
+    @override
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self._step, "macs": self.total_macs}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._step, self._macs_before = state_dict["step"], state_dict["macs"]
+        self.steps.clear()
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -98,10 +115,13 @@ class StepCost(Callback):
         self._file = Path(self.dirpath or trainer.log_dir) / "step_cost.csv"
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
-            fresh = trainer.global_step == 0 or not self._file.exists()
-            if fresh:
+            if trainer.global_step == 0 or not self._file.exists():
                 self._file.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-        except OSError as error:
+            elif self._step:  # resumed: the steps after the checkpoint run, and are written, again
+                header, *rows = self._file.read_text(encoding="utf-8").splitlines(keepends=True)
+                kept = [row for row in rows if int(row.partition(",")[0]) <= self._step]
+                self._file.write_text("".join([header, *kept]), encoding="utf-8")
+        except (OSError, ValueError) as error:  # a file of that name may be another's
             raise LightningFwdError(
                 f"StepCost cannot write {self._file}",
                 str(error),
@@ -194,8 +214,8 @@ class StepCost(Callback):
             loss, target = _loss_for(target, x)
             if not isinstance(network, RewrittenModel):
                 network = copy.deepcopy(network)
-            optimizer, momentum = _optimizer(trainer)
-            return step_cost(
+            optimizer, momentum, unknown = _optimizer(trainer)
+            report = step_cost(
                 network,
                 (x.detach(), target),
                 self.device,
@@ -204,6 +224,10 @@ class StepCost(Callback):
                 optimizer=optimizer,
                 momentum=momentum,
             )
+            if unknown:
+                rank_zero_warn(f"StepCost prices {unknown} as plain SGD: its state and arithmetic are not in the cost (sgd, adam and adamw are)")
+                report = replace(report, not_counted=(f"state and arithmetic of {unknown}: priced as plain SGD", *report.not_counted))
+            return report
         except LightningFwdError as error:
             rank_zero_warn(f"StepCost cannot price this step: {error}")
             return None
@@ -242,11 +266,15 @@ def _loss_for(target: Tensor | None, x: Tensor):
     return (lambda logits, _target: logits.square().mean()), x.new_zeros(x.shape[0], dtype=torch.int64)
 
 
-def _optimizer(trainer: Trainer) -> tuple[str, float]:
+def _optimizer(trainer: Trainer) -> tuple[str, float, str]:
+    """Name and momentum to price, and the class of an optimizer that the ledger does not know ("" for those it does)."""
     optimizer = trainer.optimizers[0] if trainer.optimizers else None
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        return "adam", 0.0
-    return "sgd", float(optimizer.param_groups[0].get("momentum", 0.0)) if optimizer is not None else 0.0
+        return "adam", 0.0, ""
+    if optimizer is None or isinstance(optimizer, torch.optim.SGD):
+        groups = [] if optimizer is None else optimizer.param_groups
+        return "sgd", max((float(group["momentum"]) for group in groups), default=0.0), ""
+    return "sgd", 0.0, type(optimizer).__name__
 
 
 def _metrics(report: CostReport, cuda_peak_bytes: int | None) -> dict[str, float]:

@@ -123,6 +123,34 @@ def test_a_frozen_layer_is_another_step(tmp_path):
     assert macs[0] < macs[3]
 
 
+def test_a_resumed_run_counts_on_and_repeats_no_row(tmp_path):
+    def run(epochs, resume=None):
+        callback, module = StepCost(dirpath=tmp_path), Module(MLP(hidden=(12,)))
+        save = L.pytorch.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+        trainer = L.Trainer(
+            max_epochs=epochs, callbacks=[callback, StepCost(width="int8", dirpath=tmp_path / "int8"), save], logger=False, accelerator="cpu",
+            enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+        trainer.fit(module, loader(module.net), ckpt_path=resume)
+        return callback, (tmp_path / "step_cost.csv").read_text()
+
+    whole, rows = run(3)
+    resumed, rows_after = run(3, tmp_path / "epoch=0.ckpt")
+    assert [row.split(",")[0] for row in rows.splitlines()[1:]] == [str(k) for k in range(1, 10)]
+    assert rows_after == rows and resumed.total_macs == whole.total_macs
+
+
+def test_an_optimizer_that_the_ledger_does_not_know_is_named(tmp_path):
+    class ByRMSprop(Module):
+        def configure_optimizers(self):
+            return torch.optim.RMSprop(self.parameters(), momentum=0.9)
+
+    callback = StepCost(dirpath=tmp_path)
+    with pytest.warns(UserWarning, match="prices RMSprop as plain SGD"):
+        fit(ByRMSprop(MLP(hidden=(12,))), callback, tmp_path)
+    assert "RMSprop" in callback.report.not_counted[0]
+
+
 def test_no_file_without_a_place_for_it(tmp_path):
     fit(Module(MLP(hidden=(12,))), StepCost(), tmp_path)
     assert not list(tmp_path.rglob("step_cost.csv"))
