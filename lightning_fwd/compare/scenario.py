@@ -13,6 +13,7 @@ import yaml
 from ..cost.device import load_device
 from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
+from ..graph.settings import check_settings
 from ..methods import METHODS, LearningMethod, get_method
 from ..models import build
 
@@ -32,6 +33,9 @@ class Training:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "constant"
+
+    def __post_init__(self) -> None:
+        check_settings(self, LightningFwdError, ("epochs", "batch_size", "lr"), ("momentum", "weight_decay"))
 
 
 @dataclass
@@ -56,6 +60,9 @@ class Row:
     after_statistics: bool = False
     calibrate: bool = False
     control: bool = False
+
+    def __post_init__(self) -> None:
+        check_settings(self, LightningFwdError, ("lr", "epochs"))
 
     def build(self, seed: int | None = None) -> LearningMethod | None:
         """The learning rule, or None.
@@ -124,6 +131,9 @@ class Scenario:
     width: Literal["fp32", "int8", "mixed"] = "fp32"
     cost_batch: int = 1
     split: Literal["test", "val"] = "test"
+
+    def __post_init__(self) -> None:
+        check_settings(self, LightningFwdError, ("adapt_samples", "cost_batch"))
 
     def all_rows(self) -> list[Row]:
         """Controls first; a row of the recipe with a control's name takes its place."""

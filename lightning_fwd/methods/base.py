@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from dataclasses import is_dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..graph.blocks import Granularity
 from ..graph.errors import RewriteError, StepError
 from ..graph.rewritten import RewrittenModel
+from ..graph.settings import check_settings
 from ..graph.step import Logits, StepRecord, Update, Updates
 
 __all__ = ["LearningMethod", "Logits", "StepRecord", "Update", "Updates"]
@@ -19,26 +21,28 @@ __all__ = ["LearningMethod", "Logits", "StepRecord", "Update", "Updates"]
 class LearningMethod(ABC):
     """A learning rule: how a model is rewritten for it, and what one training step yields.
 
-    Subclasses are dataclasses whose fields are their settings, so ``repr(method)`` builds an equal one; a setting that is one of a few words is
-    checked when it is built. Pure torch, traceable by
-    ``make_fx``: no ``.item()``, no branch on tensor values, nothing random but :mod:`lightning_fwd.graph.counter_random`.
+    Subclasses are dataclasses whose fields are their settings, so ``repr(method)`` builds an equal one; words, numbers and flags are checked when it
+    is built. Pure torch, traceable by ``make_fx``: no ``.item()``, no branch on tensor values, nothing random but
+    :mod:`lightning_fwd.graph.counter_random`.
 
     Attributes:
         needs_target: whether the step uses the labels themselves, beside the loss's gradient.
         updates_buffers_only: whether the rule legitimately trains no parameter.
         forward_only: whether the rule propagates no error from one block to the one before.
+        positive, not_negative: settings that must be above 0, or not below.
     """
 
     needs_target: ClassVar[bool] = False
     updates_buffers_only: ClassVar[bool] = False
     forward_only: ClassVar[bool] = True
+    positive: ClassVar[tuple[str, ...]] = ()
+    not_negative: ClassVar[tuple[str, ...]] = ()
     batch_norm: str = "freeze"
     granularity: Granularity = "layer"
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
-                raise RewriteError(f"{type(self).__name__}: {name}={getattr(self, name)!r}", "", f"known: {', '.join(map(repr, get_args(kind)))}")
+        if is_dataclass(self):
+            check_settings(self, RewriteError, self.positive, self.not_negative)
 
     @property
     def freeze_batch_norm(self) -> bool:

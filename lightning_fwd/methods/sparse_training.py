@@ -44,6 +44,8 @@ class SparseTraining(LearningMethod):
     """
 
     forward_only: ClassVar[bool] = False
+    positive: ClassVar[tuple[str, ...]] = ("interval",)
+    not_negative: ClassVar[tuple[str, ...]] = ("until",)
     density: float = 0.1
     regrow: Literal["gradient", "random"] = "gradient"
     interval: int = 100
@@ -55,17 +57,16 @@ class SparseTraining(LearningMethod):
     seed: int = 0
 
     def rewrite(self, model: RewrittenModel) -> None:
-        if not (0 < self.density <= 1 and 0 <= self.fraction <= 1 and self.interval >= 1):
+        if not (0 < self.density <= 1 and 0 <= self.fraction <= 1):
             raise RewriteError(
-                f"SparseTraining: density={self.density}, fraction={self.fraction}, interval={self.interval}",
-                "",
-                "use 0 < density <= 1, 0 <= fraction <= 1, interval >= 1",
+                f"SparseTraining: density={self.density}, fraction={self.fraction}", "", "use 0 < density <= 1, 0 <= fraction <= 1"
             )
         require_trainable(model, [name for name, _ in model.named_parameters()])
         every = dict.fromkeys(p for block in model.plan for p in block.layers)
-        if unknown := [p for p in self.dense if p not in every]:
+        kept = [self.dense] if isinstance(self.dense, str) else self.dense
+        if unknown := [p for p in kept if p not in every]:
             raise RewriteError(f"SparseTraining: dense={unknown} names no layer", "", f"layers of this model: {', '.join(every)}")
-        layers = [p for p in every if p not in self.dense]
+        layers = [p for p in every if p not in kept]
         named = dict(model.named_parameters(remove_duplicate=False))  # a bare nn.Parameter's "layer" has no weight
         weights = {p: w for p in layers if (w := named.get(f"{p}.weight")) is not None and w.ndim >= 2 and w.requires_grad}
         tied = [p for p, w in weights.items() if sum(w is other for other in weights.values()) > 1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 
@@ -42,6 +42,7 @@ class ZerothOrder(LearningMethod):
         seed: of the directions and the dropout masks.
     """
 
+    positive: ClassVar[tuple[str, ...]] = ("scale", "samples")
     train: Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
     scale: float = 1e-3
     samples: int = 1
@@ -49,18 +50,13 @@ class ZerothOrder(LearningMethod):
     seed: int = 0
 
     def rewrite(self, model: RewrittenModel) -> None:
-        if not self.scale > 0 or self.samples < 1:
-            raise RewriteError(
-                f"ZerothOrder: scale={self.scale}, samples={self.samples}",
-                "the slope is measured over a distance, at least once",
-                "use scale > 0 and samples >= 1",
-            )
         scheme = resolve(model, self.train, 1.0, "trained", "magnitude", self.seed)
         if scheme.channels:
             raise RewriteError(
                 f"ZerothOrder: train={self.train}", "it perturbs whole layers", "give fractions of 1.0, or no fractions"
             )
         require_trainable(model, sorted(scheme.parameters))
+        self._check_scale(model, scheme.parameters)
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
         share_dropout_masks(model, self.seed)
         names = [n for n, p in model.named_parameters() if n in scheme.parameters and p.requires_grad]
@@ -73,6 +69,17 @@ class ZerothOrder(LearningMethod):
         moved = split_frozen(model.graph, model, set(aliases))
         seed = next(n for n in model.graph.nodes if n.op == "placeholder" and n.name == "seed")
         model.after_entry_moved = Segment(moved.after, [*moved.entries, seed], [moved.output])
+
+    def _check_scale(self, model: RewrittenModel, names: set[str]) -> None:
+        """A perturbation below the rounding of the weights leaves them where they are: the slope would be 0, or noise."""
+        for parameter in map(model.get_parameter, sorted(names)):
+            rounding = torch.finfo(parameter.dtype).eps * float(parameter.detach().abs().mean()) / 2
+            if self.scale < rounding:
+                raise RewriteError(
+                    f"ZerothOrder: scale={self.scale} is lost in the rounding of {parameter.dtype} weights",
+                    f"weights of this size ({tuple(parameter.shape)}) change by {rounding:.1e} or not at all",
+                    "use a larger scale, or float32",
+                )
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with torch.no_grad(), phase("forward"):

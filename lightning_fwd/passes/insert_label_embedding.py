@@ -12,7 +12,7 @@ from ..graph.rewritten import RewrittenModel
 def insert_label_embedding(model: RewrittenModel, embedding: nn.Module) -> None:
     """Insert ``x_label = embedding(x, label)`` before the first layer; ``label`` ``(kB, C)`` becomes a second input of the graph."""
     graph = model.graph
-    model.inserted.add_module("label_embedding", embedding.to(model.example_input.device))
+    model.inserted.add_module("label_embedding", embedding.to(model.example_input))
     x = next(n for n in graph.nodes if n.op == "placeholder")
     with graph.inserting_after(x):
         label = graph.placeholder("label")

@@ -30,7 +30,7 @@ def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int], nn.M
         repeated.meta.update(tensor_meta=x.meta["tensor_meta"], block=0)
         x.replace_all_uses_with(repeated, delete_user_cb=lambda user: user is not repeated)
     planes = make_planes(shape_of(z)[1])
-    model.inserted.add_module("label_embedding", planes.to(model.example_input.device))
+    model.inserted.add_module("label_embedding", planes.to(model.example_input.device, z.meta["tensor_meta"].dtype))
     with graph.inserting_after(z):
         added = graph.call_module(f"{INSERTED}.label_embedding", (z, label))
     added.meta.update(tensor_meta=z.meta["tensor_meta"], block=0)

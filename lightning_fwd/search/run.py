@@ -26,6 +26,7 @@ from ..compare.scenario import with_data_folder
 from ..cost import price, trace_inference
 from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
+from ..graph.settings import check_settings
 from ..methods import SparseUpdate, rewrite
 from ..methods.sparse_update import write_scheme
 from ..models import build
@@ -74,6 +75,7 @@ class SchemeSearch:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_settings(self, LightningFwdError, not_negative=("momentum",))
         wrong = [name for name in ("samples", "held_out", "epochs", "batch_size", "finalists", "lr") if not getattr(self, name) > 0]
         wrong += [] if isinstance(self.drifts, list) and self.drifts else ["drifts"]
         wrong += ["data"] if self.data.get("val_fraction", 0.1) == 0 else []  # judged by that part

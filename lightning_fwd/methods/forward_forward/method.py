@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,6 +76,8 @@ class ForwardForward(LearningMethod):
         RewriteError: the model has no hidden block, one class only, no room for the label, or the settings contradict each other.
     """
 
+    positive: ClassVar[tuple[str, ...]] = ("sharpness", "label_scale", "greedy_steps", "pool")
+    not_negative: ClassVar[tuple[str, ...]] = ("peer_normalisation",)
     granularity: str | int | Sequence[str] = "layer"
     goodness: Literal["mean", "sum"] = "mean"
     threshold: float | None = None
@@ -122,7 +124,7 @@ class ForwardForward(LearningMethod):
             generator = torch.Generator().manual_seed(self.seed)
             read = hidden[1:] or hidden
             heads = {str(b.index): ProjectionHead(shape_of(b.output), model.num_classes, self.pool, generator) for b in read}
-            model.inserted.readout = nn.ModuleDict(heads).to(device)
+            model.inserted.readout = nn.ModuleDict(heads).to(model.example_input)
             model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
 
     def _check(self, model: RewrittenModel) -> None:
@@ -145,8 +147,6 @@ class ForwardForward(LearningMethod):
                 "a negative sample carries a wrong label, and there is none",
                 "use ForwardForward(negatives='hybrid', head='own')",
             )
-        if self.greedy_steps is not None and self.greedy_steps < 1:
-            raise RewriteError(f"ForwardForward: greedy_steps={self.greedy_steps}", "each block learns for so many steps", "use 1 or more, or None")
         if self.negatives == "hybrid" and self.prediction == "goodness":
             raise RewriteError(
                 "ForwardForward(negatives='hybrid', prediction='goodness') cannot predict",

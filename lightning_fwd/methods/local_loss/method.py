@@ -47,6 +47,7 @@ class LocalLoss(LearningMethod):
     """
 
     needs_target: ClassVar[bool] = True
+    positive: ClassVar[tuple[str, ...]] = ("temperature", "pool")
     granularity: str | int | Sequence[str] = "layer"
     head: Literal["projection", "random", "groups"] = "projection"
     goodness: Literal["mean_square", "mean"] = "mean_square"

@@ -8,7 +8,7 @@ Every outer product is the vector-Jacobian product of one layer, so convolutions
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +59,8 @@ class Pepita(LearningMethod):
         seed: of F, of the dropout masks, of the noise.
     """
 
+    positive: ClassVar[tuple[str, ...]] = ("feedback_scale", "input_scale", "mirror_noise", "mirror_share")
+    not_negative: ClassVar[tuple[str, ...]] = ("mirror_rounds", "mirror_interval")
     variant: Literal["standard", "hebbian", "time_local"] = "standard"
     feedback_scale: float = 0.05
     feedback: Literal["stored", "regenerated"] = "stored"
@@ -96,9 +98,8 @@ class Pepita(LearningMethod):
         model.unit_output = next(n for n in model.graph.nodes if n.op == "output").args[0].name
 
     def _check(self) -> None:
-        for name in ("feedback_scale", "mirror_noise", "mirror_share"):
-            if getattr(self, name) <= 0:
-                raise RewriteError(f"Pepita: {name}={getattr(self, name)}", "without feedback no hidden layer learns", "use a positive number")
+        if self.mirror_share > 1:
+            raise RewriteError(f"Pepita: mirror_share={self.mirror_share}", "it is a part of F", "use 0 < mirror_share <= 1")
         if self.variant == "time_local" and self.update_scale == "activity":
             raise RewriteError(
                 "Pepita: variant='time_local' with update_scale='activity'", "the first term is due before h - h_err is known", "choose another scale"
@@ -197,7 +198,8 @@ def _gradients(model: RewrittenModel, unit: Unit, outputs: list[Tensor], deltas:
 def _error_of_second_pass(error: Tensor, logits: Tensor, modulated: Tensor) -> Tensor:
     """``e_err = softmax(logits_err) - y`` ``(B, C)``, the labels read off the first pass's error: ``y = softmax(logits) - e``."""
     y = logits.softmax(1) - error
-    if type(y) is Tensor and bool((y < -1e-3).any() or (y > 1 + 1e-3).any()):
+    rounding = max(1e-3, 4 * torch.finfo(y.dtype).eps)  # bfloat16 has 8 bits
+    if type(y) is Tensor and bool((y < -rounding).any() or (y > 1 + rounding).any()):
         raise StepError(
             "Pepita: output_error='modulated' cannot read the labels off the loss's gradient",
             "only a cross-entropy, averaged over the batch, has softmax(logits) - y as its gradient per sample",

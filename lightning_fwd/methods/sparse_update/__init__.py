@@ -85,7 +85,8 @@ class SparseUpdate(LearningMethod):
     def _error_densities(self) -> tuple[float, float]:
         both = self.error_density
         ends = tuple(both) if isinstance(both, Sequence) else (both, both)
-        if len(ends) != 2 or not 0.0 < ends[0] <= ends[1] <= 1.0:
+        numbers = all(isinstance(end, int | float) and not isinstance(end, bool) for end in ends)
+        if len(ends) != 2 or not numbers or not 0.0 < ends[0] <= ends[1] <= 1.0:
             raise RewriteError(
                 f"SparseUpdate: error_density={both}",
                 "it is a fraction of output channels, or a lower and an upper one",

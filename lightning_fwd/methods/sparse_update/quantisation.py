@@ -6,6 +6,7 @@ it is ``1 / s_w`` times as large: the ratio is off by ``s_w^2``. A bias in integ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -23,11 +24,13 @@ def check_scales(model: RewrittenModel, scales: Mapping[str, tuple[float, float]
     Raises:
         RewriteError: naming the entry.
     """
+    if not isinstance(scales, Mapping):
+        raise RewriteError(f"integer_scales={scales!r}", "", "give layer: (weight scale, input scale)")
     layers = [path for block in model.plan for path in block.layers]
     for path, pair in scales.items():
         if path not in layers:
             raise RewriteError(f"integer_scales: {path!r} is no layer", "", f"layers of this model: {', '.join(layers)}")
-        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(s, int | float) and s > 0 for s in pair):
+        if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(s, int | float) and 0 < s < math.inf for s in pair):
             raise RewriteError(
                 f"integer_scales: {path}: {pair!r}", "a scale is the value of one integer step", "give (weight scale, input scale), both > 0"
             )

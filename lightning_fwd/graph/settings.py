@@ -1,0 +1,50 @@
+"""Settings of a dataclass: numbers of the declared kind, finite, within their bounds; words among those that are known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import fields
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from .errors import LightningFwdError
+
+
+def check_settings(
+    settings: Any, error: type[LightningFwdError], positive: Iterable[str] = (), not_negative: Iterable[str] = ()
+) -> None:
+    """Refuse what a field's annotation does not allow; of unions of several kinds nothing is checked.
+
+    Args:
+        settings: a dataclass instance. positive, not_negative: its numbers that must be above, or not below, 0 (None passes).
+
+    Raises:
+        error: naming the field, its value and what is expected.
+    """
+    kinds = get_type_hints(type(settings))
+    for name in (field.name for field in fields(settings)):
+        value, kind = getattr(settings, name), kinds[name]
+        if get_origin(kind) is Literal:
+            expected = "" if value in get_args(kind) else f"known: {', '.join(map(repr, get_args(kind)))}"
+        else:
+            allowed = set(get_args(kind)) if get_origin(kind) in (Union, UnionType) else {kind}
+            if value is None and NoneType in allowed:
+                continue
+            expected = _unlike(value, *(allowed - {NoneType})) if len(allowed - {NoneType}) == 1 else ""
+            if not expected and ((name in positive and not value > 0) or (name in not_negative and not value >= 0)):
+                expected = "give a positive number" if name in positive else "give 0 or more"
+        if expected:
+            raise error(f"{type(settings).__name__}: {name}={value!r}", "", expected)
+
+
+def _unlike(value: object, kind: Any) -> str:
+    """What is expected of a number or a flag, or "" if the value is one."""
+    if kind is bool and not isinstance(value, bool):
+        return "give true or false"
+    if kind is int and not (isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= value < 2**63):
+        return "give a whole number"
+    if kind is float and not (isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)):
+        return "give a finite number" + (" (YAML reads 1e-3 as text, 1.0e-3 as a number)" if isinstance(value, str) else "")
+    return ""
