@@ -19,7 +19,10 @@ from .scenario import Scenario
 
 @dataclass
 class Line:
-    """One method over all seeds; accuracies as (mean, standard deviation) in percent, ``won_back`` in percent of what the drift took."""
+    """One method over all seeds; accuracies as (mean, standard deviation) in percent, ``won_back`` in percent of what the drift took.
+
+    Of one seed the deviation is NaN.
+    """
 
     method: str
     control: bool
@@ -54,7 +57,7 @@ def summarise(scenario: Scenario, results: Sequence[Result]) -> list[Line]:
 
 
 def _mean_std(values: list[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def _won_back(result: Result) -> float:
@@ -77,9 +80,10 @@ def _cells(line: Line) -> tuple[str, ...]:
 
 def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
     """What the columns mean, and which rows have no figure and why."""
+    over = f"mean ± standard deviation over {len(scenario.seeds)} seeds" if len(scenario.seeds) > 1 else "one seed"
     before = f"Before drift {_pct(lines[0].source)}, after drift {_pct(lines[0].drifted)}. " if lines else ""
     return [
-        f"Accuracy of the adapted model on drifted data in %, mean ± standard deviation over {len(scenario.seeds)} seeds. {before}"
+        f"Accuracy of the adapted model on drifted data in %, {over}. {before}"
         "won back: % of what the drift took; on source: the adapted model on data without drift. "
         f"kMAC, RAM, Flash, ms: one training step on {scenario.cost_batch} sample(s), {scenario.width}, the optimizer's state included; "
         f"ms: its operations on {scenario.device}, estimated.",
@@ -96,7 +100,8 @@ def _after_statistics(scenario: Scenario) -> list[str]:
 
 
 def _pct(value: tuple[float, float], digits: int = 1) -> str:
-    return "" if math.isnan(value[0]) else f"{value[0]:.{digits}f}±{value[1]:.{digits}f}"
+    mean, std = (f"{figure:.{digits}f}" for figure in value)
+    return "" if math.isnan(value[0]) else mean if math.isnan(value[1]) else f"{mean}±{std}"
 
 
 def print_table(scenario: Scenario, lines: Sequence[Line], console: Console) -> None:

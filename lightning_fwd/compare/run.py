@@ -11,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 import lightning as L
@@ -28,7 +29,7 @@ from ..strategies import ForwardOnlyStrategy, unwrap
 from .folder import Result, open_folder, save
 from .scenario import Row, Scenario, Training
 
-Cost = dict[str, float]  #: the cost fields of a :class:`Result`
+Cost = dict[str, Any]  #: the cost fields of a :class:`Result`, with a note where there is no figure
 
 
 class _StepTimer(L.Callback):
@@ -106,9 +107,11 @@ def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
         x, y = (part[: scenario.cost_batch] for part in scenario.data_module(scenario.seeds[0], "target").tensors("train"))
         try:
             model = rewrite(build(scenario.model, **scenario.model_args), method, x)
+            report = step_cost(model, (x, y), device=scenario.device, width=scenario.width, momentum=scenario.adapt.momentum)
         except RewriteError:  # adapt says so
             return row.name, cost
-        report = step_cost(model, (x, y), device=scenario.device, width=scenario.width, momentum=scenario.adapt.momentum)
+        except StepError as error:  # of so few samples; of the batches that it adapts on it may learn
+            return row.name, cost | {"note": f"no cost for a step on {scenario.cost_batch} sample(s) (cost_batch): {error.what}"}
         cost = dict(
             macs_per_step=report.total_macs, peak_ram_bytes=report.peak_ram_bytes, weight_bytes=report.weight_bytes,
             flash_bytes=report.flash_bytes, device_ms_per_step=1e3 * report.latency_s,
@@ -143,7 +146,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
             network = _fit(network, method, target, training, *before, timer)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         nan = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))
-        return Result(row.name, seed, **figures, **nan, steps=0, note=error.what, **cost)
+        return Result(row.name, seed, **figures, **nan, steps=0, **{**cost, "note": error.what})
     return Result(
         row.name, seed, **figures, accuracy_adapted=accuracy(network, *target.tensors(scenario.split)), steps=len(timer.seconds),
         seconds_per_step=statistics.median(timer.seconds) if timer.seconds else 0.0,

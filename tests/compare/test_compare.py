@@ -197,3 +197,15 @@ def test_accuracy_counts_every_sample():
 
     x = torch.tensor([[1.0], [-1.0], [1.0]])
     assert run_module.accuracy(Parity(), x, torch.tensor([1, 0, 0]), batch=2) == pytest.approx(200 / 3)
+
+
+def test_a_step_that_cannot_be_priced_at_this_batch_still_adapts(tmp_path):
+    """Hybrid negatives are mixed of two samples, the ledger prices one: the row has figures, no cost, and a note."""
+    rows = [{"name": "hybrid", "method": "forward_forward", "settings": {"negatives": "hybrid"}}]
+    s = scenario(tmp_path, rows=rows, pretrain={"epochs": 1})
+    (result,) = compare(s, tmp_path / "out", jobs=1)
+    assert 0 <= result.accuracy_adapted <= 100 and result.steps == 2 and result.macs_per_step == 0
+    write_markdown(s, summarise(s, [result]), tmp_path / "summary.md")
+    text = (tmp_path / "summary.md").read_text()
+    assert "hybrid: no cost for a step on 1 sample(s)" in text and "cost_batch" in text
+    assert "one seed" in text and "±" not in text  # of one figure there is no deviation

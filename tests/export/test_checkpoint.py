@@ -66,7 +66,9 @@ def test_every_kind_of_weights(tmp_path, name):
 def test_inserted_state_of_another_rule_is_left_alone():
     model, _ = tiny("mlp", lf.Pepita())
     before = model.inserted.feedback.matrix.clone()
-    load_inserted(model, {"lightning_fwd": {"method": "Pepita()", "inserted": {}}})
+    other = {"network._lfwd.feedback.matrix": torch.ones_like(before), "network._lfwd.counter": torch.tensor(3)}
+    with pytest.warns(UserWarning, match=r"1 tensors that its rule inserted \(network._lfwd.feedback.matrix\).*Pepita\(seed=9\)"):
+        load_inserted(model, {"lightning_fwd": {"method": "Pepita(seed=9)", "inserted": other}})
     assert torch.equal(model.inserted.feedback.matrix, before)
 
 

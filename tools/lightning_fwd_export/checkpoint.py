@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,16 @@ def load_weights(net: nn.Module, checkpoint: Mapping[str, Any]) -> None:
 
 
 def load_inserted(model: RewrittenModel, checkpoint: Mapping[str, Any]) -> None:
-    """Give a rewritten model the heads, feedback and counters of a checkpoint that the same rule wrote; of another rule, nothing."""
+    """Give a rewritten model the heads, feedback and counters of a checkpoint that the same rule wrote; of another rule, nothing, with a warning."""
     saved = checkpoint.get("lightning_fwd") or {}
     if saved.get("method") != repr(model.method):
+        if dropped := [key for key in saved.get("inserted", {}) if not key.endswith("_lfwd.counter")]:
+            warnings.warn(
+                f"the checkpoint holds {len(dropped)} tensors that its rule inserted ({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
+                f"the program starts without them: it was written by {saved['method']}, this is {model.method!r}. "
+                "To ship them, export with the settings of the checkpoint (-c RECIPE takes them from its recipe).",
+                stacklevel=2,
+            )
         return
     own = {key: value for key, value in model.state_dict().items() if key.startswith("_lfwd.")}
     prefix = _prefix(saved["inserted"], own)
