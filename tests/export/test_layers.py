@@ -27,7 +27,20 @@ def conv(*layers, features):
     return nn.Sequential(nn.Conv2d(2, 8, 3, padding=1), *layers, nn.Flatten(), nn.Linear(features, 4))
 
 
+class Halved(nn.Module):
+    """ResNet-8's own: padded at one end only, and the first row and column cropped on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv, self.head = nn.Conv2d(2, 6, 3, padding=1), nn.Conv2d(6, 4, 3, 2), nn.Linear(4, 4)
+
+    def forward(self, x):
+        y = nn.functional.pad(self.conv(nn.functional.pad(self.stem(x).relu(), (0, 1, 0, 1))), (-1, 2, 0, -1), value=0.5)
+        return self.head(y.relu().mean((2, 3)))
+
+
 NETS = {
+    "padding at one end": lambda: (Halved(), (2, 8, 8)),
     "max pooling": lambda: (conv(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), features=32), (2, 8, 8)),
     "average pooling, padded": lambda: (conv(nn.ReLU6(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), features=32), (2, 8, 8)),
     "adaptive pooling": lambda: (conv(nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2)), nn.Conv2d(8, 8, 1), nn.ReLU(), features=48), (2, 7, 8)),
@@ -42,6 +55,7 @@ NETS = {
     "plain": lambda: (mlp(nn.ReLU()), (20,)),
 }
 CASES = [
+    ("padding at one end", lf.Backprop(), {}),
     ("max pooling", lf.Backprop(), {}), ("one dimension", lf.Backprop(), {}), ("adaptive pooling", lf.LocalLoss(), {}), ("norms", lf.Backprop(), {}),
     ("dropout", lf.ForwardForward(), {}), ("batch norm", lf.Backprop(), {"momentum": 0.9}), ("plain", DYNAMIC, {"momentum": 0.9}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (

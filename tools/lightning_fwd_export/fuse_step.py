@@ -32,6 +32,7 @@ def fuse_layers(module: fx.GraphModule) -> None:
             _fuse_linear(graph, node)
             _fuse_relu_backward(graph, node)
             _fuse_spread(graph, node)
+            _crop(graph, node)
             _rename(graph, node)
     graph.eliminate_dead_code()
     graph.lint()
@@ -204,6 +205,28 @@ def _fuse_spread(graph: fx.Graph, node: fx.Node) -> None:
     size = [b, c, h * k_h, w * k_w]
     if div.args[1] == k_h * k_w and list(grad.meta["val"].shape) == [b, c, h, w] and list(node.meta["val"].shape) == size:
         _replace(graph, node, lfwd.adaptive_avg_pool2d_backward.default, (grad, size))
+
+
+def _crop(graph: fx.Graph, node: fx.Node) -> None:
+    """Padding by a negative amount, as the gradient of padding is: a slice, since no runtime's kernel takes it; positive amounts are padded still."""
+    if node.target is not aten.constant_pad_nd.default or min(node.args[1]) >= 0:
+        return
+    x, amounts, *value = node.args
+    kept = x
+    for i, (before, after) in enumerate(zip(amounts[::2], amounts[1::2], strict=True)):
+        dim = x.meta["val"].dim() - 1 - i
+        size = kept.meta["val"].shape[dim]
+        start, end = max(-before, 0), size - max(-after, 0)
+        if (start, end) != (0, size):
+            with graph.inserting_before(node):
+                part = graph.call_function(aten.slice.Tensor, (kept, dim, start, end))
+            part.meta = dict(node.meta) | {"val": kept.meta["val"].narrow(dim, start, end - start)}
+            kept = part
+    if max(amounts) > 0:
+        _replace(graph, node, aten.constant_pad_nd.default, (kept, [max(a, 0) for a in amounts], *value))
+    else:
+        node.replace_all_uses_with(kept)
+        graph.erase_node(node)
 
 
 _RENAMED = {
