@@ -26,8 +26,8 @@ from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_t
 class SparseTraining(LearningMethod):
     """Backpropagation into a fixed number of weights, whose places move: prune by magnitude, regrow by gradient or at random.
 
-    The density over all masked weights is exact at every step: ``round(density * weights)`` are not zero. What this saves is storage and
-    transfer of weights; dense kernels compute the dense product, and the step's cost is priced so. A traced step (cost, export)
+    The density over all masked weights is exact at every step: ``round(density * weights)`` exist (new ones start at 0). What this saves is storage
+    and transfer of weights; dense kernels compute the dense product, and the step's cost is priced so. A traced step (cost, export)
     is the one between two regrowths.
 
     Args:

@@ -264,7 +264,7 @@ def test_a_weight_read_after_its_update_is_not_overwritten():
 def test_long_chains_made_of_state_are_scheduled():
     """Hybrid images come of a seed by a hundred operations that read one another twice: walked path by path, this would not end."""
     method = lf.ForwardForward(negatives="hybrid", head="own")
-    cost = lf.step_cost(MLP(16, (4, 4), 3), (torch.zeros(3, 1, 4, 4), torch.zeros(3, dtype=torch.int64)), method=method)
+    cost = lf.step_cost(MLP(576, (4, 4), 3), (torch.zeros(3, 1, 24, 24), torch.zeros(3, dtype=torch.int64)), method=method)
     assert cost.peak_ram_bytes > 0
 
 

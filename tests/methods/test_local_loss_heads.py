@@ -141,3 +141,8 @@ def test_the_ledger_holds_the_heads(pool):
     one_pass = 3 * 4 * (8 * pool**2 + 64)
     assert costs["projection"] - costs["groups"] == 3 * one_pass
     assert costs["random"] - costs["groups"] == 2 * one_pass  # what does not learn has no gradient
+
+
+def test_one_class_teaches_hidden_blocks_nothing():
+    with pytest.raises(lf.RewriteError, match="two classes"):
+        lf.rewrite(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1)), lf.LocalLoss(), torch.rand(2, 6))

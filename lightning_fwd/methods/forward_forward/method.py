@@ -6,6 +6,7 @@ threshold for a sample with its true label, and lowers it for a negative sample.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -58,7 +59,8 @@ class ForwardForward(LearningMethod):
             (no label enters the blocks: unsupervised; needs batches of two or more).
         head: ``"own"``: the model's own last block, on the plain input: a pretrained model keeps what it was, and :func:`unwrap` gives the
             trained model. ``"layers"``: a linear map of the normalised activations of all hidden blocks but the first, seen with the neutral label
-            (Hinton's readout; better from scratch; the model's own last block is then not trained).
+            (Hinton's readout; better from scratch; the model's own last block is then not trained). From the first step on it predicts as drawn: on a
+            pretrained model fit it to the source first, by :class:`lightning_fwd.callbacks.CalibrateHeads`.
         prediction: ``"head"``, in one pass; ``"goodness"`` runs every label and takes the one of highest goodness, summed over all hidden blocks
             but the first (C passes in one batch).
         normalise_input: whether samples are normalised before the first block, as activations are before the others.
@@ -146,6 +148,12 @@ class ForwardForward(LearningMethod):
                 f"ForwardForward needs two classes, {name} has {model.num_classes}",
                 "a negative sample carries a wrong label, and there is none",
                 "use ForwardForward(negatives='hybrid', head='own')",
+            )
+        if self.negatives == "hybrid" and math.prod(model.input_shape[1:] or model.input_shape) < 2:
+            raise RewriteError(
+                f"ForwardForward(negatives='hybrid') cannot mix samples of shape {model.input_shape}",
+                "a mask over the positions mixes two samples, and they have one position",
+                "flatten the input, or use negatives='wrong'",
             )
         if self.negatives == "hybrid" and self.prediction == "goodness":
             raise RewriteError(

@@ -26,14 +26,16 @@ def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
 def blob_mask(x: Tensor, seed: Tensor, rounds: int = 6) -> Tensor:
     """Large random blobs of 0 and 1, one mask per sample, shared by its channels ``(B, 1, ...)``; over the values of a flat input.
 
-    Random bits, blurred by [1/4, 1/2, 1/4] in every direction and cut at the middle (Hinton 2022, section 3.2).
+    Random bits, blurred by [1/4, 1/2, 1/4] in every direction and cut at the middle (Hinton 2022, section 3.2). The middle is each mask's own
+    mean, and a direction of few positions is blurred fewer times: no mask is all 0 or all 1, which would make the negative a positive.
     """
     shape = (x.shape[0], 1, *x.shape[2:]) if x.ndim > 2 else tuple(x.shape)
-    mask = uniform(seed, shape, x.device)
-    for _ in range(rounds):
-        for dim in range(2 if x.ndim > 2 else 1, mask.ndim):
-            mask = mask / 2 + (mask.roll(1, dim) + mask.roll(-1, dim)) / 4
-    return (mask > 0).to(x.dtype)
+    mask, dims = uniform(seed, shape, x.device), list(range(2 if x.ndim > 2 else 1, len(shape)))
+    for turn in range(rounds):
+        for dim in dims:
+            if turn < shape[dim] // 4:
+                mask = mask / 2 + (mask.roll(1, dim) + mask.roll(-1, dim)) / 4
+    return (mask - mask.mean(dims, keepdim=True) > 0).to(x.dtype)
 
 
 def hybrids(x: Tensor, seed: Tensor) -> Tensor:

@@ -37,13 +37,14 @@ class LocalLoss(LearningMethod):
         pool: positions per dimension that a projection sees.
         prediction: ``"own"``: the model's own last block, which learns from the user's loss; :func:`unwrap` gives the trained model.
             ``"last"``: the last hidden block's head; the model's own last block is not trained. ``"sum"``: the logits of all heads and of
-            the model's own last block, added.
+            the model's own last block, added. From the first step on heads predict as drawn: on a pretrained model fit them to the source first, by
+            :class:`lightning_fwd.callbacks.CalibrateHeads`.
         batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer before: right
             for a pretrained model, where a small stored variance would multiply the step of the layer before.
         seed: of the heads.
 
     Raises:
-        RewriteError: channels that do not divide into groups, or no hidden block for a head that is to predict.
+        RewriteError: one class only, channels that do not divide into groups, or no hidden block for a head that is to predict.
     """
 
     needs_target: ClassVar[bool] = True
@@ -59,6 +60,12 @@ class LocalLoss(LearningMethod):
 
     def rewrite(self, model: RewrittenModel) -> None:
         require_trainable(model, [name for name, _ in model.named_parameters()])
+        if model.num_classes < 2:
+            raise RewriteError(
+                f"LocalLoss needs two classes, {type(model.original).__name__} has {model.num_classes}",
+                "the cross-entropy of one class is 0 whatever the activation, so no hidden block would learn",
+                "give the model an output per class",
+            )
         if self.prediction != "own" and len(model.plan) < 2:
             raise RewriteError(
                 f"LocalLoss(prediction={self.prediction!r}) needs a hidden block, {type(model.original).__name__} has one block",
