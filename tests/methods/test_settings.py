@@ -83,3 +83,13 @@ def test_pepita_reads_the_labels_off_the_error(dtype):
         loss = nn.functional.mse_loss(model(x).float(), 2.0 * nn.functional.one_hot(y, 4)) * 3
     with pytest.raises(lf.LightningFwdError, match="read the labels"):
         model.backward(loss)
+
+
+def test_a_scheme_file_has_its_own_biases_and_its_paths_are_text(tmp_path):
+    net, file = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), tmp_path / "scheme.yaml"
+    file.write_text("train: {'0': 0.5}\nbiases: ['2']")
+    with pytest.raises(lf.LightningFwdError, match="biases='all' beside the scheme"):
+        lf.rewrite(net, lf.SparseUpdate(str(file), biases="all"), torch.rand(2, 6))
+    file.write_text("train: {0: 0.5}")
+    with pytest.raises(lf.LightningFwdError, match="in YAML '0', not 0"):
+        lf.rewrite(net, lf.SparseUpdate(str(file)), torch.rand(2, 6))

@@ -37,7 +37,8 @@ class SparseUpdate(LearningMethod):
             holds the head), module paths, a mapping of module paths to a fraction of their input channels (or the list of channels), or a
             scheme file (``.yaml``) as the budget search writes it.
         channels: fraction of input channels for layers given without one; of a layer that is trained in part, a norm's scale stays frozen.
-        biases: which biases learn: of the ``"trained"`` layers, ``"all"``, ``"none"``, or those of the modules named.
+        biases: which biases learn: of the ``"trained"`` layers, ``"all"``, ``"none"``, or those of the modules named. A scheme file
+            has its own.
         ranking: which channels a fraction means, see :func:`rank_channels`.
         error_density: fraction of each layer's output channels whose error is propagated; ``(low, high)``: adapted at every step to the size
             of the error between these, see :class:`ErrorSparsity`.

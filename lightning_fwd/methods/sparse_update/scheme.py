@@ -71,6 +71,10 @@ def resolve(
         RewriteError: something named is not in the model, or a fraction or channel is out of range.
     """
     if isinstance(train, str) and train.endswith((".yaml", ".yml")):
+        if biases != "trained":
+            raise RewriteError(
+                f"biases={biases!r} beside the scheme {train!r}", "the scheme says which biases learn", "leave biases out, or write them there"
+            )
         train, biases = read_scheme(train)
     first = canonical_names(model)
     names = list(first)
@@ -137,9 +141,10 @@ def _require_known(paths: object, names: list[str], what: str, model: RewrittenM
     }
     paths = [paths] if isinstance(paths, str) or not isinstance(paths, Sequence | Mapping) else paths
     unknown = [str(p) for p in paths if not (isinstance(p, str) and _under(names, p))]
+    hint = "" if all(isinstance(p, str) for p in paths) else " (a path is text: in YAML '0', not 0)"
     if unknown:
         raise RewriteError(
-            f"{what}: {', '.join(unknown)} names nothing with parameters",
+            f"{what}: {', '.join(unknown)} names nothing with parameters" + hint,
             f"known: {known[what]}",
             f"layers of this model: {', '.join(p for b in model.plan for p in b.layers)}",
         )
