@@ -9,7 +9,7 @@ another device, an assumption, arithmetic on either). The fields are those of `D
 hold, for each width, the phases of the step graph with a figure of their own and a `default` for all others.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ from lightning_fwd.graph.errors import LightningFwdError
 from lightning_fwd.graph.phase import PHASES
 
 KINDS = ("measured", "datasheet", "estimate")
+WIDTHS = ("int8", "fp32")  #: of arithmetic; a step of mixed width has both
 _BUILT_IN = files("lightning_fwd.cost") / "devices"
 
 
@@ -53,7 +54,7 @@ class Device:
         counts: what `cycles_per_mac` counts: "cycles", or "instructions" for a device known from an emulator only.
         cycles_per_mac: by width ("int8", "fp32"), then phase, with "default" for the phases not named. The traffic of
             the MAC kernels' operands is part of the figure.
-        pj_per_mac: picojoule, likewise; empty where nothing is known.
+        pj_per_mac: picojoule, likewise; without a width where nothing is known.
         pj_per_byte: picojoule per byte, by memory ("sram", "flash"), of operations that have no MAC; empty where nothing
             is known.
     """
@@ -87,8 +88,8 @@ class Device:
         self, macs_by_phase: Mapping[str, int], width: str, sram_bytes: int = 0, flash_bytes: int = 0
     ) -> float | None:
         """Joule of the MACs of one step and of the bytes that operations without MAC move; None where the profile names
-        no energy. No better than the figures it is made of: see their `kind`."""
-        if not self.pj_per_mac:
+        no energy for this width. No better than the figures it is made of: see their `kind`."""
+        if width not in self.pj_per_mac:
             return None
         picojoule = self._weighted("pj_per_mac", macs_by_phase, width)
         for memory, moved in (("sram", sram_bytes), ("flash", flash_bytes)):
@@ -204,7 +205,7 @@ class _Reader:
         for name in ("clock_hz", "sram_bytes", "flash_bytes"):
             content[name] = self.figure(name, content[name])
         for name in {"cycles_per_mac", "pj_per_mac"} & content.keys():
-            widths = self.mapping(name, content[name])
+            widths = self.mapping(name, content[name], allowed=WIDTHS)
             content[name] = {width: self.phases(f"{name}.{width}", phases) for width, phases in widths.items()}
         if "pj_per_byte" in content:
             memories = self.mapping("pj_per_byte", content["pj_per_byte"], allowed=["sram", "flash"])
@@ -216,7 +217,7 @@ class _Reader:
         return {phase: self.figure(f"{where}.{phase}", figure) for phase, figure in phases.items()}
 
     def mapping(
-        self, where: str, value: object, required: list[str] = (), allowed: list[str] | None = None
+        self, where: str, value: object, required: Sequence[str] = (), allowed: Sequence[str] | None = None
     ) -> dict[str, object]:
         if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
             raise self.wrong(where, f"must be a mapping of named fields, not {value!r}")

@@ -1,5 +1,6 @@
 """Device profiles: every figure has a source, own ones can be added, and a malformed one says which field."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,9 @@ def test_an_own_profile_with_a_figure_per_phase(tmp_path: Path):
 def test_no_energy_without_figures_and_no_width_without_figures():
     device = load_device("cortex_m4_qemu")
     assert device.energy_j({"forward": 1}, "int8") is None
+    nrf = load_device("nrf52840")
+    without_int8 = replace(nrf, pj_per_mac={"fp32": nrf.pj_per_mac["fp32"]})
+    assert without_int8.energy_j({"forward": 1}, "int8") is None and without_int8.energy_j({"forward": 1}, "fp32") > 0
     with pytest.raises(LightningFwdError, match="ethos_u55_128 has no cycles_per_mac for width 'fp32'(.|\n)*int8"):
         load_device("ethos_u55_128").latency_s({"forward": 1}, "fp32")
 
@@ -140,6 +144,7 @@ def test_unknown_names_list_the_known_ones():
             {"cycles_per_mac": {"int8": {"default": OWN["clock_hz"], "foward": OWN["clock_hz"]}}},
             "cycles_per_mac.int8.foward is unknown; known are default, forward",
         ),
+        ({"cycles_per_mac": {"int9": {"default": OWN["clock_hz"]}}}, "cycles_per_mac.int9 is unknown; known are int8, fp32"),
         ({"pj_per_byte": {"dram": OWN["clock_hz"]}}, "pj_per_byte.dram is unknown; known are sram, flash"),
     ],
 )

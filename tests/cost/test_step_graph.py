@@ -178,3 +178,6 @@ def test_a_step_that_reads_values_is_refused():
         trace_step(model, (x, y), optimizer="lion")
     with pytest.raises(lf.StepError, match="only sgd"):
         trace_step(model, (x, y), optimizer="adam", momentum=0.9)
+    for momentum in (-0.9, float("nan")):
+        with pytest.raises(lf.StepError, match="momentum=(-0.9|nan)"):
+            trace_step(model, (x, y), momentum=momentum)
