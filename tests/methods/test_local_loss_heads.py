@@ -146,3 +146,10 @@ def test_the_ledger_holds_the_heads(pool):
 def test_one_class_teaches_hidden_blocks_nothing():
     with pytest.raises(lf.RewriteError, match="two classes"):
         lf.rewrite(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1)), lf.LocalLoss(), torch.rand(2, 6))
+
+
+def test_three_dimensional_convolutions_have_heads():
+    net = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1), nn.Flatten(), nn.Linear(2 * 60, 3))
+    model = lf.rewrite(net, lf.LocalLoss(), torch.rand(2, 1, 3, 4, 5))
+    one_step(model, torch.rand(2, 1, 3, 4, 5), torch.tensor([0, 1]))
+    assert model.inserted.heads["0"].linear.in_features == 4 * 2**3 and net[0].weight.grad.abs().sum() > 0

@@ -25,7 +25,7 @@ class ProjectionHead(nn.Module):
         if pool < 1:
             raise RewriteError(f"pool={pool}", "a head sees so many positions per dimension", "use 1 or more")
         spatial = [min(pool, size) for size in shape[2:]]
-        self.pool = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d}[len(spatial)](
+        self.pool = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[len(spatial)](
             *([spatial] if spatial else [])
         )
         features = shape[1] * torch.Size(spatial).numel()
