@@ -93,6 +93,20 @@ def test_dropout_in_a_frozen_body_leaves_it_in_int8(tmp_path, caplog):
     assert not [r for r in caplog.records if r.name.startswith(("executorch", "torchao"))]
 
 
+def test_what_the_int8_body_costs_is_reported(tmp_path):
+    """Calibrated on images far too faint the body saturates: the step still equals its own PyTorch run, its predictions are no longer the model's."""
+    torch.manual_seed(0)
+    net = conv(nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), features=128)
+    x, y = torch.randn(4, 2, 8, 8), torch.tensor([1, 0, 2, 3])
+    model = lf.rewrite(net, lf.SparseUpdate(), x)
+
+    def same(calibration):
+        _, report = export_module.export_program(model, (x, y), tmp_path, int8=True, calibration=[calibration] * 4, steps=8)
+        return report.same_predictions
+
+    assert same(x) >= 0.9 and same(x / 50) <= 0.8
+
+
 @pytest.mark.board
 @pytest.mark.parametrize(("net", "method"), [
     ("batch norm", lf.Backprop()),

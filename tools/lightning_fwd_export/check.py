@@ -19,13 +19,17 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass
 class Check:
-    """Largest absolute differences between PyTorch and the program over all steps; ``calls`` are the batches it saw."""
+    """Largest absolute differences between PyTorch and the program over all steps; ``calls`` are the batches it saw.
+
+    ``same_predictions`` of an int8 program: the share of samples whose class, before any training, is that of the float model.
+    """
 
     steps: int
     weights: float
     logits: float
     loss: float
     calls: list[tuple[Tensor, ...]]
+    same_predictions: float | None = None
 
 
 def example_batches(example: Batch, num_classes: int, steps: int, seed: int = 0) -> Iterator[Batch]:

@@ -144,7 +144,10 @@ def _print(report, console: Console) -> None:
         table.add_row("weights, difference to host", f"{board['weight_difference_to_host']:.1e}", "")
     table.add_row("MAC per step", "", f"{ledger['macs_per_step']:,}")
     console.print(table)
+    followed = "PyTorch"
+    if report.same_predictions is not None:
+        followed = f"PyTorch's own int8 step, {100 * report.same_predictions:.1f} % of predictions as in float"
     console.print(
-        f"{report.program}: {report.steps} steps within {report.weight_difference:.1e} of PyTorch; C in {report.code}",
+        f"{report.program}: {report.steps} steps within {report.weight_difference:.1e} of {followed}; C in {report.code}",
         highlight=False, soft_wrap=True,
     )

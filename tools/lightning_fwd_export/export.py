@@ -45,7 +45,9 @@ class ExportReport:
 
     Attributes:
         program: path of the .pte. code: folder of the C sources.
-        steps, weight_difference: how long and how closely the program followed PyTorch on the host.
+        steps, weight_difference: how long and how closely the program followed PyTorch on the host (of an int8 program: PyTorch's run of the same
+            integer step).
+        same_predictions: of an int8 program, the share of samples that it classifies as the float model does, before any training.
         activations, state: planned bytes of the training step.
         ledger: what ``lf.step_cost`` predicts: ``peak_ram_bytes`` (scheduled), ``exported_ram_bytes`` (without its fused and reordered loops, which
             calls of one kernel per operation do not have), ``flash_bytes`` (constants; it knows no code), ``macs_per_step``.
@@ -59,6 +61,7 @@ class ExportReport:
     weight_difference: float
     activations: int
     state: int
+    same_predictions: float | None = None
     ledger: dict[str, int] = field(default_factory=dict)
     board: dict[str, object] = field(default_factory=dict)
 
@@ -123,7 +126,7 @@ def export_program(
     if int8:
         from .mixed import check_mixed
 
-        check = check_mixed(program, source[:steps], uses_target)
+        check = check_mixed(program, model, source[:steps], uses_target)
     else:
         check = check_program(program, model, source[:steps], uses_target, lr, momentum, loss)
     out = Path(out_dir)
@@ -132,7 +135,7 @@ def export_program(
     (out / "step.pte").write_bytes(program.data)
     activations, state = program.arenas["train_step"]
     report = ExportReport(
-        str(out / "step.pte"), str(code), program.weights, check.steps, check.weights, activations, state,
+        str(out / "step.pte"), str(code), program.weights, check.steps, check.weights, activations, state, check.same_predictions,
         ledger=_ledger(model, example_batch, loss, momentum, int8),
     )
     if target_board is not None and run:
