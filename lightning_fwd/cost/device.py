@@ -55,6 +55,8 @@ class Device:
         cycles_per_mac: by width ("int8", "fp32"), then phase, with "default" for the phases not named. The traffic of
             the MAC kernels' operands is part of the figure.
         pj_per_mac: picojoule, likewise; without a width where nothing is known.
+        constant_weights_only: the phases' own figures hold where one operand is constant, as for an NPU whose compiler takes the weights in;
+            products with trained weights take the default figure in every phase.
         pj_per_byte: picojoule per byte, by memory ("sram", "flash"), of operations that have no MAC; empty where nothing
             is known.
     """
@@ -66,6 +68,7 @@ class Device:
     flash_bytes: Figure
     cycles_per_mac: ByWidthAndPhase
     counts: str = "cycles"
+    constant_weights_only: bool = False
     pj_per_mac: ByWidthAndPhase = field(default_factory=dict)
     pj_per_byte: Mapping[str, Figure] = field(default_factory=dict)
 
@@ -76,6 +79,13 @@ class Device:
             LightningFwdError: the profile has no figures for this width.
         """
         return self._weighted("cycles_per_mac", macs_by_phase, width)
+
+    def without_npu(self, macs_by_phase: Mapping[str, int], without_constants: Mapping[str, int]) -> dict[str, int]:
+        """MAC by phase, those that this device does at its default figure whatever their phase under ``"default"``."""
+        if not self.constant_weights_only:
+            return dict(macs_by_phase)
+        rest = {phase: macs - without_constants.get(phase, 0) for phase, macs in macs_by_phase.items()}
+        return rest | {"default": sum(without_constants.values())}
 
     def latency_s(self, macs_by_phase: Mapping[str, int], width: str) -> float:
         """Seconds of the MACs of one step; a lower bound of the step, since operations without MAC are not in it.
@@ -194,7 +204,7 @@ class _Reader:
         )
 
     def device(self, content: object) -> Device:
-        optional = {"counts", "pj_per_mac", "pj_per_byte"}
+        optional = {"counts", "constant_weights_only", "pj_per_mac", "pj_per_byte"}
         known = [attribute.name for attribute in fields(Device)]
         content = self.mapping("", content, required=[name for name in known if name not in optional], allowed=known)
         for name in ("name", "core"):
@@ -202,6 +212,8 @@ class _Reader:
                 raise self.wrong(name, "must be text")
         if content.get("counts", "cycles") not in ("cycles", "instructions"):
             raise self.wrong("counts", f"must be cycles or instructions, not {content['counts']!r}")
+        if not isinstance(content.get("constant_weights_only", False), bool):
+            raise self.wrong("constant_weights_only", f"must be true or false, not {content['constant_weights_only']!r}")
         for name in ("clock_hz", "sram_bytes", "flash_bytes"):
             content[name] = self.figure(name, content[name])
         for name in {"cycles_per_mac", "pj_per_mac"} & content.keys():

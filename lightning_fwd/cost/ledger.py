@@ -109,6 +109,7 @@ def price(
         optimizer=optimizer,
         lines=_lines(priced),
         macs_by_arithmetic=_by_arithmetic(priced),
+        macs_without_constants=_by_arithmetic([op for op in priced if not op.constant_weights]),
         parameters_trained=trained,
         parameters_frozen=sum(parameters.values()) - trained,
         weight_bytes=_weight_bytes(model, step, width),

@@ -55,6 +55,7 @@ class Operation:
         macs, elementwise: counts.
         read_bytes, written_bytes: of the whole tensors that it reads and writes, each once, weights included.
         arithmetic: "int8" or "fp32".
+        constant_weights: one operand is a matrix that the step only reads, as an NPU takes it.
         assumed: the counts are a guess (one operation per output element): no rule for this operation.
     """
 
@@ -66,12 +67,14 @@ class Operation:
     read_bytes: int
     written_bytes: int
     arithmetic: str
+    constant_weights: bool
     assumed: bool = False
 
 
 def operations(step: StepGraph, widths: Widths) -> Iterator[Operation]:
     """Price every node of the step, in order of execution."""
     gradients = gradient_values(step)
+    frozen = {step.node(name) for name in step.state.keys() - set(step.mutated)}
     for node in step.graph.nodes:
         if makes_nothing(node):
             continue
@@ -91,7 +94,8 @@ def operations(step: StepGraph, widths: Widths) -> Iterator[Operation]:
         for phase, macs, elementwise, operands, written in shares:
             values = {base_of(n) for n in operands}
             read = sum(widths.bytes(*v) for v in values if "streamed" not in v[0].meta)
-            yield Operation(node.name, phase, node.meta["layer"], macs, elementwise, read, written, arithmetic, assumed)
+            constant = any(base in frozen and base.meta["val"].ndim > 1 for base, _ in values)
+            yield Operation(node.name, phase, node.meta["layer"], macs, elementwise, read, written, arithmetic, constant, assumed)
 
 
 def _shares_of_convolution_backward(

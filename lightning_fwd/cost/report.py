@@ -33,6 +33,7 @@ class CostReport:
         model, method, batch_size, width, optimizer: what was priced.
         lines: by phase and layer, in order of execution.
         macs_by_arithmetic: MAC by ``"int8"`` / ``"fp32"`` and phase (``mixed`` has both).
+        macs_without_constants: the part of them whose operands are all computed or trained, for an NPU that takes constant weights only.
         parameters_trained, parameters_frozen: counts. weight_bytes: of all parameters at this width.
         plan: every buffer with its lifetime; the peak and its moment.
         savings: peak bytes as traced and after each scheduling pass.
@@ -47,6 +48,7 @@ class CostReport:
     optimizer: str
     lines: tuple[CostLine, ...]
     macs_by_arithmetic: dict[str, dict[str, int]]
+    macs_without_constants: dict[str, dict[str, int]]
     parameters_trained: int
     parameters_frozen: int
     weight_bytes: int
@@ -112,6 +114,7 @@ class CostReport:
         bytes_without_macs = sum(line.read_bytes + line.written_bytes for line in self.lines if not line.macs)
         latency, energies = 0.0, []
         for index, (width, macs) in enumerate(self.macs_by_arithmetic.items()):
+            macs = device.without_npu(macs, self.macs_without_constants.get(width, {}))
             latency += device.latency_s(macs, width)
             energies.append(device.energy_j(macs, width, sram_bytes=0 if index else bytes_without_macs))
         energy = None if None in energies else sum(energies)

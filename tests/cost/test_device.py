@@ -131,6 +131,7 @@ def test_unknown_names_list_the_known_ones():
     [
         ({"core": None}, "core must be text"),
         ({"counts": "ticks"}, "counts must be cycles or instructions, not 'ticks'"),
+        ({"constant_weights_only": "yes"}, "constant_weights_only must be true or false, not 'yes'"),
         ({"clock": 1}, "clock is unknown; known are name, core, clock_hz"),
         ({"clock_hz": 170}, "clock_hz must be a mapping"),
         ({"clock_hz": {"value": 1, "kind": "datasheet"}}, "clock_hz.source is missing"),

@@ -115,3 +115,12 @@ def test_untraceable_layers_are_named():
     net = nn.Sequential(nn.Linear(6, 6), Branch(), nn.Linear(6, 3))
     notes = step_cost(net, torch.zeros(2, 6)).not_counted
     assert any(note.startswith("1: kept whole") for note in notes)
+
+
+@pytest.mark.parametrize(("method", "on_npu", "on_cpu"), [("backprop", 0, 640), ("sparse_update", 200, 160)])
+def test_an_npu_takes_the_layers_that_do_not_learn(method, on_npu, on_cpu):
+    """10-20-4, MAC: forward 200 + 80, update likewise, backward 80. The NPU's figure holds for constant weights, whatever the phase."""
+    net = nn.Sequential(nn.Linear(10, 20), nn.ReLU(), nn.Linear(20, 4))
+    report = step_cost(net, torch.zeros(1, 10), device="stm32n657", width="int8", method=method)
+    assert report.latency_s * 800e6 == pytest.approx(on_npu * 0.0267 + on_cpu * 0.38)
+    assert report.on(load_device("stm32h735")).latency_s * 550e6 == pytest.approx(3 * (on_npu + on_cpu))
