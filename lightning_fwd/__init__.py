@@ -6,7 +6,7 @@
 >>> net = lf.unwrap(model)                                   # the original class and keys, trained weights
 """
 
-from .callbacks import Diagnosis, StepCost
+from .callbacks import CalibrateHeads, Diagnosis, StepCost
 from .classifier import Classifier
 from .cost import step_cost
 from .graph import CaptureError, LightningFwdError, RewriteError, RewrittenModel, StepError
@@ -30,6 +30,7 @@ __version__ = "0.1.0"
 __all__ = [
     "METHODS",
     "Backprop",
+    "CalibrateHeads",
     "CaptureError",
     "Classifier",
     "Diagnosis",

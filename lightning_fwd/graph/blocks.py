@@ -86,6 +86,19 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     return tuple(meta.shape) if hasattr(meta, "shape") else None
 
 
+def units_last(nodes: Sequence[fx.Node], root: nn.Module) -> bool:
+    """Whether the units of what the last of ``nodes`` gives lie in its last dimension, as behind a linear layer over tokens ``(B, T, n)``.
+
+    Behind a convolution, and in a flat activation, they lie in dimension 1.
+    """
+    shape = shape_of(nodes[-1])
+    for node in reversed(nodes):
+        weights = [p for p in parameters_of(node, root).values() if p.ndim > 1]
+        if weights:
+            return len(shape) > 2 and all(w.ndim == 2 for w in weights) and any(shape[-1] in w.shape for w in weights)
+    return False
+
+
 def cut_points(graph: fx.Graph) -> list[fx.Node]:
     """Nodes after which their own tensor is all that later nodes need (parameters aside)."""
     _rederive_batch_sizes(graph)

@@ -7,27 +7,28 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..graph.blocks import Block, shape_of
+from ..graph.blocks import Block, shape_of, units_last
 from ..graph.constants import INSERTED
 from ..graph.rewritten import RewrittenModel
 
 
 def insert_goodness_heads(
     model: RewrittenModel,
-    make_head: Callable[[Block, tuple[int, ...]], nn.Module | None],
+    make_head: Callable[[Block, tuple[int, ...], bool], nn.Module | None],
     blocks: list[Block] | None = None,
 ) -> None:
     """Insert ``goodness = head(h)`` after the output ``h`` of each block.
 
     Args:
-        make_head: from a block and the shape of its output (batch first) to the head, or None for no head there. The head's output,
-            whatever it is (class logits ``(B, C)``, goodness ``(B,)``), leaves the block beside ``h``.
+        make_head: from a block, the shape of its output (batch first), and whether its units lie in the last dimension (else in dimension 1)
+            to the head, or None for no head there. The head's output, whatever it is (class logits ``(B, C)``, goodness ``(B,)``), leaves
+            the block beside ``h``.
         blocks: all by default.
     """
     heads = nn.ModuleDict()
     model.inserted.add_module("heads", heads)
     for block in model.plan if blocks is None else blocks:
-        head = make_head(block, shape_of(block.output))
+        head = make_head(block, shape_of(block.output), units_last(block.nodes, model))
         if head is None:
             continue
         heads[str(block.index)] = head.to(model.example_input.device, block.output.meta["tensor_meta"].dtype)

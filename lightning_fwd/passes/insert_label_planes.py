@@ -6,16 +6,16 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ..graph.blocks import cut_points, layer_of, shape_of
+from ..graph.blocks import cut_points, layer_of, shape_of, units_last
 from ..graph.constants import INSERTED
 from ..graph.rewritten import RewrittenModel
 
 
-def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int], nn.Module], repeat: Callable) -> None:
+def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int, bool], nn.Module], repeat: Callable) -> None:
     """Insert ``z = planes(z, label)`` behind the first layer; ``label`` ``(kB, C)`` becomes a second input of the graph.
 
     Args:
-        make_planes: from the number of channels (units) of the first layer's output to the module.
+        make_planes: from the number of channels (units) of the first layer's output, and whether they lie in its last dimension, to the module.
         repeat: ``(x, label) -> (kB, ...)``, used on the input itself where more than the first layer reads it (a residual first block).
     """
     graph = model.graph
@@ -29,7 +29,8 @@ def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int], nn.M
             repeated = graph.call_function(repeat, (x, label))
         repeated.meta.update(tensor_meta=x.meta["tensor_meta"], block=0)
         x.replace_all_uses_with(repeated, delete_user_cb=lambda user: user is not repeated)
-    planes = make_planes(shape_of(z)[1])
+    last = units_last([z], model)
+    planes = make_planes(shape_of(z)[-1 if last else 1], last)
     model.inserted.add_module("label_embedding", planes.to(model.example_input.device, z.meta["tensor_meta"].dtype))
     with graph.inserting_after(z):
         added = graph.call_module(f"{INSERTED}.label_embedding", (z, label))

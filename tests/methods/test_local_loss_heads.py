@@ -153,3 +153,39 @@ def test_three_dimensional_convolutions_have_heads():
     model = lf.rewrite(net, lf.LocalLoss(), torch.rand(2, 1, 3, 4, 5))
     one_step(model, torch.rand(2, 1, 3, 4, 5), torch.tensor([0, 1]))
     assert model.inserted.heads["0"].linear.in_features == 4 * 2**3 and net[0].weight.grad.abs().sum() > 0
+
+
+class Tokens(nn.Module):
+    """Two linear layers over tokens ``(B, T, n)``: units last, positions between."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.classifier = nn.Linear(7, 12), nn.Linear(12, 8), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.classifier(self.second(self.first(x).relu()).relu().mean(1))
+
+
+@pytest.mark.parametrize("head", ["projection", "groups"])
+def test_heads_over_tokens_see_units_and_pool_positions(head):
+    torch.manual_seed(0)
+    net, x, y = Tokens(), torch.randn(3, 5, 7), torch.tensor([0, 3, 1])
+    model = lf.rewrite(net, lf.LocalLoss(head=head), x)
+    one_step(model, x, y)
+    made = net.first.weight.grad
+    h = net.first(x).relu().movedim(-1, 1)  # units as channels, tokens as positions
+    if head == "groups":
+        goodness = h.square().reshape(3, 4, -1).mean(2)
+    else:
+        goodness = model.inserted.heads["0"].linear(F.adaptive_avg_pool1d(h, 2).flatten(1))
+        assert model.inserted.heads["0"].linear.in_features == 12 * 2
+    expected = torch.autograd.grad(F.cross_entropy(goodness, y), net.first.weight)[0]
+    torch.testing.assert_close(made, expected)
+
+
+def test_label_planes_and_peers_over_tokens_are_one_per_unit():
+    x, method = torch.randn(3, 5, 7), lf.ForwardForward(label="planes", peer_normalisation=0.03, prediction="goodness")
+    model = lf.rewrite(Tokens(), method, x)
+    assert model.inserted.label_embedding.weight.shape == (4, 12) and model.inserted.get_buffer("peers.0").shape == (12,)
+    one_step(model, x, torch.tensor([0, 3, 1]))
+    assert method.goodness_logits(model, x).shape == (3, 4)

@@ -46,12 +46,13 @@ class PassThroughReLU(nn.Module):
         return _PassThrough.apply(z)
 
 
-def peer_loss(h: Tensor, running_mean: Tensor, momentum: float = 0.9) -> tuple[Tensor, Tensor]:
+def peer_loss(h: Tensor, running_mean: Tensor, units_last: bool = False, momentum: float = 0.9) -> tuple[Tensor, Tensor]:
     """How far units (channels) are from the mean activity of their peers, and the new running mean ``(n,)``.
 
-    ``mean((mean(r) - r)**2)`` with ``r = 0.9 r + 0.1 mean(h)`` over positive samples ``h (B, n, ...)``: no unit may sleep, none may always fire.
+    ``mean((mean(r) - r)**2)`` with ``r = 0.9 r + 0.1 mean(h)`` over positive samples ``h (B, n, ...)``, with
+    ``units_last`` ``(B, ..., n)``: no unit may sleep, none may always fire.
     """
-    new = running_mean * momentum + h.mean([0, *range(2, h.ndim)]) * (1 - momentum)
+    new = running_mean * momentum + h.mean([*range(h.ndim - 1)] if units_last else [0, *range(2, h.ndim)]) * (1 - momentum)
     return (new.mean() - new).square().mean(), new.detach()
 
 

@@ -73,20 +73,23 @@ class LabelPattern(nn.Module):
 
 
 class LabelPlanes(nn.Module):
-    """One constant input plane per class, with weights of its own in the first layer: added to that layer's output ``z (B, n, ...)``.
+    """One constant input plane per class, with weights of its own in the first layer: added to that layer's output ``z (B, n, ...)``, with
+    ``units_last`` ``(B, ..., n)``.
 
     What C further input channels would give (up to the border of a convolution) without touching the layer or the input, so any input has room: a
     spectrogram, an inertial window, two values. The samples go through the first layer once, whatever the number of labels. The weights are
     centred over the classes, so that the neutral label adds nothing.
     """
 
-    def __init__(self, channels: int, num_classes: int, scale: float, seed: int):
+    def __init__(self, channels: int, num_classes: int, scale: float, seed: int, units_last: bool = False):
         super().__init__()
+        self.units_last = units_last
         weight = torch.randn(num_classes, channels, generator=torch.Generator().manual_seed(seed))
         self.weight = nn.Parameter((weight - weight.mean(0)) * scale)
 
     def forward(self, z: Tensor, label: Tensor) -> Tensor:
-        plane = (label @ self.weight).reshape(label.shape[0], -1, *[1] * (z.ndim - 2))
+        ones = [1] * (z.ndim - 2)
+        plane = (label @ self.weight).reshape(label.shape[0], *((*ones, -1) if self.units_last else (-1, *ones)))
         if label.shape[0] == z.shape[0]:
             return z + plane
         both = z[None] + plane.reshape(-1, *z.shape[:1], *plane.shape[1:])

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...graph.blocks import parameters_of, shape_of
+from ...graph.blocks import parameters_of, shape_of, units_last
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, wrong_labels
 from ...graph.errors import RewriteError, StepError
@@ -110,22 +110,30 @@ class ForwardForward(LearningMethod):
         if self.batch_norm == "fold":
             fold_batch_norm(model)
         hidden = model.plan[:-1]
+        last = {b.index for b in hidden if units_last(b.nodes, model)}  # tokens: units in the last dimension
         if self.negatives != "hybrid":
             self._insert_label(model)
         insert_block_walls(model)
         insert_normalisation(model, SampleNorm(), self.normalise_input)
-        insert_goodness_heads(model, lambda block, shape: SquaredGoodness(self.goodness), hidden)
+        insert_goodness_heads(model, lambda *where: SquaredGoodness(self.goodness), hidden)
         if self.pass_through_relu:
             pass_relu_gradient(model, PassThroughReLU(), hidden)
         device = model.example_input.device
         if self.peer_normalisation:
             model.inserted.peers = nn.Module()
+            model.inserted.peers.units_last = last
             for block in hidden:
-                model.inserted.peers.register_buffer(str(block.index), torch.zeros(shape_of(block.output)[1], device=device))
+                units = shape_of(block.output)[-1 if block.index in last else 1]
+                model.inserted.peers.register_buffer(str(block.index), torch.zeros(units, device=device))
         if self.head == "layers":
             generator = torch.Generator().manual_seed(self.seed)
             read = hidden[1:] or hidden
-            heads = {str(b.index): ProjectionHead(shape_of(b.output), model.num_classes, self.pool, generator) for b in read}
+            heads = {
+                str(b.index): ProjectionHead(
+                    shape_of(b.output), model.num_classes, self.pool, generator, units_last=b.index in last
+                )
+                for b in read
+            }
             model.inserted.readout = nn.ModuleDict(heads).to(model.example_input)
             model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
 
@@ -169,7 +177,7 @@ class ForwardForward(LearningMethod):
             flat = weight is not None and weight.ndim == 2
             kind = "overlay" if flat and torch.Size(shape).numel() > classes else "planes"
         if kind == "planes":
-            insert_label_planes(model, lambda n: LabelPlanes(n, classes, self.label_scale, self.seed), repeat_samples)
+            insert_label_planes(model, lambda n, last: LabelPlanes(n, classes, self.label_scale, self.seed, last), repeat_samples)
         else:
             embedding = {"overlay": LabelOverlay, "pattern": LabelPattern}[kind]
             insert_label_embedding(model, embedding(shape, classes, self.label_scale))
@@ -223,7 +231,7 @@ class ForwardForward(LearningMethod):
             if self.peer_normalisation:
                 name = f"peers.{block.index}"
                 peers = model.inserted.get_buffer(name)
-                unequal, mean = peer_loss(h[:batch], peers)
+                unequal, mean = peer_loss(h[:batch], peers, block.index in model.inserted.peers.units_last)
                 loss = loss + self.peer_normalisation * unequal
                 yield Update(f"{INSERTED}.{name}", peers, value=mean)
             loss = loss * record.loss_scale

@@ -1,4 +1,4 @@
-"""Goodness heads: what a block's activation says about each class, ``h (B, n, ...) -> (B, C)``."""
+"""Goodness heads: what a block's activation says about each class, ``h (B, n, ...) -> (B, C)``; ``(B, ..., n)`` with ``units_last``."""
 
 from __future__ import annotations
 
@@ -18,17 +18,28 @@ class ProjectionHead(nn.Module):
     Args:
         shape: of the activation, batch first.
         learned: whether the map learns, or stays as drawn.
+        units_last: whether the units lie in the last dimension (tokens), not in dimension 1.
     """
 
-    def __init__(self, shape: tuple[int, ...], num_classes: int, pool: int, generator: torch.Generator, learned: bool = True):
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        num_classes: int,
+        pool: int,
+        generator: torch.Generator,
+        learned: bool = True,
+        units_last: bool = False,
+    ):
         super().__init__()
         if pool < 1:
             raise RewriteError(f"pool={pool}", "a head sees so many positions per dimension", "use 1 or more")
-        spatial = [min(pool, size) for size in shape[2:]]
+        self.units_last = units_last
+        units, positions = (shape[-1], shape[1:-1]) if units_last else (shape[1], shape[2:])
+        spatial = [min(pool, size) for size in positions]
         self.pool = {0: nn.Identity, 1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}[len(spatial)](
             *([spatial] if spatial else [])
         )
-        features = shape[1] * torch.Size(spatial).numel()
+        features = units * torch.Size(spatial).numel()
         self.linear = nn.utils.skip_init(nn.Linear, features, num_classes)  # draws nothing from the global generator
         with torch.no_grad():
             self.linear.weight.uniform_(-1, 1, generator=generator).mul_(features**-0.5)
@@ -37,7 +48,7 @@ class ProjectionHead(nn.Module):
 
     def pooled(self, h: Tensor) -> Tensor:
         """The features ``(B, m)`` that the linear map sees."""
-        return self.pool(h).flatten(1)
+        return self.pool(h.movedim(-1, 1) if self.units_last else h).flatten(1)
 
     def forward(self, h: Tensor) -> Tensor:
         return self.linear(self.pooled(h))
@@ -49,13 +60,17 @@ class ChannelGroups(nn.Module):
 
     Args:
         temperature: factor on the goodness before the softmax.
+        units_last: whether the channels lie in the last dimension (tokens), not in dimension 1.
     """
 
-    def __init__(self, num_classes: int, goodness: Literal["mean_square", "mean"], temperature: float):
+    def __init__(
+        self, num_classes: int, goodness: Literal["mean_square", "mean"], temperature: float, units_last: bool = False
+    ):
         super().__init__()
+        self.units_last = units_last
         self.num_classes, self.goodness, self.temperature = num_classes, goodness, temperature
 
     def forward(self, h: Tensor) -> Tensor:
-        groups = h.reshape(h.shape[0], self.num_classes, -1)
+        groups = (h.movedim(-1, 1) if self.units_last else h).reshape(h.shape[0], self.num_classes, -1)
         groups = groups.square() if self.goodness == "mean_square" else groups
         return groups.mean(2) * self.temperature

@@ -76,21 +76,23 @@ class LocalLoss(LearningMethod):
             fold_batch_norm(model)
         generator = torch.Generator().manual_seed(self.seed)
         insert_block_walls(model)
-        insert_goodness_heads(model, lambda block, shape: self._head(model, block, shape, generator), model.plan[:-1])
+        insert_goodness_heads(model, lambda *where: self._head(model, *where, generator), model.plan[:-1])
         if self.prediction == "last":
             model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
 
-    def _head(self, model: RewrittenModel, block: Block, shape: tuple[int, ...], generator: torch.Generator) -> nn.Module:
-        classes = model.num_classes
+    def _head(
+        self, model: RewrittenModel, block: Block, shape: tuple[int, ...], last: bool, generator: torch.Generator
+    ) -> nn.Module:
+        classes, units = model.num_classes, shape[-1] if last else shape[1]
         if self.head != "groups":
-            return ProjectionHead(shape, classes, self.pool, generator, learned=self.head == "projection")
-        if shape[1] % classes:
+            return ProjectionHead(shape, classes, self.pool, generator, learned=self.head == "projection", units_last=last)
+        if units % classes:
             raise RewriteError(
-                f"LocalLoss(head='groups'): {shape[1]} channels of block {block.name!r} do not divide into {classes} groups",
+                f"LocalLoss(head='groups'): {units} channels of block {block.name!r} do not divide into {classes} groups",
                 "each class needs as many channels as the others",
-                f"give it {shape[1] // classes * classes or classes} or {(shape[1] // classes + 1) * classes} channels, or use head='projection'",
+                f"give it {units // classes * classes or classes} or {(units // classes + 1) * classes} channels, or use head='projection'",
             )
-        return ChannelGroups(classes, self.goodness, self.temperature)
+        return ChannelGroups(classes, self.goodness, self.temperature, units_last=last)
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         h, total = record.input, None
