@@ -119,7 +119,8 @@ def test_nothing_is_written_when_the_check_fails(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"run": True}, "needs a board"), ({"board": "arduino"}, "no board 'arduino'"), ({"int8": True}, "int8 needs a frozen part"),
+        ({"run": True}, "needs a board"), ({"board": "arduino", "run": True}, "no board 'arduino'"), ({"board": "mps2-an386"}, "without run=True"),
+        ({"int8": True}, "int8 needs a frozen part"),
         ({"steps": 0}, "steps >= 1"), ({"lr": float("nan")}, "lr > 0"), ({"momentum": 1.5}, "momentum < 1"), ({"batches": []}, "no batches"),
         ({"batches": [(torch.zeros(3, 20), torch.tensor([0, 1, 4]))]}, "labels from 0 to 4.*4 classes"),
         ({"batches": [(torch.zeros(2, 20), torch.tensor([0, 1]))]}, r"batch 0 has shapes \(2, 20\)"),

@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--momentum", type=float, default=0.0)
     parser.add_argument("--steps", type=_positive, default=50, help="training steps checked on the host, and run on the board")
-    parser.add_argument("--board", choices=sorted(BOARDS), help="emulated board")
+    parser.add_argument("--board", choices=sorted(BOARDS), help="emulated board, with --run")
     parser.add_argument("--run", action="store_true", help="train on the board's emulator")
     parser.add_argument("--int8", action="store_true", help="quantise what lies before the first trained layer (needs --dataset)")
     parser.add_argument("--dataset", help="real samples: a name or path as lightning_fwd.data knows it")
@@ -101,7 +101,9 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         int8=options.int8, lr=options.lr, momentum=options.momentum, batches=batches, steps=options.steps,
     )
     _print(report, console)
-    if options.drift and options.board:
+    if options.drift and not options.run:
+        console.print("accuracy before and after is measured on a board: add --board NAME --run", highlight=False)
+    elif options.drift:
         from .adapt import adapt_on_board
 
         test = [b for b in data.changed(view="target").test_dataloader() if len(b[1]) == options.batch]

@@ -77,7 +77,7 @@ def export(
         model: what ``lf.rewrite`` gave, trained or not.
         example_batch: input ``(B, ...)`` and target ``(B,)`` of the program's fixed shapes.
         out_dir: gets ``step.pte``, ``c/`` and ``report.json``.
-        board, run: build for this board and, with ``run``, train on its emulator.
+        board, run: with ``run``, train on this board's emulator; the C itself is the same for every board.
         calibration: input batches for int8. int8: quantise what lies before the first trained layer.
         lr, momentum: of the SGD inside the program.
         loss: ``(logits, target) -> scalar``.
@@ -103,6 +103,9 @@ def export_program(
         raise ExportError(f"expected a rewritten model, got {type(model).__name__}: call lf.rewrite(net, method, example_input) first")
     if run and board is None:
         raise ExportError("run=True needs a board, for example board='mps2-an386'")
+    if board is not None and not run:
+        raise ExportError(f"board={board!r} without run=True", "the C is the same for every board, so the board alone changes nothing",
+                          "add run=True (--run) to train on its emulator, or leave the board out")
     require_finite(model)
     if not (math.isfinite(lr) and lr > 0 and 0 <= momentum < 1 and steps > 0):
         raise ExportError(f"lr={lr}, momentum={momentum}, steps={steps}", "the program holds SGD with these, and is checked over these steps",
