@@ -89,12 +89,12 @@ def price(scenario: Scenario, row: Row) -> tuple[dict[str, int] | None, int]:
 
 
 def write_table(entries: list[Entry]) -> str:
-    full = next(e.ram for e in entries if e.name == "backprop")
+    full = next((e.ram for e in entries if e.name == "backprop"), None)
     drifts = list(entries[0].accuracy)
     head = ["method", *(f"RAM {w}, KiB (of full)" for w in WIDTHS), "kMAC", *drifts, "mean"]
     lines = ["| " + " | ".join(head) + " |", "|---|" + "---:|" * (len(head) - 1)]
     for e in entries:
-        ram = [f"{e.ram[w] / 1024:.0f} ({e.ram[w] / full[w]:.0%})" for w in WIDTHS] if e.ram else ["", ""]
+        ram = [f"{e.ram[w] / 1024:.0f}" + (f" ({e.ram[w] / full[w]:.0%})" if full else "") for w in WIDTHS] if e.ram else ["", ""]
         accuracies = [percent(values) for values in [*(e.accuracy[d] for d in drifts), e.means]]
         lines.append("| " + " | ".join([e.name, *ram, f"{e.macs / 1e3:,.0f}" if e.ram else "", *accuracies]) + " |")
     return "\n".join(lines) + "\n"
@@ -117,9 +117,9 @@ def chosen_rows(rows: list[dict], names: list[str]) -> list[dict]:
 def plot(entries: list[Entry], file: Path) -> None:
     figure = Figure(figsize=(13, 5.5), layout="constrained")
     for axes, width in zip(figure.subplots(1, 2, sharey=True), WIDTHS, strict=True):
-        full = next(e.ram[width] for e in entries if e.name == "backprop") / 1024
-        axes.axvline(full / 2, color="0.7", linestyle=":")
-        axes.text(full / 2, 0.02, " half of full backprop's peak", color="0.5", fontsize=8, transform=axes.get_xaxis_transform())
+        for half in (e.ram[width] / 2048 for e in entries if e.name == "backprop"):
+            axes.axvline(half, color="0.7", linestyle=":")
+            axes.text(half, 0.02, " half of full backprop's peak", color="0.5", fontsize=8, transform=axes.get_xaxis_transform())
         for e in entries:
             if e.ram and e.means:
                 x, y = e.ram[width] / 1024, statistics.fmean(e.means)
