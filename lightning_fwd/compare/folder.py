@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from ..graph.errors import LightningFwdError
+from ..graph.strict_yaml import load_yaml
 from .scenario import Row, Scenario
 
 RESULTS, DETAILS, SCENARIO = "results.csv", "details.csv", "scenario.yaml"
@@ -107,4 +106,4 @@ def _settings(row: Row) -> str:
 
 def _work(recipe: str) -> dict:
     """What must be equal for two runs to share a table: everything but which rows and seeds are wanted."""
-    return {k: v for k, v in yaml.safe_load(recipe).items() if k not in ("rows", "seeds", "controls")}
+    return {k: v for k, v in load_yaml(recipe).items() if k not in ("rows", "seeds", "controls")}

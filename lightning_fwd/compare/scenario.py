@@ -14,6 +14,7 @@ from ..cost.device import load_device
 from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
 from ..graph.settings import check_settings
+from ..graph.strict_yaml import load_yaml
 from ..methods import METHODS, LearningMethod, get_method
 from ..models import build
 
@@ -190,7 +191,7 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
         )
     text = with_data_folder(path.read_text(), path)
     try:
-        raw = yaml.safe_load(text)
+        raw = load_yaml(text)
     except yaml.YAMLError as error:
         raise LightningFwdError(f"{path} is not YAML", str(error), "mend the file") from error
     if not isinstance(raw, dict):

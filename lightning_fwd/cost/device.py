@@ -18,6 +18,7 @@ import yaml
 
 from lightning_fwd.graph.errors import LightningFwdError
 from lightning_fwd.graph.phase import PHASES
+from lightning_fwd.graph.strict_yaml import load_yaml
 
 KINDS = ("measured", "datasheet", "estimate")
 WIDTHS = ("int8", "fp32")  #: of arithmetic; a step of mixed width has both
@@ -185,7 +186,7 @@ def load_device(name_or_path: str | Path) -> Device:
             )
         path = Path(str(_BUILT_IN / f"{name_or_path}.yaml"))
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LightningFwdError(f"cannot read the device profile {path}", str(error)) from error
     return _Reader(path).device(content)

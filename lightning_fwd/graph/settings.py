@@ -46,5 +46,5 @@ def _unlike(value: object, kind: Any) -> str:
     if kind is int and not (isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= value < 2**63):
         return "give a whole number"
     if kind is float and not (isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)):
-        return "give a finite number" + (" (YAML reads 1e-3 as text, 1.0e-3 as a number)" if isinstance(value, str) else "")
+        return "give a finite number"
     return ""

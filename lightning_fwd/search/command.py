@@ -10,6 +10,7 @@ import yaml
 from rich.console import Console
 
 from ..graph.errors import LightningFwdError
+from ..graph.strict_yaml import load_yaml
 from .run import load_search, search
 
 
@@ -31,7 +32,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _budget(text: str) -> str | dict:
     try:
-        return yaml.safe_load(text) or {}
+        return load_yaml(text) or {}
     except yaml.YAMLError:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a device nor e.g. {{ram: 64KB}}") from None
 

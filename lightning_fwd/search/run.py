@@ -27,6 +27,7 @@ from ..cost import price, trace_inference
 from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
 from ..graph.settings import check_settings
+from ..graph.strict_yaml import load_yaml
 from ..methods import SparseUpdate, rewrite
 from ..methods.sparse_update import write_scheme
 from ..models import build
@@ -116,7 +117,7 @@ def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
         LightningFwdError: the file cannot be read, or holds an unknown or lacks a needed key.
     """
     try:
-        content = yaml.safe_load(with_data_folder(Path(file).read_text(), Path(file))) or {}
+        content = load_yaml(with_data_folder(Path(file).read_text(), Path(file))) or {}
         return SchemeSearch(**{**content, **(overrides or {})})
     except (OSError, yaml.YAMLError, TypeError) as error:
         known = ", ".join(f.name for f in dataclasses.fields(SchemeSearch))
@@ -274,7 +275,7 @@ def _measure(spec: SchemeSearch, space: Space, genome: Genome, drift: str, judgi
 @functools.lru_cache(maxsize=2)
 def _under(spec_yaml: str, drift: str, judging: bool) -> tuple[nn.Module, Pair, Pair]:
     """The network that training starts from, and the samples under one drift; kept by each worker."""
-    spec = SchemeSearch(**yaml.safe_load(spec_yaml))
+    spec = SchemeSearch(**load_yaml(spec_yaml))
     train, held_out = _samples(spec, drift, judging)
     net, _ = _network(spec)
     if spec.after_statistics:
@@ -320,7 +321,7 @@ def _open_folder(spec: SchemeSearch, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         recipe = out / "search.yaml"
-        if recipe.exists() and {k: v for k, v in yaml.safe_load(recipe.read_text()).items() if k not in free} != mine:
+        if recipe.exists() and {k: v for k, v in load_yaml(recipe.read_text()).items() if k not in free} != mine:
             raise LightningFwdError(
                 f"{out} holds measurements of another search",
                 "they do not apply to this one",

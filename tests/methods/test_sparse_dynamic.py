@@ -147,7 +147,7 @@ def test_scaling_makes_integer_training_equal_to_real_training(scale, x_scale):
     assert list(scale_for_integers([], {})) == []
 
 
-@pytest.mark.parametrize("scales", [{"nowhere": (1.0, 1.0)}, {"0": (0.0, 1.0)}, {"0": (1.0,)}, {"0": 0.1}])
+@pytest.mark.parametrize("scales", [{"nowhere": (1.0, 1.0)}, {"0": (0.0, 1.0)}, {"0": (1.0,)}, {"0": 0.1}, {"0": (1.0, 1.0)}])
 def test_bad_scales_are_refused(scales):
     with pytest.raises(lf.RewriteError, match="integer_scales"):
         lf.rewrite(mlp(), lf.SparseUpdate(integer_scales=scales), torch.randn(2, 10))

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from matplotlib.figure import Figure
 
 from lightning_fwd.compare import Row, Scenario, compare, load_scenario
 from lightning_fwd.compare.folder import open_folder
 from lightning_fwd.cost import step_cost
+from lightning_fwd.graph.strict_yaml import load_yaml
 from lightning_fwd.models import build
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare_resnet8_budgets.yaml"
@@ -56,7 +56,7 @@ def main() -> None:
     options = parser.parse_args()
     results, scenario = {}, None
     for drift in options.drifts:
-        recipe = yaml.safe_load(options.recipe.read_text())
+        recipe = load_yaml(options.recipe.read_text())
         changes = {"data": {**recipe["data"], "drift": drift}}
         if options.seeds:
             changes["seeds"] = options.seeds

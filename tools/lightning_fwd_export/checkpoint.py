@@ -14,6 +14,7 @@ import yaml
 from torch import Tensor, nn
 
 from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.graph.strict_yaml import load_yaml
 from lightning_fwd.methods import LearningMethod, get_method
 
 from .errors import ExportError
@@ -27,7 +28,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         ExportError: the file is missing, no YAML, or does not name a model as ``lightning_fwd.Classifier`` takes it.
     """
     try:
-        recipe = yaml.safe_load(Path(path).read_text())
+        recipe = load_yaml(Path(path).read_text())
         arguments = recipe["model"]["init_args"]
         found = {key: arguments[key] for key in ("model", "model_args", "lr", "momentum") if key in arguments}
         data = (recipe.get("data") or {}).get("init_args") or {}

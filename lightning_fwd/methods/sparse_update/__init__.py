@@ -67,8 +67,8 @@ class SparseUpdate(LearningMethod):
                 f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1"
             )
         low, high = self._error_densities()
-        check_scales(model, self.integer_scales or {})
         scheme = resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed)
+        check_scales(model, self.integer_scales or {}, scheme.parameters)
         require_trainable(model, sorted(scheme.parameters))
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
         trained = {name for name in scheme.parameters if model.get_parameter(name).requires_grad}

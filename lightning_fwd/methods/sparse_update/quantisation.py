@@ -7,7 +7,7 @@ it is ``1 / s_w`` times as large: the ratio is off by ``s_w^2``. A bias in integ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,8 +18,8 @@ from ...graph.rewritten import RewrittenModel
 from ...graph.step import Update
 
 
-def check_scales(model: RewrittenModel, scales: Mapping[str, tuple[float, float]]) -> None:
-    """Refuse scales of something that is no layer, or that are no pair of positive numbers.
+def check_scales(model: RewrittenModel, scales: Mapping[str, tuple[float, float]], trained: Collection[str]) -> None:
+    """Refuse scales of something that is no layer, of a layer without a parameter in ``trained``, or that are no pair of positive numbers.
 
     Raises:
         RewriteError: naming the entry.
@@ -34,6 +34,9 @@ def check_scales(model: RewrittenModel, scales: Mapping[str, tuple[float, float]
             raise RewriteError(
                 f"integer_scales: {path}: {pair!r}", "a scale is the value of one integer step", "give (weight scale, input scale), both > 0"
             )
+        learning = sorted({name.rpartition(".")[0] for name in trained})
+        if path not in learning:
+            raise RewriteError(f"integer_scales: {path!r} is not trained", "its scales would scale nothing", f"trained are: {', '.join(learning)}")
 
 
 def scale_for_integers(updates: Iterable[Update], scales: Mapping[str, tuple[float, float]]) -> Iterator[Update]:

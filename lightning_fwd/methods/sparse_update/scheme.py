@@ -13,6 +13,7 @@ from torch import Tensor
 from ...graph.blocks import canonical_names
 from ...graph.errors import RewriteError
 from ...graph.rewritten import RewrittenModel
+from ...graph.strict_yaml import load_yaml
 from ...passes.slice_weight_gradients import channel_dim
 from .ranking import Ranking, rank_channels
 
@@ -40,7 +41,7 @@ def read_scheme(file: str | Path) -> tuple[dict[str, Amount], Biases]:
         RewriteError: the file is missing or holds something else.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = load_yaml(Path(file).read_text())
         if not isinstance(content, dict) or "train" not in content or set(content) - {"train", "biases", "found"}:
             raise TypeError(f"it holds {list(content) if isinstance(content, dict) else content!r}")
         if not isinstance(content["train"], dict):
