@@ -9,9 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from ..graph.blocks import layer_of
+from ..graph.blocks import layer_of, shape_of
 from ..graph.constants import INSERTED
+from ..graph.errors import RewriteError
+from ..graph.plain_layers import BATCH_NORMS, is_plain
 from ..graph.rewritten import RewrittenModel
+from ..graph.training_mode import in_mode
 
 _FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -56,49 +59,82 @@ class FoldedLayer(nn.Module):
 def fold_batch_norm(model: RewrittenModel) -> list[str]:
     """Fold every batch norm that directly follows a foldable layer and is that layer's only reader.
 
-    The eval output stays the same up to rounding. Norms with a zero scale, which could not be unfolded, and
-    layers that are used twice are left alone.
+    The eval output stays the same up to rounding. Norms with a zero scale, which could not be unfolded, layers that are used twice, and
+    whatever is not torch's own class as it is are left alone.
 
     Returns:
         paths of the norms folded.
+
+    Raises:
+        RewriteError: on the example input a folded layer gives something else than the layer and its norm.
     """
-    folded, holder, shared = [], nn.ModuleDict(), _shared(model)
+    holder, shared = nn.ModuleDict(), _shared(model)
     model.inserted.add_module("folded", holder)
-    for norm_node in list(model.graph.nodes):
-        pair = _pair(norm_node, model)
-        if pair is None or shared & {norm_node.target, pair[0].target}:
-            continue
-        layer_node, layer, norm = pair
-        key = layer_node.target.replace(".", "/")
-        holder[key] = FoldedLayer(layer_node.target, layer, norm_node.target, norm)
-        model._undo.append(holder[key].unfold)
-        model.freeze(
-            {f"{norm_node.target}.weight"} | ({f"{layer_node.target}.bias"} if layer.bias is not None else set())
+    pairs = {norm: layer for norm in model.graph.nodes if (layer := _layer_before(norm, model)) and not shared & {norm.target, layer.target}}
+    if not pairs:
+        return []
+    folding = _Folding(model, pairs)
+    with in_mode(model, training=False), torch.no_grad():
+        folding.run(model.example_input)
+    if folding.wrong:
+        raise RewriteError(
+            f"batch norm {folding.wrong[0].target!r} cannot be folded into {pairs[folding.wrong[0]].target!r}",
+            "on the example input the folded layer gives something else than the two give",
+            "use batch_norm='freeze' or 'train'",
         )
+    for norm_node, layer_node in pairs.items():
+        key = layer_node.target.replace(".", "/")
+        holder[key] = fold = folding.folds[norm_node]
+        model.freeze({f"{norm_node.target}.weight"} | ({f"{layer_node.target}.bias"} if fold.layer.bias is not None else set()))
         with model.graph.inserting_after(layer_node):
             new = model.graph.call_module(f"{INSERTED}.folded.{key}", layer_node.args)
         model.replace(norm_node, new)
         model.graph.erase_node(layer_node)
-        folded.append(norm_node.target)
-    if folded:
-        model.compile_inference()
-        model.register_state_dict_post_hook(partial(_unfold_state, list(holder.values())))
-        model.register_load_state_dict_pre_hook(partial(_before_load, list(holder.values())))
-        model.register_load_state_dict_post_hook(partial(_after_load, list(holder.values())))
-    return folded
+    model.compile_inference()
+    model.register_state_dict_post_hook(partial(_unfold_state, list(holder.values())))
+    model.register_load_state_dict_pre_hook(partial(_before_load, list(holder.values())))
+    model.register_load_state_dict_post_hook(partial(_after_load, list(holder.values())))
+    return [node.target for node in pairs]
 
 
-def _pair(norm_node: fx.Node, model: RewrittenModel):
-    if norm_node.op != "call_module" or not isinstance(
-        model.get_submodule(norm_node.target), nn.modules.batchnorm._BatchNorm
-    ):
+class _Folding(fx.Interpreter):
+    """Runs the graph in eval mode; folds each pair as it comes by and holds the folded layer against the two.
+
+    Attributes:
+        folds: norm node to its folded layer. wrong: norm nodes where the two differ by more than rounding (TF32 and bfloat16 included).
+    """
+
+    def __init__(self, model: RewrittenModel, pairs: dict[fx.Node, fx.Node]):
+        super().__init__(model, graph=model.graph)
+        self.pairs, self.folds, self.wrong = pairs, {}, []
+        self._entering: dict[fx.Node, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n in self.pairs.values():
+            self._entering[n] = self.env[n.args[0]]
+        if n in self.pairs:
+            layer = self.pairs[n]
+            fold = FoldedLayer(layer.target, self.fetch_attr(layer.target), n.target, self.fetch_attr(n.target))
+            self.module._undo.append(fold.unfold)
+            self.folds[n] = fold
+            got, size = fold(self._entering.pop(layer)), value.abs().max() + fold._shift().abs().max()
+            if got.shape != value.shape or not (got - value).abs().max() <= max(0.01, torch.finfo(value.dtype).eps ** 0.5) * size:
+                self.wrong.append(n)
+        return value
+
+
+def _layer_before(norm_node: fx.Node, model: RewrittenModel) -> fx.Node | None:
+    """The layer that a batch norm may be folded into."""
+    norm = model.get_submodule(norm_node.target) if norm_node.op == "call_module" else None
+    if not is_plain(norm, *BATCH_NORMS) or not (norm.affine and norm.track_running_stats) or not bool((norm.weight != 0).all()):
         return None
-    norm, before = model.get_submodule(norm_node.target), norm_node.args[0]
+    before = norm_node.args[0]
     if before.op != "call_module" or len(before.users) != 1 or layer_of(before, model) is None:
         return None
     layer = model.get_submodule(before.target)
-    usable = norm.affine and norm.track_running_stats and isinstance(layer, _FOLDABLE)
-    return (before, layer, norm) if usable and bool((norm.weight != 0).all()) else None
+    tokens = isinstance(layer, nn.Linear) and len(shape_of(before)) > 2  # (B, T, n): the norm's channels are T
+    return before if is_plain(layer, *_FOLDABLE) and not tokens else None
 
 
 def _shared(model: RewrittenModel) -> set[str]:

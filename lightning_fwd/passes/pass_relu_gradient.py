@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from ..graph.blocks import Block, parameters_of
 from ..graph.constants import INSERTED
+from ..graph.plain_layers import is_plain
 from ..graph.rewritten import RewrittenModel
 
 _RELUS = (torch.relu, F.relu, "relu")
@@ -44,5 +45,5 @@ def _last_relu(block: Block, model: RewrittenModel) -> fx.Node | None:
 
 def _is_relu(node: fx.Node, model: RewrittenModel) -> bool:
     if node.op == "call_module":
-        return isinstance(model.get_submodule(node.target), nn.ReLU)
+        return is_plain(model.get_submodule(node.target), nn.ReLU)
     return node.target in _RELUS

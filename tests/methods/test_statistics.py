@@ -58,6 +58,29 @@ def test_a_step_is_one_inference():
     assert step.total_macs == inference.total_macs and not step.macs_by_phase.get("backward") and step.parameters_trained == 0
 
 
+class NormAct(nn.BatchNorm2d):
+    """As timm's ``BatchNormAct2d``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(super().forward(x))
+
+
+def test_a_norm_with_a_forward_of_its_own_keeps_it():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), NormAct(4), nn.Conv2d(4, 4, 3), NormAct(4), nn.Flatten(), nn.Linear(64, 4))
+    reference, batches = copy.deepcopy(net).train(), drifted_batches()
+    with torch.no_grad():
+        logits = [reference(x) for x in batches][0]
+    got = run(net, lf.Statistics(0.1), batches)
+    for (name, wanted), after in zip(reference.named_buffers(), got.buffers(), strict=True):
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(after, wanted, rtol=1e-5, atol=1e-6)
+    model = lf.rewrite(net, "statistics", batches[0]).train()
+    with model.step():
+        torch.testing.assert_close(model(batches[0]), logits)
+    assert not net[1].training and net[1].momentum == 0.1 and net[1].num_batches_tracked == 0
+
+
 class Twice(nn.Module):
     def __init__(self) -> None:
         super().__init__()
