@@ -32,13 +32,28 @@ class RewrittenModel(nn.Module):
         method: the learning rule.
         graph_before, graph: the captured graph, and the training graph after the rule's passes.
         inserted: module that holds all inserted state (heads, feedback projection, masks, step counter).
-        blocks: the training graph's blocks, each callable.
+        block_runners: the training graph's blocks, each callable.
         num_classes, input_shape: read from the example, batch dimension excluded.
         opaque: modules kept whole because they cannot be traced, with the reason.
     """
 
+    original: nn.Module
+    method: Any
+    graph_before: fx.Graph
+    graph: fx.Graph
+    plan: list[Block]
+    block_runners: list[BlockRunner]
+    num_classes: int
+    input_shape: tuple[int, ...]
+    example_input: Tensor
+    opaque: dict[str, str]
+    how_captured: str
+    pending: list[tuple[ref[Tensor], Step]]  # the logits handed out, and the step that waits for their error
+    loss_scale: float
+
     def __init__(self, net: nn.Module, method: Any, example_input: Tensor, granularity: Granularity = "layer"):
         super().__init__()
+        _refuse_clashing_names(net)
         captured = capture(net, example_input)
         graph_module = captured.graph_module
         logits = _output_shape(graph_module)
@@ -62,13 +77,12 @@ class RewrittenModel(nn.Module):
         self.opaque, self.how_captured = captured.opaque, captured.how
         self.num_classes, self.input_shape = logits[1], tuple(example_input.shape[1:])
         self.example_input = example_input.detach()
-        self.plan: list[Block] = find_blocks(graph_module, granularity)
+        self.plan = find_blocks(graph_module, granularity)
         self.graph_before = _copy(graph_module.graph)
         self.graph = graph_module.graph
         self.graph.owning_module = None  # the nodes now refer to this module
         self.compile_inference()
-        self.blocks: list[BlockRunner] = []
-        self.pending: list[tuple[ref[Tensor], Step]] = []  # the logits handed out, and the step that waits for their error
+        self.block_runners, self.pending = [], []
         self._target, self.loss_scale, self._stepping = None, 1.0, False
         self._undo += [partial(setattr, module, "inplace", True) for module in make_activations_out_of_place(net)]
 
@@ -247,7 +261,7 @@ class RewrittenModel(nn.Module):
         self.graph.lint()
         nodes, inputs, outputs = _whole(self.graph)
         self._training = Segment(nodes, inputs, outputs + [n for n in nodes if n.meta.get("emit")])
-        self.blocks = [BlockRunner(self, block) for block in self.plan]
+        self.block_runners = [BlockRunner(self, block) for block in self.plan]
 
     def freeze(self, names: set[str]) -> None:
         """Take ``requires_grad`` from the named parameters; :func:`unwrap` gives it back."""
@@ -316,6 +330,18 @@ class BlockRunner:
         """Its trainable parameters by name, inserted heads included."""
         every = dict(model.named_parameters(remove_duplicate=False))  # a tied parameter has two names
         return {name: every[name] for name in self.parameter_names if name in every and every[name].requires_grad}
+
+
+def _refuse_clashing_names(net: nn.Module) -> None:
+    own = set(dir(RewrittenModel)) - set(dir(nn.Module)) | set(RewrittenModel.__annotations__)
+    held = (net.named_children(), net.named_parameters(recurse=False), net.named_buffers(recurse=False))
+    clashing = [name for kind in held for name, _ in kind if name in own]
+    if clashing:
+        raise RewriteError(
+            f"{type(net).__name__}.{clashing[0]} cannot be told from {clashing[0]!r} of the rewritten model",
+            "the rewritten model holds its layers under the same names as the original",
+            f"rename it, or rewrite a module that holds the network as a child (its layers are then NAME.{clashing[0]})",
+        )
 
 
 def _output_shape(graph_module: fx.GraphModule) -> tuple[int, ...]:

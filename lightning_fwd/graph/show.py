@@ -14,7 +14,7 @@ from .rewritten import RewrittenModel
 def print_rewrite(model: RewrittenModel, console: Console) -> None:
     """Print blocks, opaque modules, and the graph before and after the passes."""
     console.print(f"[bold]{type(model.original).__name__}[/] rewritten by {model.method!r}", highlight=False)
-    for block in model.blocks:
+    for block in model.block_runners:
         console.print(f"  block {block.index}: {', '.join(block.layers)}", highlight=False)
     for path, reason in model.opaque.items():
         console.print(f"  [yellow]kept whole[/]: {path} ({reason})", highlight=False)

@@ -96,8 +96,8 @@ def test_goodness_prediction_equals_one_pass_per_label():
         model.eval()
         with torch.no_grad():
             for c in range(4):
-                h, _ = model.blocks[0](model, x, torch.eye(4)[[c] * 8])
-                _, goodness = model.blocks[1](model, h)
+                h, _ = model.block_runners[0](model, x, torch.eye(4)[[c] * 8])
+                _, goodness = model.block_runners[1](model, h)
                 torch.testing.assert_close(model(x)[:, c], goodness)
         lf.unwrap(model)
 
@@ -209,8 +209,8 @@ def test_no_length_leaks_into_the_next_block():
     model = lf.rewrite(net, lf.ForwardForward(negatives="hybrid"), torch.rand(2, 16))
     x, second = torch.rand(5, 16), []
     for scaled in (x, 2 * x):
-        h, _ = model.blocks[0](model, scaled)
-        second.append(model.blocks[1](model, h)[1])
+        h, _ = model.block_runners[0](model, scaled)
+        second.append(model.block_runners[1](model, h)[1])
     torch.testing.assert_close(second[0], second[1])
 
 
@@ -232,7 +232,7 @@ def test_inputs_without_room_for_a_label(net, shape, prediction):
     if shape == (2,) or len(shape) > 1 and not isinstance(net, nn.Sequential):
         assert isinstance(model.inserted.label_embedding, LabelPlanes)
     one_step(model, x, torch.arange(6) % 3)
-    for block in model.blocks[:-1]:  # the label has arrived in every block, and no gradient stops short of it
+    for block in model.block_runners[:-1]:  # the label has arrived in every block, and no gradient stops short of it
         assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in block.parameters(model).values()), block.name
     with torch.no_grad():
         goodness = model.method.goodness_logits(model, x)

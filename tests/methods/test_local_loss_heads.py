@@ -115,7 +115,7 @@ def test_a_block_of_several_layers_is_backpropagation_inside_and_a_wall_outside(
     net, x, y = NETS["mlp"](), torch.randn(6, 16), torch.arange(6) % 4
     deep = nn.Sequential(net.fc1, nn.ReLU(), net.fc2, nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), net.classifier)
     model = lf.rewrite(deep, lf.LocalLoss(granularity=2, prediction=prediction), x[:2])
-    first, second = (set(block.layers) for block in model.blocks)
+    first, second = (set(block.layers) for block in model.block_runners)
     assert first == {"0", "2"} and second == {"4", "6"}
     one_step(model, x, y)
     weights = [deep[i].weight for i in (0, 2, 4, 6)]

@@ -201,8 +201,8 @@ class ForwardForward(LearningMethod):
         with torch.no_grad():
             inputs, batch = self._contrasted(model, record, logits), record.input.shape[0]
         del logits, error
-        stage = self._stage(record.counter, len(model.blocks) - 1)
-        for block in model.blocks[: len(model.blocks) - 1 if stage is None else stage + 1]:
+        stage = self._stage(record.counter, len(model.block_runners) - 1)
+        for block in model.block_runners[: len(model.block_runners) - 1 if stage is None else stage + 1]:
             parameters = block.parameters(model) if stage in (None, block.index) else {}
             with torch.set_grad_enabled(bool(parameters)), phase("forward"), self._tracked(model, "goodness"):
                 h, goodness = block(model, *inputs)
@@ -251,8 +251,8 @@ class ForwardForward(LearningMethod):
         return 1.0 if self.goodness == "mean" else float(h[0].numel())
 
     def beyond_the_step(self, model: RewrittenModel) -> str:
-        stage = self._stage(model.inserted.counter, len(model.blocks) - 1)
-        greedy = stage is not None and stage < len(model.blocks) - 2
+        stage = self._stage(model.inserted.counter, len(model.block_runners) - 1)
+        greedy = stage is not None and stage < len(model.block_runners) - 2
         return "the stages of greedy training before the last block's; set greedy_steps=None to train all blocks at once" if greedy else ""
 
     def _stage(self, counter: Tensor, hidden: int) -> int | None:
@@ -271,7 +271,7 @@ class ForwardForward(LearningMethod):
             with torch.no_grad(), phase("forward"):
                 h = model.run_until_last(x)
             with torch.enable_grad(), phase("forward"):
-                return model.run_last(h), model.blocks[-1].parameters(model)
+                return model.run_last(h), model.block_runners[-1].parameters(model)
         with torch.no_grad(), phase("forward"):
             features = list(self._features(model, x))
         with torch.enable_grad(), phase("forward"):
@@ -284,7 +284,7 @@ class ForwardForward(LearningMethod):
         inputs = [x]
         if self.negatives != "hybrid":
             inputs.append(x.new_full((x.shape[0], model.num_classes), 1 / model.num_classes))
-        for block in model.blocks[:-1]:
+        for block in model.block_runners[:-1]:
             h, _ = block(model, *inputs)
             inputs = [h]
             if str(block.index) in model.inserted.readout:
@@ -303,7 +303,7 @@ class ForwardForward(LearningMethod):
         """Goodness of each label ``(B, C)``, summed over the hidden blocks but the first (over the only one, if there is one)."""
         classes, batch = model.num_classes, x.shape[0]
         inputs, total = [x, torch.eye(classes, device=x.device, dtype=x.dtype).repeat_interleave(batch, 0)], 0.0
-        hidden = model.blocks[:-1]
+        hidden = model.block_runners[:-1]
         for block in hidden:
             h, goodness = block(model, *inputs)
             if block.index > 0 or len(hidden) == 1:

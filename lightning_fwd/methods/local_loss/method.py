@@ -96,8 +96,8 @@ class LocalLoss(LearningMethod):
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         h, total = record.input, None
-        predicting = model.blocks[-2] if self.prediction == "last" else model.blocks[-1]
-        for block in model.blocks[: predicting.index]:
+        predicting = model.block_runners[-2] if self.prediction == "last" else model.block_runners[-1]
+        for block in model.block_runners[: predicting.index]:
             parameters = block.parameters(model)
             with torch.set_grad_enabled(bool(parameters)), phase("forward"):
                 h, goodness = block(model, h.detach())
@@ -126,15 +126,15 @@ class LocalLoss(LearningMethod):
     def _class_goodness(self, model: RewrittenModel, x: Tensor) -> Iterator[Tensor]:
         """Class goodness of each hidden block, then the model's own logits."""
         h = x
-        for block in model.blocks[:-1]:
+        for block in model.block_runners[:-1]:
             h, goodness = block(model, h)
             yield goodness
-        yield model.blocks[-1](model, h)[0]
+        yield model.block_runners[-1](model, h)[0]
 
     def head_groups(self, model: RewrittenModel, x: Tensor) -> Iterator[tuple[list[nn.Module], list[Tensor]]]:
         """Heads that predict together (here each alone) and the features ``(B, m)`` that they see, for calibration."""
         h = x
-        for block in model.blocks[:-1]:
+        for block in model.block_runners[:-1]:
             h, _ = block(model, h)
             head = model.inserted.heads[str(block.index)]
             if isinstance(head, ProjectionHead) and head.linear.weight.requires_grad:
