@@ -414,3 +414,62 @@ def test_errors_pass_through_values_of_several_tensors(how):
     one_step(lf.rewrite(net, lf.SparseUpdate(train), x), x, y)
     for (name, p), g in zip(net.named_parameters(), expected, strict=True):
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class Named(nn.Module):
+    """An activation under a name of torch's functions."""
+
+    def __init__(self, activation: nn.Module) -> None:
+        super().__init__()
+        self.first, self.relu, self.head = nn.Linear(5, 8), activation, nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.relu(self.first(x)))
+
+
+class ActivatedNorm(nn.BatchNorm1d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).relu()
+
+
+class LowRank(nn.Linear):
+    """Kept whole, as its forward asks for the mode."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.down, self.up = nn.Parameter(torch.randn(2, sizes[0])), nn.Parameter(torch.randn(sizes[1], 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x + 0 if self.training else x) + x @ self.down.t() @ self.up.t()
+
+
+def hooked(layer: nn.Module) -> nn.Module:
+    layer.register_forward_hook(lambda _module, _inputs, output: output.tanh())
+    return layer
+
+
+LOOKALIKES = {
+    **{type(a).__name__: lambda a=a: Named(a) for a in (nn.LeakyReLU(0.3), nn.GELU(), nn.PReLU(), nn.ReLU())},
+    "norm with activation": lambda: nn.Sequential(nn.Linear(5, 8), ActivatedNorm(8), nn.Linear(8, 3)),
+    "low rank": lambda: nn.Sequential(LowRank(5, 8), nn.ReLU(), LowRank(8, 3)),
+    "weight norm": lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 3))),
+    "old weight norm": lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3)),
+    "hook": lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), hooked(nn.Linear(8, 3))),
+}
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("how", LOOKALIKES)
+def test_what_only_looks_like_torch_s_layer_gets_its_own_gradient(how):
+    torch.manual_seed(0)
+    net, x, y = LOOKALIKES[how](), torch.randn(6, 5), torch.arange(6) % 3
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm1d):
+            module.running_mean.normal_()
+            module.eval()
+    expected = torch.autograd.grad(F.cross_entropy(net(x), y), list(net.parameters()))
+    train = [name for name, child in net.named_children() if list(child.parameters())]
+    one_step(lf.rewrite(net, lf.SparseUpdate(train), x), x, y)
+    for (name, p), g in zip(net.named_parameters(), expected, strict=True):
+        assert p.grad is not None, name
+        torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6, msg=name)

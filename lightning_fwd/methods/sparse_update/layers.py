@@ -19,11 +19,11 @@ from ...graph.bit_mask import positive_bits, where_bits
 from ...graph.blocks import shape_of
 from ...graph.constants import is_constant
 from ...graph.phase import phase
+from ...graph.plain_layers import BATCH_NORMS, CONVOLUTIONS, is_plain
 from ...graph.rewritten import RewrittenModel
 from ...graph.segment import Segment
 from ...graph.step import Part, Update
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _AVERAGES = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
 _RELU = (torch.relu, nn.functional.relu, "relu")
 _RELU6 = (nn.functional.relu6,)
@@ -259,20 +259,29 @@ def stage_of(
         kind = Ungraded
     elif len(nodes) > 1:
         kind = Stage
-    elif isinstance(module, nn.Linear):
-        kind = Affine
-    elif isinstance(module, _CONVOLUTIONS) and not isinstance(module.padding, str) and module.padding_mode == "zeros":
-        kind = Convolution
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats and stored_norms:
-        kind = StoredNorm
-    elif isinstance(module, _AVERAGES):
-        kind = Averaging
-    elif type(module) is nn.ReLU or node.target in _RELU:
+    elif module is not None:
+        kind = _kind_of(module, stored_norms)
+    elif node.target in _RELU:
         kind = Rectifier
-    elif type(module) is nn.ReLU6 or node.target in _RELU6:
+    elif node.target in _RELU6:
         kind = Rectifier6
     elif node.target in (operator.add, torch.add) and not node.kwargs and len(inputs) == 2:
         if shape_of(inputs[0]) == shape_of(inputs[1]):
             kind = Addition
     needs = [n in needing for n in inputs]
     return kind(node.name, [n.name for n in inputs], needs, Segment(nodes, inputs, [node]), path, trained)
+
+
+def _kind_of(module: nn.Module, stored_norms: bool) -> type[Stage]:
+    """What computes the products of a module; one that does more than its torch class says is left to autograd."""
+    if is_plain(module, nn.Linear):
+        return Affine
+    if is_plain(module, *CONVOLUTIONS) and not isinstance(module.padding, str) and module.padding_mode == "zeros":
+        return Convolution
+    if is_plain(module, *BATCH_NORMS) and module.track_running_stats and stored_norms:
+        return StoredNorm
+    if is_plain(module, *_AVERAGES):
+        return Averaging
+    if is_plain(module, nn.ReLU):
+        return Rectifier
+    return Rectifier6 if is_plain(module, nn.ReLU6) else Stage
