@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 from weakref import ref
@@ -131,8 +131,9 @@ class RewrittenModel(nn.Module):
         self.method.check_step(self, x, self._target)
         self.pending = [(logits, step) for logits, step in self.pending if logits() is not None]  # no loss can reach the others any more
         record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
-        with _uncached_autocast():
-            step = Step(self.method.updates(self, record))
+        autocast = _autocast_now(x.device.type)
+        with autocast():
+            step = Step(self.method.updates(self, record), autocast)
         logits, step.logits = step.logits, None
         self.pending.append((ref(logits), step))
         logits.register_post_accumulate_grad_hook(_refuse_plain_backward)  # torch.autograd.grad does not call it
@@ -221,9 +222,9 @@ class RewrittenModel(nn.Module):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad + grad
         self.pending = []
-        with _uncached_autocast():
-            for (_, step), error in zip(reached, grads, strict=False):
-                if error is not None:
+        for (_, step), error in zip(reached, grads, strict=False):
+            if error is not None:
+                with step.autocast():  # later passes of the rule run in the same precision as its first
                     for update in step.finish(error):
                         accumulate(update)
         self.inserted.counter += len(reached)
@@ -281,15 +282,12 @@ class RewrittenModel(nn.Module):
         return self.original
 
 
-@contextmanager
-def _uncached_autocast() -> Iterator[None]:
-    """Autocast would hand a weight that it cast under ``no_grad`` to the next pass as well, which wants its gradient."""
-    enabled = torch.is_autocast_cache_enabled()
-    torch.set_autocast_cache_enabled(False)
-    try:
-        yield
-    finally:
-        torch.set_autocast_cache_enabled(enabled)
+def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:
+    """The present autocast, to be entered again. Its cache would hand a weight cast under ``no_grad`` to a pass that wants its gradient: off."""
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+    return partial(torch.autocast, device, dtype=dtype, enabled=enabled, cache_enabled=False)
 
 
 def _allow_plain_state(_model: RewrittenModel, keys: Any) -> None:

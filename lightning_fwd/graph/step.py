@@ -7,7 +7,8 @@ Whoever drives it decides when a gradient dies: the strategy accumulates it into
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -52,10 +53,9 @@ class Update:
     part: Part | None = None
 
     def whole_gradient(self) -> Tensor:
-        """The gradient in the shape of the parameter, zero outside its part."""
-        if self.part is None:
-            return self.gradient
-        return self.part.put(torch.zeros_like(self.tensor), self.gradient)
+        """The gradient in the shape and type of the parameter, zero outside its part; under autocast a rule may compute it in bf16."""
+        gradient = self.gradient.to(self.tensor.dtype)
+        return gradient if self.part is None else self.part.put(torch.zeros_like(self.tensor), gradient)
 
 
 @dataclass
@@ -87,12 +87,16 @@ Updates = Generator[Update | Logits, Tensor | None, None]
 
 
 class Step:
-    """Drives one rule through one step: forward until the logits (a leaf for the user's loss), then, given the error, to the end."""
+    """Drives one rule through one step: forward until the logits (a leaf for the user's loss), then, given the error, to the end.
+
+    Args:
+        autocast: the context in which the forward part runs, for whoever finishes the step.
+    """
 
     logits: Tensor | None
 
-    def __init__(self, updates: Updates):
-        self._updates, self._known = updates, []
+    def __init__(self, updates: Updates, autocast: Callable[[], AbstractContextManager] = nullcontext):
+        self._updates, self._known, self.autocast = updates, [], autocast
         for item in self._updates:
             if isinstance(item, Logits):
                 self.logits = item.value.detach().requires_grad_()
@@ -119,7 +123,7 @@ def accumulate(update: Update) -> None:
         with torch.no_grad():
             update.tensor.copy_(update.value)
         return
-    gradient = update.whole_gradient().to(update.tensor.dtype)  # under autocast a rule may compute it in bf16
+    gradient = update.whole_gradient()
     if update.tensor.grad is None:
         # Two parameters may be given one storage (the two of a sum, say), which adding and clipping in place would then change twice.
         update.tensor.grad = gradient.clone() if gradient is update.gradient else gradient

@@ -146,3 +146,20 @@ def test_a_word_that_no_setting_knows_is_refused_when_the_rule_is_built(name):
         assert all(repr(word) in str(raised.value) for word in known)
         assert getattr(lf.METHODS[name](**{setting: known[-1]}), setting) == known[-1]
     assert words or name in ("statistics", "zeroth_order")
+
+
+@every_case
+def test_a_step_keeps_to_the_autocast_of_its_forward(row, kind):
+    """PyTorch's recipe closes autocast before backward; Lightning's plugin opens it again."""
+    _, model, x, y = rewritten(row, kind)
+    gradients = []
+    for around_backward in (False, True):
+        model.zero_grad()
+        model.inserted.counter.zero_()
+        torch.manual_seed(2)
+        with model.train().step(y), torch.autocast("cpu", torch.bfloat16):
+            loss = torch.nn.functional.cross_entropy(model(x), y)
+        with torch.autocast("cpu", torch.bfloat16, enabled=around_backward):
+            model.backward(loss)
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert same(*gradients) and (gradients[0] or row.name == "statistics")

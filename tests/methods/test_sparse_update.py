@@ -150,6 +150,34 @@ def test_full_selection_is_backpropagation():
         torch.testing.assert_close(sparse[name], expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max()))
 
 
+class Deep(nn.Sequential):
+    """Errors pass below convolutions and norms, activations and pooling of several kinds."""
+
+    def __init__(self) -> None:
+        norm, act = nn.GroupNorm(2, 8), nn.Sequential(nn.GELU(), nn.AvgPool2d(2))
+        middle = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Flatten()
+        super().__init__(nn.Conv2d(3, 8, 3, padding=1), norm, act, *middle, nn.Linear(128, 12), nn.ReLU(), nn.Linear(12, 5))
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [dict(train=5), dict(train=5, channels=0.5), dict(train="biases"), dict(train=5, batch_norm="train"), dict(train=5, error_density=0.99)],
+    ids=str,
+)
+def test_in_bf16_the_gradients_are_backpropagation_s(settings_):
+    torch.manual_seed(0)
+    (x, y), net = batch(count=8), Deep()
+    with torch.autocast("cpu", torch.bfloat16):
+        got, model = gradients_of(net, lf.SparseUpdate(**settings_), x, y)
+        full, _ = gradients_of(net, lf.Backprop(batch_norm=settings_.get("batch_norm", "freeze")), x, y)
+    assert "0.bias" in got
+    for name, gradient in got.items():
+        part = model.part_of(name)
+        gradient, expected = (g if part is None else part.of(g) for g in (gradient, full[name]))
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, expected, rtol=0, atol=5e-3 * float(expected.abs().max()), msg=name)
+
+
 def kept_bytes(model, x: Tensor) -> int:
     """Bytes that the forward pass holds on to: of the tape, and of what autograd saves inside single stages."""
     storages = {}
@@ -160,7 +188,7 @@ def kept_bytes(model, x: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         _, kept = model.tape.forward(model, x)
-    for keeps in kept:
+    for keeps, _ in kept:
         for item in keeps:
             for t in item if isinstance(item, list) else [item]:
                 if isinstance(t, Tensor) and type(t) is Tensor and not t.requires_grad:

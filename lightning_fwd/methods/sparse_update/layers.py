@@ -146,23 +146,24 @@ class StoredNorm(Stage):
 
 
 class Affine(Stage):
-    """Linear: of the input only the channels that the trained weight slice reads."""
+    """Linear: of the input only the channels that the trained weight slice reads. All in the type of the output, as autocast chose it."""
 
     channel_axis = -1
 
     def forward(self, model, *inputs):
         (x,) = inputs
+        (y,) = self.segment(model, x)
         name = f"{self.path}.weight"
         if name not in self.trained:
-            return self.segment(model, x)[0], (x.shape,)
+            return y, (x.shape,)
         part = model.part_of(name)
         kept = x if part is None else x.index_select(self.channel_axis, self._channels(model, part))
-        return self.segment(model, x)[0], (x.shape, kept)
+        return y, (x.shape, kept.to(y.dtype))
 
     def backward(self, model, kept, grad, rows: Tensor | None = None):
         """``rows``: the output channels that ``grad`` holds, if not all of them (dynamic sparsity; ungrouped layers only)."""
         module, (shape, *x) = model.get_submodule(self.path), kept
-        weight = module.weight if rows is None else module.weight.index_select(0, rows)
+        weight = (module.weight if rows is None else module.weight.index_select(0, rows)).to(grad.dtype)
         updates, input_grads = [], []
         if x:
             part = model.part_of(f"{self.path}.weight")
@@ -211,7 +212,6 @@ class Convolution(Affine):
             if part.dim == 0:
                 grad, groups = grad.index_select(1, part.index), x.shape[1]
         arguments = module.stride, module.padding, module.dilation, False, [0] * len(module.stride), groups
-        x, weight = x.to(grad.dtype), weight.to(grad.dtype)  # autocast does not reach below
         return torch.ops.aten.convolution_backward(grad, x, weight, None, *arguments, [False, True, False])[1]
 
     def _input_gradient(self, module, weight, shape, grad):

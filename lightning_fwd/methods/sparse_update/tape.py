@@ -48,13 +48,13 @@ class Tape:
         self._dead = [[name for name, last in last_use.items() if last == i] for i in range(len(self.stages))]
 
     def forward(self, model: RewrittenModel, x: Tensor) -> tuple[Tensor, list[tuple]]:
-        """``(B, ...) -> (logits (B, C), what each stage keeps)``."""
+        """``(B, ...) -> (logits (B, C), what each stage keeps and the type of its value)``."""
         kept = []
         with torch.no_grad():
             values = dict(zip(self._entries, self._before(model, x), strict=True))
             for stage, dead in zip(self.stages, self._dead, strict=True):
                 values[stage.name], keeps = stage.forward(model, *(values[name] for name in stage.inputs))
-                kept.append(keeps)
+                kept.append((keeps, getattr(values[stage.name], "dtype", None)))
                 for name in dead:
                     del values[name]
         return values[self._output], kept
@@ -64,11 +64,11 @@ class Tape:
         errors = {self._output: error}
         del error
         for stage in reversed(self.stages):
-            keeps = kept.pop()
+            keeps, dtype = kept.pop()
             if stage.name not in errors:
                 continue
             with torch.no_grad(), layer(stage.path):
-                grad = errors.pop(stage.name)
+                grad = errors.pop(stage.name).to(dtype)  # under autocast its reader may have computed in another type
                 if self.sparsity is not None and self.sparsity.applies_to(stage):
                     rows, grad, updates = self.sparsity.select(stage, grad)
                     input_grads, more = stage.backward(model, keeps, grad, rows)
