@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -174,11 +175,27 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
             self._adopt_inserted(self.optimizers[0])
 
     def _adopt_inserted(self, optimizer: Optimizer) -> None:
-        """An optimizer built before the rewrite does not know the heads that it inserted."""
+        """An optimizer given explicit parameters does not know the inserted heads, and a scheduler would not know a group of their own."""
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = [p for p in self.rewritten.inserted.parameters() if p.requires_grad and id(p) not in known]
-        if missing:
-            optimizer.add_param_group({"params": missing})
+        missing = {n: p for n, p in self.rewritten.inserted.named_parameters() if p.requires_grad and id(p) not in known}
+        if not missing:
+            return
+        group = self._group_of_the_head(optimizer)
+        group["params"].extend(missing.values())
+        if "param_names" in group:
+            group["param_names"].extend(f"{INSERTED}.{name}" for name in missing)
+        if optimizer.state:  # made when it was built (Adagrad)
+            settings = {k: v for k, v in optimizer.defaults.items() if k in inspect.signature(type(optimizer).__init__).parameters}
+            optimizer.state.update(type(optimizer)(missing.values(), **settings).state)
+
+    def _group_of_the_head(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The parameter group with most of the last block that it trains."""
+        for block in reversed(self.rewritten.blocks):
+            own = {id(p) for p in block.parameters(self.rewritten).values()}
+            sizes = [sum(p.numel() for p in group["params"] if id(p) in own) for group in optimizer.param_groups]
+            if any(sizes):
+                return optimizer.param_groups[sizes.index(max(sizes))]
+        return optimizer.param_groups[-1]
 
     # ---- one step
 

@@ -85,6 +85,56 @@ def test_schedulers_step(rule):
     assert run.global_step == 12
 
 
+S = torch.optim.lr_scheduler
+SCHEDULERS = {
+    "OneCycle": lambda o: S.OneCycleLR(o, 0.1, total_steps=20),
+    "Lambda": lambda o: S.LambdaLR(o, lambda step: 0.5**step),
+    "warm-up": lambda o: S.LinearLR(o, 0.01, total_iters=8),
+    "cosine, restarted": lambda o: S.CosineAnnealingWarmRestarts(o, 5),
+    "cyclic": lambda o: S.CyclicLR(o, 0.01, 0.1),
+    "sequence": lambda o: S.SequentialLR(o, [S.LinearLR(o, 0.1, 1, 3), S.CosineAnnealingLR(o, 8)], [3]),
+}
+
+
+class Grouped(Task):
+    """Named parameters in two groups, the head's with a rate of its own, under a scheduler."""
+
+    def __init__(self, network, make=torch.optim.SGD, schedule=SCHEDULERS["warm-up"]):
+        super().__init__(network)
+        self.make, self.schedule = make, schedule
+
+    def configure_optimizers(self):
+        named = list(self.network.named_parameters())
+        groups = [
+            {"params": [(n, p) for n, p in named if n.startswith("fc")]},
+            {"params": [(n, p) for n, p in named if n.startswith("classifier")], "lr": 0.2},
+        ]
+        optimizer = self.make(groups, lr=0.02)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULERS)
+def test_inserted_heads_follow_the_rate_of_the_head(schedule):
+    rates = []
+    for rule in ("backprop", "local_loss"):
+        module = task(cls=Grouped, schedule=SCHEDULERS[schedule])
+        run = trainer(rule)
+        run.fit(module, loader())
+        groups = run.optimizers[0].param_groups
+        rates.append([group["lr"] for group in groups])
+    heads = dict(module.network.inserted.named_parameters())
+    assert rates[0] == rates[1] and heads and {id(p) for p in heads.values()} < {id(p) for p in groups[1]["params"]}
+    assert {f"_lfwd.{name}" for name in heads} < set(groups[1]["param_names"])
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "Adadelta", "AdamW", "ASGD", "NAdam", "RMSprop", "Rprop"])
+def test_inserted_heads_learn_under_every_kind_of_optimizer(name):
+    module = task(cls=Grouped, make=getattr(torch.optim, name))
+    run = trainer("local_loss", max_steps=1)
+    run.fit(module, loader())
+    assert all(parameter in run.optimizers[0].state for parameter in module.network.inserted.parameters())
+
+
 # ---- precision
 
 
