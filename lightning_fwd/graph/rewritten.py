@@ -23,8 +23,8 @@ from .step import Part, Step, StepRecord, accumulate
 class RewrittenModel(nn.Module):
     """A model whose layers are the original's own (same objects, same names) and whose training step is a learning rule.
 
-    In eval mode ``forward(x)`` is inference. In training mode it runs the rule up to the logits and hands them out as a leaf that
-    requires grad: compute any loss on them and call :meth:`backward`. Not an ``fx.GraphModule``: that class regenerates its
+    In eval mode ``forward(x)`` is inference. In training mode it runs the rule up to the logits and hands them out, cut off from the
+    network: compute any loss on them and call :meth:`backward`. Not an ``fx.GraphModule``: that class regenerates its
     forward, drops modules that the graph does not use and copies the rest; this one shares everything with the original.
 
     Attributes:
@@ -64,7 +64,7 @@ class RewrittenModel(nn.Module):
                 "flatten or pool the output to one row of class scores per sample",
             )
         hidden = self.__dict__  # not registered: the original shares every child with this module
-        hidden["original"], hidden["method"], hidden["_undo"] = net, method, []
+        hidden["original"], hidden["method"], hidden["_undo"], hidden["_original_trains"] = net, method, [], False
         self._parameters, self._buffers = net._parameters, net._buffers
         self._non_persistent_buffers_set = net._non_persistent_buffers_set
         self._modules = dict(net._modules)
@@ -129,15 +129,25 @@ class RewrittenModel(nn.Module):
                 "`with model.step(labels):`; to predict, call model.eval()",
             )
         self.method.check_step(self, x, self._target)
+        before = x
+        if x.requires_grad:
+            if not self.method.reaches_input:
+                raise StepError(
+                    "the input of the network requires grad, as behind layers that learn",
+                    f"{type(self.method).__name__} passes no error on into the input, so they would learn nothing",
+                    "freeze them or detach the input; or make them part of the network (ForwardOnlyStrategy(method, module=...)), or use backprop",
+                )
+            x = x.detach().requires_grad_()
         self.pending = [(logits, step) for logits, step in self.pending if logits() is not None]  # no loss can reach the others any more
         record = StepRecord(x, self._target, self.loss_scale, self.inserted.counter + len(self.pending))
         autocast = _autocast_now(x.device.type)
         with autocast():
             step = Step(self.method.updates(self, record), autocast)
         logits, step.logits = step.logits, None
+        step.inputs = (before, x) if before is not x else None
         self.pending.append((ref(logits), step))
         logits.register_post_accumulate_grad_hook(_refuse_plain_backward)  # torch.autograd.grad does not call it
-        return logits
+        return logits.clone()  # which may be written into, as a leaf may not
 
     def run(self, x: Tensor) -> Tensor:
         """The original's own computation, with dropout and normalisation as their modules' modes say."""
@@ -204,7 +214,8 @@ class RewrittenModel(nn.Module):
         reached = [(logits(), step) for logits, step in self.pending if logits() is not None]
         leaves = [logits for logits, _ in reached]
         own = {name: p for name, p in self.named_parameters() if p.requires_grad}
-        grads = torch.autograd.grad(loss, [*leaves, *others, *own.values()], allow_unused=True)
+        kept = any(step.inputs is not None for _, step in reached)
+        grads = torch.autograd.grad(loss, [*leaves, *others, *own.values()], retain_graph=kept, allow_unused=True)
         if all(g is None for g in grads[: len(leaves)]):
             raise StepError(
                 "the loss does not depend on the logits",
@@ -222,17 +233,43 @@ class RewrittenModel(nn.Module):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad + grad
         self.pending = []
+        inputs = []
         for (_, step), error in zip(reached, grads, strict=False):
             if error is not None:
                 with step.autocast():  # later passes of the rule run in the same precision as its first
                     for update in step.finish(error):
                         accumulate(update)
+                inputs += [step.inputs] if step.inputs is not None else []
+        if inputs:
+            torch.autograd.backward([before for before, _ in inputs], [x.grad for _, x in inputs])
         self.inserted.counter += len(reached)
 
     # ---- modes, building, undoing
 
     def train(self, mode: bool = True) -> RewrittenModel:
-        super().train(mode)
+        """As the original's own ``train``, which may keep some modules in eval mode; norms that the rule freezes stay in it too."""
+        if self._original_trains:  # the original holds this model, and calls back
+            super().train(mode)
+        else:
+            self.__dict__["_original_trains"] = True
+            try:
+                self.original.train(mode)
+            finally:
+                self.__dict__["_original_trains"] = False
+            self.training = mode
+            self.inserted.train(mode)
+        self._keep_in_eval()
+        return self
+
+    def restore_modes(self) -> None:
+        """Every module in the mode in which the rewrite found it, but for what the rule keeps in eval mode."""
+        for module, mode in self._modes.items():
+            module.training = mode
+        self.training = self._modes[self.original]
+        self.inserted.train(self.training)
+        self._keep_in_eval()
+
+    def _keep_in_eval(self) -> None:
         if self.method.freeze_batch_norm:
             for module in self.modules():
                 if isinstance(module, nn.modules.batchnorm._NormBase):
@@ -240,7 +277,6 @@ class RewrittenModel(nn.Module):
         if self.method.updates_buffers_only:  # nothing that dropout could regularise, and it would blur the statistics
             for child in self.children():
                 child.eval()
-        return self
 
     def replace(self, old: fx.Node, new: fx.Node) -> None:
         """Put ``new`` in the place of ``old`` in the training graph, for the users of its value and for its block."""

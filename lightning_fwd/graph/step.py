@@ -94,6 +94,7 @@ class Step:
     """
 
     logits: Tensor | None
+    inputs: tuple[Tensor, Tensor] | None = None  #: the input as it came, with a history of its own, and the leaf that the rule ran on
 
     def __init__(self, updates: Updates, autocast: Callable[[], AbstractContextManager] = nullcontext):
         self._updates, self._known, self.autocast = updates, [], autocast

@@ -77,5 +77,5 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
     except Exception:
         model.undo()
         raise
-    model.train(net.training)
+    model.restore_modes()
     return model

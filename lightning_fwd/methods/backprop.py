@@ -23,6 +23,7 @@ class Backprop(LearningMethod):
     """
 
     forward_only: ClassVar[bool] = False
+    reaches_input: ClassVar[bool] = True
     batch_norm: Literal["train", "freeze", "fold"] = "train"
 
     def rewrite(self, model: RewrittenModel) -> None:
@@ -34,12 +35,14 @@ class Backprop(LearningMethod):
         with torch.enable_grad(), phase("forward"):
             logits = model.run(record.input)
         error = yield Logits(logits)
-        yield from gradients(model, logits, error)
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if record.input.requires_grad:
+            named["input"] = record.input
+        yield from gradients(named, logits, error)
 
 
-def gradients(model: RewrittenModel, logits: torch.Tensor, error: torch.Tensor) -> Updates:
-    """Backpropagate ``error`` ``(B, C)`` from ``logits`` into every trainable parameter that they depend on."""
-    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+def gradients(named: dict[str, torch.Tensor], logits: torch.Tensor, error: torch.Tensor) -> Updates:
+    """Backpropagate ``error`` ``(B, C)`` from ``logits`` into every tensor that they depend on."""
     with phase("backward"):
         grads = torch.autograd.grad(logits, list(named.values()), error, allow_unused=True)
     for (name, parameter), grad in zip(named.items(), grads, strict=True):

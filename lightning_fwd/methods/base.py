@@ -29,12 +29,14 @@ class LearningMethod(ABC):
         needs_target: whether the step uses the labels themselves, beside the loss's gradient.
         updates_buffers_only: whether the rule legitimately trains no parameter.
         forward_only: whether the rule propagates no error from one block to the one before.
+        reaches_input: whether it has an update for an input that requires grad.
         positive, not_negative: settings that must be above 0, or not below.
     """
 
     needs_target: ClassVar[bool] = False
     updates_buffers_only: ClassVar[bool] = False
     forward_only: ClassVar[bool] = True
+    reaches_input: ClassVar[bool] = False
     positive: ClassVar[tuple[str, ...]] = ()
     not_negative: ClassVar[tuple[str, ...]] = ()
     batch_norm: str = "freeze"

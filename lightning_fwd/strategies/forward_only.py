@@ -190,7 +190,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     def _group_of_the_head(self, optimizer: Optimizer) -> dict[str, Any]:
         """The parameter group with most of the last block that it trains."""
-        for block in reversed(self.rewritten.blocks):
+        for block in reversed(self.rewritten.block_runners):
             own = {id(p) for p in block.parameters(self.rewritten).values()}
             sizes = [sum(p.numel() for p in group["params"] if id(p) in own) for group in optimizer.param_groups]
             if any(sizes):

@@ -299,6 +299,83 @@ class Temperature(Task):
         return torch.optim.SGD(self.parameters(), 0.05)
 
 
+class FrontEnd(Task):
+    """A layer that learns ahead of the network."""
+
+    def __init__(self, network, **settings):
+        super().__init__(network, **settings)
+        self.front = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return self.network(torch.tanh(self.front(x)))
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.05)
+
+
+@pytest.mark.parametrize("rule", ["backprop", *(r for r in lf.METHODS if r not in ("backprop", "statistics"))])
+def test_a_layer_ahead_of_the_network_learns_or_is_refused(rule):
+    module, run = task(cls=FrontEnd), trainer(lf.ForwardOnlyStrategy(rule, module="network"))
+    if rule == "backprop":
+        plain = task(cls=FrontEnd)
+        trainer("auto").fit(plain, loader())
+        run.fit(module, loader())
+        assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(plain.parameters(), lf.unwrap(module).parameters(), strict=True))
+    else:
+        before = tensors(module)
+        with pytest.raises(lf.StepError, match="no error on into the input"):
+            run.fit(module, loader())
+        assert not moved(lf.unwrap(module), before)
+        module.front.requires_grad_(False)
+        trainer(lf.ForwardOnlyStrategy(rule, module="network")).fit(module, loader())
+
+
+class WritesIntoLogits(Task):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        logits /= 2.0
+        logits[:, 3] = -1e4
+        return F.cross_entropy(logits, y % 3)
+
+
+@every_rule
+def test_logits_may_be_written_into(rule):
+    losses = []
+    for cls in (Task, WritesIntoLogits):
+        module = task(cls=cls)
+        before = tensors(module)
+        trainer(RULES[rule]()).fit(module, loader())
+        losses.append(module.losses)
+        assert moved(lf.unwrap(module), before)
+
+
+class KeepsNorms(NETS["residual"]):
+    """Holds its batch norms in eval mode, as fine-tuning recipes do."""
+
+    def train(self, mode=True):
+        super().train(mode)
+        self.bn1.eval(), self.bn2.eval()
+        return self
+
+
+@pytest.mark.parametrize("rule", ["auto", "backprop", "local_loss", lf.ForwardForward(batch_norm="train"), "sparse_training"], ids=str)
+@pytest.mark.parametrize("by", ["mode", "train"])
+def test_norms_that_the_user_keeps_in_eval_mode_stay_in_it(rule, by):
+    torch.manual_seed(1)
+    module = Task(KeepsNorms() if by == "train" else NETS["residual"]())
+    module.network.bn1.eval(), module.network.bn2.eval()
+    data = loader(module.network)
+    run = trainer(rule, max_epochs=2)
+    run.fit(module, data, data)
+    if by == "train":
+        module.train()
+        run.fit(module, data, data)
+    network = lf.unwrap(module).network
+    assert not network.bn1.training and not network.bn2.training and network.conv1.training
+    assert not network.bn1.running_mean.any() and not network.bn2.running_mean.any()
+
+
 @every_rule
 def test_a_parameter_outside_the_network_learns_by_backpropagation(rule):
     module = task(cls=Temperature)
