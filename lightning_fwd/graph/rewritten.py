@@ -181,7 +181,8 @@ class RewrittenModel(nn.Module):
         Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with losses of
         its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n times the step).
         """
-        self.pending, self._target, self.loss_scale, self._stepping = [], target, loss_scale, True
+        whole = isinstance(target, Tensor) and not target.is_floating_point()
+        self.pending, self._target, self.loss_scale, self._stepping = [], target.long() if whole else target, loss_scale, True
         try:
             yield
         finally:

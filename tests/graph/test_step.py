@@ -93,3 +93,17 @@ def test_a_forward_whose_logits_are_gone_is_forgotten(rule):
         loss = F.cross_entropy(model(x), y)
     model.backward(loss)
     assert all(torch.equal(a, p.grad) for a, p in zip(got, model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("rule", [lf.LocalLoss(), lf.ForwardForward(negatives="hard")], ids=lambda r: type(r).__name__)
+def test_labels_may_be_any_whole_numbers(rule, dtype):
+    x, y, gradients = torch.randn(8, 5), torch.arange(8) % 3, []
+    for labels in (y, y.to(dtype)):
+        torch.manual_seed(0)
+        model = lf.rewrite(nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)), rule, x).train()
+        with model.step(labels):
+            loss = F.cross_entropy(model(x), y)
+        model.backward(loss)
+        gradients.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
