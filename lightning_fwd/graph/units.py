@@ -8,15 +8,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from .blocks import is_norm, layer_of, parameters_of, shape_of
-from .constants import is_constant
+from .constants import INSERTED, is_constant
 from .errors import RewriteError
 from .segment import Segment
 
 Residual = Literal["sum", "own"]
+_ACTIVATIONS = frozenset(  # functions and methods, by name, whose result is the activation of the layer that they read
+    "relu relu6 leaky_relu prelu rrelu gelu elu selu celu silu mish hardswish hardsigmoid hardtanh tanh sigmoid softplus softsign log_sigmoid "
+    "softshrink hardshrink tanhshrink threshold _threshold clamp clamp_min clamp_max clip softmax log_softmax "
+    "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
+    "batch_norm instance_norm layer_norm group_norm rms_norm local_response_norm normalize contiguous clone float to".split()
+)
+_ACTIVATION_MODULES = ("activation", "dropout", "normalization", "instancenorm", "batchnorm")
 _CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
@@ -86,7 +94,7 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
             rest_nodes = leading + rest_nodes  # without parameters: cheaper to run again than to hand through
         layer = Segment(leading + layer_nodes, _outside(leading + layer_nodes), [z])
         gives = [n for n in [z, *rest_nodes] if n is output or any(u in later for u in n.users)]
-        h = _activation(z, residual, set(rest_nodes))
+        h = _activation(z, residual, set(rest_nodes), model)
         if h not in gives:
             gives.append(h)
         inputs = list(dict.fromkeys([z, *_outside(rest_nodes)]))
@@ -144,19 +152,35 @@ def _is_norm_node(node: fx.Node, root: nn.Module) -> bool:
     return node.op == "call_module" and is_norm(root.get_submodule(node.target))
 
 
-def _activation(z: fx.Node, residual: Residual, known: set[fx.Node]) -> fx.Node:
-    """Follow z while one reader keeps its shape: a nonlinearity, and with ``"sum"`` the addition of a branch.
+def _activation(z: fx.Node, residual: Residual, known: set[fx.Node], root: nn.Module) -> fx.Node:
+    """Follow z while one reader makes its activation: a nonlinearity, dropout, a norm, and with ``"sum"`` the addition of a branch.
 
-    Only to what is ``known`` before the next layer runs: of two branches with layers, the sum belongs to the later one.
+    Whatever else keeps the shape (a transposition, a difference, a product) is another quantity. Only to what is ``known`` before the next layer
+    runs: of two branches with layers, the sum belongs to the later one.
     """
     h = z
     while len(h.users) == 1:
         (user,) = h.users
-        tensors = [n for n in user.all_input_nodes if not is_constant(n)]
-        if user not in known or shape_of(user) != shape_of(z) or (len(tensors) > 1 and residual == "own"):
+        branches = len([n for n in user.all_input_nodes if not is_constant(n)]) > 1
+        follows = _is_sum(user) and residual == "sum" if branches else _is_activation(user, root)
+        if user not in known or shape_of(user) != shape_of(z) or not follows:
             break
         h = user
     return h
+
+
+def _is_sum(node: fx.Node) -> bool:
+    return node.target in (operator.add, torch.add, "add") and not node.kwargs
+
+
+def _is_activation(node: fx.Node, root: nn.Module) -> bool:
+    if node.op == "call_module":
+        module = root.get_submodule(node.target)
+        package, _, name = type(module).__module__.rpartition(".")
+        known = (package == "torch.nn.modules" and name in _ACTIVATION_MODULES) or isinstance(module, nn.Identity)
+        return known or is_norm(module) or node.target.startswith(INSERTED)
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name in _ACTIVATIONS or _is_sum(node)
 
 
 def _positions(z: fx.Node, layer: fx.Node, root: nn.Module) -> int:

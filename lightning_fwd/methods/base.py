@@ -118,3 +118,25 @@ def require_trainable(model: RewrittenModel, names: list[str]) -> None:
             "all candidates have requires_grad=False, or the selection is empty",
             "set requires_grad=True on some of: " + ", ".join(names[:6] or list(every)[:6]),
         )
+
+
+def require_logits(model: RewrittenModel) -> None:
+    """Raise if the model ends in a softmax: for rules that take what it returns as logits, beside what the user's loss makes of it."""
+    end = next(n for n in model.graph.nodes if n.op == "output").args[0]
+    name = type(model.get_submodule(end.target)).__name__ if end.op == "call_module" else getattr(end.target, "__name__", end.target)
+    if name.lower().replace("_", "") in ("softmax", "logsoftmax", "softmin"):
+        raise RewriteError(
+            f"{type(model.method).__name__} needs logits, {type(model.original).__name__} ends in {name}",
+            "the rule learns from the loss's gradient there, which behind a softmax is not p - y (of NLLLoss it is -y, whatever the model predicts)",
+            "let the model return what enters the softmax, and use cross_entropy as the loss",
+        )
+
+
+def require_input_shape(model: RewrittenModel, x: Tensor, why: str) -> None:
+    """Raise unless the samples have the shape of those that the model was rewritten with."""
+    if tuple(x.shape[1:]) != model.input_shape:
+        raise StepError(
+            f"{type(model.method).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with {model.input_shape}",
+            why,
+            "give samples of that shape, or rewrite with an example of this one",
+        )

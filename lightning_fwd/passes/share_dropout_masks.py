@@ -31,7 +31,7 @@ class SharedDropout(nn.Module):
             return x
         shape = x.shape if self.leading is None else (*x.shape[: self.leading], *[1] * (x.ndim - self.leading))
         draws = uniform(self._inserted.counter * 1024 + self.offset, shape, x.device)
-        return x * (draws >= 2 * self.p - 1).to(x.dtype) / (1 - self.p)
+        return x * (draws >= 2 * self.p - 1).to(x.dtype) / ((1 - self.p) or 1.0)  # p = 1: all is 0
 
 
 def share_dropout_masks(model: RewrittenModel, seed: int = 0) -> None:

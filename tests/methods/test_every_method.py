@@ -163,3 +163,16 @@ def test_a_step_keeps_to_the_autocast_of_its_forward(row, kind):
             model.backward(loss)
         gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
     assert same(*gradients) and (gradients[0] or row.name == "statistics")
+
+
+@pytest.mark.parametrize("end", [torch.nn.LogSoftmax(1), torch.nn.Softmax(1)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [lf.Pepita(), lf.LocalLoss(prediction="sum"), lf.LocalLoss(prediction="last"), lf.ForwardForward(head="layers")],
+    ids=lambda m: type(m).__name__,
+)
+def test_a_softmax_in_the_model_is_refused_where_the_rule_takes_its_output_as_logits(method, end):
+    net = torch.nn.Sequential(torch.nn.Linear(16, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4), end)
+    with pytest.raises(lf.RewriteError, match=f"ends in {type(end).__name__}"):
+        lf.rewrite(net, method, torch.rand(2, 16))
+    lf.rewrite(net, "local_loss", torch.rand(2, 16))

@@ -281,6 +281,12 @@ def test_both_passes_drop_the_same_units():
     assert net[0].weight.grad.abs().max() < 1e-4  # h - h_err of two different masks would be of the size of h
 
 
+def test_dropout_of_everything_leaves_zeros():
+    net, x = nn.Sequential(nn.Linear(6, 8), nn.Dropout(1.0), nn.Linear(8, CLASSES)), torch.rand(4, 6)
+    one_step(lf.rewrite(net, lf.Pepita(), x), x, torch.arange(4))
+    assert all(p.grad.isfinite().all() for p in net.parameters()) and not net[0].weight.grad.any() and net[2].bias.grad.any()
+
+
 def test_normalisation_is_per_sample_and_starts_with_the_first_step():
     torch.manual_seed(1)
     net = NETS["conv"]()
@@ -349,3 +355,11 @@ def test_error_of_the_second_pass_needs_cross_entropy():
     model = lf.rewrite(net, lf.Pepita(output_error="modulated"), x)
     with pytest.raises(lf.StepError, match="cross-entropy"):
         one_step(model, x, y, loss=lambda logits, y: (logits - F.one_hot(y, CLASSES)).square().sum(1).mean() * 9)
+
+
+def test_samples_of_another_shape_than_the_example_s_are_refused():
+    net = NETS["conv"]()
+    x, y = clusters(net, 8)
+    model = lf.rewrite(net, lf.Pepita(), x)
+    with pytest.raises(lf.StepError, match=r"shape \(1, 9, 9\)"):
+        one_step(model, torch.rand(8, 1, 9, 9), y)

@@ -240,6 +240,39 @@ def test_a_layer_inside_a_residual_block_compares_the_sum_or_its_own_output(resi
     assert near(net.head.weight.grad, error.t() @ g3 / 7)
 
 
+class Beside(nn.Module):
+    """A first layer whose output enters something that keeps its shape and is not its activation."""
+
+    def __init__(self, beside):
+        super().__init__()
+        self.first, self.head, self.beside = nn.Linear(6, 6, bias=False), nn.Linear(36, CLASSES), beside
+
+    def forward(self, x):
+        return self.head(self.beside(torch.sigmoid(self.first(x)), x).flatten(1))
+
+
+BESIDE = {
+    "transposition": lambda h, x: h.transpose(1, 2),
+    "difference": lambda h, x: x - h,
+    "distance from a constant": lambda h, x: 1 - h,
+    "product": lambda h, x: x * h,
+    "maximum": lambda h, x: torch.maximum(x, h),
+}
+
+
+@pytest.mark.parametrize("beside", BESIDE)
+def test_what_keeps_the_shape_of_an_activation_is_not_the_activation(beside):
+    torch.manual_seed(0)
+    net, x, y = Beside(BESIDE[beside]), torch.rand(7, 6, 6), torch.arange(7) % CLASSES
+    model = lf.rewrite(net, lf.Pepita(feedback_scale=1.0, update_scale="none"), x)
+    one_step(model, x, y)
+    with torch.no_grad():
+        error = net(x).softmax(1) - F.one_hot(y, CLASSES)
+        x_err = model.inserted.feedback(x, error)
+        difference = torch.sigmoid(net.first(x)) - torch.sigmoid(net.first(x_err))
+    assert near(net.first.weight.grad, torch.einsum("bto,bti->oi", difference, x_err) / 7)
+
+
 def standardised(h):
     return (h - h.mean(1, keepdim=True)) / (h.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
 
@@ -302,6 +335,16 @@ def test_mirroring_of_a_linear_net_is_the_noise_s_covariance_times_its_weights()
     half = turned(matrix, towards, 0.5)
     expected = matrix / matrix.norm() + towards / towards.norm()
     torch.testing.assert_close(half, expected / expected.norm() * matrix.norm())
+
+
+def test_a_head_that_starts_at_zero_leaves_the_feedback_as_drawn():
+    torch.manual_seed(0)
+    net, x, y = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, CLASSES)), torch.rand(5, 6), torch.arange(5) % CLASSES
+    nn.init.zeros_(net[2].weight)
+    model = lf.rewrite(net, lf.Pepita(mirror_rounds=2), x)
+    matrix = model.inserted.feedback.matrix.clone()
+    one_step(model, x, y)
+    assert torch.equal(model.inserted.feedback.matrix, matrix) and all(p.grad.isfinite().all() for p in net.parameters())
 
 
 @pytest.mark.parametrize("scale", ["root", "activity"])

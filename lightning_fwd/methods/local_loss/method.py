@@ -18,7 +18,7 @@ from ...graph.errors import RewriteError
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads
-from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
+from ..base import LearningMethod, Logits, StepRecord, Updates, require_logits, require_trainable
 from .gradients import local_gradients
 from .heads import ChannelGroups, ProjectionHead
 
@@ -72,6 +72,8 @@ class LocalLoss(LearningMethod):
                 "heads sit on hidden blocks",
                 "use a finer granularity, or prediction='own'",
             )
+        if self.prediction != "own":
+            require_logits(model)
         if self.batch_norm == "fold":
             fold_batch_norm(model)
         generator = torch.Generator().manual_seed(self.seed)

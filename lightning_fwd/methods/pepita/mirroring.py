@@ -30,7 +30,12 @@ def mirrored(model: RewrittenModel, x: Tensor, seed: int, strength: float) -> Te
 
 @torch.no_grad()
 def turned(matrix: Tensor, towards: Tensor, share: float) -> Tensor:
-    """``matrix`` turned towards another direction, its norm kept: ``share`` 1 replaces it, 0 leaves it."""
-    norm = matrix.norm()
-    mixed = (1 - share) * matrix / norm + share * towards / towards.norm()
+    """``matrix`` turned towards another direction, its norm kept: ``share`` 1 replaces it, 0 leaves it; so does a direction of length 0.
+
+    That is the one of a head that starts at zero: no noise reaches the logits.
+    """
+    norm, length = matrix.norm(), towards.norm()
+    if not (norm > 0 and length > 0):
+        return matrix
+    mixed = (1 - share) * matrix / norm + share * towards / length
     return mixed * (norm / mixed.norm())

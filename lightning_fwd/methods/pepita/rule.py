@@ -19,7 +19,16 @@ from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.units import Residual, Unit, find_units
 from ...passes import fold_batch_norm, insert_feedback_projection, insert_normalisation, share_dropout_masks
-from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from ..base import (
+    LearningMethod,
+    Logits,
+    StepRecord,
+    Update,
+    Updates,
+    require_input_shape,
+    require_logits,
+    require_trainable,
+)
 from .feedback import FeedbackProjection
 from .mirroring import mirrored, turned
 from .scaling import SampleStandardise, UpdateScale, input_magnitude, update_factor
@@ -80,6 +89,7 @@ class Pepita(LearningMethod):
     def rewrite(self, model: RewrittenModel) -> None:
         self._check()
         require_trainable(model, [name for name, _ in model.named_parameters()])
+        require_logits(model)
         share_dropout_masks(model, self.seed)
         if self.batch_norm == "fold":
             fold_batch_norm(model)
@@ -116,6 +126,10 @@ class Pepita(LearningMethod):
     def beyond_the_step(self, model: RewrittenModel) -> str:
         due = self.mirror_interval or (self.mirror_rounds and int(model.inserted.counter) == 0)
         return "weight mirroring; mirror on the host and export with mirror_interval=0 after the first step" if due else ""
+
+    def check_step(self, model: RewrittenModel, x: Tensor, target: Tensor | None) -> None:
+        super().check_step(model, x, target)
+        require_input_shape(model, x, "F has a row for each of their values")
 
     def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
         return model.run(x) if not self.normalise or model.has_learned else model.run_plain(model, x)[0]
