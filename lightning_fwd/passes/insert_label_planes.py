@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import nn
+from torch import fx, nn
 
 from ..graph.blocks import cut_points, layer_of, shape_of, units_last
 from ..graph.constants import INSERTED
+from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
 
 def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int, bool], nn.Module], repeat: Callable) -> None:
     """Insert ``z = planes(z, label)`` behind the first layer; ``label`` ``(kB, C)`` becomes a second input of the graph.
 
+    Behind a norm of each channel by itself (instance norm), if one follows: it would take out what is the same at all positions.
+
     Args:
         make_planes: from the number of channels (units) of the first layer's output, and whether they lie in its last dimension, to the module.
         repeat: ``(x, label) -> (kB, ...)``, used on the input itself where more than the first layer reads it (a residual first block).
+
+    Raises:
+        RewriteError: the first layer gives several tensors.
     """
     graph = model.graph
     x = next(n for n in graph.nodes if n.op == "placeholder")
-    z = next(n for n in graph.nodes if layer_of(n, model))
+    layer = next(n for n in graph.nodes if layer_of(n, model))
+    if shape_of(layer) is None:
+        raise RewriteError(
+            f"label planes have no place behind {layer_of(layer, model)}",
+            "the first layer gives several tensors",
+            "use label='overlay' or 'pattern'",
+        )
+    z = next((u for u in layer.users if len(layer.users) == 1 and _normalises_each_channel(u, model)), layer)
     alone = z in cut_points(graph)
     with graph.inserting_after(x):
         label = graph.placeholder("label")
@@ -29,7 +42,7 @@ def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int, bool]
             repeated = graph.call_function(repeat, (x, label))
         repeated.meta.update(tensor_meta=x.meta["tensor_meta"], block=0)
         x.replace_all_uses_with(repeated, delete_user_cb=lambda user: user is not repeated)
-    last = units_last([z], model)
+    last = units_last([layer], model)
     planes = make_planes(shape_of(z)[-1 if last else 1], last)
     model.inserted.add_module("label_embedding", planes.to(model.example_input.device, z.meta["tensor_meta"].dtype))
     with graph.inserting_after(z):
@@ -40,3 +53,9 @@ def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int, bool]
     for block in model.plan:
         if block.output is z:
             block.output = added
+
+
+def _normalises_each_channel(node: fx.Node, model: RewrittenModel) -> bool:
+    module = model.get_submodule(node.target) if node.op == "call_module" else None
+    groups = isinstance(module, nn.GroupNorm) and module.num_groups == module.num_channels
+    return groups or isinstance(module, nn.modules.instancenorm._InstanceNorm)

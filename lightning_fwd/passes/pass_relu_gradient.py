@@ -28,7 +28,7 @@ def pass_relu_gradient(model: RewrittenModel, relu: nn.Module, blocks: list[Bloc
             without.append(block.name)
             continue
         with model.graph.inserting_after(node):
-            new = model.graph.call_module(f"{INSERTED}.relu", (node.args[0],))
+            new = model.graph.call_module(f"{INSERTED}.relu", (node.all_input_nodes[0],))
         model.replace(node, new)
     return without
 

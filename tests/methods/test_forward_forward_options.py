@@ -240,6 +240,95 @@ def test_inputs_without_room_for_a_label(net, shape, prediction):
     assert model.eval()(x).shape == (6, model.num_classes)
 
 
+NORMS = {
+    "instance": lambda: nn.InstanceNorm2d(6, affine=True),
+    "group of one": lambda: nn.GroupNorm(6, 6),
+    "group": lambda: nn.GroupNorm(2, 6),
+    "layer": lambda: nn.GroupNorm(1, 6),
+    "batch": lambda: nn.BatchNorm2d(6),
+}
+
+
+class Functional(nn.Module):
+    def forward(self, x):
+        return nn.functional.instance_norm(x)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_label_is_not_normalised_away(norm):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), NORMS[norm](), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
+    x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    model = lf.rewrite(net, lf.ForwardForward(), x)
+    with torch.no_grad():
+        positive, negative = model.blocks[0](model.eval(), x, torch.eye(3)[torch.cat([y, (y + 1) % 3])])[0].chunk(2)
+    assert ((positive - negative).abs().amax(1) > 0.01 * positive.abs().max()).all()
+    one_step(model, x, y)
+    assert net[0].weight.grad.any()
+
+
+def test_a_label_that_is_normalised_away_is_refused():
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), Functional(), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3))
+    with pytest.raises(lf.RewriteError, match="does not reach"):
+        lf.rewrite(net, lf.ForwardForward(), torch.rand(2, 1, 8, 8))
+    lf.rewrite(net, lf.ForwardForward(label="pattern"), torch.rand(2, 1, 8, 8))
+
+
+class Bare(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.head = nn.Parameter(torch.randn(8, 5)), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(torch.relu(nn.functional.linear(x, self.weight)))
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.GRU(5, 8, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0][:, -1])
+
+
+FIRST = {
+    "a bare parameter": (Bare, (5,), LabelOverlay),
+    "recurrent": (Recurrent, (4, 5), LabelOverlay),
+    "weight norm": (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3)), (5,), LabelOverlay),
+    "tokens": (lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)), (4, 5), LabelPlanes),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST)
+def test_auto_finds_the_place_for_the_label(kind):
+    torch.manual_seed(0)
+    make, shape, embedding = FIRST[kind]
+    net, x, y = make(), torch.rand(6, *shape), torch.arange(6) % 3
+    model = lf.rewrite(net, lf.ForwardForward(), x)
+    assert isinstance(model.inserted.label_embedding, embedding)
+    one_step(model, x, y)
+    assert all(p.grad is not None and p.grad.any() for p in net.parameters())
+
+
+def test_planes_need_one_tensor():
+    with pytest.raises(lf.RewriteError, match="several tensors"):
+        lf.rewrite(Recurrent(), lf.ForwardForward(label="planes"), torch.rand(2, 4, 5))
+
+
+@pytest.mark.parametrize("end", [[nn.GELU()], [nn.ReLU(), nn.BatchNorm1d(8)]], ids=["gelu", "relu before a norm"])
+def test_passing_through_a_relu_needs_one_at_the_end_of_the_block(end):
+    net = nn.Sequential(nn.Linear(5, 8), *end, nn.Linear(8, 3))
+    with pytest.raises(lf.RewriteError, match="finds no ReLU"):
+        lf.rewrite(net, lf.ForwardForward(pass_through_relu=True), torch.rand(2, 5))
+
+
+def test_a_pattern_takes_samples_of_one_size():
+    model = lf.rewrite(NETS["conv"](), lf.ForwardForward(label="pattern"), torch.rand(2, 1, 8, 8))
+    with pytest.raises(lf.StepError, match=r"shape \(1, 9, 9\)"):
+        one_step(model, torch.rand(2, 1, 9, 9), torch.tensor([0, 1]))
+
+
 def test_a_hybrid_of_one_sample_is_refused():
     """It would equal the positive. Two samples do; a wrong label needs one."""
     net = nn.Sequential(nn.Linear(14, 4), nn.ReLU(), nn.Linear(4, 3))

@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...graph.blocks import parameters_of, shape_of, units_last
+from ...graph.blocks import Block, layer_of, parameters_of, shape_of, units_last
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, wrong_labels
 from ...graph.errors import RewriteError, StepError
 from ...graph.phase import phase
 from ...graph.rewritten import BlockRunner, RewrittenModel
-from ...graph.training_mode import untracked_statistics
+from ...graph.training_mode import in_mode, untracked_statistics
 from ...passes import (
     fold_batch_norm,
     insert_block_walls,
@@ -32,7 +32,16 @@ from ...passes import (
 )
 from ...passes.insert_label_planes import insert_label_planes
 from ...passes.pass_relu_gradient import pass_relu_gradient
-from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from ..base import (
+    LearningMethod,
+    Logits,
+    StepRecord,
+    Update,
+    Updates,
+    require_input_shape,
+    require_logits,
+    require_trainable,
+)
 from ..local_loss import ProjectionHead, local_gradients
 from .goodness import PassThroughReLU, SampleNorm, SquaredGoodness, contrast, peer_loss
 from .label_embedding import LabelOverlay, LabelPattern, LabelPlanes, repeat_samples
@@ -52,8 +61,8 @@ class ForwardForward(LearningMethod):
         loss: ``"threshold"`` (Hinton 2022) or ``"symmetric"`` (SymBa: positive against negative directly, no threshold).
         sharpness: factor on the goodness's margin in the loss (SymBa's alpha).
         label: ``"overlay"`` writes it over the first values, ``"planes"`` gives the first layer one plane per class beside the input,
-            ``"pattern"`` adds a wave per class to the whole input. ``"auto"``: overlay where the first layer is fully connected and there is room,
-            else planes.
+            ``"pattern"`` adds a wave per class to the whole input. ``"auto"``: overlay where the first layer is fully connected (not over
+            tokens) or recurrent and there is room, else planes.
         label_scale: size of the label against the input's values.
         negatives: ``"wrong"`` labels, uniformly; ``"hard"`` ones, drawn from the head's own prediction; ``"hybrid"`` images, mixed of two
             (no label enters the blocks: unsupervised; needs batches of two or more).
@@ -107,6 +116,8 @@ class ForwardForward(LearningMethod):
     def rewrite(self, model: RewrittenModel) -> None:
         self._check(model)
         require_trainable(model, [p for p, _ in model.named_parameters()])
+        if self.head == "layers":
+            require_logits(model)
         if self.batch_norm == "fold":
             fold_batch_norm(model)
         hidden = model.plan[:-1]
@@ -117,7 +128,7 @@ class ForwardForward(LearningMethod):
         insert_normalisation(model, SampleNorm(), self.normalise_input)
         insert_goodness_heads(model, lambda *where: SquaredGoodness(self.goodness), hidden)
         if self.pass_through_relu:
-            pass_relu_gradient(model, PassThroughReLU(), hidden)
+            self._pass_through(model, hidden)
         device = model.example_input.device
         if self.peer_normalisation:
             model.inserted.peers = nn.Module()
@@ -173,14 +184,39 @@ class ForwardForward(LearningMethod):
     def _insert_label(self, model: RewrittenModel) -> None:
         shape, classes, kind = model.input_shape, model.num_classes, self.label
         if kind == "auto":
-            weight = model.get_parameter(f"{model.plan[0].layers[0]}.weight") if model.plan[0].layers else None
-            flat = weight is not None and weight.ndim == 2
-            kind = "overlay" if flat and torch.Size(shape).numel() > classes else "planes"
+            kind = "overlay" if math.prod(shape) > classes and self._sees_the_whole_input(model) else "planes"
         if kind == "planes":
             insert_label_planes(model, lambda n, last: LabelPlanes(n, classes, self.label_scale, self.seed, last), repeat_samples)
         else:
             embedding = {"overlay": LabelOverlay, "pattern": LabelPattern}[kind]
             insert_label_embedding(model, embedding(shape, classes, self.label_scale))
+        self._check_label_arrives(model)
+
+    def _sees_the_whole_input(self, model: RewrittenModel) -> bool:
+        """Whether the first values of a sample reach all that the first layer gives: fully connected, not over tokens, or recurrent."""
+        first = next(n for n in model.graph.nodes if layer_of(n, model))
+        shape, weights = shape_of(first), parameters_of(first, model).values()
+        return (shape is None or len(shape) == 2) and all(w.ndim <= 2 for w in weights)
+
+    def _check_label_arrives(self, model: RewrittenModel) -> None:
+        x, classes = model.example_input[:2], model.num_classes
+        with in_mode(model, training=False), torch.no_grad():
+            h = BlockRunner(model, model.plan[0])(model, x, torch.eye(classes).to(x).repeat_interleave(len(x), 0))[0]
+        same = (h - h[: len(x)].repeat(classes, *[1] * (h.ndim - 1))).abs().max() <= min(32 * torch.finfo(h.dtype).eps, 0.01) * h.abs().max()
+        if same and h.any():
+            raise RewriteError(
+                f"ForwardForward's label does not reach the activity of the first block, {model.plan[0].name}",
+                "something there takes it out, as a norm of each channel by itself does with what is the same at all positions",
+                "use label='pattern' or 'overlay', or another norm",
+            )
+
+    def _pass_through(self, model: RewrittenModel, hidden: list[Block]) -> None:
+        if without := pass_relu_gradient(model, PassThroughReLU(), hidden):
+            raise RewriteError(
+                f"ForwardForward(pass_through_relu=True) finds no ReLU at the end of {', '.join(without)}",
+                "it is the last ReLU of a block that passes its gradient whole (pooling, dropout and reshaping may follow it)",
+                "leave it at False, or end each hidden block in a ReLU",
+            )
 
     # ---- one step
 
@@ -192,6 +228,8 @@ class ForwardForward(LearningMethod):
                 "a hybrid mixes each sample with another of the batch; of one sample the negative would be the positive",
                 "use batches of two or more samples (drop_last=True where the last batch is short), or negatives='wrong'",
             )
+        if isinstance(getattr(model.inserted, "label_embedding", None), LabelPattern):
+            require_input_shape(model, x, "the waves of the label have a value for each of their positions")
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with self._tracked(model, "head"):
