@@ -261,7 +261,7 @@ def test_the_label_is_not_normalised_away(norm):
     x, y = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
     model = lf.rewrite(net, lf.ForwardForward(), x)
     with torch.no_grad():
-        positive, negative = model.blocks[0](model.eval(), x, torch.eye(3)[torch.cat([y, (y + 1) % 3])])[0].chunk(2)
+        positive, negative = model.block_runners[0](model.eval(), x, torch.eye(3)[torch.cat([y, (y + 1) % 3])])[0].chunk(2)
     assert ((positive - negative).abs().amax(1) > 0.01 * positive.abs().max()).all()
     one_step(model, x, y)
     assert net[0].weight.grad.any()
