@@ -1,4 +1,4 @@
-"""``lightning-fwd fit | validate | test | compare | cost | rewrite | search | export``."""
+"""``lightning-fwd fit | validate | test | compare | cost | rewrite | search | export | npu``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ from rich.markup import escape
 from .graph.errors import LightningFwdError
 
 _LIGHTNING = ("fit", "validate", "test", "predict")
+_EXPORTER = {
+    "export": "Ship the training step: ExecuTorch program, C, emulated board.",
+    "npu": "What an Ethos-U takes for the forward pass, by its compiler Vela; writes a device profile.",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,8 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments and arguments[0] in _LIGHTNING:
             return _lightning(arguments)
-        if arguments and arguments[0] == "export":  # the exporter is a package of its own, with its own options
-            return _export(arguments[1:])
+        if arguments and arguments[0] in _EXPORTER:  # a package of its own, with its own options
+            return _exporter(*arguments)
         return _own(arguments)
     except (ValueError, OSError, ImportError) as error:  # what was given is wrong; anything else is a bug and shows where
         console.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
@@ -87,7 +91,8 @@ def _own(arguments: list[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _LIGHTNING:
         commands.add_parser(name, help=f"{name} by Lightning (own options: lightning-fwd {name} --help)")
-    commands.add_parser("export", help=_export.__doc__)
+    for name, what in _EXPORTER.items():
+        commands.add_parser(name, help=what)
     for name, (add_options, _run) in _COMMANDS.items():
         add_options(commands.add_parser(name, help=_run.__doc__.splitlines()[0], description=_run.__doc__))
     options = parser.parse_args(arguments)
@@ -119,14 +124,15 @@ def _compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
+def _model_options(parser: argparse.ArgumentParser, method: bool = True) -> None:
     parser.add_argument(
         "--model", required=True, help="a known network (resnet8, ds_cnn, mlp, ...) or package.module.Class"
     )
-    parser.add_argument("--method", default="backprop", help="learning rule")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the rule, e.g. --set train=biases"
-    )
+    if method:
+        parser.add_argument("--method", default="backprop", help="learning rule")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the rule, e.g. --set train=biases"
+        )
     parser.add_argument(
         "--model-args", type=_settings, default={}, metavar="KEY=VALUE,...", help="arguments of the model's class"
     )
@@ -261,15 +267,14 @@ def _search(options: argparse.Namespace) -> int:
     return run(options)
 
 
-def _export(arguments: list[str]) -> int:
-    """Ship the training step: ExecuTorch program, C, emulated board."""
+def _exporter(command: str, *arguments: str) -> int:
     try:
-        from lightning_fwd_export.cli import main as export_main
+        from lightning_fwd_export import cli as exporter
     except ImportError as error:
         raise LightningFwdError(
             "the exporter is not available", str(error), "pip install lightning_fwd[export]"
         ) from error
-    return export_main(arguments)
+    return getattr(exporter, command)(list(arguments))
 
 
 _COMMANDS: dict[str, tuple[Callable, Callable]] = {

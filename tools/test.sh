@@ -2,7 +2,7 @@
 # All tests but the slow ones. Installs what it needs: Python packages into .venv, the Arm cross-compiler and emulator by apt where it may.
 # Arguments go to pytest: tools/test.sh tests/methods -k pepita ; tools/test.sh -m slow
 set -euo pipefail
-. "$(dirname "$0")/setup.sh" dev,export
+. "$(dirname "$0")/setup.sh" dev,export,npu
 if ! command -v arm-none-eabi-g++ >/dev/null || ! command -v qemu-system-arm >/dev/null || ! command -v cppcheck >/dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         apt-get update -qq

@@ -10,7 +10,7 @@ hold, for each width, the phases of the step graph with a figure of their own an
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -190,6 +190,12 @@ def load_device(name_or_path: str | Path) -> Device:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise LightningFwdError(f"cannot read the device profile {path}", str(error)) from error
     return _Reader(path).device(content)
+
+
+def save_device(device: Device, path: Path) -> None:
+    """Write a profile that :func:`load_device` reads."""
+    content = {name: value for name, value in asdict(device).items() if value != {}}
+    path.write_text(yaml.safe_dump(content, sort_keys=False, width=150), encoding="utf-8")
 
 
 class _Reader:

@@ -1,4 +1,4 @@
-"""``lightning-fwd export``: program, C, board report, adaptation on the board."""
+"""``lightning-fwd export``: program, C, board report, adaptation on the board. ``lightning-fwd npu``: what Vela says of a forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .errors import ExportError
 from .generate_c import pte_to_c
 
 
-def main(arguments: list[str] | None = None) -> int:
+def export(arguments: list[str] | None = None) -> int:
     """Run the command; errors of the user's raise ExportError, which ``lightning-fwd`` prints."""
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -34,6 +34,38 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.model:
         raise ExportError("nothing to export", "neither --model, --config nor --pte is given", "e.g. --model resnet8 --method sparse_update")
     _export_model(options, console)
+    return 0
+
+
+def npu(arguments: list[str] | None = None) -> int:
+    """Compile a network for an Ethos-U and print Vela's estimate beside the built-in profile's; optionally write a profile of this network."""
+    from lightning_fwd.cli import _model_options, build_model
+    from lightning_fwd.cost import load_device
+
+    from .npu import ACCELERATORS, npu_forward, write_profile
+
+    parser = argparse.ArgumentParser("lightning-fwd npu", description=npu.__doc__)
+    _model_options(parser, method=False)
+    parser.add_argument("--accelerator", choices=ACCELERATORS, default="ethos-u55-128")
+    parser.add_argument("--profile", type=Path, help="write a device profile there, for lightning-fwd cost --width int8 --device FILE.yaml")
+    options, console = parser.parse_args(arguments), Console()
+    if options.profile and options.profile.suffix not in (".yaml", ".yml"):
+        raise ExportError(f"--profile {options.profile}", "a profile is a YAML file", "give it a name that ends in .yaml")
+    forward = npu_forward(*build_model(options), options.accelerator)
+    profile = load_device(ACCELERATORS[options.accelerator]).cycles({"forward": forward.macs}, "int8")
+    table = Table("", "", show_header=False, title=f"one int8 forward pass of {forward.network}, {options.accelerator}")
+    table.columns[1].justify = "right"
+    table.add_row("cycles (Vela, an estimate)", f"{forward.cycles:,}")
+    table.add_row(f"ms at {forward.clock_hz / 1e6:g} MHz", f"{1e3 * forward.cycles / forward.clock_hz:.3f}")
+    table.add_row("MAC", f"{forward.macs:,}")
+    table.add_row("cycles per MAC", f"{forward.cycles_per_mac:.4f}")
+    table.add_row(f"cycles by the profile {ACCELERATORS[options.accelerator]}", f"{profile:,.0f}")
+    table.add_row("parts on the NPU", f"{forward.parts}")
+    table.add_row("left on the CPU", ", ".join(f"{count} {name}" for name, count in forward.on_cpu.items()) or "nothing")
+    console.print(table)
+    if options.profile:
+        write_profile(forward, options.profile)
+        console.print(f"wrote {options.profile}", highlight=False)
     return 0
 
 
