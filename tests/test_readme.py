@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fwd import METHODS, ForwardOnlyStrategy
-from lightning_fwd.cli import _COMMANDS, main
+from lightning_fwd.cli import _COMMANDS, _EXPORTER, _LIGHTNING, main
 from lightning_fwd.models import MLP
 
 ROOT = Path(__file__).parents[1]
@@ -107,7 +107,7 @@ def test_every_command_exists(command):
             main([command, "--help"])
         assert stop.value.code == 0
     else:
-        assert command in ("fit", "validate", "test", "predict", "export")
+        assert command in (*_LIGHTNING, *_EXPORTER)
 
 
 def test_the_matrix_names_each_rule_s_default_batch_norm():
