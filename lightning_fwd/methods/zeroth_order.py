@@ -95,6 +95,8 @@ class ZerothOrder(LearningMethod):
                 slopes.append((error * (moved - logits)).sum() * (1.0 / (self.scale * self.samples)))
         for name, place in reversed(model.places.items()):
             parameter = model.get_parameter(name)
+            if not parameter.requires_grad:  # frozen since the rewrite
+                continue
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
                 gradient = sum(
                     slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True)

@@ -176,3 +176,17 @@ def test_a_softmax_in_the_model_is_refused_where_the_rule_takes_its_output_as_lo
     with pytest.raises(lf.RewriteError, match=f"ends in {type(end).__name__}"):
         lf.rewrite(net, method, torch.rand(2, 16))
     lf.rewrite(net, "local_loss", torch.rand(2, 16))
+
+
+@every_case
+def test_what_is_frozen_after_the_rewrite_stays_until_it_is_freed(row, kind):
+    _, model, x, y = rewritten(row, kind)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    for parameter in learning[:-1]:
+        parameter.requires_grad_(False)
+        model.zero_grad()
+        one_step(model, x, y)
+        assert parameter.grad is None
+        parameter.requires_grad_(True)
+    one_step(model, x, y)
+    assert row.name == "statistics" or any(p.grad is not None for p in learning)

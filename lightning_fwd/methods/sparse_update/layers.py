@@ -52,18 +52,22 @@ class Stage:
         return value.detach(), (value, [x for x, need in zip(leaves, self.needs, strict=True) if need])
 
     def backward(self, model: RewrittenModel, kept: tuple, grad: Tensor) -> tuple[list[Tensor | None], list[Update]]:
-        value, leaves = kept
+        (value, leaves), learning = kept, self.learning(model)
         if not value.requires_grad:  # new_zeros, detach: of the input only its shape or a copy of its values
             return [None] * len(leaves), []
-        parameters = [model.get_parameter(name) for name in self.trained]
+        parameters = [model.get_parameter(name) for name in learning]
         with phase("backward"):
             grads = torch.autograd.grad(value, [*leaves, *parameters], grad, allow_unused=True)
         updates = []
-        for name, parameter, g in zip(self.trained, parameters, grads[len(leaves) :], strict=True):
+        for name, parameter, g in zip(learning, parameters, grads[len(leaves) :], strict=True):
             if g is not None:
                 part = model.part_of(name)
                 updates.append(Update(name, parameter, g if part is None else part.of(g), part=part))
         return list(grads[: len(leaves)]), updates
+
+    def learning(self, model: RewrittenModel) -> list[str]:
+        """Its trained parameters, less those that were frozen since the rewrite."""
+        return [name for name in self.trained if model.get_parameter(name).requires_grad]
 
 
 class Ungraded(Stage):
@@ -130,7 +134,7 @@ class StoredNorm(Stage):
         norm = model.get_submodule(self.path)
         shape, dims = [1, -1, *[1] * (grad.ndim - 2)], [0, *range(2, grad.ndim)]
         factor, input_grads, updates = torch.rsqrt(norm.running_var + norm.eps), [], []
-        for name in self.trained:
+        for name in self.learning(model):
             part = model.part_of(name)
             with phase("update"):
                 g = grad if part is None else grad.index_select(1, part.index)
@@ -164,13 +168,13 @@ class Affine(Stage):
         """``rows``: the output channels that ``grad`` holds, if not all of them (dynamic sparsity; ungrouped layers only)."""
         module, (shape, *x) = model.get_submodule(self.path), kept
         weight = (module.weight if rows is None else module.weight.index_select(0, rows)).to(grad.dtype)
-        updates, input_grads = [], []
-        if x:
+        updates, input_grads, learning = [], [], self.learning(model)
+        if x and f"{self.path}.weight" in learning:
             part = model.part_of(f"{self.path}.weight")
             with phase("update"):
                 g = _at(rows, self._weight_gradient(module, weight, part, x.pop(), grad), module.weight.shape[0])
             updates.append(Update(f"{self.path}.weight", module.weight, g, part=part))
-        if f"{self.path}.bias" in self.trained:
+        if f"{self.path}.bias" in learning:
             part, axis = model.part_of(f"{self.path}.bias"), self.channel_axis % grad.ndim
             with phase("update"):
                 g = _at(rows, grad.sum([d for d in range(grad.ndim) if d != axis]), module.weight.shape[0])
