@@ -66,13 +66,13 @@ def canonical_names(root: nn.Module) -> dict[str, str]:
 
 
 def layer_of(node: fx.Node, root: nn.Module) -> str | None:
-    """Path of the layer with parameters that ``node`` runs (a functional layer: its parameters' owner), or None."""
+    """Path of the layer with parameters that ``node`` runs (a functional layer: its parameters' owner, else their first name), or None."""
     names = list(parameters_of(node, root))
     if not names:
         return None
     if node.op == "call_module" and names[0].startswith(f"{node.target}."):
         return node.target
-    return names[0].rpartition(".")[0] or node.name
+    return names[0].rpartition(".")[0] or names[0]
 
 
 def is_norm(module: nn.Module) -> bool:

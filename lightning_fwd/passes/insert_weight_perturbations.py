@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.func import functional_call
 
-from ..graph.blocks import parameters_of
-from ..graph.constants import INSERTED
+from ..graph.constants import INSERTED, is_constant
 from ..graph.counter_random import random_bits
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
@@ -27,16 +28,28 @@ class PerturbedLayer(nn.Module):
         self.places, self.scale = places, scale
         self.uses = tuple(f"{path}.{name}" for name, _ in layer.named_parameters())
 
-    def forward(self, x: Tensor, seed: Tensor) -> Tensor:
-        moved = {}
-        for name, place in self.places.items():
-            parameter = self.layer.get_parameter(name)
-            moved[name] = torch.add(parameter, direction(seed, place, parameter), alpha=self.scale)
-        return functional_call(self.layer, moved, (x,))
+    def forward(self, seed: Tensor, *args: Any, **kwargs: Any) -> Any:
+        moved = {n: _moved(self.layer.get_parameter(n), seed, place, self.scale) for n, place in self.places.items()}
+        return functional_call(self.layer, moved, args, kwargs)
+
+
+class PerturbedParameter(nn.Module):
+    """A parameter that the graph reads itself (``F.linear(x, self.weight)``), at ``p + scale * direction``."""
+
+    def __init__(self, name: str, place: int, scale: float):
+        super().__init__()
+        self.place, self.scale, self.uses = place, scale, (name,)
+
+    def forward(self, seed: Tensor, parameter: Tensor) -> Tensor:
+        return _moved(parameter, seed, self.place, self.scale)
+
+
+def _moved(parameter: Tensor, seed: Tensor, place: int, scale: float) -> Tensor:
+    return torch.add(parameter, direction(seed, place, parameter), alpha=scale)
 
 
 def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], scale: float) -> None:
-    """Put a :class:`PerturbedLayer` in the place of each layer that has one of the named parameters.
+    """Run each layer that has one of the named parameters as a :class:`PerturbedLayer`, and read bare ones through a :class:`PerturbedParameter`.
 
     ``seed`` (0-d int64) becomes a second input of the training graph. Inference runs the graph as captured.
 
@@ -44,16 +57,14 @@ def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], s
         places: parameter name to its place, for :func:`direction`; a tied weight's names share one.
 
     Raises:
-        RewriteError: a parameter is not that of a module with one input.
+        RewriteError: nothing in the graph reads a parameter.
     """
     graph = model.graph
-    nodes = [n for n in graph.nodes if n.op == "call_module" and set(parameters_of(n, model)) & set(places)]
-    found = {name for n in nodes if len(n.args) == 1 for name in parameters_of(n, model)}
+    nodes = [n for n in graph.nodes if n.op in ("call_module", "get_attr") and set(_own(n, model)) & set(places)]
+    found = {name for n in nodes for name in _own(n, model)}
     if not set(places) <= found:
         raise RewriteError(
-            f"cannot perturb {', '.join(sorted(set(places) - found))}",
-            "it is not a parameter of a module with one input",
-            "leave it out of `train`, or make its layer a module",
+            f"cannot perturb {', '.join(sorted(set(places) - found))}", "the captured graph does not read it", "leave it out of `train`"
         )
     holder = nn.ModuleDict()
     model.inserted.add_module("perturbed", holder)
@@ -61,8 +72,20 @@ def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], s
         seed = graph.placeholder("seed")
     for node in nodes:
         path, key = node.target, node.target.replace(".", "/")
+        read = node.op == "get_attr"
         if key not in holder:
-            own = {n.removeprefix(path + "."): places[n] for n in parameters_of(node, model) if n in places}
-            holder[key] = PerturbedLayer(path, model.get_submodule(path), own, scale)
+            own = {n.removeprefix(path + "."): places[n] for n in _own(node, model) if n in places}
+            holder[key] = PerturbedParameter(path, places[path], scale) if read else PerturbedLayer(path, model.get_submodule(path), own, scale)
         with graph.inserting_after(node):
-            model.replace(node, graph.call_module(f"{INSERTED}.perturbed.{key}", (*node.args, seed)))
+            args = (seed, node) if read else (seed, *node.args)
+            model.replace(node, graph.call_module(f"{INSERTED}.perturbed.{key}", args, {} if read else dict(node.kwargs)))
+    for node in graph.nodes:  # what is made of a moved parameter moves with it
+        if node.op not in ("placeholder", "get_attr"):
+            node.meta["constant"] = node.meta.get("constant", False) and all(map(is_constant, node.all_input_nodes))
+
+
+def _own(node: fx.Node, model: RewrittenModel) -> list[str]:
+    """Names of the parameters that the node itself runs or reads."""
+    if node.op == "get_attr":
+        return [node.target]
+    return [f"{node.target}.{name}" for name, _ in model.get_submodule(node.target).named_parameters()]

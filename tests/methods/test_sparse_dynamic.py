@@ -151,3 +151,29 @@ def test_scaling_makes_integer_training_equal_to_real_training(scale, x_scale):
 def test_bad_scales_are_refused(scales):
     with pytest.raises(lf.RewriteError, match="integer_scales"):
         lf.rewrite(mlp(), lf.SparseUpdate(integer_scales=scales), torch.randn(2, 10))
+
+
+class Tied(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.head = nn.Linear(5, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.b.weight = self.a.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.a(x).relu()).relu())
+
+
+@pytest.mark.parametrize("layer", ["a", "b"])
+def test_a_tied_weight_is_scaled_under_either_name(layer):
+    torch.manual_seed(0)
+    net, x, y = Tied(), torch.randn(6, 5), torch.arange(6) % 3
+    plain = gradients_of(net, lf.SparseUpdate(3), x, y)
+    scaled = gradients_of(net, lf.SparseUpdate(3, integer_scales={layer: (0.5, 0.5)}), x, y)
+    factors = {"a.weight": 4.0, f"{layer}.bias": 16.0}
+    for name, gradient in plain.items():
+        torch.testing.assert_close(scaled[name], gradient * factors.get(name, 1.0), msg=name)
+
+
+def test_a_tied_weight_has_one_scale():
+    with pytest.raises(lf.RewriteError, match="tied"):
+        lf.rewrite(Tied(), lf.SparseUpdate(3, integer_scales={"a": (0.5, 0.5), "b": (0.25, 0.5)}), torch.randn(6, 5))

@@ -501,3 +501,49 @@ def test_what_only_looks_like_torch_s_layer_gets_its_own_gradient(how):
     for (name, p), g in zip(net.named_parameters(), expected, strict=True):
         assert p.grad is not None, name
         torch.testing.assert_close(p.grad, g, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class Bare(nn.Module):
+    """Layers of the functional kind, their parameters at the root."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.shift = nn.Parameter(torch.randn(8, 5)), nn.Parameter(torch.randn(8))
+        self.middle, self.last = nn.Linear(8, 8), nn.Parameter(torch.randn(3, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.middle(F.linear(x, 2 * self.first, self.shift).relu()).relu(), self.last)
+
+
+ENDS_IN_A_NORM = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3), nn.BatchNorm1d(3))
+
+
+@pytest.mark.parametrize(
+    ("net", "train", "names"),
+    [
+        (Bare(), "head", {"last"}),
+        (Bare(), 2, {"last", "middle.weight", "middle.bias"}),
+        (Bare(), 3, {"last", "middle.weight", "middle.bias", "first", "shift"}),
+        (Bare(), ["first", "middle.weight"], {"first", "middle.weight"}),
+        (Bare(), {"last": [0, 3]}, {"last"}),
+        (SeveralTensors("lstm"), "biases", {"first.bias", "inner.bias_ih_l0", "inner.bias_hh_l0", "head.bias"}),
+        (SeveralTensors("attention"), "biases", {"first.bias", "inner.in_proj_bias", "inner.out_proj.bias", "head.bias"}),
+        (ENDS_IN_A_NORM, "head", {"2.weight", "2.bias", "3.weight", "3.bias"}),
+    ],
+    ids=str,
+)
+def test_what_a_selection_names(net, train, names):
+    torch.manual_seed(0)
+    x, y = torch.randn(6, 5), torch.arange(6) % 3
+    got, model = gradients_of(net, lf.SparseUpdate(train), x, y)
+    full, _ = gradients_of(net, lf.Backprop(batch_norm="freeze"), x, y)
+    assert got.keys() == names
+    for name, gradient in got.items():
+        part = model.part_of(name)
+        gradient, expected = (g if part is None else part.of(g) for g in (gradient, full[name]))
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_channels_of_a_bare_parameter_cannot_be_ranked():
+    with pytest.raises(lf.RewriteError, match="rank the input channels of last"):
+        lf.rewrite(Bare(), lf.SparseUpdate({"last": 0.5}), torch.randn(6, 5))

@@ -47,6 +47,34 @@ def test_the_update_is_the_directional_derivative_along_its_direction():
         torch.testing.assert_close(got[name], slope * z[name], rtol=1e-4, atol=1e-8)
 
 
+class Other(nn.Module):
+    """Bare parameters, one behind arithmetic, a layer that nothing of the input enters, one with several inputs by name, a recurrent one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.shift, self.query = (nn.Parameter(torch.randn(*shape)) for shape in ((6, 6), (6,), (1, 1, 6)))
+        self.dense, self.attention = nn.Linear(6, 6), nn.MultiheadAttention(6, 2, batch_first=True)
+        self.lstm, self.head = nn.LSTM(6, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        h = (F.linear(x, 2 * self.weight, self.shift) + self.dense(self.query)[0]).unsqueeze(1)
+        return self.head(self.lstm(self.attention(query=h, key=h, value=h)[0])[0][:, -1])
+
+
+@pytest.mark.parametrize("train", [["weight", "dense"], ["query", "shift"], ["attention"], ["lstm"], 5])
+def test_parameters_that_no_plain_layer_holds_move_too(train):
+    torch.manual_seed(0)
+    (x, y), net = batch(), Other().double()
+    got, model = gradients_of(net, lf.ZerothOrder(train=train, scale=1e-6), x, y)
+    F.cross_entropy(net(x), y).backward()
+    true = {name: p.grad for name, p in net.named_parameters() if name in got}
+    z = {name: direction(torch.tensor(0), model.places[name], g) for name, g in true.items()}
+    slope = sum((z[name] * true[name]).sum() for name in true)
+    assert abs(slope) > 1e-4 and (train != 5 or got.keys() == dict(net.named_parameters()).keys())
+    for name in true:
+        torch.testing.assert_close(got[name], slope * z[name], rtol=1e-3, atol=1e-7)
+
+
 class Tied(nn.Module):
     """One weight in two layers, and one layer that runs twice."""
 

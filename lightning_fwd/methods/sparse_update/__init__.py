@@ -17,7 +17,7 @@ from ...passes import slice_weight_gradients
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
 from .error_sparsity import ErrorSparsity
 from .layers import Affine
-from .quantisation import check_scales, scale_for_integers
+from .quantisation import integer_factors, scale_for_integers
 from .ranking import RANKINGS, Ranking, rank_channels
 from .scheme import read_scheme, resolve, write_scheme
 from .tape import Tape
@@ -34,8 +34,8 @@ class SparseUpdate(LearningMethod):
 
     Args:
         train: ``"head"`` (the last layer), ``"biases"`` (every bias, batch norm's shift included), an int k (the last k blocks; the last one
-            holds the head), module paths, a mapping of module paths to a fraction of their input channels (or the list of channels), or a
-            scheme file (``.yaml``) as the budget search writes it.
+            holds the head), module paths (of a bare parameter: its name), a mapping of these to a fraction of their input channels (or the list
+            of channels), or a scheme file (``.yaml``) as the budget search writes it.
         channels: fraction of input channels for layers given without one; of a layer that is trained in part, a norm's scale stays frozen.
         biases: which biases learn: of the ``"trained"`` layers, ``"all"``, ``"none"``, or those of the modules named. A scheme file
             has its own.
@@ -43,7 +43,7 @@ class SparseUpdate(LearningMethod):
         error_density: fraction of each layer's output channels whose error is propagated; ``(low, high)``: adapted at every step to the size
             of the error between these, see :class:`ErrorSparsity`.
         integer_scales: layer to ``(weight scale, input scale)``, for a model whose weights are held in integer units:
-            quantisation-aware scaling of the gradients, see :func:`scale_for_integers`.
+            quantisation-aware scaling of the gradients, see :func:`integer_factors`.
         batch_norm: ``"freeze"`` keeps the stored statistics, ``"train"`` updates them (its layers then keep what autograd keeps).
         seed: of the random ranking.
 
@@ -68,7 +68,7 @@ class SparseUpdate(LearningMethod):
             )
         low, high = self._error_densities()
         scheme = resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed)
-        check_scales(model, self.integer_scales or {}, scheme.parameters)
+        model.integer_factors = integer_factors(model, self.integer_scales or {}, scheme.parameters)
         require_trainable(model, sorted(scheme.parameters))
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
         trained = {name for name in scheme.parameters if model.get_parameter(name).requires_grad}
@@ -105,4 +105,4 @@ class SparseUpdate(LearningMethod):
         del logits
         updates = model.tape.backward(model, kept, error)
         del error
-        yield from updates if not self.integer_scales else scale_for_integers(updates, self.integer_scales)
+        yield from updates if not model.integer_factors else scale_for_integers(updates, model.integer_factors)

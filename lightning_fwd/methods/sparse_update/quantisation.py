@@ -12,21 +12,28 @@ from dataclasses import replace
 
 import torch
 
+from ...graph.blocks import canonical_names
 from ...graph.errors import RewriteError
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.step import Update
+from .scheme import is_bias, under
 
 
-def check_scales(model: RewrittenModel, scales: Mapping[str, tuple[float, float]], trained: Collection[str]) -> None:
-    """Refuse scales of something that is no layer, of a layer without a parameter in ``trained``, or that are no pair of positive numbers.
+def integer_factors(model: RewrittenModel, scales: Mapping[str, tuple[float, float]], trained: Collection[str]) -> dict[str, float]:
+    """What the gradient of each parameter in ``trained`` is multiplied by: ``s_w^-2`` for a layer's weight, ``(s_w s_x)^-2`` for its bias.
+
+    Args:
+        scales: layer path to ``(s_w, s_x)``; layers without an entry are left alone.
 
     Raises:
-        RewriteError: naming the entry.
+        RewriteError: scales of something that is no layer, of a layer without a trained parameter, that are no pair of positive numbers, or that
+            differ for the two layers of a tied weight.
     """
     if not isinstance(scales, Mapping):
         raise RewriteError(f"integer_scales={scales!r}", "", "give layer: (weight scale, input scale)")
-    layers = [path for block in model.plan for path in block.layers]
+    layers, first = [path for block in model.plan for path in block.layers], canonical_names(model)
+    factors: dict[str, float] = {}
     for path, pair in scales.items():
         if path not in layers:
             raise RewriteError(f"integer_scales: {path!r} is no layer", "", f"layers of this model: {', '.join(layers)}")
@@ -34,22 +41,22 @@ def check_scales(model: RewrittenModel, scales: Mapping[str, tuple[float, float]
             raise RewriteError(
                 f"integer_scales: {path}: {pair!r}", "a scale is the value of one integer step", "give (weight scale, input scale), both > 0"
             )
-        learning = sorted({name.rpartition(".")[0] for name in trained})
-        if path not in learning:
-            raise RewriteError(f"integer_scales: {path!r} is not trained", "its scales would scale nothing", f"trained are: {', '.join(learning)}")
+        learning = [name for name in under(first, path) if first[name] in trained]
+        if not learning:
+            raise RewriteError(
+                f"integer_scales: {path!r} is not trained", "its scales would scale nothing", f"trained are: {', '.join(sorted(trained))}"
+            )
+        for name in learning:
+            factor = (pair[0] * pair[1] if is_bias(name) else pair[0]) ** -2
+            if factors.setdefault(first[name], factor) != factor:
+                raise RewriteError(f"integer_scales: {path}: {pair!r}", f"{name!r} is tied to a weight with another scale", "give both the same")
+    return factors
 
 
-def scale_for_integers(updates: Iterable[Update], scales: Mapping[str, tuple[float, float]]) -> Iterator[Update]:
-    """Divide the gradients of a layer's weight by ``s_w^2`` and of its bias by ``(s_w s_x)^2``.
-
-    Args:
-        scales: layer path to ``(s_w, s_x)``; layers without an entry are left alone.
-    """
+def scale_for_integers(updates: Iterable[Update], factors: Mapping[str, float]) -> Iterator[Update]:
+    """Multiply gradients by the factors of :func:`integer_factors`."""
     for update in updates:
-        path, _, kind = update.name.rpartition(".")
-        if update.gradient is not None and path in scales:
-            weight_scale, input_scale = scales[path]
-            step = weight_scale if kind == "weight" else weight_scale * input_scale
-            with torch.no_grad(), phase("update"), layer(path):
-                update = replace(update, gradient=update.gradient * step**-2)
+        if update.gradient is not None and update.name in factors:
+            with torch.no_grad(), phase("update"), layer(update.name.rpartition(".")[0]):
+                update = replace(update, gradient=update.gradient * factors[update.name])
         yield update

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +10,7 @@ from typing import Any, Literal
 import yaml
 from torch import Tensor
 
-from ...graph.blocks import canonical_names
+from ...graph.blocks import canonical_names, is_norm, layer_of, parameters_of
 from ...graph.errors import RewriteError
 from ...graph.rewritten import RewrittenModel
 from ...graph.strict_yaml import load_yaml
@@ -83,11 +83,11 @@ def resolve(
     parameters: set[str] = set()
     wanted: dict[str, Amount] = {}
     for path, amount in amounts.items():
-        for name in _under(names, path):
-            if name.endswith("bias"):
+        for name in under(names, path):
+            if is_bias(name):
                 continue
             vector = model.get_parameter(name).ndim < 2
-            if vector and amount != 1.0 and not (isinstance(train, Mapping) and name == f"{path}.weight"):
+            if vector and amount != 1.0 and not (isinstance(train, Mapping) and name in (path, f"{path}.weight")):
                 continue  # of a partly trained block a norm's scale does not learn: it would keep whole activations
             parameters.add(name)
             if amount != wanted.setdefault(first[name], amount):
@@ -97,20 +97,20 @@ def resolve(
                     "name it once, or give the same amount",
                 )
     if train == "biases" or biases == "all":
-        parameters |= {n for n in names if n.endswith("bias")}
+        parameters |= {n for n in names if is_bias(n)}
     elif biases == "trained":
-        parameters |= {n for path in amounts for n in _under(names, path) if n.endswith("bias")}
+        parameters |= {n for path in amounts for n in under(names, path) if is_bias(n)}
     elif biases != "none":
         _require_known(biases, names, "biases", model)
-        parameters |= {n for path in biases for n in _under(names, path) if n.endswith("bias")}
+        parameters |= {n for path in biases for n in under(names, path) if is_bias(n)}
     partly = {name: amount for name, amount in wanted.items() if amount != 1.0}
     return Scheme({first[name] for name in parameters}, _choose(model, partly, ranking, seed))
 
 
 def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[str]) -> dict[str, Amount]:
-    """Module path to how much of it learns."""
+    """Module path, or name of a parameter, to how much of it learns."""
     if train == "head":
-        return {model.plan[-1].layers[-1]: fraction}
+        return dict.fromkeys(_head(model), fraction)
     if train == "biases":
         return {}
     if isinstance(train, int) and not isinstance(train, bool):
@@ -118,7 +118,7 @@ def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[s
             raise RewriteError(
                 f"train={train} blocks, the model has {len(model.plan)}", "", "choose fewer, or another granularity"
             )
-        return {path: fraction for block in model.plan[-train:] for path in block.layers}
+        return {name: fraction for block in model.plan[-train:] for node in block.nodes for name in parameters_of(node, model)}
     _require_known(train, names, "train", model)
     amounts = train if isinstance(train, Mapping) else dict.fromkeys([train] if isinstance(train, str) else train, fraction)
     for path, amount in amounts.items():
@@ -127,6 +127,16 @@ def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[s
                 f"{path}: {amount!r} of its input channels", "", "give a fraction, 0 < fraction <= 1, or a list of channels"
             )
     return dict(amounts)
+
+
+def _head(model: RewrittenModel) -> list[str]:
+    """Names of the parameters of the last layer, and of the norms behind it."""
+    found: list[str] = []
+    for node in reversed(model.plan[-1].nodes):
+        found += parameters_of(node, model)
+        if layer_of(node, model) and not (node.op == "call_module" and is_norm(model.get_submodule(node.target))):
+            break
+    return found
 
 
 def _is_amount(amount: object) -> bool:
@@ -141,7 +151,7 @@ def _require_known(paths: object, names: list[str], what: str, model: RewrittenM
         "biases": '"trained", "all", "none" or module paths',
     }
     paths = [paths] if isinstance(paths, str) or not isinstance(paths, Sequence | Mapping) else paths
-    unknown = [str(p) for p in paths if not (isinstance(p, str) and _under(names, p))]
+    unknown = [str(p) for p in paths if not (isinstance(p, str) and under(names, p))]
     hint = "" if all(isinstance(p, str) for p in paths) else " (a path is text: in YAML '0', not 0)"
     if unknown:
         raise RewriteError(
@@ -151,8 +161,15 @@ def _require_known(paths: object, names: list[str], what: str, model: RewrittenM
         )
 
 
-def _under(names: list[str], path: str) -> list[str]:
-    return [n for n in names if n.startswith(path + ".")]
+def under(names: Iterable[str], path: str) -> list[str]:
+    """Which of the names are of parameters of the module at ``path``, or of the parameter that it names itself."""
+    return [n for n in names if n == path or n.startswith(path + ".")]
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter is a bias: also attention's ``in_proj_bias``, a recurrent layer's ``bias_hh_l0``, and one that is parametrised."""
+    own = name.partition(".parametrizations.")[2].partition(".")[0] or name.rpartition(".")[2]
+    return own.endswith("bias") or own.startswith("bias_")
 
 
 def _choose(
@@ -160,6 +177,8 @@ def _choose(
 ) -> dict[str, tuple[int, ...]]:
     """Fractions to the channels of highest rank; lists as they are. A fraction keeps at least one channel."""
     fractions = {name: a for name, a in wanted.items() if isinstance(a, int | float)}
+    if bare := [name for name in fractions if "." not in name]:
+        raise RewriteError(f"cannot rank the input channels of {', '.join(bare)}", "it is in no layer", "train it whole (1.0), or name its channels")
     layers = [name.rpartition(".")[0] for name in fractions]
     ranks = rank_channels(model.original, model.example_input, layers, ranking, seed) if layers else {}
     chosen = {name: tuple(a) for name, a in wanted.items() if name not in fractions}
