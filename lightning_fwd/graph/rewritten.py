@@ -18,6 +18,7 @@ from .errors import RewriteError, StepError
 from .out_of_place import make_activations_out_of_place
 from .segment import Segment
 from .step import Part, Step, StepRecord, accumulate
+from .training_mode import TrainingEffects
 
 
 class RewrittenModel(nn.Module):
@@ -48,6 +49,7 @@ class RewrittenModel(nn.Module):
     example_input: Tensor
     opaque: dict[str, str]
     how_captured: str
+    draws_in_training: list[str]  # paths of modules that draw random numbers in training
     pending: list[tuple[ref[Tensor], Step]]  # the logits handed out, and the step that waits for their error
     loss_scale: float
 
@@ -83,6 +85,7 @@ class RewrittenModel(nn.Module):
         self.graph.owning_module = None  # the nodes now refer to this module
         self.compile_inference()
         self.block_runners, self.pending = [], []
+        self.draws_in_training, self._custom_norms = [], []
         self._target, self.loss_scale, self._stepping = None, 1.0, False
         self._undo += [partial(setattr, module, "inplace", True) for module in make_activations_out_of_place(net)]
 
@@ -270,10 +273,28 @@ class RewrittenModel(nn.Module):
         self.inserted.train(self.training)
         self._keep_in_eval()
 
+    @contextmanager
+    def in_mode(self, training: bool) -> Iterator[None]:
+        """Inside, in training or in eval mode; then every module has its own mode again."""
+        modes = {module: module.training for module in [self.original, *self.modules()]}
+        self.train(training)
+        try:
+            yield
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def watch_training(self) -> None:
+        """Find what draws random numbers in training, and which modules have statistics of their own to freeze; once, before the rule's passes."""
+        effects = TrainingEffects(self, self.graph)
+        with self.in_mode(training=True):
+            effects.see(self.example_input)
+        self.draws_in_training, self._custom_norms = effects.draws, effects.writes
+
     def _keep_in_eval(self) -> None:
         if self.method.freeze_batch_norm:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._NormBase):
+            for path, module in self.named_modules():
+                if isinstance(module, nn.modules.batchnorm._NormBase) or path in self._custom_norms:
                     module.training = False
         if self.method.updates_buffers_only:  # nothing that dropout could regularise, and it would blur the statistics
             for child in self.children():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from torch import fx, nn
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
 
 from .constants import INSERTED
 
@@ -71,13 +74,45 @@ def untracked_statistics(model: nn.Module) -> Iterator[None]:
             norm.track_running_stats = True
 
 
-@contextmanager
-def in_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """Inside, ``model`` is in training or in eval mode; then every module has its own mode again."""
-    modes = {module: module.training for module in model.modules()}
-    model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+class TrainingEffects(fx.Interpreter):
+    """One forward in training mode that leaves no trace, to see what the modules that a graph calls do there beside their computation.
+
+    Attributes:
+        draws: paths of called modules that draw from a generator of torch, numpy or Python.
+        writes: paths of the modules, called or inside one, whose own floating-point buffers it changes (a spectral norm's vectors aside).
+    """
+
+    def __init__(self, model: nn.Module, graph: fx.Graph):
+        super().__init__(model, graph=graph)
+        self.draws: list[str] = []
+        self.writes: list[str] = []
+
+    def call_module(self, target: fx.node.Target, args: tuple, kwargs: dict) -> object:
+        before = _generators(self._device)
+        value = super().call_module(target, args, kwargs)
+        if _generators(self._device) != before:
+            self.draws.append(target)
+        return value
+
+    def see(self, x: Tensor) -> None:
+        """Run on ``x`` (two samples at least: with one, a norm could not train). A module that fails in training will say so in the first step."""
+        self._device, python, numpys = x.device, random.getstate(), np.random.get_state()
+        buffers = {name: (buffer, buffer.clone()) for name, buffer in self.module.named_buffers()}
+        try:
+            with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []), suppress(Exception):
+                self.run(x if len(x) > 1 else x.repeat(2, *[1] * (x.ndim - 1)))
+        finally:
+            random.setstate(python), np.random.set_state(numpys)
+            for name, (buffer, copy) in buffers.items():
+                path, _, own = name.rpartition(".")
+                module = self.module.get_submodule(path)
+                if not torch.equal(module._buffers[own], copy):
+                    module._buffers[own] = buffer.copy_(copy)
+                    if path and buffer.is_floating_point() and "parametrizations" not in path.split("."):
+                        self.writes.append(path)
+
+
+def _generators(device: torch.device) -> tuple:
+    cuda = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
+    _, numpys, position, *_ = np.random.get_state()
+    return torch.get_rng_state().numpy().tobytes(), cuda, numpys.tobytes(), position, random.getstate()

@@ -72,6 +72,7 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
     method = get_method(method)
     model = RewrittenModel(net, method, example_input, method.granularity)
     try:
+        model.watch_training()
         method.rewrite(model)
         model.compile_blocks()
     except Exception:

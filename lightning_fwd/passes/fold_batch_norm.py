@@ -14,7 +14,6 @@ from ..graph.constants import INSERTED
 from ..graph.errors import RewriteError
 from ..graph.plain_layers import BATCH_NORMS, is_plain
 from ..graph.rewritten import RewrittenModel
-from ..graph.training_mode import in_mode
 
 _FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -74,7 +73,7 @@ def fold_batch_norm(model: RewrittenModel) -> list[str]:
     if not pairs:
         return []
     folding = _Folding(model, pairs)
-    with in_mode(model, training=False), torch.no_grad():
+    with model.in_mode(training=False), torch.no_grad():
         folding.run(model.example_input)
     if folding.wrong:
         raise RewriteError(

@@ -9,7 +9,6 @@ from ..graph.counter_random import hash32, uniform
 from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
-RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 DROPOUTS = {
     nn.Dropout: None,
     nn.Dropout1d: 2,
@@ -38,7 +37,7 @@ def share_dropout_masks(model: RewrittenModel, seed: int = 0) -> None:
     """Replace every dropout layer; the inference program follows, so both passes of a two-pass rule drop alike.
 
     Raises:
-        RewriteError: dropout inside a module that is kept whole, where its masks cannot be shared.
+        RewriteError: a module that the graph calls draws random numbers otherwise (dropout inside attention, noise, stochastic depth).
     """
     _refuse_hidden(model)
     count = 0
@@ -57,18 +56,10 @@ def share_dropout_masks(model: RewrittenModel, seed: int = 0) -> None:
 
 
 def _refuse_hidden(model: RewrittenModel) -> None:
-    shared = {n.target for n in model.graph.nodes if n.op == "call_module" and type(model.get_submodule(n.target)) in DROPOUTS}
-    called = [n.target for n in model.graph.nodes if n.op == "call_module" and n.target not in shared]
-    hidden = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, RANDOM)
-        and (getattr(module, "p", 0) or getattr(module, "dropout", 0))
-        and any(path == leaf or path.startswith(f"{leaf}.") for leaf in called)
-    ]
+    hidden = [path for path in model.draws_in_training if type(model.get_submodule(path)) not in DROPOUTS]
     if hidden:
         raise RewriteError(
-            f"{type(model.method).__name__} cannot share the dropout of {', '.join(hidden)} between its passes",
-            "it happens inside a module that is not traced, and two passes that drop different units differ by more than the error",
-            "set its dropout to 0 (p=0 or dropout=0)",
+            f"{type(model.method).__name__} cannot share what {', '.join(hidden)} draws between its passes",
+            "it is random in training (dropout, noise, stochastic depth), and two passes that draw differently differ by more than the error",
+            "set its probability to 0 (p=0, dropout=0), or replace it by nn.Dropout modules that the model calls itself",
         )

@@ -7,9 +7,11 @@ import copy
 from torch import nn
 
 from lightning_fwd.graph.rewritten import RewrittenModel
-from lightning_fwd.passes.share_dropout_masks import DROPOUTS, RANDOM, SharedDropout
+from lightning_fwd.passes.share_dropout_masks import DROPOUTS, SharedDropout
 
 from .errors import ExportError
+
+RANDOM = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 
 
 def count_dropout(model: RewrittenModel, int8: bool = False) -> RewrittenModel:

@@ -22,7 +22,7 @@ from ...graph.counter_random import hash32, wrong_labels
 from ...graph.errors import RewriteError, StepError
 from ...graph.phase import phase
 from ...graph.rewritten import BlockRunner, RewrittenModel
-from ...graph.training_mode import in_mode, untracked_statistics
+from ...graph.training_mode import untracked_statistics
 from ...passes import (
     fold_batch_norm,
     insert_block_walls,
@@ -200,7 +200,7 @@ class ForwardForward(LearningMethod):
 
     def _check_label_arrives(self, model: RewrittenModel) -> None:
         x, classes = model.example_input[:2], model.num_classes
-        with in_mode(model, training=False), torch.no_grad():
+        with model.in_mode(training=False), torch.no_grad():
             h = BlockRunner(model, model.plan[0])(model, x, torch.eye(classes).to(x).repeat_interleave(len(x), 0))[0]
         same = (h - h[: len(x)].repeat(classes, *[1] * (h.ndim - 1))).abs().max() <= min(32 * torch.finfo(h.dtype).eps, 0.01) * h.abs().max()
         if same and h.any():
