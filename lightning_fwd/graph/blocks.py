@@ -109,7 +109,7 @@ def cut_points(graph: fx.Graph) -> list[fx.Node]:
     for i, node in enumerate(nodes):
         if node.op == "output":
             break
-        if reach <= i and node.op != "placeholder" and shape_of(node) and shape_of(node)[0] == shape_of(nodes[0])[0]:
+        if reach <= i and node.op != "placeholder" and _leading(node) is not None and _leading(node) == _leading(nodes[0]):
             cuts.append(node)
         reach = max(reach, last_use[node])
     return cuts
@@ -122,18 +122,23 @@ def _rederive_batch_sizes(graph: fx.Graph) -> None:
     """
     for node in list(graph.nodes):
         measured = _measured_by(node)
-        if measured is None or not shape_of(measured):
+        if measured is None or _leading(measured) is None:
             continue
         for user in list(node.users):
             source = user.args[0] if user.args else None
-            if isinstance(source, fx.Node) and source is not measured and not is_constant(source) and shape_of(source):
-                if shape_of(source)[0] == shape_of(measured)[0]:
-                    with graph.inserting_before(user):
-                        own = graph.call_method("size", (source, 0))
-                    user.replace_input_with(node, own)
+            if isinstance(source, fx.Node) and source is not measured and not is_constant(source) and _leading(source) == _leading(measured):
+                with graph.inserting_before(user):
+                    own = graph.call_method("size", (source, 0))
+                user.replace_input_with(node, own)
         while node is not measured and not node.users:
             unused, node = node, node.args[0]
             graph.erase_node(unused)
+
+
+def _leading(node: fx.Node) -> tuple[int, bool] | None:
+    """Length of a tensor's first dimension, and whether it changes with the batch; None where it has no dimension."""
+    shape = shape_of(node)
+    return (shape[0], node.meta.get("batch_first", True)) if shape else None
 
 
 def _measured_by(node: fx.Node) -> fx.Node | None:

@@ -19,6 +19,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from .constants import INSERTED, mark_constants
 from .errors import CaptureError
+from .leading_sizes import mark_other_leading_sizes
 from .out_of_place import activations_out_of_place, remove_inplace
 from .training_mode import first_difference, insert_dropout_modules
 
@@ -84,6 +85,7 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
                 remove_inplace(captured.graph_module)
                 with activations_out_of_place(net):
                     _check_against_original(captured.graph_module, example_input, expected)
+                    mark_other_leading_sizes(captured.graph_module, example_input)
                 mark_constants(captured.graph_module.graph)
                 return captured
             except CaptureError as error:
