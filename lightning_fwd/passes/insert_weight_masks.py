@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -25,11 +26,14 @@ class MaskedWeight(nn.Module):
     def __init__(self, path: str, layer: nn.Module, mask: Tensor):
         super().__init__()
         self.__dict__["layer"] = layer  # not registered: the layer keeps its own place and names
-        self.uses = tuple(f"{path}.{name}" for name, _ in layer.named_parameters())
+        names = sorted((name for name, _ in layer.named_parameters()), key=lambda name: name != "weight")  # the weight first
+        self.uses = tuple(f"{path}.{name}" for name in names)
         self.register_buffer("mask", mask.to(layer.weight))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional_call(self.layer, {"weight": _StraightThrough.apply(self.layer.weight, self.mask)}, (x,))
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The layer's output; of no input the masked weight itself, for a graph that reads it (``F.linear(x, self.weight)``)."""
+        weight = _StraightThrough.apply(self.layer.weight, self.mask)
+        return functional_call(self.layer, {"weight": weight}, args, kwargs) if args or kwargs else weight
 
 
 class _StraightThrough(torch.autograd.Function):
@@ -43,7 +47,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def insert_weight_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> None:
-    """Put a :class:`MaskedWeight` in the place of each named layer, under ``inserted.weight_masks``.
+    """Put a :class:`MaskedWeight` in the place of each named layer, and of each read of its weight, under ``inserted.weight_masks``.
 
     Checkpoints, and the model that :func:`unwrap` gives back, hold the weights with zeros where the mask has them, from the first step on.
 
@@ -57,6 +61,8 @@ def insert_weight_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> None
     for node in model.graph.nodes:
         if node.op == "call_module":
             nodes.setdefault(layer_of(node, model), []).append(node)
+        elif node.op == "get_attr" and node.target.endswith(".weight"):
+            nodes.setdefault(node.target.removesuffix(".weight"), []).append(node)
     nodes.pop(None, None)
     for path, mask in masks.items():
         shape = model.get_submodule(path).weight.shape if path in nodes else None
@@ -73,7 +79,7 @@ def insert_weight_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> None
         holder[key] = MaskedWeight(path, model.get_submodule(path), mask)
         for node in nodes[path]:  # more than one where the layer is called again
             with model.graph.inserting_after(node):
-                model.replace(node, model.graph.call_module(f"{INSERTED}.weight_masks.{key}", node.args))
+                model.replace(node, model.graph.call_module(f"{INSERTED}.weight_masks.{key}", node.args, dict(node.kwargs)))
     model._undo.append(partial(_apply_masks, model))
     model.register_state_dict_post_hook(_mask_state)
 

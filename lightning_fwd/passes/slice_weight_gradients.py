@@ -45,6 +45,12 @@ def slice_weight_gradients(model: RewrittenModel, channels: dict[str, tuple[int,
     for name, chosen in channels.items():
         path, _, _ = name.rpartition(".")
         layer = model.get_submodule(path)
+        if isinstance(layer, nn.modules.conv._ConvTransposeNd):
+            raise RewriteError(
+                f"cannot slice {name!r}: its layer is a transposed convolution",
+                "the first dimension of its weight is that of the input channels, and slices are taken along the second",
+                "train the whole layer (fraction 1.0)",
+            )
         weight, groups = model.get_parameter(name), getattr(layer, "groups", 1)
         dims[name] = channel_dim(weight, groups)
         per_channel = 1  # entries along dim that read one input channel

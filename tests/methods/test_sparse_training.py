@@ -120,6 +120,50 @@ def test_a_bare_parameter_stays_dense():
     assert set(model.inserted.weight_masks) == {"a", "b", "head"} and lf.SparseTraining.density_of(model) == 0.25
 
 
+class Scaled(nn.Linear):
+    """Traced through: the graph reads its weight. Its first parameter is another."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self._parameters = {"scale": nn.Parameter(torch.ones(sizes[1])), **self._parameters}
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias) * self.scale
+
+
+class InItsWay(nn.Module):
+    """Layers called with keywords and with two inputs, one whose weight another reads, one that is no module of torch's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.head = nn.Linear(16, 8), nn.Bilinear(8, 8, 16), nn.Linear(16, 8), Scaled(16, 4)
+
+    def forward(self, x):
+        h = self.b(self.a(input=x).relu(), self.c(x).relu())
+        return self.head(F.linear(self.c(h.relu()), self.c.weight.t()))
+
+
+def test_a_weight_is_masked_however_its_layer_runs():
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 16), torch.arange(8) % 4
+    model = lf.rewrite(InItsWay(), lf.SparseTraining(density=0.3, interval=2, until=2), x).train()
+    assert set(model.inserted.weight_masks) == {"a", "b", "c", "head"}
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(4):
+        optimizer.zero_grad()
+        with model.step(y):
+            loss = F.cross_entropy(model(x), y)
+        model.backward(loss)
+        optimizer.step()
+    masks = {key: m.mask.clone() for key, m in model.inserted.weight_masks.items()}
+    predicted = model.eval()(x)
+    net = lf.unwrap(model)
+    torch.testing.assert_close(net(x), predicted)
+    for path, mask in masks.items():
+        assert not net.get_submodule(path).weight[mask == 0].any(), path
+    assert net.head.scale.grad.any() and abs(sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values()) - 0.3) < 1e-3
+
+
 @pytest.mark.parametrize(
     "settings",
     [dict(density=0.0), dict(density=1.5), dict(fraction=2.0), dict(interval=0), dict(dense=["a", "b", "head"]), dict(dense=["c"])],

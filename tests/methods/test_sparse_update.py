@@ -547,3 +547,9 @@ def test_what_a_selection_names(net, train, names):
 def test_channels_of_a_bare_parameter_cannot_be_ranked():
     with pytest.raises(lf.RewriteError, match="rank the input channels of last"):
         lf.rewrite(Bare(), lf.SparseUpdate({"last": 0.5}), torch.randn(6, 5))
+
+
+def test_channels_of_a_transposed_convolution_are_refused():
+    net = nn.Sequential(nn.ConvTranspose1d(3, 5, 2), nn.Flatten(), nn.Linear(25, 3))
+    with pytest.raises(lf.RewriteError, match="transposed convolution"):
+        lf.rewrite(net, lf.SparseUpdate({"0": [0, 1]}), torch.randn(2, 3, 4))
