@@ -82,6 +82,7 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
         for attempt in (_trace, _chain):
             try:
                 captured = attempt(net, example_input)
+                _by_position(captured.graph_module)
                 remove_inplace(captured.graph_module)
                 with activations_out_of_place(net):
                     _check_against_original(captured.graph_module, example_input, expected)
@@ -241,6 +242,16 @@ def _chain(net: nn.Module, example_input: Tensor) -> Capture:
     graph.output(node)
     opaque = {name: "the root's forward cannot be traced" for name, _, _ in calls}
     return Capture(fx.GraphModule(net, graph), opaque, "chain", nn.Module())
+
+
+def _by_position(graph_module: fx.GraphModule) -> None:
+    """``layer(input=x)`` as ``layer(x)``: passes put other modules in a layer's place."""
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" and not node.args and len(node.kwargs) == 1:
+            first = next(iter(inspect.signature(graph_module.get_submodule(node.target).forward).parameters))
+            if first in node.kwargs:
+                node.args, node.kwargs = (node.kwargs[first],), {}
+    graph_module.recompile()
 
 
 def _check_against_original(graph_module: fx.GraphModule, example_input: Tensor, expected: Tensor) -> None:

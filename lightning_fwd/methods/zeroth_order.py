@@ -62,13 +62,13 @@ class ZerothOrder(LearningMethod):
         names = [n for n, p in model.named_parameters() if n in scheme.parameters and p.requires_grad]
         aliases = {name: names.index(first) for name, first in canonical_names(model).items() if first in names}  # tied: one place
         plain = split_frozen(model.graph, model, set(aliases))
-        model.before_trained = plain.before
-        model.after_entry = Segment(plain.after, plain.entries, [plain.output])
-        model.places = {name: aliases[name] for name in names}
+        model.inserted.before_trained = plain.before
+        model.inserted.after_entry = Segment(plain.after, plain.entries, [plain.output])
+        model.inserted.places = {name: aliases[name] for name in names}
         insert_weight_perturbations(model, aliases, self.scale)
         moved = split_frozen(model.graph, model, set(aliases))
         seed = next(n for n in model.graph.nodes if n.op == "placeholder" and n.name == "seed")
-        model.after_entry_moved = Segment(moved.after, [*moved.entries, seed], [moved.output])
+        model.inserted.after_entry_moved = Segment(moved.after, [*moved.entries, seed], [moved.output])
 
     def _check_scale(self, model: RewrittenModel, names: set[str]) -> None:
         """A perturbation below the rounding of the weights leaves them where they are: the slope would be 0, or noise."""
@@ -83,17 +83,17 @@ class ZerothOrder(LearningMethod):
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with torch.no_grad(), phase("forward"):
-            entries = model.before_trained(model, record.input)
-            (logits,) = model.after_entry(model, *entries)
+            entries = model.inserted.before_trained(model, record.input)
+            (logits,) = model.inserted.after_entry(model, *entries)
         error = yield Logits(logits)
         seeds, slopes = [], []
         for sample in range(self.samples):
             seeds.append((record.counter * self.samples + sample) * 1024 + hash32(self.seed))
             with torch.no_grad(), phase("second_forward"):
-                (moved,) = model.after_entry_moved(model, *entries, seeds[-1])
+                (moved,) = model.inserted.after_entry_moved(model, *entries, seeds[-1])
             with torch.no_grad(), phase("error"):
                 slopes.append((error * (moved - logits)).sum() * (1.0 / (self.scale * self.samples)))
-        for name, place in reversed(model.places.items()):
+        for name, place in reversed(model.inserted.places.items()):
             parameter = model.get_parameter(name)
             if not parameter.requires_grad:  # frozen since the rewrite
                 continue

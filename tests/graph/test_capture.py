@@ -110,6 +110,15 @@ class DerivedWeights(nn.Module):
         return F.relu(x @ self.w.t()) @ v
 
 
+class KeywordCalls(Net):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.drop, self.relu = nn.BatchNorm1d(12), nn.Dropout(0.2), nn.ReLU()
+
+    def forward(self, x):
+        return self.o(input=self.b(input=self.drop(input=self.relu(input=self.norm(input=self.a(input=x))))))
+
+
 class Branched(Net):
     def forward(self, x):
         h = F.relu(self.a(x))
@@ -222,7 +231,7 @@ class Recurrent(nn.Module):
 
 NETS = {cls.__name__: cls for cls in (
     FunctionalDropout, SizeAtTheTop, ShapeAtTheTop, InPlaceOperators, InPlaceStatements, InPlaceAliased, CalledTwice, TiedWeights,
-    FunctionalLayers, DerivedWeights, Branched, OptionalArguments, StarArguments, ConstantsAndBuffers, StochasticDepth, UntraceableRoot,
+    FunctionalLayers, DerivedWeights, KeywordCalls, Branched, OptionalArguments, StarArguments, ConstantsAndBuffers, StochasticDepth, UntraceableRoot,
     Attention, Encoder, TokensAndPositions, Recurrent,
 )} | {
     "ControlFlow": lambda: nn.Sequential(ControlFlow(), nn.ReLU(), nn.Linear(12, 4)),
@@ -262,6 +271,16 @@ def test_captured_unchanged_and_every_parameter_learns(name, rule):
     assert set(zero) <= allowed | {n for n in zero if "in_proj_bias" in n}
     lf.unwrap(model)
     assert {path: set(vars(m)) for path, m in net.named_modules()} == attributes
+
+
+@pytest.mark.parametrize("rule", ["statistics", lf.Backprop(batch_norm="fold"), lf.ZerothOrder(2)], ids=str)
+def test_passes_replace_layers_that_are_called_by_keyword(rule):
+    torch.manual_seed(0)
+    net, (x, y) = KeywordCalls(), data(KeywordCalls())
+    expected = copy.deepcopy(net).eval()(x)
+    model = lf.rewrite(net, rule, x)
+    torch.testing.assert_close(model.eval()(x), expected)
+    one_step(model, x, y)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -472,12 +491,18 @@ class Named(nn.Module):
 PUBLIC = sorted({n for n in vars(RewrittenModel) if not n.startswith("_")} - set(dir(nn.Module)) | set(RewrittenModel.__annotations__))
 
 
-@pytest.mark.parametrize("name", ["blocks", "layers", "input", "relu", "x", "counter", "heads"])
-def test_layers_may_have_the_names_of_our_variables(name):
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [(name, "local_loss") for name in ("blocks", "layers", "input", "relu", "x", "counter", "heads")]
+    + [(name, "pepita") for name in ("units", "input_scale", "feedback")]
+    + [(name, lf.ZerothOrder(2)) for name in ("places", "before_trained", "after_entry")],
+    ids=str,
+)
+def test_layers_may_have_the_names_of_our_variables(name, rule):
     torch.manual_seed(0)
     net, x, y = Named(name), torch.randn(5, 4), torch.arange(5) % 3
     expected = net(x)
-    model = lf.rewrite(net, "local_loss", x)
+    model = lf.rewrite(net, rule, x)
     with model.step(y):
         loss = nn.functional.cross_entropy(model(x), y)
     model.backward(loss)

@@ -200,7 +200,7 @@ def test_positions_are_the_outputs_that_share_a_weight(kind):
     layers, shape, positions = LAYERS[kind]
     x = torch.rand(2, *shape)
     net = nn.Sequential(layers, nn.Flatten(), nn.Linear(layers(x).flatten(1).shape[1], CLASSES))
-    assert [unit.positions for unit in lf.rewrite(net, lf.Pepita(), x).units] == [*positions, 1]
+    assert [unit.positions for unit in lf.rewrite(net, lf.Pepita(), x).inserted.units] == [*positions, 1]
 
 
 class ResidualMLP(nn.Module):

@@ -30,7 +30,7 @@ def perturbation(seed, step):
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 40, bias=False))
     model = lf.rewrite(net, lf.ZerothOrder(seed=seed, scale=1.0), torch.zeros(2, 2))
     seen = []
-    model.after_entry_moved = lambda _model, entry, drawn: (seen.append(drawn), (torch.zeros(2, 40),))[1]
+    model.inserted.after_entry_moved = lambda _model, entry, drawn: (seen.append(drawn), (torch.zeros(2, 40),))[1]
     model.inserted.counter.fill_(step)
     model.train()
     with model.step():

@@ -39,7 +39,7 @@ def test_the_update_is_the_directional_derivative_along_its_direction():
     got, model = gradients_of(net, lf.ZerothOrder(train=["0", "2"], scale=1e-6), x, y)
     F.cross_entropy(net(x), y).backward()
     true = {name: p.grad for name, p in net.named_parameters()}
-    z = {name: direction(torch.tensor(0), place, true[name]) for name, place in model.places.items()}
+    z = {name: direction(torch.tensor(0), place, true[name]) for name, place in model.inserted.places.items()}
     assert all(set(v.unique().tolist()) <= {-1.0, 1.0} for v in z.values())
     slope = sum((z[name] * true[name]).sum() for name in true)
     assert got.keys() == true.keys()
@@ -68,7 +68,7 @@ def test_parameters_that_no_plain_layer_holds_move_too(train):
     got, model = gradients_of(net, lf.ZerothOrder(train=train, scale=1e-6), x, y)
     F.cross_entropy(net(x), y).backward()
     true = {name: p.grad for name, p in net.named_parameters() if name in got}
-    z = {name: direction(torch.tensor(0), model.places[name], g) for name, g in true.items()}
+    z = {name: direction(torch.tensor(0), model.inserted.places[name], g) for name, g in true.items()}
     slope = sum((z[name] * true[name]).sum() for name in true)
     assert abs(slope) > 1e-4 and (train != 5 or got.keys() == dict(net.named_parameters()).keys())
     for name in true:
@@ -93,7 +93,7 @@ def test_a_tied_weight_moves_in_all_its_places():
     got, model = gradients_of(net, lf.ZerothOrder(train=["b"], scale=1e-6), x, y)
     F.cross_entropy(net(x), y).backward()
     true = {name: p.grad for name, p in net.named_parameters() if name in ("a.weight", "b.bias")}
-    z = {name: direction(torch.tensor(0), model.places[name], true[name]) for name in true}
+    z = {name: direction(torch.tensor(0), model.inserted.places[name], true[name]) for name in true}
     slope = sum((z[name] * true[name]).sum() for name in true)
     assert got.keys() == true.keys()
     for name in true:

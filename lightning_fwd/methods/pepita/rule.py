@@ -93,19 +93,19 @@ class Pepita(LearningMethod):
         share_dropout_masks(model, self.seed)
         if self.batch_norm == "fold":
             fold_batch_norm(model)
-        model.run_plain = model._inference
+        model.inserted.run_plain = model._inference
         if self.normalise:
             insert_normalisation(model, SampleStandardise())
             model.compile_inference()
-        model.input_scale = self.input_scale or input_magnitude(model.example_input)
-        scale = self.feedback_scale * model.input_scale
+        model.inserted.input_scale = self.input_scale or input_magnitude(model.example_input)
+        scale = self.feedback_scale * model.inserted.input_scale
         stored = self.feedback == "stored"
         feedback = FeedbackProjection(model.input_shape, model.num_classes, scale, self.seed, stored)
         insert_feedback_projection(model, feedback)
         start = next(n for n in model.graph.nodes if n.op == "call_module")
-        model.units = find_units(model, model.graph, start, self.residual)
-        model.unit_input = start.name
-        model.unit_output = next(n for n in model.graph.nodes if n.op == "output").args[0].name
+        model.inserted.units = find_units(model, model.graph, start, self.residual)
+        model.inserted.unit_input = start.name
+        model.inserted.unit_output = next(n for n in model.graph.nodes if n.op == "output").args[0].name
 
     def _check(self) -> None:
         if self.mirror_share > 1:
@@ -132,10 +132,10 @@ class Pepita(LearningMethod):
         require_input_shape(model, x, "F has a row for each of their values")
 
     def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
-        return model.run(x) if not self.normalise or model.has_learned else model.run_plain(model, x)[0]
+        return model.run(x) if not self.normalise or model.has_learned else model.inserted.run_plain(model, x)[0]
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
-        (*hidden, last), batch = model.units, record.input.shape[0]
+        (*hidden, last), batch = model.inserted.units, record.input.shape[0]
         share = record.loss_scale / batch  # of one sample, for a loss that is a mean over the batch
         matrix = self._mirrored(model, record)
         if matrix is not None:
@@ -192,7 +192,7 @@ class Pepita(LearningMethod):
             rounds, share = 1, self.mirror_share
         else:
             return None
-        strength = self.mirror_noise * model.input_scale
+        strength = self.mirror_noise * model.inserted.input_scale
         estimates = (mirrored(model, record.input, (step << 16) + hash32(self.seed) + i, strength) for i in range(rounds))
         return turned(matrix, sum(estimates), share)
 

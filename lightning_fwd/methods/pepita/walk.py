@@ -18,7 +18,7 @@ class Walk:
     """
 
     def __init__(self, model: RewrittenModel, x: Tensor, phase: Phase):
-        self.model, self.phase, self.values = model, phase, {model.unit_input: x}
+        self.model, self.phase, self.values = model, phase, {model.inserted.unit_input: x}
 
     def run(self, unit: Unit, learns: bool = False, through: bool = False) -> Tensor:
         """The layer and what follows it; returns the layer's output z, with a graph back to its parameters if it ``learns``.
@@ -39,4 +39,4 @@ class Walk:
 
     @property
     def output(self) -> Tensor:
-        return self.values[self.model.unit_output]
+        return self.values[self.model.inserted.unit_output]
