@@ -172,10 +172,7 @@ def build_model(options: argparse.Namespace, batch: int = 1):
 
     from .models import build
 
-    try:
-        net = build(options.model, **options.model_args)
-    except TypeError as error:
-        raise LightningFwdError(f"--model-args: {error}", "", f"see the arguments of {options.model} in its docstring") from error
+    net = build(options.model, **options.model_args)
     shape = options.input_shape or getattr(net, "input_shape", None)
     if shape is None:
         raise LightningFwdError(

@@ -69,7 +69,7 @@ def refused(arguments, said, capfd):
         (["rewrite", "--model", f"{__name__}.NoShape"], "--input-shape"),
         (["rewrite", "--model", f"{__name__}.Untraceable", "--input-shape", "64"], "cannot be captured"),
         (["rewrite", "--model", f"{__name__}.TwoInputs", "--input-shape", "4"], "takes 2 inputs (x, y)"),
-        (["rewrite", "--model", "mlp", "--model-args", "hiden=3"], "--model-args"),
+        (["rewrite", "--model", "mlp", "--model-args", "hiden=3"], "model_args: hiden=3"),
         (["cost", "--model", "mlp", "--json", "nowhere/cost.json"], "nowhere"),
         (["cost", "--model", "mlp", "--device", "stm99"], "stm99"),
         (["cost", "--model", "mlp", "--batch", "0"], "'0' is not a whole number above 0"),

@@ -167,10 +167,7 @@ class Scenario:
             raise LightningFwdError("seeds is empty", "", "give at least one seed")
         for row in self.all_rows():
             row.build()
-        try:
-            build(self.model, **self.model_args)
-        except TypeError as error:
-            raise LightningFwdError(f"model_args: {error}", "", f"see the arguments of {self.model} in its docstring") from error
+        build(self.model, **self.model_args)
         load_device(self.device)
         self.data_module(self.seeds[0], "target").prepare_data()
 

@@ -6,13 +6,17 @@ networks take `weights=`, the path of their official weights.
 
 import difflib
 import importlib
+import inspect
+from collections.abc import Callable
 
 from torch import nn
 
+from ..graph.errors import LightningFwdError
 from .keras_weights import load_keras_weights
 from .layers import SamePad2d
 from .mlperf_tiny import DSCNN, FCAutoencoder, MobileNetV1, ResNet8, StreamingWakeWord
 from .small import MLP, OneConv, SmallConv, SmallConv1d
+from .weights import load_weights
 
 MODELS: dict[str, type[nn.Module]] = {
     "resnet8": ResNet8,
@@ -25,6 +29,7 @@ MODELS: dict[str, type[nn.Module]] = {
     "small_conv": SmallConv,
     "small_conv1d": SmallConv1d,
 }
+_KNOWN = f"known are {', '.join(MODELS)}; or give an import path package.module.Class"
 
 
 def build(name: str, **kwargs: object) -> nn.Module:
@@ -33,26 +38,36 @@ def build(name: str, **kwargs: object) -> nn.Module:
     The import path may name any callable that returns an nn.Module; importing it runs the code of that module.
 
     Raises:
-        ValueError: the name is not in `MODELS` and no import path.
+        LightningFwdError: the name is unknown, the arguments do not fit, or what the import path names makes no nn.Module.
         ImportError: the module of an import path cannot be imported, whatever its code raised, or lacks the attribute.
-        TypeError: the import path is no callable, the arguments do not fit, or the result is no nn.Module.
     """
-    model = _factory(name)(**kwargs)
+    factory = _factory(name)
+    try:
+        model = factory(**kwargs)
+    except TypeError as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        raise LightningFwdError(f"model {name!r} cannot be made: {error}", f"model_args: {given or 'none'}", _arguments(factory)) from error
     if not isinstance(model, nn.Module):
-        raise TypeError(f"{name} returned {type(model).__name__}, not a torch.nn.Module")
+        raise LightningFwdError(f"model {name!r} gave a {type(model).__name__}, not a torch.nn.Module", "", "name a class of networks")
     return model
 
 
-def _factory(name: str):
+def _arguments(factory: Callable) -> str:
+    try:
+        return f"its arguments are {inspect.signature(factory)}"
+    except ValueError:  # of a builtin
+        return "see its documentation"
+
+
+def _factory(name: str) -> Callable:
+    if not isinstance(name, str):
+        raise LightningFwdError(f"model {name!r} is no name", "", _KNOWN)
     if name in MODELS:
         return MODELS[name]
     module_name, _, attribute = name.rpartition(".")
     if not module_name:
         near = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(
-            f"unknown model {name!r}: {hint}known are {', '.join(MODELS)}; or give an import path package.module.Class"
-        )
+        raise LightningFwdError(f"unknown model {name!r}", f"did you mean {near[0]!r}?" if near else "", _KNOWN)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # importing runs the module's own code
@@ -62,7 +77,7 @@ def _factory(name: str):
     except AttributeError as error:
         raise ImportError(f"model {name!r}: module {module_name!r} has no {attribute!r}") from error
     if not callable(factory):
-        raise TypeError(f"model {name!r} is {type(factory).__name__}, expected a class or function")
+        raise LightningFwdError(f"model {name!r} is a {type(factory).__name__}", "", "name a class or a function that makes a network")
     return factory
 
 
@@ -80,4 +95,5 @@ __all__ = [
     "StreamingWakeWord",
     "build",
     "load_keras_weights",
+    "load_weights",
 ]

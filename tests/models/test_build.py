@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from lightning_fwd import LightningFwdError
 from lightning_fwd.models import MLP, MODELS, OneConv, ResNet8, SamePad2d, SmallConv, SmallConv1d, build
 
 
@@ -17,10 +18,16 @@ def test_build_by_name_and_by_import_path():
 
 
 def test_build_tells_what_is_wrong(tmp_path, monkeypatch):
-    with pytest.raises(
-        ValueError, match="unknown model 'resnet9': did you mean 'resnet8'.*ds_cnn.*package.module.Class"
+    for name, arguments, said in (
+        ("resnet9", {}, "unknown model 'resnet9'\n.*did you mean 'resnet8'(.|\n)*ds_cnn.*package.module.Class"),
+        (5, {}, "model 5 is no name(.|\n)*ds_cnn"),
+        ("math.pi", {}, "'math.pi' is a float"),
+        ("fractions.Fraction", {}, "gave a Fraction, not a torch.nn.Module"),
+        ("mlp", {"hiden": 3}, "'hiden'\n.*model_args: hiden=3\n.*its arguments are .*hidden"),
+        ("torch.nn.Linear", {}, "missing 2 required(.|\n)*model_args: none\n.*in_features: int"),
     ):
-        build("resnet9")
+        with pytest.raises(LightningFwdError, match=said):
+            build(name, **arguments)
     with pytest.raises(ImportError, match="cannot import 'no_such_package'"):
         build("no_such_package.Net")
     (tmp_path / "half_written_net.py").write_text("class Net(:\n")
@@ -32,10 +39,6 @@ def test_build_tells_what_is_wrong(tmp_path, monkeypatch):
         build("raising_net.Net")
     with pytest.raises(ImportError, match="module 'torch.nn' has no 'Linnear'"):
         build("torch.nn.Linnear")
-    with pytest.raises(TypeError, match="is float, expected a class or function"):
-        build("math.pi")
-    with pytest.raises(TypeError, match="returned Fraction, not a torch.nn.Module"):
-        build("fractions.Fraction")
 
 
 @pytest.mark.parametrize("name", MODELS)

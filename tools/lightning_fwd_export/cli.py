@@ -77,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     for action in parser._actions:  # --pte needs no model
         action.required = False
     parser.add_argument("-c", "--config", type=Path, help="recipe of lightning-fwd fit: model, rule, rate and data are taken from it")
-    parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or official .npz")
+    parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or Keras .npz or .h5")
     parser.add_argument("--out", required=True, type=Path, help="folder for step.pte, c/ and report.json")
     parser.add_argument("--batch", type=_positive, default=1, help="batch size of the program")
     parser.add_argument("--lr", type=float, default=0.01)
@@ -98,17 +98,17 @@ def _parser() -> argparse.ArgumentParser:
 def _export_model(options: argparse.Namespace, console: Console) -> None:
     from lightning_fwd.cli import build_method, build_model
     from lightning_fwd.methods import rewrite
+    from lightning_fwd.models.weights import KERAS, load_state, load_weights, read_checkpoint
 
-    from .checkpoint import load_inserted, load_weights, read_checkpoint
+    from .checkpoint import load_inserted
     from .export import export_program
 
-    official = options.weights is not None and options.weights.suffix == ".npz"
-    if official:
-        options.model_args = {**(options.model_args or {}), "weights": str(options.weights)}
     net, example = build_model(options, options.batch)
-    checkpoint = read_checkpoint(options.weights) if options.weights and not official else {}
-    if checkpoint:
-        load_weights(net, checkpoint)
+    checkpoint = {}
+    if options.weights and options.weights.suffix in KERAS:
+        load_weights(net, options.weights)
+    elif options.weights:
+        load_state(net, checkpoint := read_checkpoint(options.weights))
     batches = calibration = data = None
     if options.dataset:
         from lightning_fwd.data import DriftDataModule

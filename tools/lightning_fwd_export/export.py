@@ -25,11 +25,11 @@ from lightning_fwd.cost.schedule import (
 from lightning_fwd.cost.step_graph import StepGraph, trace_inference, trace_step
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.models.weights import require_finite
 
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
 from .check import Batch, Check, check_program, example_batches
-from .checkpoint import require_finite
 from .count_dropout import count_dropout
 from .errors import ExportError
 from .fuse_step import fuse_layers, fuse_step
@@ -87,6 +87,7 @@ def export(
     Raises:
         ExportError: an operator has no kernel, an update would be lost, or the program strays from PyTorch. Nothing is written then.
         StepError: the step cannot be traced.
+        LightningFwdError: a weight is not finite.
     """
     arguments = (board, run, calibration, int8, lr, momentum, loss, batches, steps)
     return export_program(model, example_batch, out_dir, *arguments)[1]
@@ -106,7 +107,7 @@ def export_program(
     if board is not None and not run:
         raise ExportError(f"board={board!r} without run=True", "the C is the same for every board, so the board alone changes nothing",
                           "add run=True (--run) to train on its emulator, or leave the board out")
-    require_finite(model)
+    require_finite(model.state_dict())
     if not (math.isfinite(lr) and lr > 0 and 0 <= momentum < 1 and steps > 0):
         raise ExportError(f"lr={lr}, momentum={momentum}, steps={steps}", "the program holds SGD with these, and is checked over these steps",
                           "use lr > 0, 0 <= momentum < 1, steps >= 1")
