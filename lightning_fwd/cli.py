@@ -187,12 +187,7 @@ def build_method(options: argparse.Namespace):
     """The learning rule that ``--method`` and ``--set`` name."""
     from .methods import get_method
 
-    try:
-        return get_method(options.method, **{k: v for item in options.set for k, v in _settings(item).items()})
-    except TypeError as error:
-        raise LightningFwdError(
-            f"--set: {error}", "", f"see the arguments of {options.method} in its docstring"
-        ) from error
+    return get_method(options.method, **{k: v for item in options.set for k, v in _settings(item).items()})
 
 
 def _settings(text: str) -> dict[str, object]:

@@ -3,7 +3,8 @@
 from .folder import Result
 from .report import plot_pareto, print_table, summarise, write_markdown
 from .run import compare
-from .scenario import Row, Scenario, Training, load_scenario
+from .scenario import Row, Scenario, load_scenario
+from .training import Training
 
 __all__ = [
     "Result", "Row", "Scenario", "Training", "compare", "load_scenario", "plot_pareto", "print_table", "summarise", "write_markdown",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..graph.errors import LightningFwdError
 from ..graph.strict_yaml import load_yaml
@@ -54,12 +55,9 @@ def open_folder(scenario: Scenario, out: Path) -> list[Result]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         used = (out / RESULTS).exists() or any(out.glob("pretrained/*.safetensors"))
-        if recipe.exists() and used and _work(recipe.read_text()) != _work(scenario.as_yaml()):
-            raise LightningFwdError(
-                f"{out} holds results of another scenario",
-                "its lines cannot be compared with new ones",
-                "choose another --out, or delete it",
-            )
+        free = ("rows", "seeds", "controls")
+        if recipe.exists() and used and (changes := differences(recipe.read_text(), scenario.as_yaml(), free)):
+            raise LightningFwdError(f"{out} holds results of another scenario", "; ".join(changes), "choose another --out, or delete it")
         recipe.write_text(scenario.as_yaml())
     except OSError as error:
         raise LightningFwdError(f"cannot write to {out}", str(error), "choose another --out") from error
@@ -104,6 +102,19 @@ def _settings(row: Row) -> str:
     return json.dumps({k: v for k, v in dataclasses.asdict(row).items() if k not in ("name", "control")}, sort_keys=True)
 
 
-def _work(recipe: str) -> dict:
-    """What must be equal for two runs to share a table: everything but which rows and seeds are wanted."""
-    return {k: v for k, v in load_yaml(recipe).items() if k not in ("rows", "seeds", "controls")}
+def differences(there: str, here: str, free: Sequence[str]) -> list[str]:
+    """Which settings of two recipes (YAML) differ, with both values. A key that one of them lacks is None: it is older than the setting.
+
+    Args:
+        free: keys that may differ, because results of both belong to one table.
+    """
+    old, new = ({k: v for k, v in _flat(load_yaml(text)) if k.partition(".")[0] not in free} for text in (there, here))
+    return [f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

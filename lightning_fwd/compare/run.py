@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import logging
 import os
 import statistics
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,17 +15,16 @@ import joblib
 import lightning as L
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from safetensors.torch import load_file, save_file
 
 from ..callbacks.calibrate_heads import CalibrateHeads
-from ..classifier import Classifier
 from ..cost import step_cost
 from ..graph.errors import RewriteError, StepError
-from ..methods import Backprop, LearningMethod, Statistics, rewrite
+from ..methods import Statistics, rewrite
 from ..models import build
-from ..strategies import ForwardOnlyStrategy, unwrap
 from .folder import Result, open_folder, save
-from .scenario import Row, Scenario, Training
+from .scenario import Row, Scenario
+from .start import pretrain, pretrained, require_same_weights
+from .training import fit, quiet
 
 Cost = dict[str, Any]  #: the cost fields of a :class:`Result`, with a note where there is no figure
 
@@ -53,9 +50,11 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
         jobs: worker processes; one per core by default.
 
     Raises:
-        LightningFwdError: the folder cannot be written, or holds results of another scenario.
+        LightningFwdError: the folder cannot be written, or holds results of another scenario or of other weights; as :meth:`Scenario.check`.
     """
     scenario.check()
+    for seed in scenario.seeds:
+        require_same_weights(scenario, _weights_file(out, seed))
     results = open_folder(scenario, out)
     jobs = jobs or len(os.sched_getaffinity(0))
     order, known = {row.name: i for i, row in enumerate(scenario.all_rows())}, {(r.method, r.seed) for r in results}
@@ -64,7 +63,8 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("pretrain", total=len(untrained), visible=bool(untrained))
-        for _ in _parallel(jobs, (joblib.delayed(pretrain)(scenario, seed, out) for seed in untrained)):
+        calls = (joblib.delayed(pretrain)(scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed)) for seed in untrained)
+        for _ in _parallel(jobs, calls):
             progress.advance(bar)
         rows = {row.name: row for row, _ in todo}
         bar = progress.add_task("price", total=len(rows), visible=bool(rows))
@@ -86,21 +86,9 @@ def _parallel(jobs: int, calls: Iterator) -> Iterator:
     return joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
 
 
-def pretrain(scenario: Scenario, seed: int, out: Path) -> None:
-    """Train on the source by backpropagation (or take the model's own weights) and store the weights."""
-    _quiet(seed)
-    network = build(scenario.model, **scenario.model_args)
-    if scenario.pretrain is not None:
-        _fit(network, Backprop(), scenario.data_module(seed, "source"), scenario.pretrain)
-    file = _weights_file(out, seed)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file.with_suffix(".part"))
-    file.with_suffix(".part").replace(file)  # a run that is killed here leaves no half file behind
-
-
 def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
     """What one step of a row costs, whatever the weights; nothing where it has no step."""
-    _quiet(0)
+    quiet(0)
     method = row.build()
     cost = dict(macs_per_step=0, peak_ram_bytes=0, weight_bytes=0, flash_bytes=0, device_ms_per_step=0.0)
     if method is not None:
@@ -121,9 +109,8 @@ def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
 
 def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Result:
     """One row: the pretrained model, adapted on the target by one rule."""
-    _quiet(seed)
-    network = build(scenario.model, **scenario.model_args)
-    network.load_state_dict(load_file(_weights_file(out, seed)))
+    quiet(seed)
+    network = pretrained(scenario, _weights_file(out, seed))
     source, target = scenario.data_module(seed, "source"), scenario.data_module(seed, "target")
     figures = dict(
         accuracy_source=accuracy(network, *source.tensors(scenario.split)),
@@ -134,7 +121,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
         if row.calibrate:
             before.append(CalibrateHeads(source))
         if row.after_statistics:
-            recomputed = _fit(copy.deepcopy(network), Statistics(), target, dataclasses.replace(scenario.adapt, epochs=1))
+            recomputed = fit(copy.deepcopy(network), Statistics(), target, dataclasses.replace(scenario.adapt, epochs=1))
             if row.calibrate:  # at home, by the source's statistics; the target's are known on the device
                 before.append(_TakeStatistics(recomputed))
             else:
@@ -143,7 +130,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
             training = dataclasses.replace(
                 scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs
             )
-            network = _fit(network, method, target, training, *before, timer)
+            network = fit(network, method, target, training, *before, timer)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         nan = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))
         return Result(row.name, seed, **figures, **nan, steps=0, **{**cost, "note": error.what})
@@ -166,45 +153,12 @@ class _TakeStatistics(L.Callback):
             pl_module.network.get_buffer(name).copy_(value)
 
 
-def _fit(
-    network: torch.nn.Module,
-    method: LearningMethod,
-    data: L.LightningDataModule,
-    training: Training,
-    *callbacks: L.Callback,
-):
-    """Train in Lightning; returns the network, rewritten where the rule predicts by other means than the model's own."""
-    module = Classifier(
-        network,
-        lr=training.lr,
-        momentum=training.momentum,
-        weight_decay=training.weight_decay,
-        schedule=training.schedule,
-    )
-    trainer = L.Trainer(
-        max_epochs=training.epochs, strategy=ForwardOnlyStrategy(method, module="network"), accelerator="cpu", callbacks=list(callbacks),
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-    )  # fmt: skip
-    trainer.fit(module, data)
-    rewritten = module.network
-    return unwrap(rewritten) if type(method).predict is LearningMethod.predict else rewritten
-
-
 @torch.no_grad()
 def accuracy(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int = 500) -> float:
     """Percent of samples classified right, eval mode."""
     network.eval()
     right = sum(int((network(xs).argmax(1) == ys).sum()) for xs, ys in zip(x.split(batch), y.split(batch), strict=True))
     return 100.0 * right / len(y)
-
-
-def _quiet(seed: int) -> None:
-    """One thread per worker process, no banner of Lightning's per fit."""
-    torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="lightning")
-    warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")  # torch's own, once per worker process
-    L.seed_everything(seed, verbose=False)
 
 
 def _weights_file(out: Path, seed: int) -> Path:

@@ -15,28 +15,9 @@ from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
 from ..graph.settings import check_settings
 from ..graph.strict_yaml import load_yaml
-from ..methods import METHODS, LearningMethod, get_method
-from ..models import build
-
-
-@dataclass
-class Training:
-    """One training run: SGD with momentum.
-
-    Args:
-        epochs, batch_size, lr, momentum, weight_decay: as usual.
-        schedule: ``"constant"`` or ``"cosine"``.
-    """
-
-    epochs: int = 20
-    batch_size: int = 32
-    lr: float = 0.05
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    schedule: Literal["constant", "cosine"] = "constant"
-
-    def __post_init__(self) -> None:
-        check_settings(self, LightningFwdError, ("epochs", "batch_size", "lr"), ("momentum", "weight_decay"))
+from ..methods import LearningMethod, get_method
+from .start import data_module, require_fit, require_keywords, require_trained, starting_network
+from .training import Training
 
 
 @dataclass
@@ -64,6 +45,7 @@ class Row:
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("lr", "epochs"))
+        require_keywords(self.settings, f"row {self.name!r}: settings")
 
     def build(self, seed: int | None = None) -> LearningMethod | None:
         """The learning rule, or None.
@@ -78,11 +60,10 @@ class Row:
             return None
         try:
             method = get_method(self.method, **self.settings)
-            if seed is not None and "seed" not in self.settings and hasattr(method, "seed"):
-                method = dataclasses.replace(method, seed=seed)
-        except TypeError as error:
-            known = ", ".join(f.name for f in dataclasses.fields(METHODS[self.method]))
-            raise LightningFwdError(f"row {self.name!r}: {error}", "", f"settings of {self.method}: {known}") from error
+        except LightningFwdError as error:
+            raise LightningFwdError(f"row {self.name!r}: {error.what}", error.why, error.mend) from error
+        if seed is not None and "seed" not in self.settings and hasattr(method, "seed"):
+            method = dataclasses.replace(method, seed=seed)
         if self.calibrate and self.after_statistics and method.batch_norm == "fold":
             raise LightningFwdError(
                 f"row {self.name!r}: calibrate with after_statistics and batch_norm='fold'",
@@ -109,7 +90,9 @@ class Scenario:
     Args:
         data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...).
         model, model_args: for :func:`lightning_fwd.models.build`.
-        pretrain: backpropagation on the source; None starts from the weights that ``model_args`` load.
+        weights: file of trained weights, see :func:`lightning_fwd.models.load_weights`; ``${LIGHTNING_FWD_DATA}`` may stand in it.
+        pretrain: backpropagation on the source, from ``weights`` if there are any; None (in a recipe with ``weights`` the default) takes the model
+            as ``weights``, or its own class, give it, and refuses one that does not know the source.
         adapt: training on the target.
         adapt_samples: labelled target samples.
         split: what accuracy is measured on: ``"test"``, or ``"val"`` (held out of training) to choose settings by.
@@ -122,6 +105,7 @@ class Scenario:
     data: dict[str, Any]
     model: str
     model_args: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
     pretrain: Training | None = field(default_factory=Training)
     adapt: Training = field(default_factory=lambda: Training(epochs=10, batch_size=16, lr=0.01))
     adapt_samples: int = 100
@@ -135,6 +119,8 @@ class Scenario:
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("adapt_samples", "cost_batch"))
+        for name in ("data", "model_args"):
+            require_keywords(getattr(self, name), name)
 
     def all_rows(self) -> list[Row]:
         """Controls first; a row of the recipe with a control's name takes its place."""
@@ -146,17 +132,16 @@ class Scenario:
         """Source or target view for one seed; the target's training part is the few labelled samples."""
         if view == "source":
             batch = self.pretrain.batch_size if self.pretrain else self.adapt.batch_size
-            return DriftDataModule(**self.data, view="source", seed=seed, batch_size=batch)
-        return DriftDataModule(
-            **self.data, view="target", seed=seed, batch_size=self.adapt.batch_size, train_samples=self.adapt_samples
-        )
+            return data_module(self.data, view="source", seed=seed, batch_size=batch)
+        return data_module(self.data, view="target", seed=seed, batch_size=self.adapt.batch_size, train_samples=self.adapt_samples)
 
     def check(self) -> None:
         """Find every mistake that can be found before hours are spent.
 
         Raises:
-            LightningFwdError: a row's name is taken twice, or its rule or settings, the model's arguments or the device are unknown.
-            ValueError, FileNotFoundError: the data set, the drift or the model is unknown.
+            LightningFwdError: a row's name is taken twice, or its rule or settings, the device, the model, its arguments or weights are unknown or do
+                not fit the data, or a model that is not pretrained does not know the source.
+            ValueError, FileNotFoundError: the data set or the drift is unknown, does not fit, or has too few samples.
         """
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
@@ -167,9 +152,14 @@ class Scenario:
             raise LightningFwdError("seeds is empty", "", "give at least one seed")
         for row in self.all_rows():
             row.build()
-        build(self.model, **self.model_args)
         load_device(self.device)
-        self.data_module(self.seeds[0], "target").prepare_data()
+        network = starting_network(self)
+        source, target = (self.data_module(self.seeds[0], view) for view in ("source", "target"))
+        for data in (source, target):
+            data.prepare_data()
+        require_fit(network, source)
+        if self.pretrain is None:
+            require_trained(self, network, source, self.split)
 
     def as_yaml(self) -> str:
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
@@ -196,11 +186,13 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
             f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml"
         )
     raw = {**raw, **(overrides or {})}
-    raw["rows"] = [_dataclass(Row, row, f"{path}: row {i + 1}") for i, row in enumerate(raw.get("rows") or [])]
+    if raw.get("weights") is not None:
+        raw.setdefault("pretrain", None)
+    raw["rows"] = [from_mapping(Row, row, f"{path}: row {i + 1}") for i, row in enumerate(raw.get("rows") or [])]
     for key in ("pretrain", "adapt"):
         if raw.get(key) is not None:
-            raw[key] = _dataclass(Training, raw[key], f"{path}: {key}")
-    return _dataclass(Scenario, raw, str(path))
+            raw[key] = from_mapping(Training, raw[key], f"{path}: {key}")
+    return from_mapping(Scenario, raw, str(path))
 
 
 def with_data_folder(text: str, path: Path) -> str:
@@ -215,7 +207,12 @@ def with_data_folder(text: str, path: Path) -> str:
     return text.replace(variable, os.environ.get("LIGHTNING_FWD_DATA", ""))
 
 
-def _dataclass(cls: type, values: Any, where: str) -> Any:
+def from_mapping(cls: type, values: Any, where: str) -> Any:
+    """A dataclass from a recipe's mapping.
+
+    Raises:
+        LightningFwdError: no mapping, or a key is unknown or lacking; ``where`` says of what.
+    """
     known = [f.name for f in dataclasses.fields(cls)]
     if not isinstance(values, dict):
         raise LightningFwdError(f"{where}: expected a mapping, got {values!r}", "", f"known keys: {', '.join(known)}")

@@ -33,6 +33,9 @@ class DriftDataModule(L.LightningDataModule):
     Batches are (x, y): x float32 (B, C, H, W), (B, C, T) for signals, or (B, F) when flattened; y int64 (B,). All lies
     in memory as float32 (50,000 images of 3x32x32: 614 MB); drift is applied once, when a split is first used.
 
+    Samples (C, H, W) that are neither uint8 nor all in 0..1, such as log-mel spectrograms, are signals like (C, T):
+    standardised by the source, then drifted in standard deviations, by the kinds of drift that are not of pictures only.
+
     Example::
 
         source = DriftDataModule("fashion_mnist", drift="noise", drift_severity=0.08)
@@ -62,7 +65,7 @@ class DriftDataModule(L.LightningDataModule):
         root: folder with the data files, in place of LIGHTNING_FWD_DATA.
 
     Raises:
-        ValueError: an argument out of its range, here; a target that does not fit its source, on first use.
+        ValueError: an argument out of its range, here; a target that does not fit its source, or a drift that does not fit the data, on first use.
         FileNotFoundError: the data set cannot be found, on first use.
     """
 
@@ -132,7 +135,16 @@ class DriftDataModule(L.LightningDataModule):
 
     @override
     def prepare_data(self) -> None:
-        self._domain("source"), self._domain("target")  # downloads on one rank, the others read the cache
+        """Downloads on one rank, the others read the cache; and finds out on one sample whether drift, counts and normalisation fit the data.
+
+        Raises:
+            ValueError: a drift that has no meaning on these data or is too large for them, more samples asked for than there are.
+            FileNotFoundError: the data set cannot be found.
+        """
+        self._domain("source"), self._domain("target")
+        domain = self._domain(self.view)
+        for split in ("train", "test"):
+            self._samples(domain, split, self._indices(split, domain)[:1], self.view)
 
     def tensors(self, split: Split, view: View | None = None) -> tuple[Tensor, Tensor]:
         """All of a split at once: x float32 (N, ...) and y int64 (N,). Built on first use, then kept.
@@ -235,7 +247,7 @@ class DriftDataModule(L.LightningDataModule):
             if domain.modality == "signal":
                 chunk = self._standardise(chunk)
             if drift is not None:
-                chunk = drift(chunk, torch.from_numpy(some + offset))
+                chunk = drift(chunk, torch.from_numpy(some + offset), signal=domain.modality == "signal")
             x[start : start + CHUNK] = after(chunk)
         return x.flatten(1) if self._arguments["flatten"] else x
 

@@ -19,8 +19,8 @@ class Dataset:
 
     Attributes:
         title: what tables and plots call it.
-        modality: "image" (pixels: uint8, or floats in 0..1) or "signal" (other numbers, in their physical unit).
-        x_train, x_test: (N, C, H, W), or (N, C, T) for signals. CIFAR-10 (JPEG) decodes on indexing.
+        modality: "image" (pixels: uint8, or (C, H, W) floats all in 0..1) or "signal" (other numbers, in their physical unit).
+        x_train, x_test: images (N, C, H, W), signals (N, C, T) or, for spectrograms, (N, C, H, W). CIFAR-10 (JPEG) decodes on indexing.
         y_train, y_test: (N,) int64 in 0..len(classes)-1.
         classes: the names of the classes.
         groups_train: (N,) the recording a sample was cut from, where samples overlap; validation keeps them whole.
@@ -54,8 +54,9 @@ def dataset_from_arrays(arrays: dict, title: str, classes: tuple[str, ...] | Non
     """Check raw arrays and lay them out.
 
     Args:
-        arrays: x_train, y_train, x_test, y_test. x is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W); floats in the same
-            four-dimensional layouts; or numbers (N, C, T) for signals. y is (N,) or (N, 1), whole numbers from 0.
+        arrays: x_train, y_train, x_test, y_test. x is uint8 (N, H, W), (N, H, W, C) or (N, C, H, W); numbers in the same
+            four-dimensional layouts, images if all lie in 0..1, else signals (spectrograms); or numbers (N, C, T) for
+            signals. y is (N,) or (N, 1), whole numbers from 0.
         title: what tables call it.
         classes: class names; "0", "1", ... when None.
         source: the file, for errors.

@@ -3,7 +3,7 @@
     drift = Drift("noise", 0.08)             # Gaussian, sigma 0.08 on pixels in 0..1
     drift = Drift("blur", level=2, seed=7)   # one of five named strengths
     drift = as_drift("contrast=0.3+noise=0.04")
-    x_target = drift(x_source, index)        # (B, C, H, W) or (B, C, T), same shape
+    x_target = drift(x_source, index)        # images (B, C, H, W) or signals (B, C, T), same shape
 
 A drift is a pure function of the sample and its index: the same sample gets the same noise in any batch, on any rank
 and in any epoch.
@@ -86,13 +86,14 @@ class Drift:
     def __str__(self) -> str:
         return f"{self.kind}={self.severity:g}"
 
-    def __call__(self, x: Tensor, index: Tensor | None = None, *, stage: int = 0) -> Tensor:
+    def __call__(self, x: Tensor, index: Tensor | None = None, *, stage: int = 0, signal: bool | None = None) -> Tensor:
         """Drift a batch.
 
         Args:
-            x: (B, C, H, W) floats in 0..1, or (B, C, T) standardised floats.
+            x: images (B, C, H, W) in 0..1, or signals, standardised: (B, C, T), or (B, C, H, W) for spectrograms.
             index: (B,) integers that identify the samples; 0..B-1 when left out.
             stage: place in a chain, so that two drifts of one kind and seed draw independent noise.
+            signal: whether x are signals; by default those of three dimensions.
 
         Returns:
             The same shape, dtype and device; images stay in 0..1. At the identity severity, `x` itself.
@@ -101,29 +102,30 @@ class Drift:
             ValueError: a shape, dtype or range that the drift has no meaning for.
         """
         kind = DRIFT_KINDS[self.kind]
-        self._check(x)
+        signal = x.ndim == 3 if signal is None else signal
+        self._check(x, signal)
         if self.severity == kind.identity:
             return x
         index = torch.arange(len(x), device=x.device) if index is None else index.to(x.device, torch.int64)
         if index.shape != (len(x),):
             raise ValueError(f"drift {self}: index has shape {tuple(index.shape)}, expected ({len(x)},)")
-        drifted = kind.apply(x, self.severity, CounterRandom(index, self.seed, f"{self.kind}/{stage}"))
-        return drifted.clamp_(0, 1) if x.ndim == 4 else drifted
+        drifted = kind.apply_to(x, self.severity, CounterRandom(index, self.seed, f"{self.kind}/{stage}"), signal)
+        return drifted if signal else drifted.clamp_(0, 1)
 
-    def _check(self, x: Tensor) -> None:
+    def _check(self, x: Tensor, signal: bool) -> None:
         kind, shape = DRIFT_KINDS[self.kind], tuple(x.shape)
         if x.ndim not in (3, 4) or 0 in shape[1:]:
             raise ValueError(f"drift {self}: got shape {shape}, expected images (B, C, H, W) or signals (B, C, T)")
-        if x.ndim == 3 and not kind.signals:
+        if signal and not kind.signals:
             raise ValueError(
-                f"drift {self.kind!r} has no meaning on signals (B, C, T), got {shape}; those that have: "
-                + ", ".join(name for name, other in DRIFT_KINDS.items() if other.signals)
+                f"drift {self.kind!r} has no meaning on signals, got {shape} (an image holds uint8, or floats that all lie in 0..1); "
+                "those that have: " + ", ".join(name for name, other in DRIFT_KINDS.items() if other.signals)
             )
         if not x.is_floating_point():
             raise ValueError(f"drift {self}: got {x.dtype}, expected floats (pixels divided by 255)")
-        if x.ndim == 4 and len(x) and not (x.min() >= 0 and x.max() <= 1):
+        if not signal and len(x) and not (x.min() >= 0 and x.max() <= 1):
             found = f"{x.min():g}..{x.max():g}"
-            raise ValueError(f"drift {self}: pixels must lie in 0..1, got {found}; drift first, then normalise")
+            raise ValueError(f"drift {self}: pixels must lie in 0..1, got {found}; drift first, then normalise; of spectrograms say signal=True")
         if kind.step and abs(self.severity) >= min(shape[2:]) and self.severity != kind.identity:
             raise ValueError(f"drift {self}: too large for {shape}, whose shortest side is {min(shape[2:])}")
 
@@ -137,9 +139,9 @@ class DriftChain:
     def __str__(self) -> str:
         return "+".join(map(str, self.drifts))
 
-    def __call__(self, x: Tensor, index: Tensor | None = None) -> Tensor:
+    def __call__(self, x: Tensor, index: Tensor | None = None, *, signal: bool | None = None) -> Tensor:
         for stage, drift in enumerate(self.drifts):
-            x = drift(x, index, stage=stage)
+            x = drift(x, index, stage=stage, signal=signal)
         return x
 
 

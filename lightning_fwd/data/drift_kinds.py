@@ -1,8 +1,8 @@
 """What each kind of drift does to a batch, and what its severity means.
 
-Images are (B, C, H, W) with values 0..1 and stay in 0..1. Signals are (B, C, T), standardised, and are not clipped: a
-severity in "full scale" is then a severity in standard deviations. Five levels per kind follow the idea of ImageNet-C
-(Hendrycks and Dietterich, ICLR 2019, section 3).
+Images are (B, C, H, W) with values 0..1 and stay in 0..1. Signals are (B, C, T), or (B, C, H, W) for spectrograms,
+standardised, and are not clipped: a severity in "full scale" is then a severity in standard deviations. Five levels per
+kind follow the idea of ImageNet-C (Hendrycks and Dietterich, ICLR 2019, section 3).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from torch import Tensor
 from lightning_fwd.data.counter_random import CounterRandom
 
 SPIKE = 4.0  # impulse noise on a standardised signal: a reading of plus or minus four standard deviations
+
+
+Apply = Callable[[Tensor, float, CounterRandom], Tensor]
 
 
 @dataclass(frozen=True)
@@ -31,17 +35,21 @@ class DriftKind:
         identity: the severity that changes nothing.
         levels: the severities named 1 to 5.
         step: 0 for any real severity, 1 for whole numbers, 2 for odd ones. Whole numbers count pixels (or time steps).
-        signals: whether it means anything on (B, C, T).
+        signals: whether it means anything on signals; a function where it does to them something else than `apply`.
     """
 
-    apply: Callable[[Tensor, float, CounterRandom], Tensor]
+    apply: Apply
     meaning: str
     low: float
     high: float
     identity: float
     levels: Sequence[float]
     step: int = 0
-    signals: bool = True
+    signals: Apply | bool = True
+
+    def apply_to(self, x: Tensor, severity: float, random: CounterRandom, signal: bool) -> Tensor:
+        """`apply`, or what takes its place on signals."""
+        return (self.signals if signal and callable(self.signals) else self.apply)(x, severity, random)
 
 
 def _noise(x: Tensor, sigma: float, random: CounterRandom) -> Tensor:
@@ -55,9 +63,11 @@ def _blur(x: Tensor, kernel: float, random: CounterRandom) -> Tensor:
 
 
 def _contrast(x: Tensor, factor: float, random: CounterRandom) -> Tensor:
-    # A camera fades as a whole, colours included; the channels of a signal are sensors of their own.
-    mean = x.mean((1, 2, 3), keepdim=True) if x.ndim == 4 else x.mean(2, keepdim=True)
-    return torch.lerp(mean, x, factor)
+    return torch.lerp(x.mean((1, 2, 3), keepdim=True), x, factor)  # a camera fades as a whole, colours included
+
+
+def _contrast_of_channels(x: Tensor, factor: float, random: CounterRandom) -> Tensor:
+    return torch.lerp(x.flatten(2).mean(2).view(*x.shape[:2], *[1] * (x.ndim - 2)), x, factor)  # of a signal, each is a sensor of its own
 
 
 def _brightness(x: Tensor, offset: float, random: CounterRandom) -> Tensor:
@@ -79,8 +89,7 @@ def _gain_offset(x: Tensor, size: float, random: CounterRandom) -> Tensor:
     return x * gain + random.shared_signs(*channels, name="offset").mul_(size / 2).to(x.dtype)
 
 
-def _impulse_noise(x: Tensor, fraction: float, random: CounterRandom) -> Tensor:
-    low, high = (0.0, 1.0) if x.ndim == 4 else (-SPIKE, SPIKE)
+def _impulse_noise(x: Tensor, fraction: float, random: CounterRandom, low: float = 0.0, high: float = 1.0) -> Tensor:
     draw = random.uniform(*x.shape[1:])
     return x.masked_fill(draw < fraction / 2, low).masked_fill(draw > 1 - fraction / 2, high)
 
@@ -119,7 +128,8 @@ DRIFT_KINDS: dict[str, DriftKind] = {
     ),
     "blur": DriftKind(_blur, "side of the box filter in pixels, odd", 1, 63, 1, (3, 5, 7, 9, 11), step=2),
     "contrast": DriftKind(
-        _contrast, "factor on the distance to the sample's mean (of each channel, for signals)", 0, 4, 1, (0.75, 0.5, 0.4, 0.3, 0.15)
+        _contrast, "factor on the distance to the sample's mean (of each channel, for signals)", 0, 4, 1, (0.75, 0.5, 0.4, 0.3, 0.15),
+        signals=_contrast_of_channels,
     ),
     "brightness": DriftKind(
         _brightness, "offset of every pixel, in full scale", -1, 1, 0, (0.05, 0.1, 0.15, 0.2, 0.3), signals=False
@@ -133,7 +143,8 @@ DRIFT_KINDS: dict[str, DriftKind] = {
         0, 1, 0, (0.05, 0.1, 0.2, 0.3, 0.4),
     ),
     "impulse_noise": DriftKind(
-        _impulse_noise, "fraction of values replaced by the extremes", 0, 1, 0, (0.01, 0.02, 0.03, 0.05, 0.07)
+        _impulse_noise, "fraction of values replaced by the extremes", 0, 1, 0, (0.01, 0.02, 0.03, 0.05, 0.07),
+        signals=partial(_impulse_noise, low=-SPIKE, high=SPIKE),
     ),
     "pixelation": DriftKind(
         _pixelation, "side of the block in pixels that becomes one value", 1, 64, 1, (2, 3, 4, 5, 6), step=1

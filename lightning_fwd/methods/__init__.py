@@ -1,5 +1,7 @@
 """The learning rules. A new one is a room here and a line in ``METHODS``: it then trains, is priced, compared and exported."""
 
+from inspect import signature
+
 from torch import Tensor, nn
 
 from ..graph.errors import RewriteError
@@ -30,7 +32,7 @@ def get_method(method: LearningMethod | str, **settings: object) -> LearningMeth
     """A method from its registered name and settings, or itself.
 
     Raises:
-        RewriteError: the name is not registered, or it is no method at all.
+        RewriteError: the name is not registered, it is no method at all, or it has no such setting.
     """
     if isinstance(method, LearningMethod):
         return method
@@ -42,7 +44,14 @@ def get_method(method: LearningMethod | str, **settings: object) -> LearningMeth
         )
     if method not in METHODS:
         raise RewriteError(f"unknown method {method!r}", "", f"known methods: {', '.join(METHODS)}")
-    return METHODS[method](**settings)
+    known = list(signature(METHODS[method]).parameters)
+    mend = f"settings of {method}: {', '.join(known) or 'none'}"
+    if unknown := [name for name in settings if name not in known]:
+        raise RewriteError(f"{method} has no setting {', '.join(map(repr, unknown))}", "", mend)
+    try:
+        return METHODS[method](**settings)
+    except TypeError as error:
+        raise RewriteError(f"{method}: {error}", "", mend) from error
 
 
 def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor) -> RewrittenModel:

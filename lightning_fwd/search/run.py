@@ -22,7 +22,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..compare.scenario import with_data_folder
+from ..compare.folder import differences
+from ..compare.scenario import from_mapping, with_data_folder
+from ..compare.start import (
+    data_module,
+    pretrain,
+    pretrained,
+    require_fit,
+    require_keywords,
+    require_same_weights,
+    require_trained,
+    starting_network,
+)
+from ..compare.training import Training
 from ..cost import price, trace_inference
 from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
@@ -30,13 +42,13 @@ from ..graph.settings import check_settings
 from ..graph.strict_yaml import load_yaml
 from ..methods import SparseUpdate, rewrite
 from ..methods.sparse_update import write_scheme
-from ..models import build
 from .budget import Budget, parse_budget
 from .choose import Prices, best, random_genome, require_some
 from .contribution import accuracy_after, with_statistics
 from .space import Genome, Space
 
 Pair = tuple[Tensor, Tensor]
+START = "pretrained.safetensors"  #: in the folder of a search, what its trainings start from
 _RANDOM_FINALISTS = 1000  #: added to the seed, so that the search's random sets are none of the controls'
 
 
@@ -47,7 +59,10 @@ class SchemeSearch:
     Args:
         data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, normalize, ...): the source.
         drifts: simulated ones, each with its severity (``"noise=0.08"``); contributions are averaged over them.
-        model, model_args: for :func:`lightning_fwd.models.build`, pretrained weights included.
+        model, model_args: for :func:`lightning_fwd.models.build`.
+        weights: file of trained weights, see :func:`lightning_fwd.models.load_weights`; ``${LIGHTNING_FWD_DATA}`` may stand in it.
+        pretrain: backpropagation on the source first, with the keys of :class:`lightning_fwd.compare.Training`; None takes the model as ``weights``,
+            or its own class, give it. A model that does not know the source is refused.
         budget: see :func:`parse_budget`. width: of the arithmetic that the ledger prices. momentum: of SGD, whose state takes RAM.
         fractions: of input channels that a layer may train.
         samples, held_out: source samples that a candidate is trained on and (so many at most) judged by.
@@ -62,6 +77,8 @@ class SchemeSearch:
     drifts: list[str]
     model: str
     model_args: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    pretrain: Training | None = None
     budget: str | dict[str, Any] = field(default_factory=lambda: {"ram": "256KB"})
     width: Literal["fp32", "int8", "mixed"] = "int8"
     momentum: float = 0.9
@@ -77,6 +94,10 @@ class SchemeSearch:
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, not_negative=("momentum",))
+        for name in ("data", "model_args"):
+            require_keywords(getattr(self, name), name)
+        if isinstance(self.pretrain, dict):
+            self.pretrain = from_mapping(Training, self.pretrain, "pretrain")
         wrong = [name for name in ("samples", "held_out", "epochs", "batch_size", "finalists", "lr") if not getattr(self, name) > 0]
         wrong += [] if isinstance(self.drifts, list) and self.drifts else ["drifts"]
         wrong += ["data"] if self.data.get("val_fraction", 0.1) == 0 else []  # judged by that part
@@ -118,10 +139,10 @@ def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
     """
     try:
         content = load_yaml(with_data_folder(Path(file).read_text(), Path(file))) or {}
-        return SchemeSearch(**{**content, **(overrides or {})})
-    except (OSError, yaml.YAMLError, TypeError) as error:
+    except (OSError, yaml.YAMLError) as error:
         known = ", ".join(f.name for f in dataclasses.fields(SchemeSearch))
         raise LightningFwdError(f"cannot read the search {str(file)!r}", str(error), f"keys: {known}") from error
+    return from_mapping(SchemeSearch, {**content, **(overrides or {})} if isinstance(content, dict) else content, str(file))
 
 
 def search(
@@ -136,14 +157,33 @@ def search(
         controls: how many random schemes that use up the same budget to judge beside the one found (``judged.csv``).
 
     Raises:
-        LightningFwdError: no sparse update keeps the budget, or ``out`` holds measurements of another search.
+        LightningFwdError: no sparse update keeps the budget, the model does not know the source, or ``out`` holds measurements of another search, or
+            of other weights; a setting that is unknown or does not fit.
     """
-    net, example = _network(spec)
+    for drift in spec.drifts:  # all that can be wrong, before the long part
+        _target(spec, drift).prepare_data()
+    source = data_module(spec.data, seed=spec.seed, **({"batch_size": spec.pretrain.batch_size} if spec.pretrain else {}))
+    net, example = starting_network(spec), torch.zeros(2, *source.input_shape)
+    require_fit(net, source)
     space = Space.of(net, example, spec.fractions)
     budget = _budget(spec, net, example)
     if controls:
-        _samples(spec, spec.drifts[0], judging=True)  # that there are enough, before the long part
+        _samples(spec, spec.drifts[0], judging=True)  # that there are enough
+    if spec.pretrain is None:
+        require_trained(spec, net, source, "val")
+    require_same_weights(spec, out / START)
     _open_folder(spec, out)
+    if not (out / START).exists():
+        if spec.pretrain is not None and console is not None:
+            console.print(f"pretraining, {spec.pretrain.epochs} epochs on the source", highlight=False)
+        pretrain(spec, spec.seed, source, out / START)
+    net = pretrained(spec, out / START)
+    if spec.pretrain is not None:
+        try:
+            require_trained(spec, net, source, "val")
+        except LightningFwdError:
+            (out / START).unlink()  # so that another pretraining may follow in this folder
+            raise
     prices = Prices(net, example, space, spec.width, spec.momentum, out / f"prices_{spec.width}_{spec.momentum:g}.json")
     require_some(space, space.options, prices, budget, count=1)
     measured = Measured(spec, space, out / "contributions.csv", jobs, console)
@@ -251,7 +291,8 @@ class Measured:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
         with Progress(*columns, console=self._console) as progress, self._file.open("a", newline="") as file:
             bar = progress.add_task("random schemes" if self._judging else "contributions", total=len(todo), visible=bool(todo))
-            calls = (joblib.delayed(_measure)(self._spec, self._space, genome, drift, self._judging) for genome, drift in todo)
+            start = self._file.parent / START
+            calls = (joblib.delayed(_measure)(self._spec, self._space, start, genome, drift, self._judging) for genome, drift in todo)
             done = joblib.Parallel(n_jobs=self._jobs, return_as="generator")(calls)
             for (genome, drift), accuracy in zip(todo, done, strict=True):
                 self._known[genome, drift] = accuracy
@@ -262,10 +303,10 @@ class Measured:
         return {g: sum(self._known[g, d] for d in drifts) / len(drifts) for g in wanted}
 
 
-def _measure(spec: SchemeSearch, space: Space, genome: Genome, drift: str, judging: bool) -> float:
+def _measure(spec: SchemeSearch, space: Space, file: Path, genome: Genome, drift: str, judging: bool) -> float:
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore", module="lightning")
-    start, train, held_out = _under(yaml.safe_dump(dataclasses.asdict(spec)), drift, judging)
+    start, train, held_out = _under(yaml.safe_dump(dataclasses.asdict(spec)), file, drift, judging)
     if not any(genome):
         return accuracy_after(start, None, train, held_out)
     training = dict(lr=spec.lr, epochs=spec.epochs, batch_size=spec.batch_size, momentum=spec.momentum, seed=spec.seed)
@@ -273,11 +314,11 @@ def _measure(spec: SchemeSearch, space: Space, genome: Genome, drift: str, judgi
 
 
 @functools.lru_cache(maxsize=2)
-def _under(spec_yaml: str, drift: str, judging: bool) -> tuple[nn.Module, Pair, Pair]:
+def _under(spec_yaml: str, file: Path, drift: str, judging: bool) -> tuple[nn.Module, Pair, Pair]:
     """The network that training starts from, and the samples under one drift; kept by each worker."""
     spec = SchemeSearch(**load_yaml(spec_yaml))
     train, held_out = _samples(spec, drift, judging)
-    net, _ = _network(spec)
+    net = pretrained(spec, file)
     if spec.after_statistics:
         net = with_statistics(net, train[0], spec.batch_size)
     return net, train, held_out
@@ -285,7 +326,7 @@ def _under(spec_yaml: str, drift: str, judging: bool) -> tuple[nn.Module, Pair, 
 
 def _samples(spec: SchemeSearch, drift: str, judging: bool) -> tuple[Pair, Pair]:
     """Training and held-out samples of the search; when judging, as many others for training, and test samples."""
-    data = DriftDataModule(**spec.data, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
+    data = _target(spec, drift)
     x, y = data.tensors("train")
     if judging:
         try:
@@ -302,9 +343,8 @@ def _samples(spec: SchemeSearch, drift: str, judging: bool) -> tuple[Pair, Pair]
     return (x, y), (held_x[: spec.held_out], held_y[: spec.held_out])
 
 
-def _network(spec: SchemeSearch) -> tuple[nn.Module, Tensor]:
-    net = build(spec.model, **spec.model_args)
-    return net, torch.zeros(2, *DriftDataModule(**spec.data).input_shape)
+def _target(spec: SchemeSearch, drift: str) -> DriftDataModule:
+    return data_module(spec.data, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
 
 
 def _budget(spec: SchemeSearch, net: nn.Module, example: Tensor) -> Budget:
@@ -316,18 +356,14 @@ def _budget(spec: SchemeSearch, net: nn.Module, example: Tensor) -> Budget:
 
 def _open_folder(spec: SchemeSearch, out: Path) -> None:
     """Measurements are of use to a search with another budget, not to one with other data or training."""
-    free = ("budget", "width", "finalists")
-    mine = {k: v for k, v in dataclasses.asdict(spec).items() if k not in free}
     try:
         out.mkdir(parents=True, exist_ok=True)
         recipe = out / "search.yaml"
-        if recipe.exists() and {k: v for k, v in load_yaml(recipe.read_text()).items() if k not in free} != mine:
-            raise LightningFwdError(
-                f"{out} holds measurements of another search",
-                "they do not apply to this one",
-                "choose another folder, or delete it",
-            )
-        recipe.write_text(yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False))
+        text = yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False)
+        used = (out / START).exists() or (out / "contributions.csv").exists()
+        if used and recipe.exists() and (changes := differences(recipe.read_text(), text, ("budget", "width", "finalists"))):
+            raise LightningFwdError(f"{out} holds measurements of another search", "; ".join(changes), "choose another folder, or delete it")
+        recipe.write_text(text)
     except OSError as error:
         raise LightningFwdError(f"cannot write to {out}", str(error), "choose another folder") from error
 

@@ -138,10 +138,19 @@ def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
         ({"adaptt": {}}, "unknown adaptt"),
         ({"adapt": {"epoch": 3}}, "unknown epoch"),
         ({"seeds": []}, "seeds is empty"),
+        ({"rows": [{"name": "x", "method": "pepita", "settings": 3}]}, "row 'x': settings is 3"),
+        ({"data": {"dataset": "digits", "drft": "noise"}}, "'drft'\n.*known keys: dataset, drift"),
+        ({"data": {"dataset": "digits", "drift": "blur=9"}}, "blur=9: too large"),
+        ({"data": {"dataset": "digits", "drift": "rotation=200"}}, "severity 200.* is outside -180..180"),
+        ({"adapt_samples": 5000}, "train_samples must be at most 1294"),
+        ({"model_args": {"in_channels": 3}}, r"cannot take the data's samples \(1, 8, 8\)"),
+        ({"model_args": {"in_channels": 1, "num_classes": 5}}, r"gives \(2, 5\).*10 classes(.|\n)*number of outputs"),
+        ({"weights": "nowhere.ckpt"}, "cannot read nowhere.ckpt"),
+        ({"pretrain": None}, r"small_conv is right on 1... % .*by chance it would be 10.0 %\n.*without trained weights(.|\n)*weights: FILE"),
     ],
 )
 def test_mistakes_in_the_scenario_are_found_before_anything_runs(tmp_path, changes, said):
-    with pytest.raises(LightningFwdError, match=said):
+    with pytest.raises(ValueError, match=said):
         compare(scenario(tmp_path, **changes), tmp_path / "out", jobs=1)
     assert not (tmp_path / "out").exists()
 
@@ -162,9 +171,31 @@ def test_folder_of_another_scenario_is_refused(tmp_path):
     out = tmp_path / "out"
     compare(scenario(tmp_path, rows=TINY["rows"][:1]), out, jobs=1)
     table = (out / "results.csv").read_text()
-    with pytest.raises(LightningFwdError, match="another scenario"):
-        compare(scenario(tmp_path, adapt_samples=16), out, jobs=1)
+    with pytest.raises(LightningFwdError, match="another scenario\n.*why:  pretrain.lr: 0.05 there, 0.1 here; adapt_samples: 32 there, 16 here\n"):
+        compare(scenario(tmp_path, adapt_samples=16, pretrain=TINY["pretrain"] | {"lr": 0.1}), out, jobs=1)
     assert (out / "results.csv").read_text() == table
+
+
+def test_a_folder_that_was_begun_before_a_setting_existed_is_taken_up(tmp_path):
+    s, out = scenario(tmp_path, rows=TINY["rows"][:1]), tmp_path / "out"
+    first = compare(s, out, jobs=1)
+    older = {k: v for k, v in yaml.safe_load((out / "scenario.yaml").read_text()).items() if k != "weights"}
+    (out / "scenario.yaml").write_text(yaml.safe_dump(older))
+    assert compare(s, out, jobs=1) == first
+
+
+def test_trained_weights_are_taken_as_they_are_or_trained_further(tmp_path):
+    (none,) = compare(scenario(tmp_path, rows=TINY["rows"][:1], pretrain={"epochs": 4}), tmp_path / "own", jobs=1)
+    weights = tmp_path / "own" / "pretrained" / "seed0.safetensors"
+    given = {"rows": TINY["rows"][:1], "weights": str(weights), "seeds": [5]}
+    unstated = {k: v for k, v in TINY.items() if k != "pretrain"}
+    (tmp_path / "taken.yaml").write_text(yaml.safe_dump({**unstated, **given}))
+    (taken,) = compare(load_scenario(tmp_path / "taken.yaml"), tmp_path / "taken", jobs=1)
+    (further,) = compare(scenario(tmp_path, **given, pretrain={"epochs": 1}), tmp_path / "further", jobs=1)
+    assert taken.accuracy_source == none.accuracy_source > 30 and further.accuracy_source != none.accuracy_source
+    weights.write_bytes((tmp_path / "further" / "pretrained" / "seed5.safetensors").read_bytes())
+    with pytest.raises(LightningFwdError, match="seed5.safetensors holds other weights than .*seed0.safetensors"):
+        compare(load_scenario(tmp_path / "taken.yaml"), tmp_path / "taken", jobs=1)
 
 
 def test_pretrained_weights_of_another_scenario_are_refused_before_there_are_results(tmp_path):

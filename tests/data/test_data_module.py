@@ -145,6 +145,30 @@ def test_own_signals_with_a_recorded_target(own_signals):
         source.changed(view="target", drift="rotation").tensors("test")
 
 
+def test_spectrograms_are_signals(tmp_path):
+    x = np.random.default_rng(0).normal(-20, 10, (80, 1, 12, 9)).astype(np.float32)
+    np.savez(tmp_path / "own.npz", x_train=x[:60], y_train=np.arange(60) % 4, x_test=x[60:], y_test=np.arange(20) % 4)
+    source = DriftDataModule(str(tmp_path / "own.npz"), drift="noise=0.5")
+    clean, noisy = source.tensors("train"), source.tensors("train", view="target")
+    assert clean[0].shape == (54, 1, 12, 9) and clean[0].std().item() == pytest.approx(1, abs=0.05)
+    assert (noisy[0] - clean[0]).std().item() == pytest.approx(0.5, abs=0.02)
+    with pytest.raises(ValueError, match="'rotation' has no meaning on signals"):
+        source.changed(view="target", drift="rotation").prepare_data()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"drift": "blur=9"}, "too large"),
+        ({"train_samples": 5000}, "train_samples must be at most 1294"),
+        ({"test_samples": 5000}, "test_samples must be at most 359"),
+    ],
+)
+def test_what_does_not_fit_the_data_is_told_before_anything_is_trained(change, said):
+    with pytest.raises(ValueError, match=said):
+        DriftDataModule(**{"drift": "noise", "view": "target"} | change).prepare_data()
+
+
 @needs_data
 def test_har_drifts_for_real():
     source = DriftDataModule("har", root=DATA)

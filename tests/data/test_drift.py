@@ -56,12 +56,26 @@ def test_a_sample_drifts_alike_in_any_batch(drift, order, cut):
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), kind=st.sampled_from(SIGNAL_DRIFTS))
-def test_signals_keep_their_shape_and_drift_alike_in_any_batch(data, kind):
-    drift, x, index = Drift(kind, data.draw(severities(kind))), signals(), torch.arange(10, 16)
-    whole = drift(x, index)
+@given(data=st.data(), kind=st.sampled_from(SIGNAL_DRIFTS), spectrogram=st.booleans())
+def test_signals_keep_their_shape_and_drift_alike_in_any_batch(data, kind, spectrogram):
+    drift, index = Drift(kind, data.draw(severities(kind))), torch.arange(10, 16)
+    x = images() * 6 - 3 if spectrogram else signals()
+    whole = drift(x, index, signal=True)
     assert whole.shape == x.shape and torch.isfinite(whole).all()
-    torch.testing.assert_close(drift(x[4:5], index[4:5]), whole[4:5], rtol=0, atol=1e-5)
+    torch.testing.assert_close(drift(x[4:5], index[4:5], signal=True), whole[4:5], rtol=0, atol=1e-5)
+
+
+def test_spectrograms_drift_in_standard_deviations_and_are_not_clipped():
+    x = torch.randn(8, 2, 40, 30, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 3.0]).view(2, 1, 1)
+    chain = as_drift("noise=0.5+contrast=0.5")
+    drifted = chain(x, signal=True)
+    assert drifted.min() < -2 and drifted.max() > 2
+    for channel, std in enumerate((1.0, 3.0)):  # each channel about its own mean
+        expected = 0.5 * (std**2 + 0.5**2) ** 0.5
+        assert drifted[:, channel].std().item() == pytest.approx(expected, rel=0.02)
+    assert set(Drift("impulse_noise", 1.0)(x, signal=True).unique().tolist()) == {-SPIKE, SPIKE}
+    with pytest.raises(ValueError, match=r"'brightness' has no meaning on signals, got \(8, 2, 40, 30\)(.*)all lie in 0..1"):
+        Drift("brightness")(x, signal=True)
 
 
 @pytest.mark.parametrize("kind", DRIFTS)
@@ -203,9 +217,9 @@ def test_bad_arguments_are_refused(arguments, message):
     [
         ("noise", torch.zeros(2, 3), "expected images"),
         ("noise", torch.zeros(2, 1, 4, 4, dtype=torch.uint8), "expected floats"),
-        ("noise", torch.full((2, 1, 4, 4), 255.0), "pixels must lie in 0..1, got 255..255"),
+        ("noise", torch.full((2, 1, 4, 4), 255.0), "pixels must lie in 0..1, got 255..255; .* of spectrograms say signal=True"),
         ("noise", torch.full((2, 1, 4, 4), math.nan), "pixels must lie in 0..1"),
-        ("rotation", torch.zeros(2, 6, 64), "no meaning on signals .* those that have: noise, blur"),
+        ("rotation", torch.zeros(2, 6, 64), "no meaning on signals.* those that have: noise, blur"),
         ("blur", torch.zeros(2, 1, 4, 4), "too large for .* shortest side is 4"),
     ],
 )

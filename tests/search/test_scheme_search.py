@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 import lightning_fwd as lf
 from lightning_fwd.cli import main
+from lightning_fwd.compare.start import pretrain
 from lightning_fwd.cost import step_cost
+from lightning_fwd.data import DriftDataModule
 from lightning_fwd.models import SmallConv
 from lightning_fwd.search import (
     Budget,
@@ -28,7 +30,7 @@ from lightning_fwd.search import (
     random_genome,
     search,
 )
-from lightning_fwd.search.run import Measured, _samples
+from lightning_fwd.search.run import START, Measured, _samples
 from lightning_fwd.search.space import within
 
 
@@ -169,6 +171,20 @@ SPEC = dict(
 )  # fmt: skip
 
 
+@pytest.fixture(autouse=True, scope="module")
+def trained(tmp_path_factory):
+    """All searches below start from weights that know the digits."""
+    file = tmp_path_factory.mktemp("trained") / "net.safetensors"
+    pretrain(SchemeSearch(**SPEC, pretrain={"epochs": 5}), 0, DriftDataModule("digits", batch_size=32), file)
+    SPEC["weights"] = str(file)
+
+
+def begun(folder):
+    """A folder as a search leaves it before it measures."""
+    pretrain(SchemeSearch(**SPEC), 0, DriftDataModule("digits"), folder / START)
+    return folder
+
+
 def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, monkeypatch):
     spec = SchemeSearch(**SPEC)
     found = search(spec, tmp_path / "run", jobs=1)
@@ -184,7 +200,7 @@ def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, mo
         search(SchemeSearch(**{**SPEC, "budget": {"ram": "100B"}}), tmp_path / "run", jobs=1)
     with pytest.raises(lf.LightningFwdError, match="budget of 1,000 MAC per step"):
         search(SchemeSearch(**{**SPEC, "budget": {"macs_per_step": 1000}}), tmp_path / "run", jobs=1)
-    with pytest.raises(lf.LightningFwdError, match="another search"):
+    with pytest.raises(lf.LightningFwdError, match="another search\n.*why:  lr: 0.03 there, 0.1 here"):
         search(SchemeSearch(**{**SPEC, "lr": 0.1}), tmp_path / "run", jobs=1)
 
 
@@ -219,14 +235,14 @@ def test_a_search_in_which_nothing_helps_says_so(small):
 
 def test_measurements_survive_an_interruption(tmp_path, small):
     space = small[2]
-    spec, file = SchemeSearch(**SPEC), tmp_path / "contributions.csv"
+    spec, file = SchemeSearch(**SPEC), begun(tmp_path) / "contributions.csv"
     first = Measured(spec, space, file, 1, None).of([space.nothing])
     file.write_text(file.read_text().replace(f"{first[space.nothing]}", "12.5"))
     assert Measured(spec, space, file, 1, None).of([space.nothing]) == {space.nothing: 12.5}
 
 
 def test_an_unfinished_line_is_measured_again_and_a_damaged_one_named(tmp_path, small):
-    space, file = small[2], tmp_path / "contributions.csv"
+    space, file = small[2], begun(tmp_path) / "contributions.csv"
     file.write_text("0 0 0 0,contrast=0.3,12.5\n1 0 0 0,contrast=0.3,7")  # of 71.2
     measured = Measured(SchemeSearch(**SPEC), space, file, 1, None)
     assert measured.of([space.nothing]) == {space.nothing: 12.5} and measured.of([space.bias_only(1)])[space.bias_only(1)] > 10
@@ -293,6 +309,35 @@ def test_a_bad_budget_on_the_command_line(budget, said, tmp_path, capfd):
         assert main(["search", "-c", str(tmp_path / "search.yaml"), "--out", str(tmp_path / "out"), "--budget", budget]) == 2
     assert said in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": None}, r"small_conv is right on 1... % .*\n.*without trained weights(.|\n)*weights: FILE"),
+        ({"weights": None, "pretrain": {"epochs": 1, "lr": 1e-9}}, "pretraining taught it next to nothing"),
+        ({"weights": None, "pretrain": {"epoch": 1}}, "pretrain: unknown epoch"),
+        ({"model_args": {"in_channels": 1, "widths": [6, 8], "classes": 3}}, "'classes'\n.*its arguments are .*num_classes"),
+        ({"model_args": {"in_channels": 1, "widths": [6, 6]}}, "has shape"),
+        ({"drifts": ["noise", "blur=9"]}, "blur=9: too large"),
+        ({"samples": 5000}, "train_samples must be at most 1294"),
+    ],
+)
+def test_what_cannot_work_is_told_before_anything_is_measured(change, said, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_fwd.search.run._measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match=said):
+        search(SchemeSearch(**{**SPEC, **change}), tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out" / START).exists()
+
+
+def test_a_search_may_pretrain_and_starts_each_training_there(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr("lightning_fwd.search.run._measure", lambda spec, space, start, *_: seen.append(start) or 50.0)
+    spec = SchemeSearch(**{**SPEC, "weights": None, "pretrain": {"epochs": 5}})
+    search(spec, tmp_path, jobs=1)
+    assert set(seen) == {tmp_path / START}
+    with pytest.raises(lf.LightningFwdError, match="pretrain.epochs: 5 there, 6 here"):
+        search(SchemeSearch(**{**SPEC, "weights": None, "pretrain": {"epochs": 6}}), tmp_path, jobs=1)
 
 
 def test_a_bad_recipe_names_its_keys(tmp_path):

@@ -1,0 +1,151 @@
+"""The network that a comparison or a search starts from: built, given its weights, pretrained where asked, and shown to know the source."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ..data import DriftDataModule
+from ..data.subsets import stratified_subset
+from ..graph.errors import LightningFwdError
+from ..methods import Backprop
+from ..models import build, load_weights
+from .training import fit, quiet
+
+if TYPE_CHECKING:
+    from ..search import SchemeSearch
+    from .scenario import Scenario
+
+    Recipe = Scenario | SchemeSearch
+
+_SAMPLES = 1000  #: on which a network must show that it knows the source
+
+
+def require_keywords(values: Any, name: str) -> None:
+    """Refuse what is no mapping of arguments.
+
+    Raises:
+        LightningFwdError: naming it by ``name``.
+    """
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise LightningFwdError(f"{name} is {values!r}", "expected a mapping of arguments", f"write e.g. {name.split()[-1]}: {{key: value}}")
+
+
+def data_module(arguments: dict[str, Any], **more: Any) -> DriftDataModule:
+    """The data of a recipe.
+
+    Raises:
+        LightningFwdError: an argument is unknown.
+        ValueError: one is out of its range.
+    """
+    try:
+        return DriftDataModule(**arguments, **more)
+    except TypeError as error:
+        known = ", ".join(name for name in inspect.signature(DriftDataModule).parameters if name not in more)
+        raise LightningFwdError(f"data: {arguments!r}", str(error), f"known keys: {known}") from error
+
+
+def starting_network(recipe: Recipe) -> nn.Module:
+    """The network with the weights that a recipe names, before any pretraining.
+
+    Raises:
+        LightningFwdError: model, arguments or weights do not fit.
+    """
+    network = build(recipe.model, **recipe.model_args)
+    if recipe.weights is not None:
+        load_weights(network, str(recipe.weights))
+    return network
+
+
+def pretrain(recipe: Recipe, seed: int, source: DriftDataModule, file: Path) -> None:
+    """Store the weights to start from (.safetensors): those that the recipe names, trained on the source where it asks for that."""
+    quiet(seed)
+    network = starting_network(recipe)
+    if recipe.pretrain is not None:
+        fit(network, Backprop(), source, recipe.pretrain)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file.with_suffix(".part"))
+    file.with_suffix(".part").replace(file)  # a run that is killed here leaves no half file behind
+
+
+def pretrained(recipe: Recipe, file: Path) -> nn.Module:
+    """The network with the weights that :func:`pretrain` stored."""
+    network = build(recipe.model, **recipe.model_args)
+    network.load_state_dict(load_file(file))
+    return network
+
+
+def require_same_weights(recipe: Recipe, file: Path) -> None:
+    """Refuse results that started from other weights than the recipe's file holds now.
+
+    Raises:
+        LightningFwdError: they differ.
+    """
+    if recipe.weights is None or recipe.pretrain is not None or not file.exists():
+        return
+    stored, now = load_file(file), starting_network(recipe).state_dict()
+    if stored.keys() != now.keys() or any(not torch.equal(stored[k], v) for k, v in now.items()):
+        raise LightningFwdError(
+            f"{file} holds other weights than {recipe.weights}", "the results beside it started from those", "choose another --out, or delete it"
+        )
+
+
+@torch.no_grad()
+def require_fit(network: nn.Module, source: DriftDataModule) -> None:
+    """Refuse a network that cannot take these data.
+
+    Raises:
+        LightningFwdError: it cannot take the samples, or gives no logits for each of their classes.
+    """
+    few = source.changed(train_samples=2)
+    try:
+        logits = network.eval()(few.tensors("train")[0])
+    except Exception as error:  # whatever the user's forward raises
+        raise LightningFwdError(
+            f"the model cannot take the data's samples {source.input_shape}: {type(error).__name__}: {error}", "",
+            "choose a model for this shape, or data for this model (flatten: true gives (F,))",
+        ) from error  # fmt: skip
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < source.num_classes:
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise LightningFwdError(
+            f"the model gives {shape} for two samples, the data have {source.num_classes} classes", "logits (B, C) are needed, one for each class",
+            "set in model_args the argument of your model that sets its number of outputs",
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def require_trained(recipe: Recipe, network: nn.Module, source: DriftDataModule, split: str) -> None:
+    """Refuse a network that knows the source about as well as one that was never trained: there is nothing that drift could take from it.
+
+    What counts is the mean share of right answers over classes (an untrained network tends to give one class, which in unbalanced data may be right
+    often). It must lie above 1/C by three standard errors, and by a tenth of what is missing to 1: untrained networks come near that.
+
+    Raises:
+        LightningFwdError: it does not.
+    """
+    x, y = source.tensors(split)
+    few = torch.from_numpy(stratified_subset(y.numpy(), min(_SAMPLES, len(y)), seed=0))
+    right = (network.eval()(x[few]).argmax(1) == y[few]).numpy()
+    counts = np.bincount(y[few], minlength=source.num_classes)
+    shown, chance = counts > 0, 1 / source.num_classes
+    share = np.bincount(y[few], right, source.num_classes)[shown] / counts[shown]
+    error = np.sqrt(chance * (1 - chance) * (1 / counts[shown]).sum()) / shown.sum()
+    if share.mean() > chance + max(3 * error, 0.1 * (1 - chance)):
+        return
+    if recipe.pretrain is not None:
+        why, mend = "its pretraining taught it next to nothing", "pretrain longer, or with another lr"
+    elif recipe.weights is not None:
+        why = f"{recipe.weights} was trained on other data, on other classes or another order of them, or scaled otherwise"
+        mend = "see normalize and flatten of the data, and classes of the .npz"
+    else:
+        why = "the model was built as drawn, without trained weights: drift takes nothing from it, and nothing can be won back"
+        mend = ("give weights: FILE (a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5), "
+                "or pretrain: {epochs: 20, lr: 0.05}")  # fmt: skip
+    found = f"{100 * share.mean():.1f} % of the source, mean over classes; by chance it would be {100 * chance:.1f} %"
+    raise LightningFwdError(f"{recipe.model} is right on {found}", why, mend)
