@@ -74,7 +74,7 @@ class Classifier(L.LightningModule):
             raise LightningFwdError(
                 f"the data has a label {int(y.max())}, the model has {logits.shape[1]} classes",
                 "classes are counted from 0",
-                "set model_args={num_classes: ...}",
+                "set in model_args the argument of your model that sets its number of outputs, e.g. num_classes",
             )
         return F.cross_entropy(logits, y)
 

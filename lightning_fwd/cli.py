@@ -1,4 +1,4 @@
-"""``lightning-fwd fit | validate | test | compare | cost | rewrite | search | export | npu``."""
+"""``lightning-fwd fit | validate | test | compare | cost | rewrite | search | list | export | npu``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import ast
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.markup import escape
 
 from .graph.errors import LightningFwdError
 
+_NAMES = "What has a name (devices, drifts, methods with their settings, models, data): lightning-fwd list TOPIC"
 _LIGHTNING = ("fit", "validate", "test", "predict")
 _EXPORTER = {
     "export": "Ship the training step: ExecuTorch program, C, emulated board.",
@@ -73,15 +75,40 @@ def _lightning(arguments: list[str]) -> int:
         Cli(
             L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, args=arguments,
             save_config_callback=SaveConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True}, parser_kwargs={"exit_on_error": False},
         )  # fmt: skip
+    except argparse.ArgumentError as error:
+        raise LightningFwdError(_cause(str(error)), *_about_strategy(str(error), arguments[0])) from error
     except ValueError as error:
         if "invalid strategy name" not in str(error):
+            if "Errors:" in str(error):
+                raise LightningFwdError(_cause(str(error))) from error
             raise
         raise LightningFwdError(
             str(error).split(". ")[0], "", f"learning rules by name: {', '.join(METHODS)}; for settings see recipes/digits_pepita.yaml"
         ) from error
     return 0
+
+
+def _cause(message: str) -> str:
+    """What jsonargparse says of an argument, without the types that it tried and the value that it was given."""
+    where, found, errors = message.partition("Errors:\n")
+    if not found:
+        return message
+    lines = textwrap.dedent(errors.rpartition("Given value type:")[0]).splitlines()
+    said = [line.removeprefix("- ") for line in lines if line.strip() and "Expected a <class 'NoneType'>" not in line]
+    return "\n".join([*where.splitlines()[:1], *said] if where.startswith("Parser key") else said)
+
+
+def _about_strategy(message: str, command: str) -> tuple[str, str]:
+    """Why and how to mend, where a setting was given to a strategy that a recipe names by a word."""
+    if "trainer.strategy" not in message or "Expected a dot import path string" not in message:
+        return "", f"for the options run lightning-fwd {command} --help"
+    named = "--trainer.strategy lightning_fwd.ForwardOnlyStrategy --trainer.strategy.init_args.method lightning_fwd.Pepita"
+    return (
+        "a strategy that the recipe names by a word (strategy: local_loss) has no settings to change",
+        f"take another rule by --trainer.strategy NAME, or one with settings by {named} --trainer.strategy.init_args.method.init_args.seed 3",
+    )
 
 
 def _own(arguments: list[str]) -> int:
@@ -94,12 +121,18 @@ def _own(arguments: list[str]) -> int:
     for name, what in _EXPORTER.items():
         commands.add_parser(name, help=what)
     for name, (add_options, _run) in _COMMANDS.items():
-        add_options(commands.add_parser(name, help=_run.__doc__.splitlines()[0], description=_run.__doc__))
+        raw = argparse.RawDescriptionHelpFormatter
+        add_options(commands.add_parser(name, help=_run.__doc__.splitlines()[0], description=_run.__doc__, formatter_class=raw))
     options = parser.parse_args(arguments)
     return _COMMANDS[options.command][1](options) or 0
 
 
 def _compare_options(parser: argparse.ArgumentParser) -> None:
+    from .catalogue import documentation
+    from .compare import Row, Scenario, Training
+
+    keys = ((Scenario, "Keys of a scenario"), (Row, "Keys of each of its rows"), (Training, "Keys of pretrain and adapt"))
+    parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), _NAMES])
     parser.add_argument("-c", "--config", required=True, help="scenario, e.g. recipes/compare_digits_drift.yaml")
     parser.add_argument(
         "--out", required=True, type=Path, help="folder for results.csv, summary.md and pareto.png; run again to resume"
@@ -128,6 +161,7 @@ def _model_options(parser: argparse.ArgumentParser, method: bool = True) -> None
     parser.add_argument(
         "--model", required=True, help="a known network (resnet8, ds_cnn, mlp, ...) or package.module.Class"
     )
+    parser.epilog = _NAMES
     if method:
         parser.add_argument("--method", default="backprop", help="learning rule")
         parser.add_argument(
@@ -247,14 +281,32 @@ def _cost(options: argparse.Namespace) -> int:
 
 
 def _search_options(parser: argparse.ArgumentParser) -> None:
+    from .catalogue import documentation
+    from .compare import Training
+    from .search import SchemeSearch, parse_budget
     from .search.command import add_options
 
+    keys = ((SchemeSearch, "Keys of a search"), (Training, "Keys of pretrain"), (parse_budget, "budget"))
+    parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), _NAMES])
     add_options(parser)
 
 
 def _search(options: argparse.Namespace) -> int:
     """Find what to train under a budget of bytes and operations, or on a device."""
     from .search.command import run
+
+    return run(options)
+
+
+def _list_options(parser: argparse.ArgumentParser) -> None:
+    from .catalogue import add_options
+
+    add_options(parser)
+
+
+def _list(options: argparse.Namespace) -> int:
+    """What has a name: devices, kinds of drift, learning rules and their settings, models, data sets."""
+    from .catalogue import run
 
     return run(options)
 
@@ -274,6 +326,7 @@ _COMMANDS: dict[str, tuple[Callable, Callable]] = {
     "cost": (_cost_options, _cost),
     "rewrite": (_model_options, _rewrite),
     "search": (_search_options, _search),
+    "list": (_list_options, _list),
 }
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import torch
 import yaml
 from torch import nn
 
-from lightning_fwd import Classifier
+from lightning_fwd import METHODS, Classifier
 from lightning_fwd.cli import main
+from lightning_fwd.models import MODELS
 
 
 class NoShape(nn.Module):
@@ -57,7 +58,7 @@ def refused(arguments, said, capfd):
     assert exit_code(arguments) == 2
     streams = capfd.readouterr()
     printed = " ".join((streams.out + streams.err).split())
-    assert said in printed and "Traceback" not in printed, printed
+    assert said in printed and "Traceback" not in printed and "Given value" not in printed and "usage: lightning-fwd fit" not in printed, printed
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,8 @@ def refused(arguments, said, capfd):
         (["cost", "--model", "mlp", "--batch", "0"], "'0' is not a whole number above 0"),
         (["cost", "--model", "mlp", "--input-shape", "3,x"], "'3,x' is not a shape"),
         (["compare", "-c", "nowhere.yaml", "--out", "out"], "no scenario file nowhere.yaml"),
+        (["cost", "--model", "mlp", "--method", "sparse_update", "--set", "trian=head"], "settings of sparse_update: train, channels"),
+        (["list", "methods", "pepitta"], "no 'pepitta' among methods mend: known are backprop"),
         (["comparr"], "comparr"),
     ],
 )
@@ -137,7 +140,9 @@ class Images(L.LightningDataModule):
         (["--data.drift=nois"], "unknown drift 'nois'"),
         (["--trainer.default_root_dir=file/out", "--trainer.enable_checkpointing=true"], "file/out"),
         (["--model.lr=fast"], "fast"),
-        (["--model.model_args={hiden: 3}"], "hiden"),
+        (["--model.model_args={hiden: 3}"], "model_args: hiden=3"),
+        ([f"--model.model={__name__}.Nope"], f"model '{__name__}.Nope': module '{__name__}' has no 'Nope'"),
+        (["--trainer.strategy.init_args.method=lightning_fwd.Pepita"], "by a word (strategy: local_loss)"),
     ],
 )
 def test_mistakes_in_a_fit_end_in_advice(options, said, capfd, tmp_path, monkeypatch):
@@ -194,6 +199,28 @@ def test_a_file_in_the_current_folder(tmp_path):
     ):
         done = subprocess.run([sys.executable, "-c", start, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == code and said in " ".join((done.stdout + done.stderr).split()), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["list", "devices"], ["stm32h735", "cycles_per_mac:"]),
+        (["list", "drifts"], ["gain_offset", "0.04, 0.06", "noise=0.08"]),
+        (["list", "methods"], [*METHODS, "feedback_scale"]),
+        (["list", "methods", "pepita"], ["feedback_scale:", "feedback_scale="]),
+        (["list", "models"], [*MODELS]),
+        (["list", "models", "small_conv"], ["widths=(16, 32, 32)"]),
+        (["list", "data"], ["x_train", "fashion_mnist", "drift_severity:"]),
+        (["compare", "--help"], ["adapt_samples:", "after_statistics:", "weight_decay", "epochs=20", "lightning-fwd list"]),
+        (["search", "--help"], ["finalists:", "x_inference", "weights:", "held_out=1000"]),
+        (["cost", "--help"], ["lightning-fwd list TOPIC"]),
+    ],
+)
+def test_what_a_recipe_may_hold_is_found_from_the_command_line(arguments, said, capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert exit_code(arguments) in (0, None)
+    printed = capfd.readouterr().out
+    assert all(text in printed for text in said), printed
 
 
 def test_rewrite_of_an_own_model(capfd):

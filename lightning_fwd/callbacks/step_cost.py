@@ -35,8 +35,8 @@ class StepCost(Callback):
     A step is traced once per shape of batch and choice of trained parameters, then looked up. Works with every strategy: without one of ours it
     prices backpropagation. Logs ``cost/macs``, ``cost/<phase>_macs``, ``cost/peak_ram_bytes``, ``cost/peak_activation_bytes``,
     ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured), and, where a rule's sparsity follows the data, ``cost/macs_needed``:
-    what the step took of the ``cost/macs`` that its shapes have room for. Writes a row per step to ``step_cost.csv``; prints a table by
-    phase and layer at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor. A run resumed from a checkpoint counts on from its step.
+    what the step took of the ``cost/macs`` that its shapes have room for. Writes a row per step to ``step_cost.csv``; prints a summary
+    at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor. A run resumed from a checkpoint counts on from its step.
     SGD, Adam and AdamW are priced; any other optimizer is priced as plain SGD, with a warning.
 
     Args:
@@ -46,6 +46,7 @@ class StepCost(Callback):
         dirpath: folder of ``step_cost.csv``; by default the logger's, without a logger none is written.
         batch_size: samples of the step that is priced; by default those of each batch as trained. A device that learns from one sample at a
             time takes 1: its memory, MAC and time are those of that step, not of the batch that trains here.
+        layers: print at the end the work of each layer and what the peak consists of, too.
 
     Raises:
         LightningFwdError: unknown device or width, or a device without figures for the width; at the start of training, a folder that cannot be
@@ -62,13 +63,14 @@ class StepCost(Callback):
         every_n_steps: int = 1,
         dirpath: str | Path | None = None,
         batch_size: int | None = None,
+        layers: bool = False,
     ):
         if every_n_steps < 1:
             raise LightningFwdError(f"StepCost: every_n_steps={every_n_steps}", "", "use 1 or more")
         if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
             raise LightningFwdError(f"StepCost: batch_size={batch_size!r}", "", "use 1 or more, or None for the batches as trained")
         self.device = device_for(device, width)
-        self.width, self.every_n_steps, self.dirpath, self.batch_size = width, every_n_steps, dirpath, batch_size
+        self.width, self.every_n_steps, self.dirpath, self.batch_size, self.layers = width, every_n_steps, dirpath, batch_size, layers
         self.reports: dict[tuple, CostReport | None] = {}
         self.steps: dict[tuple, int] = {}
         self._rows: list[tuple] = []
@@ -191,7 +193,7 @@ class StepCost(Callback):
     def _print(self) -> None:
         if self.report is not None:
             console = Console()
-            console.print(self.report)
+            console.print(self.report if self.layers else self.report.summary())
             kinds = f", {len(self.steps)} kinds of step" if len(self.steps) > 1 else ""
             console.print(f"{self._step:,} steps{kinds}, {self.total_macs:,} MAC in all")
 

@@ -16,7 +16,7 @@ from ..graph.errors import LightningFwdError
 from ..graph.settings import check_settings
 from ..graph.strict_yaml import load_yaml
 from ..methods import LearningMethod, get_method
-from .start import data_module, require_fit, require_keywords, require_trained, starting_network
+from .start import data_module, require_data, require_fit, require_keywords, require_trained, starting_network
 from .training import Training
 
 
@@ -156,7 +156,7 @@ class Scenario:
         network = starting_network(self)
         source, target = (self.data_module(self.seeds[0], view) for view in ("source", "target"))
         for data in (source, target):
-            data.prepare_data()
+            require_data(data, "adapt_samples")
         require_fit(network, source)
         if self.pretrain is None:
             require_trained(self, network, source, self.split)

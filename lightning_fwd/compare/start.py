@@ -51,6 +51,21 @@ def data_module(arguments: dict[str, Any], **more: Any) -> DriftDataModule:
         raise LightningFwdError(f"data: {arguments!r}", str(error), f"known keys: {known}") from error
 
 
+def require_data(data: DriftDataModule, samples: str) -> None:
+    """Refuse data, drift and numbers of samples that do not fit one another.
+
+    Args:
+        samples: what the recipe calls ``train_samples``.
+
+    Raises:
+        LightningFwdError, FileNotFoundError: see :meth:`DriftDataModule.prepare_data`.
+    """
+    try:
+        data.prepare_data()
+    except ValueError as error:
+        raise LightningFwdError(str(error).replace("train_samples", samples)) from error
+
+
 def starting_network(recipe: Recipe) -> nn.Module:
     """The network with the weights that a recipe names, before any pretraining.
 

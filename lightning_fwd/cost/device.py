@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
+from textwrap import indent
 
 import yaml
 
@@ -22,6 +23,16 @@ from lightning_fwd.graph.strict_yaml import load_yaml
 
 KINDS = ("measured", "datasheet", "estimate")
 WIDTHS = ("int8", "fp32")  #: of arithmetic; a step of mixed width has both
+EXAMPLE = """\
+name: my_board
+core: Cortex-M4
+clock_hz: {value: 170_000_000, kind: datasheet, source: "its datasheet"}
+sram_bytes: {value: 131_072, kind: datasheet, source: "its datasheet"}
+flash_bytes: {value: 524_288, kind: datasheet, source: "its datasheet"}
+cycles_per_mac:
+  int8: {default: {value: 2, kind: estimate, source: "why you think so"}}
+  fp32: {default: {value: 7, kind: estimate, source: "why you think so"}}
+"""  #: the least that a profile holds
 _BUILT_IN = files("lightning_fwd.cost") / "devices"
 
 
@@ -207,7 +218,7 @@ class _Reader:
     def wrong(self, where: str, expected: str) -> LightningFwdError:
         return LightningFwdError(
             f"device profile {self.path}: {where or 'the file'} {expected}",
-            mend="compare with a profile that comes with the library (lightning_fwd/cost/devices)",
+            mend="a profile holds at least:\n" + indent(EXAMPLE, "    ").rstrip(),
         )
 
     def device(self, content: object) -> Device:

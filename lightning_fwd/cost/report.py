@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -171,6 +171,10 @@ class CostReport:
     def __rich__(self) -> Group:
         return Group(*_tables(self))
 
+    def summary(self) -> Group:
+        """For the terminal: operations by phase, and the totals; without layers and what the peak consists of."""
+        return Group(*_summary(self))
+
     def __str__(self) -> str:
         console = Console(width=140, no_color=True)
         with console.capture() as capture:
@@ -190,21 +194,46 @@ def _plain(buffer: Buffer) -> dict[str, Any]:
     return {"name": buffer.name, "category": buffer.category, "layer": buffer.layer, "bytes": buffer.bytes}
 
 
-def _tables(report: CostReport) -> Iterable[Table | str]:
-    title = (
-        f"One step of {report.method} on {report.model}, batch of {report.batch_size}, {report.width}, {report.optimizer}"
-    )
-    work = Table(Column("phase", no_wrap=True), "layer", title=title, title_justify="left")
-    for heading in ("MAC", "elementwise", "bytes read", "bytes written"):
+def _title(report: CostReport) -> str:
+    return f"One step of {report.method} on {report.model}, batch of {report.batch_size}, {report.width}, {report.optimizer}"
+
+
+def _summary(report: CostReport) -> Iterable[Table | str]:
+    yield _title(report)  # not the table's own, which is as narrow as the table
+    work = Table(Column("phase", no_wrap=True))
+    for heading in ("MAC", "elementwise"):
         work.add_column(heading, justify="right")
+    _add_phases(work, report)
+    yield work
+    yield f"peak RAM {report.peak_ram_bytes:,} B, during {report.peak_moment}; Flash {report.flash_bytes:,} B"
+    yield from _conclusions(report)
+
+
+def _add_phases(work: Table, report: CostReport, *more: str) -> None:
+    for phase, macs in report.macs_by_phase.items():
+        work.add_row(phase, *more, f"{macs:,}", f"{report.elementwise_by_phase[phase]:,}")
+    work.add_row("all", *more, f"{report.total_macs:,}", f"{report.total_elementwise:,}", style="bold")
+
+
+def _conclusions(report: CostReport) -> Iterable[str]:
+    yield f"{report.parameters_trained:,} parameters trained, {report.parameters_frozen:,} frozen"
+    if report.device is not None:
+        energy = "energy unknown" if report.energy_j is None else f"{report.energy_j * 1e6:,.1f} µJ (estimate)"
+        unit = "ms at one instruction per clock" if report.device.counts == "instructions" else "ms"
+        yield f"{report.device.name}: {report.latency_s * 1e3:,.2f} {unit} for the MACs, {energy}; {report.verdict_text}"
+
+
+def _tables(report: CostReport) -> Iterable[Table | str]:
+    # names of layers are folded, never cut: their ends tell heads apart
+    work = Table(Column("phase", no_wrap=True), Column("layer", overflow="fold"), title=_title(report), title_justify="left")
+    for heading in ("MAC", "elementwise", "bytes read", "bytes written"):
+        work.add_column(heading, justify="right", no_wrap=True)
     for line in report.lines:
         if line.macs or line.elementwise:
             figures = (line.macs, line.elementwise, line.read_bytes, line.written_bytes)
             work.add_row(line.phase, line.layer or "-", *(f"{v:,}" for v in figures))
     work.add_section()
-    for phase, macs in report.macs_by_phase.items():
-        work.add_row(phase, "all", f"{macs:,}", f"{report.elementwise_by_phase[phase]:,}")
-    work.add_row("all", "all", f"{report.total_macs:,}", f"{report.total_elementwise:,}")
+    _add_phases(work, report, "all")
     yield work
     memory = Table("memory", "bytes", title=f"Peak RAM, during {report.peak_moment}", title_justify="left")
     memory.columns[1].justify = "right"
@@ -217,12 +246,18 @@ def _tables(report: CostReport) -> Iterable[Table | str]:
             memory.add_row(f"Flash: {category}", f"{size:,}")
     memory.add_row("Flash", f"{report.flash_bytes:,}", style="bold")
     memory.add_section()
-    for name, peak in report.savings:
-        memory.add_row(f"peak RAM {name}", f"{peak:,}")
+    for name, peak in _schedule(report.savings):
+        memory.add_row(name, f"{peak:,}")
     yield memory
-    yield f"{report.parameters_trained:,} parameters trained, {report.parameters_frozen:,} frozen"
-    if report.device is not None:
-        energy = "energy unknown" if report.energy_j is None else f"{report.energy_j * 1e6:,.1f} µJ (estimate)"
-        unit = "ms at one instruction per clock" if report.device.counts == "instructions" else "ms"
-        yield f"{report.device.name}: {report.latency_s * 1e3:,.2f} {unit} for the MACs, {energy}; {report.verdict_text}"
+    yield from _conclusions(report)
     yield "Not counted: " + "; ".join(report.not_counted)
+
+
+def _schedule(savings: Sequence[tuple[str, int]]) -> Iterable[tuple[str, int]]:
+    """The peak as traced, and after each pass that changed it. One that raises it is kept because a later one needs it to end lower."""
+    (name, before), *rest = savings
+    yield f"peak RAM {name}", before
+    for name, peak in rest:
+        if peak != before:
+            yield f"then {name}" + (" (for the passes below)" if peak > before else ""), peak
+        before = peak

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -37,6 +38,17 @@ def check_settings(
                 expected = "give a positive number" if name in positive else "give 0 or more"
         if expected:
             raise error(f"{type(settings).__name__}: {name}={value!r}", "", expected)
+
+
+def arguments(of: Callable) -> str:
+    """Names and defaults of the arguments of a class or function, ``"a, b=1"``; "" of a builtin that does not tell."""
+    try:
+        parameters = inspect.signature(of).parameters.values()
+    except ValueError:
+        return ""
+    made = {f.name: f.default_factory() for f in fields(of) if f.default_factory is not MISSING} if is_dataclass(of) else {}
+    defaults = {p.name: made.get(p.name, p.default) for p in parameters}
+    return ", ".join(name if default is inspect.Parameter.empty else f"{name}={default!r}" for name, default in defaults.items())
 
 
 def _unlike(value: object, kind: Any) -> str:

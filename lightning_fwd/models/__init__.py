@@ -6,12 +6,12 @@ networks take `weights=`, the path of their official weights.
 
 import difflib
 import importlib
-import inspect
 from collections.abc import Callable
 
 from torch import nn
 
 from ..graph.errors import LightningFwdError
+from ..graph.settings import arguments
 from .keras_weights import load_keras_weights
 from .layers import SamePad2d
 from .mlperf_tiny import DSCNN, FCAutoencoder, MobileNetV1, ResNet8, StreamingWakeWord
@@ -46,17 +46,11 @@ def build(name: str, **kwargs: object) -> nn.Module:
         model = factory(**kwargs)
     except TypeError as error:
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        raise LightningFwdError(f"model {name!r} cannot be made: {error}", f"model_args: {given or 'none'}", _arguments(factory)) from error
+        what, mend = f"model {name!r} cannot be made: {error}", f"its arguments: {arguments(factory)}"
+        raise LightningFwdError(what, f"model_args: {given or 'none'}", mend) from error
     if not isinstance(model, nn.Module):
         raise LightningFwdError(f"model {name!r} gave a {type(model).__name__}, not a torch.nn.Module", "", "name a class of networks")
     return model
-
-
-def _arguments(factory: Callable) -> str:
-    try:
-        return f"its arguments are {inspect.signature(factory)}"
-    except ValueError:  # of a builtin
-        return "see its documentation"
 
 
 def _factory(name: str) -> Callable:

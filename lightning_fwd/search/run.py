@@ -28,6 +28,7 @@ from ..compare.start import (
     data_module,
     pretrain,
     pretrained,
+    require_data,
     require_fit,
     require_keywords,
     require_same_weights,
@@ -161,7 +162,7 @@ def search(
             of other weights; a setting that is unknown or does not fit.
     """
     for drift in spec.drifts:  # all that can be wrong, before the long part
-        _target(spec, drift).prepare_data()
+        require_data(_target(spec, drift), "samples")
     source = data_module(spec.data, seed=spec.seed, **({"batch_size": spec.pretrain.batch_size} if spec.pretrain else {}))
     net, example = starting_network(spec), torch.zeros(2, *source.input_shape)
     require_fit(net, source)

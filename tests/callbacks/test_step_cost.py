@@ -81,6 +81,19 @@ def test_the_step_of_a_device_that_takes_one_sample_at_a_time(strategy, tmp_path
     assert module.flops_per_batch == 2 * 4 * one.total_macs  # throughput is that of the batch that trains, here the last one
 
 
+def test_what_is_printed_is_short_and_layers_come_when_asked_for(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    fit(Module(SmallConv()), StepCost(dirpath=tmp_path), tmp_path, "local_loss", epochs=1)
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) < 25 and "classifier" not in printed and "peak RAM" in printed
+    callback = StepCost(dirpath=tmp_path, layers=True)
+    fit(Module(SmallConv()), callback, tmp_path, "local_loss", epochs=1)
+    printed = capsys.readouterr().out
+    names = {line.layer for line in callback.report.lines if line.macs}
+    folded = "".join(cells[2].strip() for cells in (line.split("│") for line in printed.splitlines()) if len(cells) > 6)
+    assert len(names) > 5 and all(name in folded for name in names)  # whole, over several lines where one is too short
+
+
 def test_training_is_the_same_with_and_without(tmp_path):
     weights = []
     for callbacks in (False, True):

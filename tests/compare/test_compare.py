@@ -142,7 +142,7 @@ def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
         ({"data": {"dataset": "digits", "drft": "noise"}}, "'drft'\n.*known keys: dataset, drift"),
         ({"data": {"dataset": "digits", "drift": "blur=9"}}, "blur=9: too large"),
         ({"data": {"dataset": "digits", "drift": "rotation=200"}}, "severity 200.* is outside -180..180"),
-        ({"adapt_samples": 5000}, "train_samples must be at most 1294"),
+        ({"adapt_samples": 5000}, "adapt_samples must be at most 1294"),
         ({"model_args": {"in_channels": 3}}, r"cannot take the data's samples \(1, 8, 8\)"),
         ({"model_args": {"in_channels": 1, "num_classes": 5}}, r"gives \(2, 5\).*10 classes(.|\n)*number of outputs"),
         ({"weights": "nowhere.ckpt"}, "cannot read nowhere.ckpt"),

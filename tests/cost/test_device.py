@@ -1,5 +1,6 @@
 """Device profiles: every figure has a source, own ones can be added, and a malformed one says which field."""
 
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,3 +173,11 @@ def test_files_that_are_no_profile(tmp_path: Path):
     (tmp_path / "list.yaml").write_text("[1, 2]")
     with pytest.raises(LightningFwdError, match="the file must be a mapping"):
         load_device(tmp_path / "list.yaml")
+
+
+def test_a_malformed_profile_is_answered_with_one_that_loads(tmp_path):
+    (tmp_path / "bare.yaml").write_text("name: mine\ncore: Cortex-M0+\nclock_hz: 133000000\n")
+    with pytest.raises(LightningFwdError, match="cycles_per_mac is missing|sram_bytes is missing") as raised:
+        load_device(tmp_path / "bare.yaml")
+    (tmp_path / "example.yaml").write_text(textwrap.dedent(str(raised.value).partition("at least:\n")[2]))
+    assert load_device(tmp_path / "example.yaml").name == "my_board"

@@ -11,6 +11,7 @@ import lightning_fwd as lf
 from lightning_fwd import cli
 from lightning_fwd.cost import load_device, step_cost
 from lightning_fwd.cost.plot import plot_memory
+from lightning_fwd.cost.report import _schedule
 from lightning_fwd.models import ResNet8, SmallConv
 
 
@@ -124,3 +125,8 @@ def test_an_npu_takes_the_layers_that_do_not_learn(method, on_npu, on_cpu):
     report = step_cost(net, torch.zeros(1, 10), device="stm32n657", width="int8", method=method)
     assert report.latency_s * 800e6 == pytest.approx(on_npu * 0.0267 + on_cpu * 0.38)
     assert report.on(load_device("stm32h735")).latency_s * 550e6 == pytest.approx(3 * (on_npu + on_cpu))
+
+
+def test_the_schedule_shows_what_changed_the_peak_and_why_it_may_rise_on_the_way():
+    savings = (("as traced", 90), ("parts", 90), ("at once", 95), ("streamed", 95), ("reordered", 70))
+    assert list(_schedule(savings)) == [("peak RAM as traced", 90), ("then at once (for the passes below)", 95), ("then reordered", 70)]

@@ -23,8 +23,8 @@ def test_build_tells_what_is_wrong(tmp_path, monkeypatch):
         (5, {}, "model 5 is no name(.|\n)*ds_cnn"),
         ("math.pi", {}, "'math.pi' is a float"),
         ("fractions.Fraction", {}, "gave a Fraction, not a torch.nn.Module"),
-        ("mlp", {"hiden": 3}, "'hiden'\n.*model_args: hiden=3\n.*its arguments are .*hidden"),
-        ("torch.nn.Linear", {}, "missing 2 required(.|\n)*model_args: none\n.*in_features: int"),
+        ("mlp", {"hiden": 3}, "'hiden'\n.*model_args: hiden=3\n.*its arguments: in_features=64, hidden="),
+        ("torch.nn.Linear", {}, "missing 2 required(.|\n)*model_args: none\n.*its arguments: in_features, out_features, bias=True"),
     ):
         with pytest.raises(LightningFwdError, match=said):
             build(name, **arguments)
