@@ -66,7 +66,7 @@ def refused(arguments, said, capfd):
     [
         (["rewrite", "--model", "mlp", "--method", "pepitta"], "unknown method 'pepitta'"),
         (["rewrite", "--model", "resnet9"], "unknown model 'resnet9'"),
-        (["rewrite", "--model", "mlp", "--method", "pepita", "--set", "lambda=1"], "--set"),
+        (["rewrite", "--model", "mlp", "--method", "pepita", "--set", "lambda=1"], "pepita has no setting 'lambda' mend: settings of pepita: "),
         (["rewrite", "--model", f"{__name__}.NoShape"], "--input-shape"),
         (["rewrite", "--model", f"{__name__}.Untraceable", "--input-shape", "64"], "cannot be captured"),
         (["rewrite", "--model", f"{__name__}.TwoInputs", "--input-shape", "4"], "takes 2 inputs (x, y)"),

@@ -83,11 +83,12 @@ def test_the_step_of_a_device_that_takes_one_sample_at_a_time(strategy, tmp_path
 
 def test_what_is_printed_is_short_and_layers_come_when_asked_for(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    fit(Module(SmallConv()), StepCost(dirpath=tmp_path), tmp_path, "local_loss", epochs=1)
+    callback = StepCost(batch_size=1)
+    fit(Module(SmallConv()), callback, tmp_path, "local_loss", epochs=1)
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) < 25 and "classifier" not in printed and "peak RAM" in printed
-    callback = StepCost(dirpath=tmp_path, layers=True)
-    fit(Module(SmallConv()), callback, tmp_path, "local_loss", epochs=1)
+    callback.layers = True
+    callback._print()
     printed = capsys.readouterr().out
     names = {line.layer for line in callback.report.lines if line.macs}
     folded = "".join(cells[2].strip() for cells in (line.split("│") for line in printed.splitlines()) if len(cells) > 6)
