@@ -8,10 +8,10 @@ import torch
 from conftest import tiny
 from lightning_fwd_export import ExportError, export
 from lightning_fwd_export.checkpoint import load_inserted, read_recipe
-from lightning_fwd_export.cli import main
 
 import lightning_fwd as lf
 from lightning_fwd.classifier import Classifier
+from lightning_fwd.cli import main
 from lightning_fwd.data import DriftDataModule
 from lightning_fwd.models.weights import read_checkpoint
 
@@ -38,7 +38,7 @@ def test_the_weights_of_a_run_reach_the_device(tmp_path):
     trainer.fit(module, DriftDataModule("digits", batch_size=8, flatten=True))
     trainer.save_checkpoint(tmp_path / "run.ckpt")
     arguments = ["-c", tmp_path / "recipe.yaml", "--weights", tmp_path / "run.ckpt", "--batch", "2", "--steps", "3", "--out", tmp_path / "out"]
-    assert main(list(map(str, arguments))) == 0
+    assert main(["export", *map(str, arguments)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["steps"] == 3 and report["weight_difference"] <= 1e-5
     constants = (tmp_path / "out" / "c" / "lfwd_constants.h").read_text()
