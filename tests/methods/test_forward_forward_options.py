@@ -274,6 +274,12 @@ def test_a_label_that_is_normalised_away_is_refused():
     lf.rewrite(net, lf.ForwardForward(label="pattern"), torch.rand(2, 1, 8, 8))
 
 
+def test_a_label_below_the_rounding_of_half_precision_is_not_called_normalised_away():
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 3)).bfloat16()
+    nn.init.constant_(net[0].bias, 9.0)
+    lf.rewrite(net, lf.ForwardForward(label="pattern", label_scale=0.02), torch.rand(2, 1, 8, 8).bfloat16())
+
+
 class Bare(nn.Module):
     def __init__(self):
         super().__init__()

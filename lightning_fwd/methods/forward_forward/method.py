@@ -202,8 +202,9 @@ class ForwardForward(LearningMethod):
         x, classes = model.example_input[:2], model.num_classes
         with model.in_mode(training=False), torch.no_grad():
             h = BlockRunner(model, model.plan[0])(model, x, torch.eye(classes).to(x).repeat_interleave(len(x), 0))[0]
-        same = (h - h[: len(x)].repeat(classes, *[1] * (h.ndim - 1))).abs().max() <= min(32 * torch.finfo(h.dtype).eps, 0.01) * h.abs().max()
-        if same and h.any():
+        rounding = torch.finfo(h.dtype).eps  # in half precision a faint label may be below it
+        same = (h - h[: len(x)].repeat(classes, *[1] * (h.ndim - 1))).abs().max() <= 32 * rounding * h.abs().max()
+        if rounding < 1e-5 and same and h.any():
             raise RewriteError(
                 f"ForwardForward's label does not reach the activity of the first block, {model.plan[0].name}",
                 "something there takes it out, as a norm of each channel by itself does with what is the same at all positions",
