@@ -72,6 +72,7 @@ class RewrittenModel(nn.Module):
         self._modules = dict(net._modules)
         self.training = net.training
         hidden["_modes"] = {module: module.training for module in net.modules()}
+        hidden["_structure"], hidden["_children"] = list(net.modules()), dict(net._modules)
         self.inserted = captured.inserted
         self.register_load_state_dict_post_hook(_allow_plain_state)
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
@@ -106,8 +107,33 @@ class RewrittenModel(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "inserted":
             self._modules[INSERTED] = value  # nn.Module.__setattr__ would register it as "inserted"
+        elif isinstance(value, nn.Module):  # a new head, say: it belongs to the original
+            setattr(self.original, name, value)
+            self._modules[name] = value
         else:
             super().__setattr__(name, value)
+
+    # ---- the original's own indices, where it is a Sequential
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __len__(self) -> int:
+        return len(self.original)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.original)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.original[index]
+
+    def __setitem__(self, index: Any, module: nn.Module) -> None:
+        self.original[index] = module
+        self._modules.update(self.original._modules)
+
+    def is_stale(self) -> bool:
+        """Whether a module of the original was replaced, added or taken away since the rewrite."""
+        return [module for _, module in self.original.named_modules(memo={self})] != self._structure
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if protocol < 4:  # torch.save's own is 2, which has no name for functions such as torch.conv2d
@@ -122,6 +148,13 @@ class RewrittenModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Inference ``(B, ...) -> (B, C)``; in training mode, or inside :meth:`step`, the first half of a training step."""
+        for name, child in self._children.items():
+            if self.original._modules.get(name) is not child:
+                raise StepError(
+                    f"{name!r} of {type(self.original).__name__} was replaced after the rewrite",
+                    "the graph that runs and learns was captured with the one before",
+                    "fit by the rule's Lightning strategy, which rewrites anew, or call lf.unwrap(module) and rewrite again",
+                )
         if not ((self.training or self._stepping) and torch.is_grad_enabled()):
             return self.method.predict(self, x)
         if self.method.needs_target and not self._stepping:

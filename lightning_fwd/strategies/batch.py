@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from ..graph.errors import StepError
 
@@ -63,7 +64,8 @@ def example_batch(source: Any) -> Any:
     loader = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source
     dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
     with torch.random.fork_rng(devices=[]):
-        if collate is not None and hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__"):
+        indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
+        if collate is not None and indexed:
             if getattr(loader, "batch_size", None) is None:  # the dataset itself yields batches
                 return collate(dataset[0])
             return collate([dataset[i] for i in range(min(2, len(dataset)))])

@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 from torch.optim import Optimizer
@@ -22,6 +24,7 @@ from ..graph.constants import INSERTED
 from ..graph.errors import LightningFwdError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
+from .averaging import spare_frozen_norms
 from .batch import Key, example_batch, input_of, target_of
 from .install import inserted_state, install, installed, split_state, unwrap
 
@@ -121,7 +124,8 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         self._install(self.lightning_module)
 
     def _install(self, model: LightningModule) -> None:
-        if (current := installed(model)) is not None and repr(current.method) == repr(self.method):
+        current = installed(model)
+        if current is not None and repr(current.method) == repr(self.method) and not current.is_stale():
             return  # from an earlier call; a batch of this one's data is not needed
         x = self._find_example(model)
         training = model._trainer is not None and model.trainer.training
@@ -147,6 +151,13 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
             return model.example_input_array
         source = _data_source(model)
         return None if source is None else self.input_of(example_batch(source))
+
+    @override
+    def setup(self, trainer: Trainer) -> None:
+        for callback in trainer.callbacks:
+            if isinstance(callback, StochasticWeightAveraging):
+                spare_frozen_norms(callback)
+        super().setup(trainer)
 
     @override
     def setup_optimizers(self, trainer: Trainer) -> None:
@@ -255,7 +266,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
 
 def _data_source(model: LightningModule) -> Any | None:
-    """The loader that the coming stage reads, built early; None where it cannot be."""
+    """The loader that the coming stage reads, built early; None where it cannot be. Lightning calls the same hooks again later."""
     if model._trainer is None:
         return None
     trainer = model.trainer
@@ -264,14 +275,24 @@ def _data_source(model: LightningModule) -> Any | None:
     source = loops[stage]._data_source
     given = source.instance if source.is_defined() else None
     if isinstance(given, LightningDataModule):  # not trainer.datamodule, which may be left from an earlier call
-        given.prepare_data()
-        given.setup({"train": "fit", "val": "validate"}.get(stage, stage))
-        return getattr(given, f"{stage}_dataloader")()
+        return _early_loader(given, stage)
     if source.is_defined() and not source.is_module():
         return given
     try:
-        model.prepare_data()
-        model.setup({"train": "fit", "val": "validate"}.get(stage, stage))
-        return getattr(model, f"{stage}_dataloader")()
+        return _early_loader(model, stage)
     except Exception:  # hooks of the model that need a running trainer
         return None
+
+
+def _early_loader(hooks: LightningDataModule | LightningModule, stage: str) -> Any:
+    failure = None
+    with isolate_rng():  # random splits are then those of plain training
+        try:
+            hooks.prepare_data()
+            hooks.setup({"train": "fit", "val": "validate"}.get(stage, stage))
+            loader = getattr(hooks, f"{stage}_dataloader")()
+        except Exception as error:  # isolate_rng restores nothing if one passes through
+            failure = error
+    if failure is not None:
+        raise failure
+    return loader

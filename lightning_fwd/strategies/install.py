@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
@@ -46,7 +47,7 @@ def _fitting(x: Tensor, module: nn.Module) -> Tensor:
 
 
 def install(module: LightningModule, method: LearningMethod, x: Tensor, name: str | None = None) -> RewrittenModel:
-    """Rewrite the network inside a LightningModule; a second call with an equal method changes nothing.
+    """Rewrite the network inside a LightningModule; a second call with an equal method changes nothing, unless a module was replaced.
 
     Args:
         x: an input of the LightningModule's forward, ``(B, ...)``.
@@ -54,8 +55,10 @@ def install(module: LightningModule, method: LearningMethod, x: Tensor, name: st
     """
     current = installed(module)
     if current is not None:
-        if repr(current.method) == repr(method):
+        if repr(current.method) == repr(method) and not current.is_stale():
             return current
+        if current.is_stale():
+            rank_zero_warn("a module of the rewritten network was replaced: it is rewritten anew, and what its rule inserted starts anew")
         unwrap(module)
     name, x = find_network(module, name), _fitting(x, module)
     if name is None and type(module).forward is LightningModule.forward:

@@ -241,6 +241,22 @@ def test_the_control_takes_the_run_s_kind_of_optimizer():
         assert net.classifier.weight.grad is None
 
 
+@pytest.mark.parametrize(("frozen_lr", "expected"), [(None, 0.2), (0.5, 0.5)])
+def test_the_control_learns_as_the_group_that_holds_the_head(frozen_lr, expected):
+    net = MLP(16, (8,), 4)
+    model = lf.rewrite(net, lf.Pepita(), torch.zeros(2, 16))
+    groups = [{"params": net.fc1.parameters()}, {"params": net.classifier.parameters(), "lr": 0.2, "momentum": 0.5}]
+    optimizer = torch.optim.SGD(groups, 0.01)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 0.01, total_iters=2)
+    control = FrozenControl(model, optimizer, frozen_lr)
+    for factor in (0.01, 0.505, 1.0):
+        control.follow_schedule()
+        control.step(torch.rand(4, 16), torch.arange(4))
+        (group,) = control.optimizer.param_groups
+        assert group["lr"] == pytest.approx(factor * expected) and group["momentum"] == 0.5
+        optimizer.step(), schedule.step()
+
+
 def test_a_folded_network_is_copied_with_what_it_computes():
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(3 * 36, 4))
     net[1].running_var.fill_(4.0)

@@ -1,6 +1,9 @@
 """What users of Lightning expect of a strategy, for rules with gradients of the loss and rules with losses of their own."""
 
+import random
+
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import (
@@ -14,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from method_table import NETS, Task, clusters, loader, tensors, trainer
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_fwd as lf
 from lightning_fwd.models import MLP
@@ -207,6 +210,31 @@ def test_stochastic_weight_averaging_and_learning_rate_finder():
     assert not moved(lf.unwrap(module), before), "the finder must give the weights back"
 
 
+@pytest.mark.parametrize("method", [lf.Pepita(), lf.Pepita(batch_norm="fold"), lf.SparseUpdate(), lf.ForwardForward(), lf.Statistics()], ids=repr)
+def test_stochastic_weight_averaging_leaves_statistics_that_a_rule_keeps(method):
+    torch.manual_seed(1)
+    states = []
+    for callbacks in ([], [StochasticWeightAveraging(1e-9, swa_epoch_start=1, annealing_epochs=1)]):
+        module = task("residual", lr=0.0)
+        for norm in (module.network.bn1, module.network.bn2):
+            norm.running_mean.uniform_(-1, 1, generator=torch.Generator().manual_seed(0))
+        trainer(method, max_epochs=2, callbacks=callbacks).fit(module, loader(module.network))
+        states.append(tensors(lf.unwrap(module)))
+    assert all(torch.allclose(states[0][name], states[1][name], atol=1e-6) for name in states[0])
+    assert module.network.bn1.momentum == 0.1
+
+
+@pytest.mark.parametrize("method", ["backprop", "local_loss", lf.ForwardForward(batch_norm="train")], ids=repr)
+def test_stochastic_weight_averaging_collects_statistics_anew_where_norms_train(method):
+    states = []
+    for rule in ("auto", method):
+        module = task("residual", lr=0.0)
+        swa = StochasticWeightAveraging(1e-9, swa_epoch_start=1, annealing_epochs=1)
+        trainer(rule, max_epochs=2, callbacks=[swa]).fit(module, loader(module.network))
+        states.append(tensors(lf.unwrap(module)))
+    assert all(torch.allclose(states[0][name], states[1][name], atol=1e-5) for name in states[0] if "running" in name)
+
+
 @every_rule
 def test_evaluation_before_between_and_after(rule):
     module = task("residual")
@@ -240,6 +268,47 @@ def test_two_fits_go_on_and_another_rule_takes_over():
     assert not moved(module.network, before)
     trainer("auto").fit(module, data)
     assert moved(module.network, before)
+
+
+@pytest.mark.parametrize("where", ["child", "indexed", "inside", "whole"])
+def test_a_head_replaced_after_a_fit_learns_in_the_next(where):
+    def net():
+        return nn.Sequential(nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), nn.Flatten(), nn.Sequential(nn.Linear(6, 4)))
+
+    module = OwnLayers() if where == "whole" else Task(net() if where != "child" else NETS["conv"]())
+    data, head = loader(NETS["conv"]()), nn.Linear(6, 4)
+    trainer("local_loss").fit(module, data)
+    if where == "child":
+        head = module.network.classifier = nn.Linear(8, 4)
+        assert module.network.classifier is head
+    elif where == "indexed":
+        module.network[2] = head
+    elif where == "inside":
+        module.network[2][0] = head
+    else:
+        module.head = head
+    before = head.weight.detach().clone()
+    if where != "inside":
+        with pytest.raises(lf.StepError, match="replaced after the rewrite(.|\n)*lf.unwrap"):
+            module(next(iter(data))[0])
+    with pytest.warns(UserWarning, match="rewritten anew"):
+        trainer("local_loss").fit(module, data)
+    assert not torch.equal(head.weight, before)
+    assert any(m is head for m in lf.unwrap(module).modules())
+
+
+def test_a_sequential_network_is_indexed_as_before():
+    class Indexing(Task):
+        def configure_optimizers(self):
+            assert len(self.network) == 3 and [type(layer) for layer in self.network] == [nn.Linear, nn.ReLU, nn.Linear]
+            return torch.optim.SGD([{"params": self.network[:2].parameters()}, {"params": self.network[-1].parameters()}], 0.1)
+
+    module = Indexing(nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 4)))
+    before = tensors(module)
+    trainer("local_loss").fit(module, loader())
+    assert moved(module, before) and module.network
+    with pytest.raises(TypeError, match="OwnLayers"):
+        len(lf.rewrite(OwnLayers(), "backprop", torch.zeros(2, 1, 8, 8)))
 
 
 # ---- kinds of LightningModules
@@ -554,6 +623,46 @@ def test_data_of_the_module_itself_and_example_input_array():
 class TrainingData(L.LightningDataModule):
     def train_dataloader(self):
         return loader()
+
+
+class RandomSplit(L.LightningDataModule):
+    def setup(self, stage):
+        x, y = clusters()
+        self.part, _ = torch.utils.data.random_split(TensorDataset(x, y), [64, 32])
+        self.order = (random.random(), np.random.rand())
+
+    def train_dataloader(self):
+        return DataLoader(self.part, 16)
+
+
+class SplittingItself(Task):
+    setup, train_dataloader = RandomSplit.setup, RandomSplit.train_dataloader
+
+
+@pytest.mark.parametrize("who", ["data module", "module"])
+def test_a_random_split_is_that_of_plain_training(who):
+    splits = []
+    for strategy in ("auto", "local_loss"):
+        module, data = (Task(NETS["mlp"]()), RandomSplit()) if who == "data module" else (SplittingItself(NETS["mlp"]()), None)
+        L.seed_everything(3, verbose=False)
+        trainer(strategy).fit(module, datamodule=data)
+        splits.append(((data or module).part.indices, (data or module).order))
+    assert splits[0] == splits[1]
+
+
+class Counted(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(zip(*clusters(), strict=True))
+
+    def __len__(self):
+        return 96
+
+
+def test_an_iterable_dataset_that_knows_its_length():
+    module = task()
+    before = tensors(module)
+    trainer("local_loss").fit(module, DataLoader(Counted(), 16))
+    assert moved(lf.unwrap(module), before)
 
 
 def test_loaders_after_a_data_module_that_has_none_of_them():

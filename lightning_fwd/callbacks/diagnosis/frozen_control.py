@@ -18,7 +18,8 @@ from ...graph.rewritten import RewrittenModel
 class FrozenControl:
     """A copy of the network in eval mode whose last layer with parameters learns by the gradient of the cross-entropy.
 
-    Its optimizer is of the same kind as the run's, its learning rate follows the run's schedule.
+    Its optimizer is of the same kind as the run's, with the settings of the parameter group that holds the head; its learning rate follows that
+    group's schedule.
 
     Args:
         model: the rewritten network before its first step. optimizer: the run's.
@@ -35,15 +36,20 @@ class FrozenControl:
             )
         for parameter in parameters:
             parameter.requires_grad_(True)
-        self._run_optimizer, self._start = optimizer, float(optimizer.defaults["lr"])
+        theirs = {id(p) for name, p in model.named_parameters() if name.rpartition(".")[0] == head}
+        holding = (i for i, group in enumerate(optimizer.param_groups) if any(id(p) in theirs for p in group["params"]))
+        self._run_optimizer, self._index = optimizer, next(holding, 0)
+        group = optimizer.param_groups[self._index]
+        self._start = float(group.get("initial_lr", group["lr"]))  # initial_lr: of a scheduler, whose warm-up has changed lr already
         self._lr = self._start if lr is None else lr
         self._factor = 1.0
-        known = inspect.signature(type(optimizer).__init__).parameters
-        self.optimizer = type(optimizer)(parameters, **{k: v for k, v in optimizer.defaults.items() if k in known})
+        known = set(inspect.signature(type(optimizer).__init__).parameters) - {"params"}
+        settings = {k: v for k, v in {**optimizer.defaults, **group}.items() if k in known}
+        self.optimizer = type(optimizer)(parameters, **settings)
 
     def follow_schedule(self) -> None:
         """Read the run's learning rate; before its step, as a scheduler may change it right after."""
-        self._factor = float(self._run_optimizer.param_groups[0]["lr"]) / self._start
+        self._factor = float(self._run_optimizer.param_groups[self._index]["lr"]) / self._start
 
     def step(self, x: Tensor, target: Tensor, accumulated: int = 1, update: bool = True) -> None:
         """Learn from one batch, ``(B, ...)`` and ``(B,)``.
