@@ -2,7 +2,8 @@
 
 The ladder, each rung tried when the one above fails: symbolic trace; trace again with the innermost failing module kept
 whole (a leaf, reported as opaque); an ordered chain of the root's children; a clear error. Whatever rung succeeds, the
-captured graph is run once beside the original, so that a trace which silently baked in a value is an error, not a wrong result.
+captured graph is run once beside the original: a graph that computes something else is an error, not a wrong result. A number
+that forward reads from an attribute (``self.alpha``) is a constant of the graph; what is to change later must be a buffer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from .constants import INSERTED, mark_constants
 from .errors import CaptureError
 from .leading_sizes import mark_other_leading_sizes
+from .module_state import ModuleState
 from .out_of_place import activations_out_of_place, remove_inplace
 from .training_mode import first_difference, insert_dropout_modules
 
@@ -71,19 +73,21 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
         example_input: a tensor of the shape, dtype and device that ``net`` takes.
 
     Raises:
-        CaptureError: the model takes several inputs, returns something else than one tensor, or cannot be traced.
+        CaptureError: the model takes several inputs, returns something else than one tensor, or cannot be traced; ``net`` is then unchanged.
     """
     _check_signature(net)
-    modes = {module: module.training for module in net.modules()}
+    modes, state = {module: module.training for module in net.modules()}, ModuleState(net)
     net.eval()
     try:
         example_input, expected = _example_and_output(net, example_input)
+        writing = state.written_buffers()
         failures: list[str] = []
         for attempt in (_trace, _chain):
             try:
-                captured = attempt(net, example_input)
+                captured = attempt(net, example_input, writing)
                 _by_position(captured.graph_module)
                 remove_inplace(captured.graph_module)
+                state.restore()
                 with activations_out_of_place(net):
                     _check_against_original(captured.graph_module, example_input, expected)
                     mark_other_leading_sizes(captured.graph_module, example_input)
@@ -98,6 +102,7 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
             "or build the model as a sequence of children",
         )
     finally:
+        state.restore()
         for module, mode in modes.items():
             module.training = mode
 
@@ -163,14 +168,17 @@ def _example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, 
     return example_input, expected
 
 
-def _trace(net: nn.Module, example_input: Tensor) -> Capture:
-    """Symbolic trace, in eval mode and in train mode; a module that cannot be traced, or in which the two differ, is kept whole."""
+def _trace(net: nn.Module, example_input: Tensor, writing: dict[nn.Module, list[str]]) -> Capture:
+    """Symbolic trace, in eval mode and in train mode; a module that cannot be traced, that writes into itself, or in which the two differ, is kept
+    whole.
+    """
     opaque: dict[str, str] = {}
+    at_root = _keep_writers_whole(net, writing, opaque)
     while True:
-        graph, constants = _trace_keeping(net, opaque)
+        graph, constants = _trace_keeping(net, opaque, at_root)
         net.train()
         try:
-            in_train, _ = _trace_keeping(net, opaque)
+            in_train, _ = _trace_keeping(net, opaque, at_root)
         finally:
             net.eval()
         if graph is None or in_train is None:
@@ -183,6 +191,16 @@ def _trace(net: nn.Module, example_input: Tensor) -> Capture:
     if operation is not None:
         warnings.warn(
             f"{type(net).__name__}.forward itself computes something else in training ({operation}); trained as it is in eval mode",
+            stacklevel=4,
+        )
+    if at_root:
+        warnings.warn(
+            f"{type(net).__name__}.forward writes {', '.join(sorted(at_root))} into the module; a rewritten model leaves them as they are",
+            stacklevel=4,
+        )
+    if silent := _hooked_and_not_called(net, graph):
+        warnings.warn(
+            f"forward hooks on {', '.join(silent)} run while the network is captured and not again: a rewritten model calls the layers inside",
             stacklevel=4,
         )
     for name, constant in constants.items():
@@ -200,9 +218,12 @@ def _trace(net: nn.Module, example_input: Tensor) -> Capture:
     return Capture(graph_module, opaque, "traced", inserted)
 
 
-def _trace_keeping(net: nn.Module, opaque: dict[str, str]) -> tuple[fx.Graph | None, dict[str, Tensor]]:
-    """One trace with the ``opaque`` modules kept whole, and the constants it made; None where one more must be, now listed in ``opaque``."""
-    tracer, before = _LeafTracer(set(opaque)), set(net.__dict__)
+def _trace_keeping(net: nn.Module, opaque: dict[str, str], at_root: set[str]) -> tuple[fx.Graph | None, dict[str, Tensor]]:
+    """One trace with the ``opaque`` modules kept whole, and the constants it made; None where one more must be, now listed in ``opaque``.
+
+    What the root writes into itself goes to ``at_root``.
+    """
+    tracer, before, state, known = _LeafTracer(set(opaque)), set(net.__dict__), ModuleState(net), len(opaque)
     try:
         graph = tracer.trace(net)
     except Exception as error:  # whatever the model's code raises on a traced value
@@ -213,10 +234,30 @@ def _trace_keeping(net: nn.Module, opaque: dict[str, str]) -> tuple[fx.Graph | N
         graph = None
     finally:
         constants = {name: net.__dict__.pop(name) for name in set(net.__dict__) - before if name.startswith("_tensor_constant")}
+        writing = state.written()
+        state.restore()
+    if graph is not None:
+        at_root |= _keep_writers_whole(net, writing, opaque)
+        graph = graph if len(opaque) == known else None
     return graph, constants
 
 
-def _chain(net: nn.Module, example_input: Tensor) -> Capture:
+def _keep_writers_whole(net: nn.Module, writing: dict[nn.Module, list[str]], opaque: dict[str, str]) -> set[str]:
+    """Add the modules that write into themselves to ``opaque``, unless they run as they are already; what the root writes is returned."""
+    for path, module in net.named_modules():
+        runs_anyway = type(module).__module__.startswith("torch.nn") or any(f"{path}.".startswith(f"{whole}.") for whole in opaque)
+        if path and module in writing and not runs_anyway:
+            opaque[path] = f"its forward writes {', '.join(writing[module])} into the module"
+    return set(writing.get(net, ()))
+
+
+def _hooked_and_not_called(net: nn.Module, graph: fx.Graph) -> list[str]:
+    called = {f"{node.target}." for node in graph.nodes if node.op == "call_module"}
+    hooked = [path for path, module in net.named_modules() if path and (module._forward_hooks or module._forward_pre_hooks)]
+    return [path for path in hooked if not any(f"{path}.".startswith(target) for target in called)]
+
+
+def _chain(net: nn.Module, example_input: Tensor, _writing: dict[nn.Module, list[str]]) -> Capture:
     """The root's children in the order they ran, accepted only when each one's output is the next one's input."""
     calls: list[tuple[str, Tensor, Tensor]] = []
     hooks = [

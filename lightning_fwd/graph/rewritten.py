@@ -70,6 +70,7 @@ class RewrittenModel(nn.Module):
         self._parameters, self._buffers = net._parameters, net._buffers
         self._non_persistent_buffers_set = net._non_persistent_buffers_set
         self._modules = dict(net._modules)
+        hidden.update({name: getattr(net, name) for name in _HOOKS})  # the original's own run around this model
         self.training = net.training
         hidden["_modes"] = {module: module.training for module in net.modules()}
         hidden["_structure"], hidden["_children"] = list(net.modules()), dict(net._modules)
@@ -419,6 +420,11 @@ class BlockRunner:
         """Its trainable parameters by name, inserted heads included."""
         every = dict(model.named_parameters(remove_duplicate=False))  # a tied parameter has two names
         return {name: every[name] for name in self.parameter_names if name in every and every[name].requires_grad}
+
+
+_HOOKS = (
+    "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+)  # fmt: skip
 
 
 def _refuse_clashing_names(net: nn.Module) -> None:

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from ..graph.constants import INSERTED, is_inserted
 from ..graph.errors import RewriteError
+from ..graph.module_state import ModuleState
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, rewrite
 
@@ -152,7 +153,7 @@ def _input_of_child(module: nn.Module, child: nn.Module, x: Tensor) -> Tensor:
     """What the LightningModule's forward feeds its network (it may reshape or normalise); ``x`` itself if forward cannot tell."""
     seen: list[Tensor] = []
     hook = child.register_forward_pre_hook(lambda _m, args: seen.extend(args[:1]))
-    was_training = {m: m.training for m in module.modules()}
+    was_training, state = {m: m.training for m in module.modules()}, ModuleState(module)
     module.eval()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -161,6 +162,7 @@ def _input_of_child(module: nn.Module, child: nn.Module, x: Tensor) -> Tensor:
         pass
     finally:
         hook.remove()
+        state.restore()
         for m, mode in was_training.items():
             m.training = mode
     return seen[0] if seen and isinstance(seen[0], Tensor) else x
