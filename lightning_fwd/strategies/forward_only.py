@@ -26,7 +26,7 @@ from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
 from .averaging import spare_frozen_norms
 from .batch import Key, example_batch, input_of, target_of
-from .install import inserted_state, install, installed, split_state, unwrap
+from .install import folded_state, inserted_state, install, installed, load_folded_state, split_state, unwrap
 
 
 class ForwardOnlyStrategy(SingleDeviceStrategy):
@@ -232,17 +232,17 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        inserted = inserted_state(self.lightning_module)
+        inserted, folded = inserted_state(self.lightning_module), folded_state(self.lightning_module)
         # a callback may have put another state there (the averaged weights)
         checkpoint["state_dict"], averaged = split_state(checkpoint["state_dict"])
-        checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted, "averaged": averaged}
+        checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted, "averaged": averaged, "folded": folded}
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
-        saved, inserted = checkpoint.get("lightning_fwd", {}), {}
+        saved, inserted, folded = checkpoint.get("lightning_fwd", {}), {}, {}
         if saved.get("method") == repr(self.method):
-            inserted = saved["inserted"]
+            inserted, folded = saved["inserted"], saved.get("folded", {})
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
         elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(f"{INSERTED}.counter")]:
             rank_zero_warn(
@@ -251,6 +251,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
                 "The network's own weights are loaded. To keep what was inserted, use the settings of the checkpoint."
             )
         self.lightning_module.load_state_dict({**checkpoint["state_dict"], **inserted}, strict=strict)
+        load_folded_state(self.lightning_module, folded, checkpoint["state_dict"])
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from ..graph.errors import RewriteError
 from ..graph.module_state import ModuleState
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, rewrite
+from ..passes.fold_batch_norm import FoldedLayer
 
 WHOLE = f"{INSERTED}_model"  #: name of the rewritten model where the LightningModule itself is the network
 
@@ -96,6 +97,32 @@ def inserted_state(module: LightningModule) -> dict[str, Any]:
         for key, value in child.state_dict().items()
         if is_inserted(key)
     }
+
+
+def folded_state(module: LightningModule) -> dict[str, Tensor]:
+    """Folded weights and biases as they are in memory, by the keys under which the plain ones are saved: unfolding rounds."""
+    return {
+        f"{'' if name == WHOLE else f'{name}.'}{use}": child.get_parameter(use).detach().clone()
+        for name, child in module.named_children()
+        if isinstance(child, RewrittenModel)
+        for fold in child.inserted.modules()
+        if isinstance(fold, FoldedLayer)
+        for use in fold.uses
+    }
+
+
+@torch.no_grad()
+def load_folded_state(module: LightningModule, folded: dict[str, Tensor], plain: dict[str, Tensor]) -> None:
+    """Take what :func:`folded_state` gave where it is the ``plain`` state that was loaded, which a callback may have exchanged for another."""
+    parameters, now = dict(module.named_parameters(remove_duplicate=False)), folded_state(module)
+    if now.keys() != folded.keys():
+        return
+    for name, value in folded.items():
+        parameters[name].copy_(value)
+    state = module.state_dict()
+    if not all(name in plain and torch.equal(state[name], plain[name].to(state[name])) for name in folded):
+        for name, value in now.items():
+            parameters[name].copy_(value)
 
 
 def _drop_inserted(_module: nn.Module, state: dict[str, Any], prefix: str, _meta: dict) -> None:
