@@ -15,6 +15,7 @@ from .blocks import Block, Granularity, find_blocks, parameters_of
 from .capture import capture
 from .constants import INSERTED, is_constant, is_inserted
 from .errors import RewriteError, StepError
+from .module_state import ModuleState
 from .out_of_place import make_activations_out_of_place
 from .segment import Segment
 from .step import Part, Step, StepRecord, accumulate
@@ -320,9 +321,10 @@ class RewrittenModel(nn.Module):
 
     def watch_training(self) -> None:
         """Find what draws random numbers in training, and which modules have statistics of their own to freeze; once, before the rule's passes."""
-        effects = TrainingEffects(self, self.graph)
+        effects, state = TrainingEffects(self, self.graph), ModuleState(self.original)
         with self.in_mode(training=True):
             effects.see(self.example_input)
+        state.restore()
         self.draws_in_training, self._custom_norms = effects.draws, effects.writes
 
     def _keep_in_eval(self) -> None:

@@ -370,7 +370,7 @@ class KeepsFeatures(nn.Module):
 class CountsCalls(nn.Module):
     def __init__(self, training_only=False):
         super().__init__()
-        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.training_only = training_only
 
     def forward(self, x):
@@ -393,7 +393,7 @@ def test_a_module_that_writes_into_itself_is_kept_whole(rule):
 class RootWrites(CountsCalls, Net):
     def __init__(self):
         Net.__init__(self)
-        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self.training_only = False
 
     def forward(self, x):
