@@ -74,7 +74,8 @@ class RewrittenModel(nn.Module):
         hidden.update({name: getattr(net, name) for name in _HOOKS})  # the original's own run around this model
         self.training = net.training
         hidden["_modes"] = {module: module.training for module in net.modules()}
-        hidden["_structure"], hidden["_children"] = list(net.modules()), dict(net._modules)
+        hidden["_captured"] = _modules_of(net, graph_module.graph)
+        hidden["_children"] = {name: net._modules[name] for name in {path.partition(".")[0] for path in self._captured} if name in net._modules}
         self.inserted = captured.inserted
         self.register_load_state_dict_post_hook(_allow_plain_state)
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
@@ -134,8 +135,9 @@ class RewrittenModel(nn.Module):
         self._modules.update(self.original._modules)
 
     def is_stale(self) -> bool:
-        """Whether a module of the original was replaced, added or taken away since the rewrite."""
-        return [module for _, module in self.original.named_modules(memo={self})] != self._structure
+        """Whether a module that the graph calls was replaced in the original since the rewrite."""
+        now = dict(self.original.named_modules(remove_duplicate=False))
+        return any(now.get(path) is not module for path, module in self._captured.items())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         if protocol < 4:  # torch.save's own is 2, which has no name for functions such as torch.conv2d
@@ -439,6 +441,13 @@ def _refuse_clashing_names(net: nn.Module) -> None:
             "the rewritten model holds its layers under the same names as the original",
             f"rename it, or rewrite a module that holds the network as a child (its layers are then NAME.{clashing[0]})",
         )
+
+
+def _modules_of(net: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:
+    """The modules of ``net`` that its graph calls or reads, by path."""
+    called = [n.target for n in graph.nodes if n.op == "call_module"]
+    read = [n.target.rpartition(".")[0] for n in graph.nodes if n.op == "get_attr"]
+    return {path: net.get_submodule(path) for path in [*called, *read] if path and not is_inserted(path)}
 
 
 def _output_shape(graph_module: fx.GraphModule) -> tuple[int, ...]:

@@ -269,6 +269,7 @@ def test_captured_unchanged_and_every_parameter_learns(name, rule):
     zero = [n for n, p in model.named_parameters() if p.grad is not None and not p.grad.any()]
     allowed = {"token"} if rule == "pepita" else set()  # a constant is not modulated by the error in the input
     assert set(zero) <= allowed | {n for n in zero if "in_proj_bias" in n}
+    assert not model.is_stale()
     lf.unwrap(model)
     assert {path: set(vars(m)) for path, m in net.named_modules()} == attributes
 

@@ -297,6 +297,17 @@ def test_a_head_replaced_after_a_fit_learns_in_the_next(where):
     assert any(m is head for m in lf.unwrap(module).modules())
 
 
+def test_modules_that_the_network_does_not_call_may_be_replaced():
+    class Measuring(OwnLayers):
+        def setup(self, stage):
+            self.measure = nn.CrossEntropyLoss()
+
+    module, data = Measuring(), loader(NETS["conv"]())
+    for _ in range(2):
+        trainer("local_loss").fit(module, data, data)
+    assert lf.strategies.installed(module).inserted.counter == 12
+
+
 def test_a_sequential_network_is_indexed_as_before():
     class Indexing(Task):
         def configure_optimizers(self):
