@@ -94,7 +94,7 @@ def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
     if method is not None:
         x, y = (part[: scenario.cost_batch] for part in scenario.data_module(scenario.seeds[0], "target").tensors("train"))
         try:
-            model = rewrite(build(scenario.model, **scenario.model_args), method, x)
+            model = rewrite(row.frozen(build(scenario.model, **scenario.model_args)), method, x)
             report = step_cost(model, (x, y), device=scenario.device, width=scenario.width, momentum=scenario.adapt.momentum)
         except RewriteError:  # adapt says so
             return row.name, cost
@@ -130,7 +130,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
             training = dataclasses.replace(
                 scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs
             )
-            network = fit(network, method, target, training, *before, timer)
+            network = fit(row.frozen(network), method, target, training, *before, timer)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         nan = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))
         return Result(row.name, seed, **figures, **nan, steps=0, **{**cost, "note": error.what})

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
+from torch import nn
 
 from ..cost.device import load_device
 from ..data import DriftDataModule
@@ -30,6 +31,7 @@ class Row:
         settings: the rule's arguments.
         lr, epochs: in place of the scenario's.
         after_statistics: recompute the batch-norm statistics on the same samples first.
+        freeze: module paths whose parameters stay as they are, e.g. a stem that reads raw pixels and bears smaller steps than the rest.
         calibrate: fit the rule's inserted heads to the source first, in closed form, as one would before the device leaves the house.
         control: whether it is a control (drawn grey).
     """
@@ -40,11 +42,14 @@ class Row:
     lr: float | None = None
     epochs: int | None = None
     after_statistics: bool = False
+    freeze: list[str] = field(default_factory=list)
     calibrate: bool = False
     control: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("lr", "epochs"))
+        if not isinstance(self.freeze, list) or not all(isinstance(path, str) for path in self.freeze):
+            raise LightningFwdError(f"row {self.name!r}: freeze is {self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]")
         require_keywords(self.settings, f"row {self.name!r}: settings")
 
     def build(self, seed: int | None = None) -> LearningMethod | None:
@@ -71,6 +76,21 @@ class Row:
                 "use batch_norm='freeze', or leave one of them out",
             )
         return method
+
+
+    def frozen(self, net: nn.Module) -> nn.Module:
+        """``net`` itself, what ``freeze`` names frozen.
+
+        Raises:
+            LightningFwdError: it names no module with parameters.
+        """
+        for path in self.freeze:
+            held = dict(net.named_modules()).get(path)
+            if held is None or not any(True for _ in held.parameters()):
+                known = ", ".join(name for name, child in net.named_children() if any(True for _ in child.parameters()))
+                raise LightningFwdError(f"row {self.name!r}: freeze: {path!r} is no module with parameters", "", f"the network has: {known}")
+            held.requires_grad_(False)
+        return net
 
 
 CONTROLS = (
@@ -160,6 +180,8 @@ class Scenario:
         require_fit(network, source)
         if self.pretrain is None:
             require_trained(self, network, source, self.split)
+        for row in self.rows:
+            row.frozen(network)
 
     def as_yaml(self) -> str:
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)

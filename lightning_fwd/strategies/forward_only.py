@@ -26,6 +26,7 @@ from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
 from .averaging import spare_frozen_norms
 from .batch import Key, example_batch, input_of, target_of
+from .fresh_norms import warn_of_fresh_norms
 from .install import folded_state, inserted_state, install, installed, load_folded_state, split_state, unwrap
 
 
@@ -184,6 +185,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
             )
         if self.optimizers and self.rewritten is not None:
             self._adopt_inserted(self.optimizers[0])
+            warn_of_fresh_norms(self.rewritten)
 
     def _adopt_inserted(self, optimizer: Optimizer) -> None:
         """An optimizer given explicit parameters does not know the inserted heads, and a scheduler would not know a group of their own."""

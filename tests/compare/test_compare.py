@@ -101,6 +101,14 @@ def test_heads_are_fitted_to_the_source_before_the_target_s_statistics_come_in(t
     assert both.accuracy_adapted > calibrated.accuracy_adapted
 
 
+def test_what_a_row_freezes_stays_and_costs_less(tmp_path):
+    row = {"name": "all", "method": "backprop", "settings": {"batch_norm": "freeze"}, "lr": 0.05}
+    s = scenario(tmp_path, rows=[row, {**row, "name": "frozen", "freeze": ["stage1", "stage2"]}, {"name": "head", "method": "sparse_update", "lr": 0.05}])
+    every, frozen, head = compare(s, tmp_path / "out", jobs=1)
+    assert frozen.macs_per_step < every.macs_per_step
+    assert frozen.accuracy_adapted == head.accuracy_adapted != every.accuracy_adapted
+
+
 def test_accuracy_on_the_validation_part(tmp_path):
     s = scenario(tmp_path, rows=TINY["rows"][:1], split="val")
     (none,) = compare(s, tmp_path / "out", jobs=1)
@@ -135,6 +143,8 @@ def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
             {"rows": [{"name": "x", "method": "local_loss", "settings": {"batch_norm": "fold"}, "calibrate": True, "after_statistics": True}]},
             "a folded norm has none left",
         ),
+        ({"rows": [{"name": "x", "method": "pepita", "freeze": "stem"}]}, "row 'x': freeze is 'stem'"),
+        ({"rows": [{"name": "x", "method": "pepita", "freeze": ["stem"]}]}, "'stem' is no module with parameters(.|\n)*the network has: "),
         ({"adaptt": {}}, "unknown adaptt"),
         ({"adapt": {"epoch": 3}}, "unknown epoch"),
         ({"seeds": []}, "seeds is empty"),
