@@ -3,8 +3,9 @@
 from .budget import Budget, parse_budget
 from .choose import Prices, best, evolve, random_genome
 from .contribution import adapt
-from .run import Found, SchemeSearch, load_search, search
+from .run import Found, search
 from .space import Genome, Space
+from .spec import SchemeSearch, load_search
 
 __all__ = [
     "Budget",

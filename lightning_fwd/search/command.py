@@ -11,7 +11,8 @@ from rich.console import Console
 
 from ..graph.errors import LightningFwdError
 from ..graph.strict_yaml import load_yaml
-from .run import load_search, search
+from .run import search
+from .spec import load_search
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

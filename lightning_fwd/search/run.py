@@ -9,10 +9,9 @@ import itertools
 import os
 import random
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import joblib
 import torch
@@ -23,23 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..compare.folder import differences
-from ..compare.scenario import from_mapping, with_data_folder
 from ..compare.start import (
     data_module,
     pretrain,
     pretrained,
     require_data,
     require_fit,
-    require_keywords,
     require_same_weights,
     require_trained,
     starting_network,
 )
-from ..compare.training import Training
 from ..cost import price, trace_inference
 from ..data import DriftDataModule
 from ..graph.errors import LightningFwdError
-from ..graph.settings import check_settings
 from ..graph.strict_yaml import load_yaml
 from ..methods import SparseUpdate, rewrite
 from ..methods.sparse_update import write_scheme
@@ -47,68 +42,11 @@ from .budget import Budget, parse_budget
 from .choose import Prices, best, random_genome, require_some
 from .contribution import accuracy_after, with_statistics
 from .space import Genome, Space
+from .spec import SchemeSearch
 
 Pair = tuple[Tensor, Tensor]
 START = "pretrained.safetensors"  #: in the folder of a search, what its trainings start from
 _RANDOM_FINALISTS = 1000  #: added to the seed, so that the search's random sets are none of the controls'
-
-
-@dataclass
-class SchemeSearch:
-    """What to search.
-
-    Args:
-        data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, normalize, ...): the source.
-        drifts: simulated ones, each with its severity (``"noise=0.08"``); contributions are averaged over them.
-        model, model_args: for :func:`lightning_fwd.models.build`.
-        weights: file of trained weights, see :func:`lightning_fwd.models.load_weights`; ``${LIGHTNING_FWD_DATA}`` may stand in it.
-        pretrain: backpropagation on the source first, with the keys of :class:`lightning_fwd.compare.Training`; None takes the model as ``weights``,
-            or its own class, give it. A model that does not know the source is refused.
-        budget: see :func:`parse_budget`. width: of the arithmetic that the ledger prices. momentum: of SGD, whose state takes RAM.
-        fractions: of input channels that a layer may train.
-        samples, held_out: source samples that a candidate is trained on and (so many at most) judged by.
-        epochs, lr, batch_size: of these trainings.
-        after_statistics: recompute the batch-norm statistics under the drift first, as the adaptation on the device will.
-        finalists: how many sets, the best by the sum of their parts, are trained as a whole, with as many random ones that use up the budget;
-            from the best sets measured others are bred, so many a round, until two rounds have found no better one.
-        seed: of data and evolution.
-    """
-
-    data: dict[str, Any]
-    drifts: list[str]
-    model: str
-    model_args: dict[str, Any] = field(default_factory=dict)
-    weights: str | None = None
-    pretrain: Training | None = None
-    budget: str | dict[str, Any] = field(default_factory=lambda: {"ram": "256KB"})
-    width: Literal["fp32", "int8", "mixed"] = "int8"
-    momentum: float = 0.9
-    fractions: list[float] = field(default_factory=lambda: [0.25, 0.5, 1.0])
-    samples: int = 500
-    held_out: int = 1000
-    epochs: int = 2
-    lr: float = 1e-3
-    batch_size: int = 16
-    after_statistics: bool = True
-    finalists: int = 4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_settings(self, LightningFwdError, not_negative=("momentum",))
-        for name in ("data", "model_args"):
-            require_keywords(getattr(self, name), name)
-        if isinstance(self.pretrain, dict):
-            self.pretrain = from_mapping(Training, self.pretrain, "pretrain")
-        wrong = [name for name in ("samples", "held_out", "epochs", "batch_size", "finalists", "lr") if not getattr(self, name) > 0]
-        wrong += [] if isinstance(self.drifts, list) and self.drifts else ["drifts"]
-        wrong += ["data"] if self.data.get("val_fraction", 0.1) == 0 else []  # judged by that part
-        wrong += [] if self.fractions and all(0 < f <= 1 for f in self.fractions) else ["fractions"]
-        if wrong:
-            raise LightningFwdError(
-                f"search: {', '.join(f'{name}={getattr(self, name)!r}' for name in wrong)}",
-                "nothing could be measured",
-                "counts and lr above 0, drifts a list such as [noise=0.08], fractions above 0 and up to 1, a validation part in the data",
-            )
 
 
 @dataclass
@@ -130,20 +68,6 @@ class Found:
     judged: float | None = None
     controls: tuple[float, ...] = ()
     controls_ram: tuple[int, ...] = ()
-
-
-def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) -> SchemeSearch:
-    """Read a search from YAML.
-
-    Raises:
-        LightningFwdError: the file cannot be read, or holds an unknown or lacks a needed key.
-    """
-    try:
-        content = load_yaml(with_data_folder(Path(file).read_text(), Path(file))) or {}
-    except (OSError, yaml.YAMLError) as error:
-        known = ", ".join(f.name for f in dataclasses.fields(SchemeSearch))
-        raise LightningFwdError(f"cannot read the search {str(file)!r}", str(error), f"keys: {known}") from error
-    return from_mapping(SchemeSearch, {**content, **(overrides or {})} if isinstance(content, dict) else content, str(file))
 
 
 def search(
