@@ -54,7 +54,7 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     """
     scenario.check()
     for seed in scenario.seeds:
-        require_same_weights(scenario, _weights_file(out, seed))
+        require_same_weights(scenario, seed, _weights_file(out, seed))
     results = open_folder(scenario, out)
     jobs = jobs or len(os.sched_getaffinity(0))
     order, known = {row.name: i for i, row in enumerate(scenario.all_rows())}, {(r.method, r.seed) for r in results}

@@ -110,7 +110,8 @@ class Scenario:
     Args:
         data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...).
         model, model_args: for :func:`lightning_fwd.models.build`.
-        weights: file of trained weights, see :func:`lightning_fwd.models.load_weights`; ``${LIGHTNING_FWD_DATA}`` may stand in it.
+        weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5; ``${LIGHTNING_FWD_DATA}``
+            may stand in it.
         pretrain: backpropagation on the source, from ``weights`` if there are any; None (in a recipe with ``weights`` the default) takes the model
             as ``weights``, or its own class, give it, and refuses one that does not know the source.
         adapt: training on the target.

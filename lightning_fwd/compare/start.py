@@ -96,19 +96,20 @@ def pretrained(recipe: Recipe, file: Path) -> nn.Module:
     return network
 
 
-def require_same_weights(recipe: Recipe, file: Path) -> None:
-    """Refuse results that started from other weights than the recipe's file holds now.
+def require_same_weights(recipe: Recipe, seed: int, file: Path) -> None:
+    """Refuse results that started from other weights than the recipe's file, or the model's own class, gives now.
 
     Raises:
         LightningFwdError: they differ.
     """
-    if recipe.weights is None or recipe.pretrain is not None or not file.exists():
+    if recipe.pretrain is not None or not file.exists():
         return
-    stored, now = load_file(file), starting_network(recipe).state_dict()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        stored, now = load_file(file), starting_network(recipe).state_dict()
     if stored.keys() != now.keys() or any(not torch.equal(stored[k], v) for k, v in now.items()):
-        raise LightningFwdError(
-            f"{file} holds other weights than {recipe.weights}", "the results beside it started from those", "choose another --out, or delete it"
-        )
+        what = f"{file} holds other weights than {recipe.weights or recipe.model} gives now"
+        raise LightningFwdError(what, "the results beside it started from those", "choose another --out, or delete it")
 
 
 @torch.no_grad()

@@ -96,7 +96,7 @@ def search(
         _samples(spec, spec.drifts[0], judging=True)  # that there are enough
     if spec.pretrain is None:
         require_trained(spec, net, source, "val")
-    require_same_weights(spec, out / START)
+    require_same_weights(spec, spec.seed, out / START)
     _open_folder(spec, out)
     if not (out / START).exists():
         if spec.pretrain is not None and console is not None:

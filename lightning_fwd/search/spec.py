@@ -26,7 +26,8 @@ class SchemeSearch:
         data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, normalize, ...): the source.
         drifts: simulated ones, each with its severity (``"noise=0.08"``); contributions are averaged over them.
         model, model_args: for :func:`lightning_fwd.models.build`.
-        weights: file of trained weights, see :func:`lightning_fwd.models.load_weights`; ``${LIGHTNING_FWD_DATA}`` may stand in it.
+        weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5; ``${LIGHTNING_FWD_DATA}``
+            may stand in it.
         pretrain: backpropagation on the source first, with the keys of :class:`lightning_fwd.compare.Training`; None takes the model as ``weights``,
             or its own class, give it. A model that does not know the source is refused.
         budget: see :func:`parse_budget`. width: of the arithmetic that the ledger prices. momentum: of SGD, whose state takes RAM.
