@@ -200,14 +200,14 @@ def _rewrite(options: argparse.Namespace) -> int:
     return 0
 
 
-def build_model(options: argparse.Namespace, batch: int = 1):
-    """The network that ``--model`` names, and an example input ``(batch, ...)``."""
+def build_model(options: argparse.Namespace, batch: int = 1, data_shape: Callable[[], tuple[int, ...] | None] = lambda: None):
+    """The network that ``--model`` names, and an example input ``(batch, ...)``: ``--input-shape``, the model's own, else what ``data_shape`` gives."""
     import torch
 
     from .models import build
 
     net = build(options.model, **options.model_args)
-    shape = options.input_shape or getattr(net, "input_shape", None)
+    shape = options.input_shape or getattr(net, "input_shape", None) or data_shape()
     if shape is None:
         raise LightningFwdError(
             f"{options.model} does not tell the shape of its input",

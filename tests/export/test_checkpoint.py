@@ -1,5 +1,6 @@
 """From what a training run left to a program: recipe, checkpoint, and the ways in which they do not fit."""
 
+import argparse
 import json
 
 import lightning as L
@@ -7,11 +8,11 @@ import pytest
 import torch
 from conftest import tiny
 from lightning_fwd_export import ExportError, export
-from lightning_fwd_export.checkpoint import load_inserted, read_recipe
+from lightning_fwd_export.checkpoint import load_inserted, read_recipe, sample_shape
 
 import lightning_fwd as lf
 from lightning_fwd.classifier import Classifier
-from lightning_fwd.cli import main
+from lightning_fwd.cli import build_model, main
 from lightning_fwd.data import DriftDataModule
 from lightning_fwd.models.weights import read_checkpoint
 
@@ -51,6 +52,29 @@ def test_recipe_settings():
 
     recipe = read_recipe(Path(__file__).parents[2] / "recipes" / "digits_pepita.yaml")
     assert recipe["model"] == "mlp" and recipe["dataset"] == "digits" and isinstance(recipe["method"], lf.Pepita)
+
+
+class OwnData(L.LightningDataModule):
+    """Not this library's: says nothing of its shape."""
+
+    def setup(self, stage):
+        self.samples = [(torch.zeros(3, 7), 1)] * 4
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(self.samples, 2)
+
+
+@pytest.mark.parametrize(("data", "shape"), [
+    ({"init_args": {"dataset": "digits"}}, (1, 8, 8)), ({"init_args": {"dataset": "digits", "flatten": True}}, (64,)),
+    ({"class_path": f"{__name__}.OwnData"}, (3, 7)),
+], ids=str)  # fmt: skip
+def test_a_model_that_does_not_tell_its_input_gets_the_shape_of_the_recipes_data(tmp_path, data, shape):
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"model": {"init_args": {"model": "torch.nn.Identity"}}, "data": data}))
+    options = argparse.Namespace(input_shape=None, model="torch.nn.Identity", model_args={})
+    recipe = read_recipe(tmp_path / "recipe.yaml")
+    assert build_model(options, 2, lambda: sample_shape(recipe["data"]))[1].shape == (2, *shape)
+    with pytest.raises(ValueError, match="--input-shape"):
+        build_model(options, 2, lambda: sample_shape({}))
 
 
 def test_inserted_state_of_another_rule_is_left_alone():

@@ -20,7 +20,7 @@ from .errors import ExportError
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
     """Settings of a recipe that ``lightning-fwd fit`` runs: ``model``, ``model_args``, ``method``, ``lr``, ``momentum``, ``dataset``, ``normalize``,
-    those that it states.
+    ``data`` (class and arguments), those that it states.
 
     Raises:
         ExportError: the file is missing, no YAML, or does not name a model as ``lightning_fwd.Classifier`` takes it.
@@ -29,7 +29,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         recipe = load_yaml(Path(path).read_text())
         arguments = recipe["model"]["init_args"]
         found = {key: arguments[key] for key in ("model", "model_args", "lr", "momentum") if key in arguments}
-        data = (recipe.get("data") or {}).get("init_args") or {}
+        found["data"] = recipe.get("data") or {}
+        data = found["data"].get("init_args") or {}
         found |= {key: data[key] for key in ("dataset", "normalize") if data.get(key) is not None}
         strategy = (recipe.get("trainer") or {}).get("strategy", "backprop")
         if isinstance(strategy, Mapping):
@@ -43,10 +44,25 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return found
 
 
+def sample_shape(data: Mapping[str, Any]) -> tuple[int, ...] | None:
+    """Shape of one sample of a recipe's data, without the batch: what the data module says, else its first training batch; None without data."""
+    if not data:
+        return None
+    module = _make({"class_path": "lightning_fwd.data.DriftDataModule", **data})
+    if (shape := getattr(module, "input_shape", None)) is not None:
+        return tuple(shape)
+    module.prepare_data()
+    module.setup("fit")
+    return tuple(next(iter(module.train_dataloader()))[0].shape[1:])
+
+
 def _method(node: Mapping[str, Any]) -> LearningMethod:
+    return get_method(_make(node))
+
+
+def _make(node: Mapping[str, Any]) -> Any:
     module, _, name = node["class_path"].rpartition(".")
-    made = getattr(importlib.import_module(module), name)(**(node.get("init_args") or {}))
-    return get_method(made)
+    return getattr(importlib.import_module(module), name)(**(node.get("init_args") or {}))
 
 
 def load_inserted(model: RewrittenModel, checkpoint: Mapping[str, Any]) -> None:

@@ -100,10 +100,13 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     from lightning_fwd.methods import rewrite
     from lightning_fwd.models.weights import KERAS, load_state, load_weights, read_checkpoint
 
-    from .checkpoint import load_inserted
+    from .checkpoint import load_inserted, sample_shape
     from .export import export_program
 
-    net, example = build_model(options, options.batch)
+    described = getattr(options, "data", {})
+    if options.dataset and options.dataset != (described.get("init_args") or {}).get("dataset"):  # --dataset wins
+        described = {"init_args": {"dataset": options.dataset}}
+    net, example = build_model(options, options.batch, lambda: sample_shape(described))
     checkpoint = {}
     if options.weights and options.weights.suffix in KERAS:
         load_weights(net, options.weights)
