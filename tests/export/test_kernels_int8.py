@@ -127,12 +127,14 @@ def test_quantising_a_wild_value_saturates(csrc, value):
     assert out.item() == (127 if value > 0 else -128)
 
 
-def test_pad_and_lookup(csrc):
+def test_pad_clamp_and_lookup(csrc):
     x = rand_s8((1, 3, 2, 4), torch.Generator().manual_seed(0))
     out = torch.empty((1, 6, 3, 5), dtype=torch.int8)
     call(csrc.lfwd_pad_s8, x, [1, 3, 2, 4], [0, 1, 0, 1], [0, 2, 1, 0], 7, out)
     assert torch.equal(out, F.pad(x, (1, 0, 0, 1, 1, 2), value=7))
     table = torch.arange(256).flip(0).to(torch.uint8).view(torch.int8)
-    looked_up = torch.empty_like(x)
+    looked_up, clamped = torch.empty_like(x), torch.empty_like(x)
+    call(csrc.lfwd_clamp_s8, x, x.numel(), -3, 20, clamped)
+    assert torch.equal(clamped, x.clamp(-3, 20))
     call(csrc.lfwd_lookup_s8, x, table, x.numel(), looked_up)
     assert torch.equal(looked_up, table[x.long() + 128])

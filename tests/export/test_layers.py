@@ -131,8 +131,34 @@ class Attention(nn.Module):
         return self.head(self.mix(x).mean(1))
 
 
-def transposed():
-    return conv(nn.ReLU(), nn.ConvTranspose2d(8, 8, 2, 2), nn.ReLU(), features=2048)
+class Transposed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.head = nn.ConvTranspose2d(2, 4, 2, 2), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.head(self.up(x).relu().mean((2, 3)))  # the line that an error names
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 4)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class Stepping(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(3, 5), nn.Linear(5, 4)
+
+    def forward(self, x):
+        h = torch.zeros(2, 5)
+        for k in range(70):
+            h = self.cell(x[:, k], h)
+        return self.head(h)
 
 
 def volumes():
@@ -140,8 +166,10 @@ def volumes():
 
 
 REFUSED = {
-    "transposed": (transposed, (2, 8, 8), r"aten::convolution.* in 2 .*transposed"),
+    "transposed": (Transposed, (2, 8, 8), r'aten::convolution.* in up .*test_layers.py:\d+ "return self.head.*why:.*transposed.*mend: '),
     "three dimensions": (volumes, (1, 4, 4, 4), r"in 0 .*not a 1-d or 2-d convolution"),
+    "a recurrence of many steps": (Recurrent, (80, 3), r"lstm \(LSTM\) takes 80 steps.*no loops.*mend: "),
+    "a cell that steps often": (Stepping, (70, 3), r"cell \(GRUCell\) takes 70 steps"),
     "hidden dropout": (Attention, (6, 8), r"mix.* drops units inside the module"),
 }
 
@@ -150,7 +178,7 @@ REFUSED = {
 def test_what_has_no_kernel_is_named_with_its_layer(tmp_path, what):
     make, shape, message = REFUSED[what]
     x = torch.randn(2, *shape)
-    with pytest.raises(ExportError, match=message):
+    with pytest.raises(ExportError, match=f"(?s){message}"):
         export_module.export_program(lf.rewrite(make(), lf.Backprop(), x), (x, torch.tensor([0, 1])), tmp_path / "out", steps=2)
     assert not (tmp_path / "out").exists()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -131,10 +133,11 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     rule = build_method(options) if isinstance(options.method, str) else options.method
     model = rewrite(net.eval(), rule, example)
     load_inserted(model, checkpoint)
-    program, report = export_program(
-        model, (example, target), options.out, board=options.board, run=options.run, calibration=calibration,
-        int8=options.int8, lr=options.lr, momentum=options.momentum, batches=batches, steps=options.steps,
-    )
+    with _progress() as progress:
+        program, report = export_program(
+            model, (example, target), options.out, board=options.board, run=options.run, calibration=calibration,
+            int8=options.int8, lr=options.lr, momentum=options.momentum, batches=batches, steps=options.steps, progress=progress,
+        )
     _print(report, console)
     if options.drift and not options.run:
         console.print("accuracy before and after is measured on a board: add --board NAME --run", highlight=False)
@@ -142,12 +145,25 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         from .adapt import adapt_on_board
 
         test = [b for b in data.changed(view="target").test_dataloader() if len(b[1]) == options.batch]
-        result = adapt_on_board(program, options.board, batches, [tuple(b) for b in test], options.out / "c")
+        with _progress() as progress:
+            progress(f"adapting on {options.board}")
+            result = adapt_on_board(program, options.board, batches, [tuple(b) for b in test], options.out / "c")
         (options.out / "adaptation.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
         console.print(
             f"{options.board}, {data.changed(view='target').title}: accuracy {100 * result.before:.1f} % -> "
             f"{100 * result.after:.1f} % after {result.steps} steps", highlight=False, soft_wrap=True,
         )
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows the phase that runs: as one line that changes in a terminal, else line by line."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda phase: console.print(phase, highlight=False)
+        return
+    with console.status("reading the model") as status:
+        yield status.update
 
 
 def _take(data, count: int, batch: int) -> list[tuple]:

@@ -31,12 +31,14 @@ from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
 from .check import Batch, Check, check_program, example_batches
 from .count_dropout import count_dropout
-from .errors import ExportError
+from .errors import ExportError, NoKernel
 from .fuse_step import fuse_layers, fuse_step
 from .generate_c import translate, write_sources
 from .host.runtime import HostProgram
+from .locate import source_line
 from .program import StepProgram, build_program
 from .quiet import quiet
+from .unrolled import require_few_operations, require_few_steps
 
 
 @dataclass
@@ -98,8 +100,9 @@ def export_program(
     model: RewrittenModel, example_batch: Batch, out_dir: str | Path, board: str | None = None, run: bool = False,
     calibration: Iterable[Tensor] | None = None, int8: bool = False, lr: float = 0.01, momentum: float = 0.0,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, batches: Iterable[Batch] | None = None, steps: int = 50,
+    progress: Callable[[str], None] = lambda phase: None,
 ) -> tuple[StepProgram, ExportReport]:
-    """As :func:`export`, with the program itself beside the report."""
+    """As :func:`export`, with the program itself beside the report; ``progress`` is told each phase as it begins."""
     if not isinstance(model, RewrittenModel):
         raise ExportError(f"expected a rewritten model, got {type(model).__name__}: call lf.rewrite(net, method, example_input) first")
     if run and board is None:
@@ -124,9 +127,15 @@ def export_program(
                           omitted.partition("; ")[2])
     source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     _require_alike(model, example_batch, source)
-    program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8)
-    checked, sources = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
+    require_few_steps(model, example_batch[0])
+    program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)
+    try:
+        checked, sources = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
+    except NoKernel as error:
+        line, mend = source_line(model, error.layer), error.mend + ("; or export in float, without int8" if int8 else "")
+        raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, mend, error.layer) from error
     uses_target = "target" in train_step.inputs
+    progress(f"holding {min(steps, len(source))} steps against PyTorch")
     if int8:
         from .mixed import check_mixed
 
@@ -138,11 +147,13 @@ def export_program(
     write_sources(sources, code)
     (out / "step.pte").write_bytes(program.data)
     activations, state = program.arenas["train_step"]
+    progress("pricing the step")
     report = ExportReport(
         str(out / "step.pte"), str(code), program.weights, check.steps, check.weights, activations, state, check.same_predictions,
         ledger=_ledger(model, example_batch, loss, momentum, int8),
     )
     if target_board is not None and run:
+        progress(f"training on {target_board.name}")
         measured = run_on_board(code, target_board, checked, board_calls(check))
         report.board = _board_figures(measured, program, check)
     (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
@@ -177,11 +188,17 @@ def _require_folder(out: Path) -> None:
         raise ExportError(f"cannot write to {out}", f"{existing} is {'not writable' if existing.is_dir() else 'a file'}", "choose another folder")
 
 
-def build(model: RewrittenModel, example_batch: Batch, loss, lr: float, momentum: float, calibration, int8: bool):
+def build(
+    model: RewrittenModel, example_batch: Batch, loss, lr: float, momentum: float, calibration, int8: bool,
+    progress: Callable[[str], None] = lambda phase: None,
+):
     """The sealed program, and the traced training step it came from."""
+    progress("tracing the step")
     train_step = trace_step(model, example_batch, loss=loss, optimizer="sgd", lr=lr, momentum=momentum)
     forward = trace_inference(model, example_batch[0])
+    require_few_operations(train_step)
     values = state_values(model, train_step, forward)
+    progress("quantising what lies before the first trained layer" if int8 else f"building a program of {len(train_step.graph.nodes)} operations")
     fuse_step(train_step, lr, momentum)
     fuse_layers(forward.module)
     if int8:

@@ -26,6 +26,7 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from . import ops  # noqa: F401  (defines lfwd::)
 from .errors import ExportError
+from .height_one import to_height_one
 
 compile_config = cortex_m_edge_compile_config
 _CONVS = {
@@ -57,7 +58,9 @@ def quantise(net: nn.Module, calibration: Iterable[Tensor], example: Tensor) -> 
             f"{type(net).__name__} changes {', '.join(exported.graph_signature.buffers_to_mutate.values())} while it runs: quantisation "
             "would drop that without a word. Quantise the frozen part only"
         )
-    prepared = prepare_pt2e(exported.module(check_guards=False), CortexMQuantizer())
+    module = exported.module(check_guards=False)
+    to_height_one(module)
+    prepared = prepare_pt2e(module, CortexMQuantizer())
     seen = 0
     with torch.no_grad():
         for batch in calibration:

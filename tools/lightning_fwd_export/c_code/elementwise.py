@@ -123,6 +123,10 @@ def _gelu(c: Context) -> str:
 @kernel("aten::clamp.out", "aten::hardtanh.out")
 def _clamp(c: Context) -> str:
     _same_layout(c, c.tensor(0), c.out)
+    if c.out.ctype == "int8_t":
+        low, high = (value if c.arg(k) is None else c.number(k) for k, value in ((1, -128), (2, 127)))
+        c.require(-128 <= low <= high <= 127, f"bounds {low} and {high} are no int8 range")
+        return f"lfwd_clamp_s8({c.p(0, 'int8_t')}, {c.out.count}, {low}, {high}, {c.pointer(c.out)})"
     low = float("-inf") if c.arg(1) is None else c.number(1)
     high = float("inf") if c.arg(2) is None else c.number(2)
     bounds = f"{number(low, 'float')}, {number(high, 'float')}"

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ExportError
+from ..errors import NoKernel
 from ..pte import Call, Tensor
 
 Emitter = Callable[["Context"], str | None]
@@ -23,6 +23,15 @@ def kernel(*operators: str) -> Callable[[Emitter], Emitter]:
     return register
 
 
+def no_kernel(call: Call, why: str) -> NoKernel:
+    """The error for a call that cannot be translated."""
+    return NoKernel(
+        f"operator {call.operator} in {call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''} has no C kernel", why,
+        "put another layer in its place: linear, 1-d and 2-d convolution, pooling, batch, layer and group norm and elementwise operations have one",
+        call.layer,
+    )
+
+
 class Context:
     """One call being translated.
 
@@ -34,9 +43,8 @@ class Context:
     def __init__(self, call: Call, unit: Any):
         self.call, self.unit, self.before = call, unit, []
 
-    def fail(self, why: str) -> ExportError:
-        where = f" in {self.call.layer}" if self.call.layer else ""
-        return ExportError(f"operator {self.call.operator}{where} has no C kernel: {why}")
+    def fail(self, why: str) -> NoKernel:
+        return no_kernel(self.call, why)
 
     def require(self, condition: bool, why: str) -> None:
         if not condition:

@@ -9,7 +9,7 @@ from .. import __name__ as _package
 from ..errors import ExportError
 from ..pte import Method, Program, Tensor
 from . import elementwise, int8, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
-from .kernels import KERNELS, Context, number
+from .kernels import KERNELS, Context, no_kernel, number
 
 _FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
 GET_WEIGHTS = "get_weights"
@@ -138,8 +138,7 @@ def _function(m: Method, unit: Unit) -> str:
     for call in m.calls:
         emit = KERNELS.get(call.operator)
         if emit is None:
-            where = f" (in {call.layer or 'an unnamed module'}{', ' + call.phase if call.phase else ''})"
-            raise ExportError(f"operator {call.operator}{where} has no C kernel; see {_package}/c_code for those that have one")
+            raise no_kernel(call, f"{_package}/c_code has none for it")
         context = Context(call, unit)
         statement = emit(context)
         origin = " ".join(filter(None, (call.layer, call.phase)))

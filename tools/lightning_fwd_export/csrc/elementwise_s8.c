@@ -1,4 +1,4 @@
-/* Int8 addition, multiplication, extrema, lookup, quantisation, padding and softmax. */
+/* Int8 addition, multiplication, extrema, clamping, lookup, quantisation, padding and softmax. */
 #include <math.h>
 #include <string.h>
 
@@ -52,6 +52,11 @@ void lfwd_maximum_s8(const int8_t *a, const int8_t *b, int32_t count, int8_t *ou
 void lfwd_minimum_s8(const int8_t *a, const int8_t *b, int32_t count, int8_t *out)
 {
     for (int32_t i = 0; i < count; i++) out[i] = a[i] < b[i] ? a[i] : b[i];
+}
+
+void lfwd_clamp_s8(const int8_t *input, int32_t count, int32_t low, int32_t high, int8_t *out)
+{
+    for (int32_t i = 0; i < count; i++) out[i] = (int8_t)lfwd_clamp(input[i], low, high);
 }
 
 void lfwd_lookup_s8(const int8_t *input, const int8_t *table, int32_t count, int8_t *out)

@@ -71,6 +71,7 @@ void lfwd_mul_s8(const int8_t *a, int32_t a_zero_point, const int8_t *b, int32_t
                  int32_t multiplier, int32_t shift, int32_t count, int8_t *out);
 void lfwd_maximum_s8(const int8_t *a, const int8_t *b, int32_t count, int8_t *out);
 void lfwd_minimum_s8(const int8_t *a, const int8_t *b, int32_t count, int8_t *out);
+void lfwd_clamp_s8(const int8_t *input, int32_t count, int32_t low, int32_t high, int8_t *out);
 void lfwd_lookup_s8(const int8_t *input, const int8_t *table, int32_t count, int8_t *out);
 
 typedef struct {
