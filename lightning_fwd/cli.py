@@ -201,7 +201,7 @@ def _rewrite(options: argparse.Namespace) -> int:
 
 
 def build_model(options: argparse.Namespace, batch: int = 1, data_shape: Callable[[], tuple[int, ...] | None] = lambda: None):
-    """The network that ``--model`` names, and an example input ``(batch, ...)``: ``--input-shape``, the model's own, else what ``data_shape`` gives."""
+    """The network that ``--model`` names, and an example input ``(batch, ...)``: of ``--input-shape``, the model's own, else ``data_shape()``."""
     import torch
 
     from .models import build

@@ -41,25 +41,40 @@ int main(void)
 """
 
 
-def test_address_and_undefined_behaviour_sanitizers_find_nothing(code, tmp_path):
-    """Five steps in a program of its own; weights as on the host runtime."""
+STRICT = "-std=c99 -g -Wall -Wextra -Werror -Wconversion".split()
+
+
+def weights_after_five_steps(code, work, flags):
+    """Of a program of its own, built with these flags, and of the host runtime."""
     program, folder = code
     host, (_, batch) = HostProgram(program.data), tiny("conv", METHOD)
     takes_target = host.methods["train_step"].metadata.num_inputs() == 2
     text = MAIN.replace("RUN_STEP", "lfwd_train_step(x, y, loss, logits)" if takes_target else "lfwd_train_step(x, loss, logits)")
-    (tmp_path / "main.c").write_text(text.replace("LFWD_TRAIN_STEP_IN1", "LFWD_TRAIN_STEP_IN1" if takes_target else "3"))
-    flags = "-std=c99 -O1 -g -Wall -Wextra -Werror -Wconversion -fsanitize=address,undefined -fno-sanitize-recover=all".split()
-    sources = [folder / "lfwd_model.c", *sorted((folder / "kernels").glob("*.c")), tmp_path / "main.c"]
+    (work / "main.c").write_text(text.replace("LFWD_TRAIN_STEP_IN1", "LFWD_TRAIN_STEP_IN1" if takes_target else "3"))
+    sources = [folder / "lfwd_model.c", *sorted((folder / "kernels").glob("*.c")), work / "main.c"]
     include = [f"-I{folder}", f"-I{folder / 'kernels'}"]
-    subprocess.run([compiler("gcc"), *flags, *include, *map(str, sources), "-lm", "-o", str(tmp_path / "main")], check=True)
+    subprocess.run([compiler("gcc"), *STRICT, *flags.split(), *include, *map(str, sources), "-lm", "-o", str(work / "main")], check=True)
     samples = b""
     for x, y in example_batches(batch, 4, 5):
         host.run("train_step", *((x, y) if takes_target else (x,)))
         samples += x.numpy().tobytes() + y.numpy().tobytes()
-    done = subprocess.run([str(tmp_path / "main")], input=samples, capture_output=True)
+    done = subprocess.run([str(work / "main")], input=samples, capture_output=True)
     assert done.returncode == 0, done.stderr.decode()[-2000:]
-    expected = torch.cat([w.flatten() for w in host.run("get_weights")]).numpy()
-    np.testing.assert_allclose(np.frombuffer(done.stdout, "<f4"), expected, atol=1e-5)
+    return np.frombuffer(done.stdout, "<f4"), torch.cat([w.flatten() for w in host.run("get_weights")]).numpy()
+
+
+def test_address_and_undefined_behaviour_sanitizers_find_nothing(code, tmp_path):
+    got, expected = weights_after_five_steps(code, tmp_path, "-O1 -fsanitize=address,undefined -fno-sanitize-recover=all")
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_optimised_across_files_it_computes_the_same_bits(code, tmp_path):
+    """The arenas are bytes that are read as other types: with -flto a compiler sees that, and may only be let by -fno-strict-aliasing."""
+    plain, _ = weights_after_five_steps(code, tmp_path, "-O1")
+    optimised, _ = weights_after_five_steps(code, tmp_path, "-O3 -flto=auto -fno-strict-aliasing")
+    assert plain.tobytes() == optimised.tobytes()
+    for file in ("Makefile", "CMakeLists.txt", "lfwd_model.c"):
+        assert "-fno-strict-aliasing" in (code[1] / file).read_text()
 
 
 def test_functions_say_what_they_take_and_give(code):

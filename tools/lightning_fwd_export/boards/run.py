@@ -110,7 +110,7 @@ def run_on_board(
 
 
 def _compile(work: Path, c_dir: Path, target: Board, optimise: Sequence[str]) -> list[str]:
-    flags = [*target.flags, "-mthumb", *optimise, *_WARNINGS, "-fno-math-errno", "-ffunction-sections", "-fdata-sections"]
+    flags = [*target.flags, "-mthumb", *optimise, *_WARNINGS, "-fno-math-errno", "-fno-strict-aliasing", "-ffunction-sections", "-fdata-sections"]
     script = (_HERE / "link.ld").read_text()
     for name, (origin, length) in (("FLASH", target.flash), ("RAM", target.ram)):
         script = script.replace(f"{name}_ORIGIN", hex(origin)).replace(f"{name}_LENGTH", hex(length))

@@ -244,7 +244,7 @@ def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bod
         f"/* Generated from {source}: one call per instruction of the program. */",
         '#include "lfwd_model.h"', "", "#include <math.h>", "#include <string.h>", "",
         '#include "lfwd_constants.h"', '#include "lfwd_float.h"', '#include "lfwd_int8.h"', "",
-        "/* Planned memory: values that are never alive together share bytes. */", *arenas, "",
+        "/* Planned memory: values that are never alive together share bytes, whatever their types: -fno-strict-aliasing. */", *arenas, "",
         "/* Shapes and quantisation parameters, fields in the order of their struct. */", *tables, "",
         "void lfwd_init(void)", "{", *init, "}", "", "\n\n".join(bodies), "",
     ])

@@ -79,7 +79,8 @@ def _build(work: Path, library: Path) -> None:
     objects = []
     for source in sorted(CSRC.glob("*.c")):
         objects.append(str(work / f"{source.stem}.o"))
-        run_tool([compiler("gcc"), "-std=c99", "-O2", "-fPIC", "-c", str(source), "-o", objects[-1]], f"compiling {source.name}")
+        c = [compiler("gcc"), "-std=c99", "-O2", "-fno-strict-aliasing", "-fPIC", "-c"]
+        run_tool([*c, str(source), "-o", objects[-1]], f"compiling {source.name}")
     includes = [f"-I{CSRC}", f"-I{_WHEEL / 'include'}", f"-I{_WHEEL / 'include/executorch/runtime/core/portable_type/c10'}"]
     flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-DC10_USING_CUSTOM_GENERATED_MACROS", *includes]
     libraries = [f"-L{_WHEEL / 'lib'}", "-lexecutorch", f"-Wl,-rpath,{_WHEEL / 'lib'}"]
