@@ -39,7 +39,22 @@ class Halved(nn.Module):
         return self.head(y.relu().mean((2, 3)))
 
 
+class SelfAttention(nn.Module):
+    """Queries, keys and values from one product and one permutation of five dimensions, windows by one of six."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.head = nn.Linear(12, 36), nn.Linear(12, 4)
+
+    def forward(self, x):
+        x = x.unflatten(1, (2, 2, 2, 2)).permute(0, 3, 1, 4, 2, 5).flatten(1, 4)
+        q, k, v = self.qkv(x).unflatten(2, (3, 2, 6)).permute(2, 0, 3, 1, 4)
+        x = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return self.head(x.amax(1))
+
+
 NETS = {
+    "attention": lambda: (SelfAttention(), (16, 12)),
     "padding at one end": lambda: (Halved(), (2, 8, 8)),
     "max pooling": lambda: (conv(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), features=32), (2, 8, 8)),
     "average pooling, padded": lambda: (conv(nn.ReLU6(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), features=32), (2, 8, 8)),
@@ -57,6 +72,7 @@ NETS = {
 CASES = [
     ("padding at one end", lf.Backprop(), {}),
     ("max pooling", lf.Backprop(), {}), ("one dimension", lf.Backprop(), {}), ("adaptive pooling", lf.LocalLoss(), {}), ("norms", lf.Backprop(), {}),
+    ("attention", lf.Backprop(), {}),
     ("dropout", lf.ForwardForward(), {}), ("batch norm", lf.Backprop(), {"momentum": 0.9}), ("plain", DYNAMIC, {"momentum": 0.9}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("average pooling, padded", lf.Backprop(), {}), ("layer norm", lf.Backprop(), {}), ("dropout of channels", lf.LocalLoss(), {}),
@@ -109,7 +125,7 @@ def test_what_the_int8_body_costs_is_reported(tmp_path):
 
 @pytest.mark.board
 @pytest.mark.parametrize(("net", "method"), [
-    ("batch norm", lf.Backprop()),
+    ("batch norm", lf.Backprop()), ("attention", lf.Backprop()),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("dropout", lf.Backprop()), ("plain", DYNAMIC), ("plain", BY_GOODNESS), ("max pooling", lf.Backprop()),
         ("one dimension", lf.LocalLoss()), ("norms", lf.Backprop()), ("batch norm", lf.Statistics()), ("plain", ZerothOrder()),

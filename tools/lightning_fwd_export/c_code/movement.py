@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..pte import Tensor
 from .kernels import CASTS, Context, kernel, number
-from .shapes import broadcast_strides, copy_table
+from .shapes import broadcast_strides, collapse, copy_table
 
 
 def _copy(c: Context, source: Tensor, reads: list[int], out: Tensor, offset: int = 0, sizes=None, writes=None, skip=0) -> str:
@@ -20,7 +20,12 @@ def _copy(c: Context, source: Tensor, reads: list[int], out: Tensor, offset: int
         count *= n
     if _one_run(*table_args):
         return f"memcpy({out_at}, {source_at}, {count * out.itemsize})"
-    return f"lfwd_copy_strided({source_at}, {copy_table(c, *table_args)}, {out.itemsize}, {out_at})"
+    sizes, (reads, writes) = collapse(*table_args)
+    loops = ""
+    for k, (n, r, w) in enumerate(list(zip(sizes, reads, writes, strict=True))[:-4]):  # the kernel walks four dimensions
+        loops += f"for (int32_t i{k} = 0; i{k} < {n}; i{k}++) "
+        source_at, out_at = f"{source_at} + i{k} * {r}", f"{out_at} + i{k} * {w}"
+    return f"{loops}lfwd_copy_strided({source_at}, {copy_table(c, sizes[-4:], reads[-4:], writes[-4:])}, {out.itemsize}, {out_at})"
 
 
 def _one_run(sizes: list[int], reads: list[int], writes: list[int]) -> bool:

@@ -46,9 +46,7 @@ def broadcast_table(c: Context, out: Tensor, *operands: Tensor | None) -> str:
 
 
 def copy_table(c: Context, sizes: list[int], reads: list[int], writes: list[int]) -> str:
-    """``lfwd_strides`` for a copy; contiguous writes first in line for collapsing."""
-    sizes, (reads, writes) = collapse(sizes, reads, writes)
-    c.require(len(sizes) <= 4, f"copies over {len(sizes)} separate dimensions, at most 4")
+    """``lfwd_strides`` for a copy over at most four collapsed dimensions."""
     return c.table("lfwd_strides", [pad(sizes, 4, 1), pad(reads, 4, 0), pad(writes, 4, 0)])
 
 
