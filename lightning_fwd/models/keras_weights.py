@@ -37,8 +37,8 @@ def load_keras_weights(model: nn.Module, path: str | PathLike[str]) -> None:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is unreadable, a key is missing or unknown, or a shape or type differs. Every such key is
-            named, and `model` is left as it was.
+        ValueError: the file is unreadable, a key is missing or unknown, a shape or type differs (every such key is named), or
+            the network has layers of another kind; `model` is left as it was.
     """
     path = Path(path)
     if not path.is_file():
@@ -76,7 +76,7 @@ def _mismatches(wanted: dict[str, _Slot], stored: dict[str, _Stored]) -> Iterato
 def _keras_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Every layer with weights, under the name Keras gives it: its kind, numbered from the second on."""
     seen: Counter[str] = Counter()
-    for module in model.modules():
+    for path, module in model.named_modules():
         match module:
             case nn.Conv2d():
                 kind = "depthwise_conv2d" if module.groups > 1 else "conv2d"
@@ -84,6 +84,11 @@ def _keras_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 kind = "batch_normalization"
             case nn.Linear():
                 kind = "dense"
+            case _ if any(True for _ in module.parameters(recurse=False)):  # it would stay as drawn
+                raise ValueError(
+                    f"{path or 'the model'} is a {type(module).__name__}: weights of Keras are read for Conv2d, Linear and batch norm alone. "
+                    "Give a checkpoint, a state_dict or a .safetensors file."
+                )
             case _:
                 continue
         yield (f"{kind}_{seen[kind]}" if seen[kind] else kind), module

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from lightning_fwd import LightningFwdError
-from lightning_fwd.models import MLP, load_weights
+from lightning_fwd.models import MLP, SmallConv1d, load_weights
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "prefixed.pt", "lightning.ckpt", "keras.npz"])
@@ -56,3 +56,10 @@ def test_weights_that_do_not_fit_leave_the_network_as_it_was(tmp_path, state, sa
     with pytest.raises(LightningFwdError, match=said):
         load_weights(net, tmp_path / "w.pt")
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_weights_of_keras_never_leave_a_layer_as_drawn(tmp_path):
+    net = SmallConv1d()
+    np.savez(tmp_path / "w.npz", **{"dense/kernel": net.classifier.weight.detach().T, "dense/bias": net.classifier.bias.detach()})
+    with pytest.raises(LightningFwdError, match=r"is a Conv1d: weights of Keras are read for Conv2d, Linear and batch norm alone"):
+        load_weights(net, tmp_path / "w.npz")
