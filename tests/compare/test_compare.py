@@ -103,7 +103,8 @@ def test_heads_are_fitted_to_the_source_before_the_target_s_statistics_come_in(t
 
 def test_what_a_row_freezes_stays_and_costs_less(tmp_path):
     row = {"name": "all", "method": "backprop", "settings": {"batch_norm": "freeze"}, "lr": 0.05}
-    s = scenario(tmp_path, rows=[row, {**row, "name": "frozen", "freeze": ["stage1", "stage2"]}, {"name": "head", "method": "sparse_update", "lr": 0.05}])
+    head = {"name": "head", "method": "sparse_update", "lr": 0.05}
+    s = scenario(tmp_path, rows=[row, {**row, "name": "frozen", "freeze": ["stage1", "stage2"]}, head])
     every, frozen, head = compare(s, tmp_path / "out", jobs=1)
     assert frozen.macs_per_step < every.macs_per_step
     assert frozen.accuracy_adapted == head.accuracy_adapted != every.accuracy_adapted
