@@ -199,6 +199,24 @@ def test_what_has_no_kernel_is_named_with_its_layer(tmp_path, what):
     assert not (tmp_path / "out").exists()
 
 
+class Concatenated(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem, self.side, self.head = nn.Conv1d(2, 4, 3), nn.Conv1d(4, 4, 1), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.head(torch.cat([x, self.side(x)], 1).mean(-1))
+
+
+def test_a_concatenation_of_int8_images_is_refused(tmp_path):
+    x = torch.randn(2, 2, 9)
+    model = lf.rewrite(Concatenated(), lf.SparseUpdate(train="head"), x)
+    with pytest.raises(ExportError, match=r"(?s)cat in side.*test_layers.py:\d+ .*channels last.*without int8"):
+        export_module.export_program(model, (x, torch.tensor([0, 1])), tmp_path / "out", int8=True, calibration=[x] * 2, steps=2)
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_operator_that_the_host_lacks_is_named(exported, monkeypatch):
     program, _, _ = exported("mlp", lf.Backprop(), steps=3)
     from lightning_fwd_export.host import runtime

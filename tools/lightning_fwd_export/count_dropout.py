@@ -35,6 +35,8 @@ def count_dropout(model: RewrittenModel, int8: bool = False) -> RewrittenModel:
         parent, _, name = path.rpartition(".")
         counted = SharedDropout(0.0 if path in off else module.p, DROPOUTS[type(module)], place, 0, twin)
         setattr(twin.get_submodule(parent), name, counted.train(module.training))
+        if path in twin._children:  # in this twin the exchange is meant
+            twin._children[path] = counted
     return twin
 
 

@@ -128,8 +128,8 @@ def export_program(
     source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     _require_alike(model, example_batch, source)
     require_few_steps(model, example_batch[0])
-    program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)
     try:
+        program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)
         checked, sources = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
     except NoKernel as error:
         line, mend = source_line(model, error.layer), error.mend + ("; or export in float, without int8" if int8 else "")

@@ -25,7 +25,7 @@ from torch.fx import GraphModule
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from . import ops  # noqa: F401  (defines lfwd::)
-from .errors import ExportError
+from .errors import ExportError, NoKernel
 from .height_one import to_height_one
 
 compile_config = cortex_m_edge_compile_config
@@ -99,6 +99,7 @@ def lower_int8(program: ExportedProgram) -> ExportedProgram:
     # One program serves every board: the M4 flavour keeps the bias where all our kernels read it.
     config = CortexMTargetConfig(cpu=CortexM.M4)
     program = CortexMPassManager(program, target_config=config).transform()
+    refuse_concatenation(program)
     fuse_padding(program)
     average_in_integers(program)
     size_scratch(program)
@@ -106,6 +107,17 @@ def lower_int8(program: ExportedProgram) -> ExportedProgram:
     if len(program.graph_signature.buffers_to_mutate) != len(mutated):
         raise ExportError(f"quantisation lost updates of {', '.join(set(mutated.values()))}: nothing is written")
     return program
+
+
+def refuse_concatenation(program: ExportedProgram) -> None:
+    """Say so where ExecuTorch's runtime would join images as if their channels lay first in memory."""
+    for node in program.graph.nodes:
+        value = node.meta.get("val")
+        if node.target is edge_ops.edge.aten.cat.default and value.dtype == torch.int8 and not value.is_contiguous():
+            layer = (node.meta.get("custom") or {}).get("layer", "")
+            raise NoKernel(f"operator aten::cat in {layer or 'an unnamed module'} has no int8 kernel",
+                           "ExecuTorch's runtime concatenates images channels first, the int8 kernels keep them channels last",
+                           "add in place of concatenating, or train from an earlier layer on, which keeps it in float", layer)
 
 
 def fuse_padding(program: ExportedProgram) -> None:

@@ -119,7 +119,7 @@ def _start_at(step: StepGraph, boundary: fx.Node, body: fx.GraphModule) -> None:
         value = step.graph.call_function(torch.ops.aten.clone.default, (result,), {"memory_format": torch.contiguous_format})
     for node in [n for n in step.graph.nodes if n not in before]:  # the quantiser's notes in meta["custom"] stay with their nodes
         node.target = f"body.{node.target}" if node.op == "get_attr" else node.target
-        latest = next((n.meta["layer"] for n in node.all_input_nodes if n.op == "call_function"), "")
+        latest = next((n.meta["layer"] for n in reversed(node.all_input_nodes) if n.op == "call_function"), "")
         node.meta |= {"layer": _layer_of(node) or latest, "phase": "forward"}
     value.meta |= {"val": boundary.meta["val"], "layer": boundary.meta.get("layer", "")}
     boundary.replace_all_uses_with(value)
