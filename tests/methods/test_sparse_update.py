@@ -530,7 +530,6 @@ ENDS_IN_A_NORM = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3), nn.B
         (SeveralTensors("attention"), "biases", {"first.bias", "inner.in_proj_bias", "inner.out_proj.bias", "head.bias"}),
         (ENDS_IN_A_NORM, "head", {"2.weight", "2.bias", "3.weight", "3.bias"}),
     ],
-    ids=str,
 )
 def test_what_a_selection_names(net, train, names):
     torch.manual_seed(0)
