@@ -58,7 +58,7 @@ class Masked(LearningMethod):
         with torch.enable_grad():
             (logits,) = model.emit(record.input)
         error = yield Logits(logits)
-        yield from gradients(model, logits, error)
+        yield from gradients({name: p for name, p in model.named_parameters() if p.requires_grad}, logits, error)
 
 
 def batch(shape: tuple[int, ...] = (3, 12, 12), count: int = 4, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:
