@@ -82,7 +82,7 @@ def price(scenario: Scenario, row: Row) -> tuple[dict[str, int] | None, int]:
     method = row.build()
     if method is None:
         return None, 0
-    net = build(scenario.model, **scenario.model_args).eval()
+    net = row.frozen(build(scenario.model, **scenario.model_args)).eval()
     batch = torch.zeros(1, *net.input_shape), torch.zeros(1, dtype=torch.int64)
     costs = {w: step_cost(net, batch, width=w, method=method, momentum=scenario.adapt.momentum) for w in WIDTHS}
     return {w: cost.peak_ram_bytes for w, cost in costs.items()}, costs["fp32"].total_macs
