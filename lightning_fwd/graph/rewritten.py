@@ -11,12 +11,13 @@ from weakref import ref
 import torch
 from torch import Tensor, fx, nn
 
-from .blocks import Block, Granularity, find_blocks, parameters_of
+from .blocks import Block, Granularity, find_blocks
 from .capture import capture
-from .constants import INSERTED, is_constant, is_inserted
+from .constants import INSERTED, is_inserted
 from .errors import RewriteError, StepError
 from .module_state import ModuleState
 from .out_of_place import make_activations_out_of_place
+from .programs import BlockRunner, around_last_block, copy_of, modules_of, output_shape, whole
 from .segment import Segment
 from .step import Part, Step, StepRecord, accumulate
 from .training_mode import TrainingEffects
@@ -59,7 +60,7 @@ class RewrittenModel(nn.Module):
         _refuse_clashing_names(net)
         captured = capture(net, example_input)
         graph_module = captured.graph_module
-        logits = _output_shape(graph_module)
+        logits = output_shape(graph_module)
         if len(logits) != 2:
             raise RewriteError(
                 f"{type(net).__name__} returns shape {logits}, expected logits (B, C)",
@@ -74,7 +75,7 @@ class RewrittenModel(nn.Module):
         hidden.update({name: getattr(net, name) for name in _HOOKS})  # the original's own run around this model
         self.training = net.training
         hidden["_modes"] = {module: module.training for module in net.modules()}
-        hidden["_captured"] = _modules_of(net, graph_module.graph)
+        hidden["_captured"] = modules_of(net, graph_module.graph)
         hidden["_children"] = {name: net._modules[name] for name in {path.partition(".")[0] for path in self._captured} if name in net._modules}
         self.inserted = captured.inserted
         self.register_load_state_dict_post_hook(_allow_plain_state)
@@ -84,7 +85,7 @@ class RewrittenModel(nn.Module):
         self.num_classes, self.input_shape = logits[1], tuple(example_input.shape[1:])
         self.example_input = example_input.detach()
         self.plan = find_blocks(graph_module, granularity)
-        self.graph_before = _copy(graph_module.graph)
+        self.graph_before = copy_of(graph_module.graph)
         self.graph = graph_module.graph
         self.graph.owning_module = None  # the nodes now refer to this module
         self.compile_inference()
@@ -350,13 +351,13 @@ class RewrittenModel(nn.Module):
 
     def compile_inference(self) -> None:
         """Compile the training graph as it stands as the inference program (a pass that changes what is computed calls it)."""
-        self._inference = Segment(*_whole(self.graph))
-        self._until_last, self._last = _around_last_block(self.graph, self.plan)
+        self._inference = Segment(*whole(self.graph))
+        self._until_last, self._last = around_last_block(self.graph, self.plan)
 
     def compile_blocks(self) -> None:
         """Compile the training graph, whole and block by block; called once, after the rule's passes."""
         self.graph.lint()
-        nodes, inputs, outputs = _whole(self.graph)
+        nodes, inputs, outputs = whole(self.graph)
         self._training = Segment(nodes, inputs, outputs + [n for n in nodes if n.meta.get("emit")])
         self.block_runners = [BlockRunner(self, block) for block in self.plan]
 
@@ -399,33 +400,6 @@ def _refuse_plain_backward(logits: Tensor) -> None:
     )
 
 
-class BlockRunner:
-    """One block of the training graph: ``outputs = block(model, h, *extra)``.
-
-    The first output is the block's activation; the others are what passes marked with ``meta["emit"]`` (goodness logits).
-    """
-
-    def __init__(self, model: RewrittenModel, block: Block):
-        nodes = [n for n in model.graph.nodes if n.meta.get("block") == block.index]
-        inside = set(nodes)
-        inputs = list(
-            dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and not is_constant(i))
-        )
-        emitted = [n for n in nodes if n.meta.get("emit")]
-        self.index, self.name, self.layers = block.index, block.name, block.layers
-        self.inputs = [n.name for n in inputs]
-        self.segment = Segment(nodes, inputs, [block.output, *emitted])
-        self.parameter_names = list(dict.fromkeys(p for n in nodes for p in parameters_of(n, model)))
-
-    def __call__(self, model: RewrittenModel, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return self.segment(model, *inputs)
-
-    def parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """Its trainable parameters by name, inserted heads included."""
-        every = dict(model.named_parameters(remove_duplicate=False))  # a tied parameter has two names
-        return {name: every[name] for name in self.parameter_names if name in every and every[name].requires_grad}
-
-
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
 )  # fmt: skip
@@ -441,35 +415,3 @@ def _refuse_clashing_names(net: nn.Module) -> None:
             "the rewritten model holds its layers under the same names as the original",
             f"rename it, or rewrite a module that holds the network as a child (its layers are then NAME.{clashing[0]})",
         )
-
-
-def _modules_of(net: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:
-    """The modules of ``net`` that its graph calls or reads, by path."""
-    called = [n.target for n in graph.nodes if n.op == "call_module"]
-    read = [n.target.rpartition(".")[0] for n in graph.nodes if n.op == "get_attr"]
-    return {path: net.get_submodule(path) for path in [*called, *read] if path and not is_inserted(path)}
-
-
-def _output_shape(graph_module: fx.GraphModule) -> tuple[int, ...]:
-    output = next(n for n in graph_module.graph.nodes if n.op == "output")
-    return tuple(output.args[0].meta["tensor_meta"].shape)
-
-
-def _around_last_block(graph: fx.Graph, plan: list[Block]) -> tuple[Segment, Segment]:
-    nodes, inputs, output = _whole(graph)
-    last = [n for n in nodes if n.meta.get("block") == plan[-1].index]
-    before = [n for n in nodes if n not in last]
-    entry = [plan[-2].output] if len(plan) > 1 else inputs
-    return Segment(before, inputs, entry), Segment(last, entry, output)
-
-
-def _copy(graph: fx.Graph) -> fx.Graph:
-    copy = fx.Graph()
-    copy.output(copy.graph_copy(graph, {}))
-    return copy
-
-
-def _whole(graph: fx.Graph) -> tuple[list[fx.Node], list[fx.Node], list[fx.Node]]:
-    nodes = list(graph.nodes)
-    inputs = [n for n in nodes if n.op == "placeholder"]
-    return [n for n in nodes if n.op not in ("placeholder", "output")], inputs, [nodes[-1].args[0]]

@@ -21,7 +21,8 @@ from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, wrong_labels
 from ...graph.errors import RewriteError, StepError
 from ...graph.phase import phase
-from ...graph.rewritten import BlockRunner, RewrittenModel
+from ...graph.programs import BlockRunner
+from ...graph.rewritten import RewrittenModel
 from ...graph.training_mode import untracked_statistics
 from ...passes import (
     fold_batch_norm,
