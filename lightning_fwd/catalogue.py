@@ -51,7 +51,10 @@ def _drifts(console: Console) -> None:
 def _methods(console: Console) -> None:
     rows = [(name, _summary(method), ", ".join(inspect.signature(method).parameters)) for name, method in METHODS.items()]
     _table(console, ("name", "what it is", "settings"), rows)
-    _say(console, "For Trainer(strategy=NAME), --method NAME and rows of a comparison. What the settings mean: lightning-fwd list methods NAME")
+    _say(
+        console,
+        "For Trainer(strategy=NAME), --method NAME and rows of a comparison. What the settings mean: lightning-fwd list methods NAME",
+    )
 
 
 def _models(console: Console) -> None:

@@ -58,12 +58,8 @@ def _lightning(arguments: list[str]) -> int:
 
     class Cli(LightningCLI):
         def add_arguments_to_parser(self, parser):
-            parser.set_defaults(
-                {"model": "lightning_fwd.classifier.Classifier", "data": "lightning_fwd.data.DriftDataModule"}
-            )
-            parser.add_argument(
-                "--test_after_fit", type=bool, default=True, help="end fit with the accuracy on the test part"
-            )
+            parser.set_defaults({"model": "lightning_fwd.classifier.Classifier", "data": "lightning_fwd.data.DriftDataModule"})
+            parser.add_argument("--test_after_fit", type=bool, default=True, help="end fit with the accuracy on the test part")
 
         def after_fit(self):
             if self.config.fit.test_after_fit and self.trainer.state.finished:
@@ -112,9 +108,7 @@ def _about_strategy(message: str, command: str) -> tuple[str, str]:
 
 
 def _own(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(
-        "lightning-fwd", description="Learning rules for devices too small for backpropagation."
-    )
+    parser = argparse.ArgumentParser("lightning-fwd", description="Learning rules for devices too small for backpropagation.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name in _LIGHTNING:
         commands.add_parser(name, help=f"{name} by Lightning (own options: lightning-fwd {name} --help)")
@@ -134,9 +128,7 @@ def _compare_options(parser: argparse.ArgumentParser) -> None:
     keys = ((Scenario, "Keys of a scenario"), (Row, "Keys of each of its rows"), (Training, "Keys of pretrain and adapt"))
     parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), _NAMES])
     parser.add_argument("-c", "--config", required=True, help="scenario, e.g. recipes/compare_digits_drift.yaml")
-    parser.add_argument(
-        "--out", required=True, type=Path, help="folder for results.csv, summary.md and pareto.png; run again to resume"
-    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for results.csv, summary.md and pareto.png; run again to resume")
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
     parser.add_argument("--device", help="in place of the scenario's")
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the scenario's")
@@ -158,18 +150,14 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _model_options(parser: argparse.ArgumentParser, method: bool = True) -> None:
-    parser.add_argument(
-        "--model", required=True, help="a known network (resnet8, ds_cnn, mlp, ...) or package.module.Class"
-    )
+    parser.add_argument("--model", required=True, help="a known network (resnet8, ds_cnn, mlp, ...) or package.module.Class")
     parser.epilog = _NAMES
     if method:
         parser.add_argument("--method", default="backprop", help="learning rule")
         parser.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the rule, e.g. --set train=biases"
         )
-    parser.add_argument(
-        "--model-args", type=_settings, default={}, metavar="KEY=VALUE,...", help="arguments of the model's class"
-    )
+    parser.add_argument("--model-args", type=_settings, default={}, metavar="KEY=VALUE,...", help="arguments of the model's class")
     parser.add_argument(
         "--input-shape",
         type=_shape,
@@ -256,16 +244,12 @@ def _cost_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=_positive, default=1, help="samples per step")
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
     parser.add_argument("--momentum", type=float, default=0.0, help="of sgd; its state takes memory")
-    parser.add_argument(
-        "--recompute", action="store_true", help="make cheap activations again in place of keeping them"
-    )
+    parser.add_argument("--recompute", action="store_true", help="make cheap activations again in place of keeping them")
     parser.add_argument("--json", type=Path, help="write the ledger there")
     parser.add_argument("--plot", type=Path, help="draw memory over the step there")
     for action in parser._actions:  # --book needs no model
         action.required = action.required and action.dest != "model"
-    parser.add_argument(
-        "--book", action="store_true", help="the published cost book of the MLCommons-Tiny networks, re-derived"
-    )
+    parser.add_argument("--book", action="store_true", help="the published cost book of the MLCommons-Tiny networks, re-derived")
 
 
 def _cost(options: argparse.Namespace) -> int:
@@ -315,9 +299,7 @@ def _exporter(command: str, *arguments: str) -> int:
     try:
         from lightning_fwd_export import cli as exporter
     except ImportError as error:
-        raise LightningFwdError(
-            "the exporter is not available", str(error), "pip install lightning_fwd[export]"
-        ) from error
+        raise LightningFwdError("the exporter is not available", str(error), "pip install lightning_fwd[export]") from error
     return getattr(exporter, command)(list(arguments))
 
 

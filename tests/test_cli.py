@@ -58,7 +58,9 @@ def refused(arguments, said, capfd):
     assert exit_code(arguments) == 2
     streams = capfd.readouterr()
     printed = " ".join((streams.out + streams.err).split())
-    assert said in printed and "Traceback" not in printed and "Given value" not in printed and "usage: lightning-fwd fit" not in printed, printed
+    assert said in printed and "Traceback" not in printed and "Given value" not in printed and "usage: lightning-fwd fit" not in printed, (
+        printed
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +68,10 @@ def refused(arguments, said, capfd):
     [
         (["rewrite", "--model", "mlp", "--method", "pepitta"], "unknown method 'pepitta'"),
         (["rewrite", "--model", "resnet9"], "unknown model 'resnet9'"),
-        (["rewrite", "--model", "mlp", "--method", "pepita", "--set", "lambda=1"], "pepita has no setting 'lambda' mend: settings of pepita: "),
+        (
+            ["rewrite", "--model", "mlp", "--method", "pepita", "--set", "lambda=1"],
+            "pepita has no setting 'lambda' mend: settings of pepita: ",
+        ),
         (["rewrite", "--model", f"{__name__}.NoShape"], "--input-shape"),
         (["rewrite", "--model", f"{__name__}.Untraceable", "--input-shape", "64"], "cannot be captured"),
         (["rewrite", "--model", f"{__name__}.TwoInputs", "--input-shape", "4"], "takes 2 inputs (x, y)"),
@@ -195,7 +200,11 @@ def test_a_file_in_the_current_folder(tmp_path):
     for arguments, code, said in (
         (["cost", "--model", "mynet.MyNet"], 0, "768"),
         (["fit", "--model.model=mynet.MyNet", "--trainer.strategy=pepita", *fit], 0, "test/accuracy"),
-        (["cost", "--model", "broken_net.MyNet"], 2, "cannot import 'broken_net': ModuleNotFoundError: No module named 'nothing_of_the_kind'"),
+        (
+            ["cost", "--model", "broken_net.MyNet"],
+            2,
+            "cannot import 'broken_net': ModuleNotFoundError: No module named 'nothing_of_the_kind'",
+        ),
     ):
         done = subprocess.run([sys.executable, "-c", start, *arguments], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == code and said in " ".join((done.stdout + done.stderr).split()), done.stdout + done.stderr

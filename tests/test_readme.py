@@ -83,7 +83,7 @@ def test_quickstart_trains_by_every_strategy_name(checkpoints):
     for name in METHODS:
         state = torch.load(checkpoints / f"{name}.ckpt", weights_only=True)["state_dict"]
         plain.load_state_dict(state)
-    assert set(re.findall(r'or: ([\w, ]+)', QUICKSTART)[0].split(", ")) <= set(METHODS)
+    assert set(re.findall(r"or: ([\w, ]+)", QUICKSTART)[0].split(", ")) <= set(METHODS)
 
 
 def test_quickstart_s_checkpoints_load_where_the_library_is_not_imported(checkpoints):

@@ -160,8 +160,10 @@ def main() -> int:
     Console().print(table)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    held = result["callback"]["ratio"] < 1.01 and result["callback"]["hooks_share"] < 0.01 and all(
-        s["cpu"] < (30 if "50" in name else 3) for name, s in result["pricing_s"].items()
+    held = (
+        result["callback"]["ratio"] < 1.01
+        and result["callback"]["hooks_share"] < 0.01
+        and all(s["cpu"] < (30 if "50" in name else 3) for name, s in result["pricing_s"].items())
     )
     return 0 if held else 1
 

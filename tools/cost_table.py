@@ -106,7 +106,9 @@ def main() -> None:
     parser.add_argument("--with-batch-norm", action="store_true", help="keep batch norm, and let it learn")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    print(f"One step, {options.width}, batch 1, plain SGD, kB = 1000 B, time of the MACs on {options.device}; in parentheses the published book\n")
+    print(
+        f"One step, {options.width}, batch 1, plain SGD, kB = 1000 B, time of the MACs on {options.device}; in parentheses the published book\n"
+    )
     sizes = "RAM as traced, kB | RAM scheduled, kB | of it beside weights, kB | Flash, kB"
     print(f"| network | rule | kMAC | {sizes} | ms | MAC to backprop | RAM to backprop |\n|---|---|{'---:|' * 8}")
     found = rows(options.width, options.device, not options.with_batch_norm)

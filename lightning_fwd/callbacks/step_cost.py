@@ -144,9 +144,7 @@ class StepCost(Callback):
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
 
     @override
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         key = self._key(trainer, batch)
         if key not in self.reports:
             self.reports[key] = self._price(trainer, pl_module, batch)
@@ -227,7 +225,9 @@ class StepCost(Callback):
                 momentum=momentum,
             )
             if unknown:
-                rank_zero_warn(f"StepCost prices {unknown} as plain SGD: its state and arithmetic are not in the cost (sgd, adam and adamw are)")
+                rank_zero_warn(
+                    f"StepCost prices {unknown} as plain SGD: its state and arithmetic are not in the cost (sgd, adam and adamw are)"
+                )
                 report = replace(report, not_counted=(f"state and arithmetic of {unknown}: priced as plain SGD", *report.not_counted))
             return report
         except LightningFwdError as error:
@@ -296,9 +296,7 @@ def _macs_needed(trainer: Trainer, report: CostReport) -> int:
     """Operations of the last step, without those on errors that its rule set to zero."""
     rewritten = getattr(trainer.strategy, "rewritten", None)
     fractions = {} if rewritten is None else rewritten.method.work_needed(rewritten)
-    spared = sum(
-        (1 - fractions.get(line.layer, 1.0)) * line.macs for line in report.lines if line.phase in ("backward", "update")
-    )
+    spared = sum((1 - fractions.get(line.layer, 1.0)) * line.macs for line in report.lines if line.phase in ("backward", "update"))
     return report.total_macs - round(spared)
 
 

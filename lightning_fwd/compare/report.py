@@ -139,9 +139,7 @@ def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise LightningFwdError(
-            f"{file.name} was not drawn", "matplotlib is not installed", "pip install lightning_fwd[plots]"
-        ) from error
+        raise LightningFwdError(f"{file.name} was not drawn", "matplotlib is not installed", "pip install lightning_fwd[plots]") from error
     from matplotlib import colormaps
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -158,7 +156,13 @@ def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
             color = "0.55" if line.control else next(colors)
             # hollow, of falling size: rows that end at the same place stay apart
             size = 11 - 4 * shown.index(line) / max(1, len(shown) - 1)
-            point = {"marker": next(markers[line.control]), "color": color, "markersize": size, "markerfacecolor": "none", "markeredgewidth": 1.5}
+            point = {
+                "marker": next(markers[line.control]),
+                "color": color,
+                "markersize": size,
+                "markerfacecolor": "none",
+                "markeredgewidth": 1.5,
+            }
             axes.errorbar(
                 x_of(line),
                 line.adapted[0],

@@ -63,7 +63,9 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("pretrain", total=len(untrained), visible=bool(untrained))
-        calls = (joblib.delayed(pretrain)(scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed)) for seed in untrained)
+        calls = (
+            joblib.delayed(pretrain)(scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed)) for seed in untrained
+        )
         for _ in _parallel(jobs, calls):
             progress.advance(bar)
         rows = {row.name: row for row, _ in todo}
@@ -127,9 +129,7 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
             else:
                 network = recomputed
         if method is not None:
-            training = dataclasses.replace(
-                scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs
-            )
+            training = dataclasses.replace(scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs)
             network = fit(row.frozen(network), method, target, training, *before, timer)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         nan = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))

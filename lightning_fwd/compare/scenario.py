@@ -49,7 +49,9 @@ class Row:
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("lr", "epochs"))
         if not isinstance(self.freeze, list) or not all(isinstance(path, str) for path in self.freeze):
-            raise LightningFwdError(f"row {self.name!r}: freeze is {self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]")
+            raise LightningFwdError(
+                f"row {self.name!r}: freeze is {self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]"
+            )
         require_keywords(self.settings, f"row {self.name!r}: settings")
 
     def build(self, seed: int | None = None) -> LearningMethod | None:
@@ -77,7 +79,6 @@ class Row:
             )
         return method
 
-
     def frozen(self, net: nn.Module) -> nn.Module:
         """``net`` itself, what ``freeze`` names frozen.
 
@@ -88,7 +89,9 @@ class Row:
             held = dict(net.named_modules()).get(path)
             if held is None or not any(True for _ in held.parameters()):
                 known = ", ".join(name for name, child in net.named_children() if any(True for _ in child.parameters()))
-                raise LightningFwdError(f"row {self.name!r}: freeze: {path!r} is no module with parameters", "", f"the network has: {known}")
+                raise LightningFwdError(
+                    f"row {self.name!r}: freeze: {path!r} is no module with parameters", "", f"the network has: {known}"
+                )
             held.requires_grad_(False)
         return net
 
@@ -166,9 +169,7 @@ class Scenario:
         """
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
-            raise LightningFwdError(
-                f"rows have the same name: {sorted({n for n in names if names.count(n) > 1})}", "", "rename one"
-            )
+            raise LightningFwdError(f"rows have the same name: {sorted({n for n in names if names.count(n) > 1})}", "", "rename one")
         if not self.seeds:
             raise LightningFwdError("seeds is empty", "", "give at least one seed")
         for row in self.all_rows():
@@ -196,18 +197,14 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
     """
     path = Path(path)
     if not path.is_file():
-        raise LightningFwdError(
-            f"no scenario file {path}", "", "give a YAML file such as recipes/compare_digits_drift.yaml"
-        )
+        raise LightningFwdError(f"no scenario file {path}", "", "give a YAML file such as recipes/compare_digits_drift.yaml")
     text = with_data_folder(path.read_text(), path)
     try:
         raw = load_yaml(text)
     except yaml.YAMLError as error:
         raise LightningFwdError(f"{path} is not YAML", str(error), "mend the file") from error
     if not isinstance(raw, dict):
-        raise LightningFwdError(
-            f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml"
-        )
+        raise LightningFwdError(f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml")
     raw = {**raw, **(overrides or {})}
     if raw.get("weights") is not None:
         raw.setdefault("pretrain", None)
@@ -241,9 +238,7 @@ def from_mapping(cls: type, values: Any, where: str) -> Any:
         raise LightningFwdError(f"{where}: expected a mapping, got {values!r}", "", f"known keys: {', '.join(known)}")
     unknown = set(values) - set(known)
     if unknown:
-        raise LightningFwdError(
-            f"{where}: unknown {', '.join(sorted(map(str, unknown)))}", "", f"known keys: {', '.join(known)}"
-        )
+        raise LightningFwdError(f"{where}: unknown {', '.join(sorted(map(str, unknown)))}", "", f"known keys: {', '.join(known)}")
     try:
         return cls(**values)
     except TypeError as error:

@@ -34,7 +34,9 @@ def require_keywords(values: Any, name: str) -> None:
         LightningFwdError: naming it by ``name``.
     """
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise LightningFwdError(f"{name} is {values!r}", "expected a mapping of arguments", f"write e.g. {name.split()[-1]}: {{key: value}}")
+        raise LightningFwdError(
+            f"{name} is {values!r}", "expected a mapping of arguments", f"write e.g. {name.split()[-1]}: {{key: value}}"
+        )
 
 
 def data_module(arguments: dict[str, Any], **more: Any) -> DriftDataModule:

@@ -173,9 +173,7 @@ def book(model: nn.Module, input_shape: tuple[int, ...], softmax: bool = True) -
     return Book(torch.Size(input_shape).numel(), outputs, tuple(layers))
 
 
-def _layer(
-    node: Node, module: nn.Module | None, operands: list[BookLayer | None], counted: set[str], input_values: int
-) -> BookLayer:
+def _layer(node: Node, module: nn.Module | None, operands: list[BookLayer | None], counted: set[str], input_values: int) -> BookLayer:
     name = node.target if module is not None else node.name
     outputs = node.meta["tensor_meta"].shape[1:].numel()
     inputs = sum(input_values if layer is None else layer.outputs for layer in operands)
@@ -246,10 +244,7 @@ EXPLANATIONS |= {(n, "PEPITA RAM"): text for (n, figure), text in EXPLANATIONS.i
 
 def published_books() -> dict[str, Book]:
     """The book of each of the four published networks, from our models."""
-    return {
-        name: book(MODELS[name](), MODELS[name].input_shape, softmax=MODELS[name].num_classes is not None)
-        for name in PUBLISHED
-    }
+    return {name: book(MODELS[name](), MODELS[name].input_shape, softmax=MODELS[name].num_classes is not None) for name in PUBLISHED}
 
 
 def book_rows(books: dict[str, Book] | None = None) -> list[dict[str, object]]:

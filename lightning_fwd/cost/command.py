@@ -49,9 +49,7 @@ def cost_command(
         try:
             json_path.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise LightningFwdError(
-                f"cannot write {json_path}", str(error), "give a path in a folder that you may write to"
-            ) from error
+            raise LightningFwdError(f"cannot write {json_path}", str(error), "give a path in a folder that you may write to") from error
     if plot_path is not None:
         plot_memory(report, plot_path)
     return 0

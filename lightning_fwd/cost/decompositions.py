@@ -34,9 +34,7 @@ def batch_norm(x, weight, bias, running_mean, running_var, training: bool, momen
     return (y, mean, inverse) if training else (y, x.new_empty(0), x.new_empty(0))
 
 
-def batch_norm_backward(
-    grad, x, weight, running_mean, running_var, save_mean, save_invstd, train: bool, eps: float, mask: list[bool]
-):
+def batch_norm_backward(grad, x, weight, running_mean, running_var, save_mean, save_invstd, train: bool, eps: float, mask: list[bool]):
     """Gradients of input, weight and bias. With stored statistics the input's is one product per element."""
     dims, count = [0, *range(2, x.ndim)], x.numel() // x.shape[1]
     mean = save_mean if train else running_mean
@@ -86,9 +84,7 @@ def adaptive_avg_pool2d_backward(grad, x):
 _KEEP = (aten.addmm, aten.baddbmm, aten.addcmul, aten.var_mean, aten.convolution_backward)
 
 DEVICE_DECOMPOSITIONS = {
-    op: function
-    for op, function in core_aten_decompositions().items()
-    if getattr(op, "overloadpacket", op) not in _KEEP
+    op: function for op, function in core_aten_decompositions().items() if getattr(op, "overloadpacket", op) not in _KEEP
 } | {
     aten.native_batch_norm.default: batch_norm,
     aten.native_batch_norm_backward.default: batch_norm_backward,

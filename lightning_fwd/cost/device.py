@@ -106,9 +106,7 @@ class Device:
         """
         return self.cycles(macs_by_phase, width) / self.clock_hz.value
 
-    def energy_j(
-        self, macs_by_phase: Mapping[str, int], width: str, sram_bytes: int = 0, flash_bytes: int = 0
-    ) -> float | None:
+    def energy_j(self, macs_by_phase: Mapping[str, int], width: str, sram_bytes: int = 0, flash_bytes: int = 0) -> float | None:
         """Joule of the MACs of one step and of the bytes that operations without MAC move; None where the profile names
         no energy for this width. No better than the figures it is made of: see their `kind`."""
         if width not in self.pj_per_mac:
@@ -246,9 +244,7 @@ class _Reader:
         phases = self.mapping(where, value, required=["default"], allowed=["default", *PHASES])
         return {phase: self.figure(f"{where}.{phase}", figure) for phase, figure in phases.items()}
 
-    def mapping(
-        self, where: str, value: object, required: Sequence[str] = (), allowed: Sequence[str] | None = None
-    ) -> dict[str, object]:
+    def mapping(self, where: str, value: object, required: Sequence[str] = (), allowed: Sequence[str] | None = None) -> dict[str, object]:
         if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
             raise self.wrong(where, f"must be a mapping of named fields, not {value!r}")
         prefix = f"{where}." if where else ""

@@ -46,9 +46,7 @@ def annotate_layers(model: nn.Module) -> Iterator[None]:
             continue
         path = module.uses[0].rpartition(".")[0] if getattr(module, "uses", ()) else name
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: enter(path)))
-        handles.append(
-            module.register_forward_hook(lambda _m, a, out, path=path: (leave(), claim(path, a, out)) and None)
-        )
+        handles.append(module.register_forward_hook(lambda _m, a, out, path=path: (leave(), claim(path, a, out)) and None))
     try:
         yield
     finally:

@@ -73,9 +73,7 @@ class MemoryPlan:
         return totals
 
 
-def plan_memory(
-    step: StepGraph, widths: Widths, copied_views: frozenset = frozenset(), resident: bool = True
-) -> MemoryPlan:
+def plan_memory(step: StepGraph, widths: Widths, copied_views: frozenset = frozenset(), resident: bool = True) -> MemoryPlan:
     """Lay a step's values out in time.
 
     Args:
@@ -101,14 +99,10 @@ def plan_memory(
         if node.op == "placeholder" and node.name in states and resident:
             name = states[node.name]
             if name in mutated:
-                resident_buffers.append(
-                    Buffer(name, classify.state(name), node.meta["layer"], widths.bytes(node), -1, len(nodes))
-                )
+                resident_buffers.append(Buffer(name, classify.state(name), node.meta["layer"], widths.bytes(node), -1, len(nodes)))
                 if master := widths.master_bytes(name) if name in step.trained else 0:
                     resident_buffers.append(Buffer(name, "master weights", node.meta["layer"], master, -1, len(nodes)))
-            flash[classify.constant(name, name in mutated)] += (
-                0 if name.startswith("optimizer.") else widths.bytes(node)
-            )
+            flash[classify.constant(name, name in mutated)] += 0 if name.startswith("optimizer.") else widths.bytes(node)
         elif node.op == "placeholder":
             born = 0
             values.append(
@@ -126,9 +120,7 @@ def plan_memory(
                 size = widths.bytes(node, output)
                 if size and (node, output) not in homes and "streamed" not in node.meta:
                     category, born = classify.value(node, output), index[node]
-                    values.append(
-                        Buffer(node.name, category, node.meta["layer"], size, born, last_use.get((node, output), born))
-                    )
+                    values.append(Buffer(node.name, category, node.meta["layer"], size, born, last_use.get((node, output), born)))
             if scratch := im2col_bytes(node, widths):
                 values.append(Buffer(node.name, "scratch", node.meta["layer"], scratch, index[node], index[node]))
 

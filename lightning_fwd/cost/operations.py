@@ -83,9 +83,7 @@ def operations(step: StepGraph, widths: Widths) -> Iterator[Operation]:
         sizes = [widths.bytes(node, i) * stored for i in range(len(tensors_of(node)))]
         arithmetic, phase = widths.arithmetic(node), node.meta["phase"]
         if arithmetic == "int8" and macs:  # requantisation of each accumulator that becomes an int8 value
-            elementwise += sum(
-                t.numel() for t, b in zip(tensors_of(node), sizes, strict=True) if t is not None and t.numel() == b
-            )
+            elementwise += sum(t.numel() for t, b in zip(tensors_of(node), sizes, strict=True) if t is not None and t.numel() == b)
         if any((node, i) in gradients for i in range(len(sizes))):
             phase = "update"
         shares = [(phase, macs, elementwise, operands_read(node), sum(sizes))]

@@ -81,7 +81,9 @@ def get_optimizer(name: str, lr: float, momentum: float) -> Optimizer:
         StepError: unknown name, momentum that is negative or not finite, or given to an optimizer without.
     """
     if not 0 <= momentum < float("inf"):
-        raise StepError(f"momentum={momentum}", "it is the share of the last step that is taken again", "use 0 (none) or a share such as 0.9")
+        raise StepError(
+            f"momentum={momentum}", "it is the share of the last step that is taken again", "use 0 (none) or a share such as 0.9"
+        )
     if name not in OPTIMIZERS:
         raise StepError(f"unknown optimizer {name!r}", "", f"known optimizers: {', '.join(OPTIMIZERS)}")
     if name == "sgd":

@@ -18,9 +18,7 @@ def plot_memory(report: CostReport, path: str | Path) -> None:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise LightningFwdError(
-            "plotting needs matplotlib", str(error), 'pip install "lightning_fwd[plots]"'
-        ) from error
+        raise LightningFwdError("plotting needs matplotlib", str(error), 'pip install "lightning_fwd[plots]"') from error
     plan = report.plan
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots()
@@ -37,9 +35,7 @@ def plot_memory(report: CostReport, path: str | Path) -> None:
         ha="right" if late else "left",
     )
     starts = [0] + [i for i in range(1, len(plan.moments)) if plan.moments[i][1] != plan.moments[i - 1][1]]
-    wide = [
-        s for s, end in zip(starts, [*starts[1:], len(plan.moments)], strict=True) if end - s > len(plan.moments) / 25
-    ]
+    wide = [s for s, end in zip(starts, [*starts[1:], len(plan.moments)], strict=True) if end - s > len(plan.moments) / 25]
     axes.set_xticks(wide, [plan.moments[s][1] for s in wide], rotation=30, ha="left", fontsize=8)
     axes.set(ylabel="kB alive", xlim=(0, len(plan.timeline)), ylim=(0, report.peak_ram_bytes * 1.15 / 1000))
     axes.set_title(f"{report.method.partition('(')[0]} on {report.model}, batch {report.batch_size}, {report.width}")
@@ -47,6 +43,4 @@ def plot_memory(report: CostReport, path: str | Path) -> None:
     try:
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise LightningFwdError(
-            f"cannot write the plot {path}", str(error), "give a writable path that ends in .png or .svg"
-        ) from error
+        raise LightningFwdError(f"cannot write the plot {path}", str(error), "give a writable path that ends in .png or .svg") from error

@@ -234,9 +234,7 @@ def _trace(function: Callable, model: nn.Module, tensors: list[Tensor]) -> fx.Gr
         return make_fx(pure, decomposition_table=DEVICE_DECOMPOSITIONS, tracing_mode="real")(*plain)
 
 
-def _finish(
-    module: fx.GraphModule, names: list[str], results: list[str], gradients: list[str], model: nn.Module
-) -> StepGraph:
+def _finish(module: fx.GraphModule, names: list[str], results: list[str], gradients: list[str], model: nn.Module) -> StepGraph:
     """Name the placeholders, keep the results that changed, and drop what nothing reads."""
     graph = module.graph
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]

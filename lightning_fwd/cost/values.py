@@ -23,9 +23,7 @@ def tensors_of(node: fx.Node) -> list[Tensor | None]:
 
 def is_view(node: fx.Node) -> bool:
     """Whether a node's value is its first argument's memory, read differently."""
-    return isinstance(node.target, torch._ops.OpOverload) and (
-        node.target.is_view or node.target is torch.ops.aten._unsafe_view.default
-    )
+    return isinstance(node.target, torch._ops.OpOverload) and (node.target.is_view or node.target is torch.ops.aten._unsafe_view.default)
 
 
 def makes_nothing(node: fx.Node) -> bool:

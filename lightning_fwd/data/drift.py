@@ -74,9 +74,7 @@ class Drift:
         if isinstance(severity, bool) or not isinstance(severity, (int, float)):
             raise ValueError(f"drift {self.kind!r}: severity {severity!r} is not a number ({kind.meaning})")
         if not kind.low <= severity <= kind.high:  # also true of NaN
-            raise ValueError(
-                f"drift {self.kind!r}: severity {severity} is outside {kind.low}..{kind.high} ({kind.meaning})"
-            )
+            raise ValueError(f"drift {self.kind!r}: severity {severity} is outside {kind.low}..{kind.high} ({kind.meaning})")
         if kind.step and (severity != int(severity) or (kind.step == 2 and severity % 2 == 0)):
             wanted = "an odd whole number" if kind.step == 2 else "a whole number"
             raise ValueError(f"drift {self.kind!r}: severity {severity} is not {wanted} ({kind.meaning})")
@@ -125,7 +123,9 @@ class Drift:
             raise ValueError(f"drift {self}: got {x.dtype}, expected floats (pixels divided by 255)")
         if not signal and len(x) and not (x.min() >= 0 and x.max() <= 1):
             found = f"{x.min():g}..{x.max():g}"
-            raise ValueError(f"drift {self}: pixels must lie in 0..1, got {found}; drift first, then normalise; of spectrograms say signal=True")
+            raise ValueError(
+                f"drift {self}: pixels must lie in 0..1, got {found}; drift first, then normalise; of spectrograms say signal=True"
+            )
         if kind.step and abs(self.severity) >= min(shape[2:]) and self.severity != kind.identity:
             raise ValueError(f"drift {self}: too large for {shape}, whose shortest side is {min(shape[2:])}")
 

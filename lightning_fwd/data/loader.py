@@ -57,9 +57,7 @@ class EpochShuffle(RandomSampler):
         yield from torch.randperm(len(self.data_source), generator=generator).tolist()
 
 
-def tensor_loader(
-    x: Tensor, y: Tensor, batch_size: int, *, shuffle_seed: int | None = None, num_workers: int = 0
-) -> DataLoader:
+def tensor_loader(x: Tensor, y: Tensor, batch_size: int, *, shuffle_seed: int | None = None, num_workers: int = 0) -> DataLoader:
     """Loader of (x (B, ...), y (B,)).
 
     Args:

@@ -49,12 +49,8 @@ class _Entry:
 
 _ENTRIES = {
     "mnist": _Entry("MNIST", "mnist.npz", _TEN_DIGITS, _Download("mnist_784", (28, 28), _MNIST_TEST_COUNTS)),
-    "fashion_mnist": _Entry(
-        "Fashion-MNIST", "fashion_mnist.npz", _GARMENTS, _Download("Fashion-MNIST", (28, 28), (1000,) * 10)
-    ),
-    "cifar10": _Entry(
-        "CIFAR-10", "cifar10.npz", _CIFAR, _Download("CIFAR_10", (3, 32, 32), (1000,) * 10), "cifar10_jpeg.npz"
-    ),
+    "fashion_mnist": _Entry("Fashion-MNIST", "fashion_mnist.npz", _GARMENTS, _Download("Fashion-MNIST", (28, 28), (1000,) * 10)),
+    "cifar10": _Entry("CIFAR-10", "cifar10.npz", _CIFAR, _Download("CIFAR_10", (3, 32, 32), (1000,) * 10), "cifar10_jpeg.npz"),
     "har": _Entry("HAR", "spsw_har_windows.npz", ()),
 }
 DATASETS: tuple[str, ...] = ("digits", *_ENTRIES)
@@ -195,9 +191,7 @@ def _download(name: str, entry: _Entry, folders: list[Path]) -> Path:
         socket.setdefaulttimeout(CONNECT_SECONDS)
         parser = "pandas" if importlib.util.find_spec("pandas") else "liac-arff"
         quick = {"n_retries": 1, "delay": 0.1}
-        table = fetch_openml(
-            entry.download.openml_name, version=1, data_home=str(_cache()), as_frame=False, parser=parser, **quick
-        )
+        table = fetch_openml(entry.download.openml_name, version=1, data_home=str(_cache()), as_frame=False, parser=parser, **quick)
         arrays = _canonical(np.asarray(table.data), np.asarray(table.target), entry.download)
         target = _cache() / entry.file
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")

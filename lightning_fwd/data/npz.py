@@ -78,9 +78,7 @@ class JpegImages:
         # In 64 bits: the stored uint16 lengths would overflow when summed.
         ends = np.cumsum(lengths, dtype=np.int64)
         if (lengths <= 0).any() or len(stream) != (ends[-1] if len(ends) else 0):
-            raise ValueError(
-                f"{source}: the lengths of {len(lengths)} images do not add up to the stream's {len(stream)} bytes"
-            )
+            raise ValueError(f"{source}: the lengths of {len(lengths)} images do not add up to the stream's {len(stream)} bytes")
         self.shape = (len(lengths), 3, side, side)
         self.source = source
         self._bytes = stream.tobytes()

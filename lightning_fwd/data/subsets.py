@@ -50,9 +50,7 @@ def _quotas(sizes: np.ndarray, count: int) -> np.ndarray:
     return quota
 
 
-def hold_out(
-    labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(labels: np.ndarray, fraction: float, seed: int, groups: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Split samples into those kept and those held out for validation, stratified.
 
     Args:

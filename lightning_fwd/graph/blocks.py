@@ -126,7 +126,12 @@ def _rederive_batch_sizes(graph: fx.Graph) -> None:
             continue
         for user in list(node.users):
             source = user.args[0] if user.args else None
-            if isinstance(source, fx.Node) and source is not measured and not is_constant(source) and _leading(source) == _leading(measured):
+            if (
+                isinstance(source, fx.Node)
+                and source is not measured
+                and not is_constant(source)
+                and _leading(source) == _leading(measured)
+            ):
                 with graph.inserting_before(user):
                     own = graph.call_method("size", (source, 0))
                 user.replace_input_with(node, own)

@@ -123,9 +123,7 @@ def _check_signature(net: nn.Module) -> None:
             "give the module as it is, without torch.compile",
         )
     if isinstance(net, torch.jit.ScriptModule):
-        raise CaptureError(
-            f"{type(net).__name__} is a TorchScript module", "its code is compiled already", "rewrite the original module"
-        )
+        raise CaptureError(f"{type(net).__name__} is a TorchScript module", "its code is compiled already", "rewrite the original module")
     required = [
         p.name
         for p in inspect.signature(net.forward).parameters.values()
@@ -274,9 +272,7 @@ def _chain(net: nn.Module, example_input: Tensor, _writing: dict[nn.Module, list
     node = graph.placeholder("input")
     for name, args, out in calls:
         if len(args) != 1 or args[0] is not value:
-            raise CaptureError(
-                f"the children of {type(net).__name__} do not form a chain: {name} is not fed by the one before"
-            )
+            raise CaptureError(f"the children of {type(net).__name__} do not form a chain: {name} is not fed by the one before")
         node, value = graph.call_module(name, (node,)), out
     if not calls or value is not result:
         raise CaptureError(f"the output of {type(net).__name__} is not the output of its last child")

@@ -16,7 +16,9 @@ class ModuleState:
 
     def __init__(self, net: nn.Module):
         self._attributes = {m: _attributes(m) for m in net.modules()}
-        self._buffers = {m: {name: (b, b._version, b.detach().clone()) for name, b in m._buffers.items() if b is not None} for m in net.modules()}
+        self._buffers = {
+            m: {name: (b, b._version, b.detach().clone()) for name, b in m._buffers.items() if b is not None} for m in net.modules()
+        }
 
     def written_buffers(self) -> dict[nn.Module, list[str]]:
         """Module to the names of its buffers that were written into or replaced since."""

@@ -18,9 +18,7 @@ class BlockRunner:
     def __init__(self, model: nn.Module, block: Block):
         nodes = [n for n in model.graph.nodes if n.meta.get("block") == block.index]
         inside = set(nodes)
-        inputs = list(
-            dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and not is_constant(i))
-        )
+        inputs = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and not is_constant(i)))
         emitted = [n for n in nodes if n.meta.get("emit")]
         self.index, self.name, self.layers = block.index, block.name, block.layers
         self.inputs = [n.name for n in inputs]

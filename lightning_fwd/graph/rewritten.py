@@ -76,7 +76,9 @@ class RewrittenModel(nn.Module):
         self.training = net.training
         hidden["_modes"] = {module: module.training for module in net.modules()}
         hidden["_captured"] = modules_of(net, graph_module.graph)
-        hidden["_children"] = {name: net._modules[name] for name in {path.partition(".")[0] for path in self._captured} if name in net._modules}
+        hidden["_children"] = {
+            name: net._modules[name] for name in {path.partition(".")[0] for path in self._captured} if name in net._modules
+        }
         self.inserted = captured.inserted
         self.register_load_state_dict_post_hook(_allow_plain_state)
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)

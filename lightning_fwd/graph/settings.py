@@ -13,9 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from .errors import LightningFwdError
 
 
-def check_settings(
-    settings: Any, error: type[LightningFwdError], positive: Iterable[str] = (), not_negative: Iterable[str] = ()
-) -> None:
+def check_settings(settings: Any, error: type[LightningFwdError], positive: Iterable[str] = (), not_negative: Iterable[str] = ()) -> None:
     """Refuse what a field's annotation does not allow; of unions of several kinds nothing is checked.
 
     Args:

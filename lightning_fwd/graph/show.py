@@ -23,9 +23,7 @@ def print_rewrite(model: RewrittenModel, console: Console) -> None:
     console.print(_table("after", model.graph, lambda node: node.name not in before))
     inserted = {name: tuple(p.shape) for name, p in model.inserted.named_parameters()}
     if inserted:
-        console.print(
-            "inserted parameters: " + ", ".join(f"{INSERTED}.{n} {s}" for n, s in inserted.items()), highlight=False
-        )
+        console.print("inserted parameters: " + ", ".join(f"{INSERTED}.{n} {s}" for n, s in inserted.items()), highlight=False)
 
 
 def _table(title: str, graph: fx.Graph, is_new) -> Table:

@@ -69,9 +69,7 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
         CaptureError, RewriteError: the model cannot be captured, or the rule cannot be applied; ``net`` is then unchanged.
     """
     if isinstance(net, RewrittenModel):
-        raise RewriteError(
-            f"the model is already rewritten for {net.method!r}", "", "call lightning_fwd.unwrap(model) first"
-        )
+        raise RewriteError(f"the model is already rewritten for {net.method!r}", "", "call lightning_fwd.unwrap(model) first")
     if not isinstance(example_input, Tensor):
         raise RewriteError(
             f"the example input is a {type(example_input).__name__}, expected one tensor",

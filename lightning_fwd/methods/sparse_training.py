@@ -72,12 +72,12 @@ class SparseTraining(LearningMethod):
         tied = [p for p, w in weights.items() if sum(w is other for other in weights.values()) > 1]
         if tied:
             raise RewriteError(
-                f"SparseTraining: {' and '.join(tied)} share one weight", "each would move the other's mask", f"keep them dense: dense={tied}"
+                f"SparseTraining: {' and '.join(tied)} share one weight",
+                "each would move the other's mask",
+                f"keep them dense: dense={tied}",
             )
         if not weights:
-            raise RewriteError(
-                "SparseTraining finds no weight matrix to prune", "all are frozen or named in `dense`", "check both"
-            )
+            raise RewriteError("SparseTraining finds no weight matrix to prune", "all are frozen or named in `dense`", "check both")
         shapes = {p: tuple(w.shape) for p, w in weights.items()}
         counts = allocate(shapes, self.density, self.distribution)
         insert_weight_masks(model, {p: _largest(w.detach().abs(), counts[p]) for p, w in weights.items()})
@@ -127,9 +127,7 @@ class SparseTraining(LearningMethod):
         moving = min(int(fraction * count), mask.numel() - count)
         kept = _largest(torch.where(mask > 0, weight.detach().abs(), -1.0), count - moving)
         score = (
-            grad.abs()
-            if self.regrow == "gradient"
-            else uniform(counter * 1024 + (place + hash32(self.seed)), mask.shape, mask.device) + 2
+            grad.abs() if self.regrow == "gradient" else uniform(counter * 1024 + (place + hash32(self.seed)), mask.shape, mask.device) + 2
         )
         return kept + _largest(torch.where(kept > 0, -1.0, score), moving)
 

@@ -32,9 +32,7 @@ class Statistics(LearningMethod):
 
     def rewrite(self, model: RewrittenModel) -> None:
         if self.momentum is not None and not 0.0 < self.momentum <= 1.0:
-            raise RewriteError(
-                f"Statistics: momentum={self.momentum}", "it weighs the new batch", "use 0 < momentum <= 1, or None"
-            )
+            raise RewriteError(f"Statistics: momentum={self.momentum}", "it weighs the new batch", "use 0 < momentum <= 1, or None")
         norms = collect_batch_statistics(model)
         if not norms:
             raise RewriteError(

@@ -52,9 +52,7 @@ class ZerothOrder(LearningMethod):
     def rewrite(self, model: RewrittenModel) -> None:
         scheme = resolve(model, self.train, 1.0, "trained", "magnitude", self.seed)
         if scheme.channels:
-            raise RewriteError(
-                f"ZerothOrder: train={self.train}", "it perturbs whole layers", "give fractions of 1.0, or no fractions"
-            )
+            raise RewriteError(f"ZerothOrder: train={self.train}", "it perturbs whole layers", "give fractions of 1.0, or no fractions")
         require_trainable(model, sorted(scheme.parameters))
         self._check_scale(model, scheme.parameters)
         model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
@@ -98,7 +96,5 @@ class ZerothOrder(LearningMethod):
             if not parameter.requires_grad:  # frozen since the rewrite
                 continue
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
-                gradient = sum(
-                    slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True)
-                )
+                gradient = sum(slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True))
             yield Update(name, parameter, gradient)

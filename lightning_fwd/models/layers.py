@@ -16,9 +16,7 @@ class SamePad2d(nn.ZeroPad2d):
     """
 
     def __init__(self, size: tuple[int, int], kernel_size: tuple[int, int], stride: int) -> None:
-        (top, bottom), (left, right) = (
-            _same_padding(length, kernel, stride) for length, kernel in zip(size, kernel_size, strict=True)
-        )
+        (top, bottom), (left, right) = (_same_padding(length, kernel, stride) for length, kernel in zip(size, kernel_size, strict=True))
         super().__init__((left, right, top, bottom))
 
 

@@ -50,9 +50,7 @@ class ResidualBlock(nn.Module):
 class Stem(nn.Module):
     """The first convolution with batch norm and ReLU, padded as Keras `same` does."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], stride: int, size: tuple[int, int]
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: tuple[int, int], stride: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.pad, padding = same_padding(size, kernel_size, stride)
         self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding)

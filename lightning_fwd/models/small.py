@@ -117,9 +117,7 @@ class _SmallConvNet(nn.Module):
         kernels = [3] * len(widths) if kernels is None else kernels
         strides = [1] + [2] * (len(widths) - 1) if strides is None else strides
         if not len(widths) == len(kernels) == len(strides):
-            raise ValueError(
-                f"{len(widths)} widths, {len(kernels)} kernels and {len(strides)} strides: give one of each per stage"
-            )
+            raise ValueError(f"{len(widths)} widths, {len(kernels)} kernels and {len(strides)} strides: give one of each per stage")
         channels = in_channels
         for i, (width, kernel, stride) in enumerate(zip(widths, kernels, strides, strict=True), start=1):
             self.add_module(f"stage{i}", _ConvStage(self.dims, channels, width, kernel, stride, batch_norm))

@@ -47,8 +47,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise LightningFwdError(f"cannot read {path}", f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                                "give a checkpoint of Lightning, a saved state_dict or a .safetensors file") from error
+        raise LightningFwdError(
+            f"cannot read {path}",
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            "give a checkpoint of Lightning, a saved state_dict or a .safetensors file",
+        ) from error
     if not isinstance(content, Mapping):
         raise LightningFwdError(f"{path} holds a {type(content).__name__}, no weights", "", "save model.state_dict()")
     return dict(content) if isinstance(content.get("state_dict"), Mapping) else {"state_dict": dict(content)}
@@ -66,9 +69,11 @@ def load_state(net: nn.Module, checkpoint: Mapping[str, Any], name: str = "the c
     state, own = checkpoint["state_dict"], net.state_dict()
     prefix = prefix_of(state, own)
     if prefix is None:
-        raise LightningFwdError(f"{name} does not belong to this model",
-                                f"the model has {', '.join(list(own)[:4])} ..., the checkpoint {', '.join(map(str, list(state)[:4]))} ...",
-                                "give the model and the model arguments it was trained with")
+        raise LightningFwdError(
+            f"{name} does not belong to this model",
+            f"the model has {', '.join(list(own)[:4])} ..., the checkpoint {', '.join(map(str, list(state)[:4]))} ...",
+            "give the model and the model arguments it was trained with",
+        )
     for key, value in own.items():
         saved = state[prefix + key]
         if not isinstance(saved, Tensor) or saved.shape != value.shape:
@@ -97,5 +102,8 @@ def require_finite(state: Mapping[str, Tensor]) -> None:
     """
     bad = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
     if bad:
-        raise LightningFwdError(f"{', '.join(bad[:4])} {'is' if len(bad) == 1 else 'are'} not finite",
-                                "no training step recovers from NaN or infinite weights", "take a checkpoint from before they broke")
+        raise LightningFwdError(
+            f"{', '.join(bad[:4])} {'is' if len(bad) == 1 else 'are'} not finite",
+            "no training step recovers from NaN or infinite weights",
+            "take a checkpoint from before they broke",
+        )

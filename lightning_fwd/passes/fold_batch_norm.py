@@ -69,7 +69,9 @@ def fold_batch_norm(model: RewrittenModel) -> list[str]:
     """
     holder, shared = nn.ModuleDict(), _shared(model)
     model.inserted.add_module("folded", holder)
-    pairs = {norm: layer for norm in model.graph.nodes if (layer := _layer_before(norm, model)) and not shared & {norm.target, layer.target}}
+    pairs = {
+        norm: layer for norm in model.graph.nodes if (layer := _layer_before(norm, model)) and not shared & {norm.target, layer.target}
+    }
     if not pairs:
         return []
     folding = _Folding(model, pairs)

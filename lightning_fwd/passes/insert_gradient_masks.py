@@ -64,9 +64,7 @@ def insert_gradient_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> No
         if weight is None or torch.broadcast_shapes(mask.shape, weight.shape) != weight.shape:
             raise RewriteError(
                 f"cannot mask {path!r} with a mask of shape {tuple(mask.shape)}",
-                f"layers with a weight: {', '.join(nodes)}"
-                if path not in nodes
-                else f"its weight is {tuple(weight.shape)}",
+                f"layers with a weight: {', '.join(nodes)}" if path not in nodes else f"its weight is {tuple(weight.shape)}",
                 "name a layer, and give a mask that broadcasts to its weight",
             )
     holder = nn.ModuleDict()

@@ -75,7 +75,9 @@ def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], s
         read = node.op == "get_attr"
         if key not in holder:
             own = {n.removeprefix(path + "."): places[n] for n in _own(node, model) if n in places}
-            holder[key] = PerturbedParameter(path, places[path], scale) if read else PerturbedLayer(path, model.get_submodule(path), own, scale)
+            holder[key] = (
+                PerturbedParameter(path, places[path], scale) if read else PerturbedLayer(path, model.get_submodule(path), own, scale)
+            )
         with graph.inserting_after(node):
             args = (seed, node) if read else (seed, *node.args)
             model.replace(node, graph.call_module(f"{INSERTED}.perturbed.{key}", args, {} if read else dict(node.kwargs)))

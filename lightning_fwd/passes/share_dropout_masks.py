@@ -45,9 +45,7 @@ def share_dropout_masks(model: RewrittenModel, seed: int = 0) -> None:
         module = model.get_submodule(node.target) if node.op == "call_module" else None
         if type(module) not in DROPOUTS:
             continue
-        model.inserted.add_module(
-            f"shared_dropout{count}", SharedDropout(module.p, DROPOUTS[type(module)], count, seed, model)
-        )
+        model.inserted.add_module(f"shared_dropout{count}", SharedDropout(module.p, DROPOUTS[type(module)], count, seed, model))
         with model.graph.inserting_after(node):
             model.replace(node, model.graph.call_module(f"{INSERTED}.shared_dropout{count}", node.args))
         count += 1

@@ -33,9 +33,7 @@ class Prices:
             and if it has changed, with the model or with the ledger, all are.
     """
 
-    def __init__(
-        self, net: nn.Module, example_input: Tensor, space: Space, width: str, momentum: float, file: Path | None = None
-    ):
+    def __init__(self, net: nn.Module, example_input: Tensor, space: Space, width: str, momentum: float, file: Path | None = None):
         self._net, self._batch, self._space = net, example_batch(example_input), space
         self._width, self._momentum, self._file = width, momentum, file
         self._known: dict[Genome, tuple[int, int]] = {}
@@ -200,9 +198,7 @@ def random_genome(space: Space, prices: Prices, budget: Budget, seed: int) -> Ge
     return grown[-1]
 
 
-def require_some(
-    space: Space, options: Sequence[Sequence[int]], prices: Prices, budget: Budget, count: int | None = None
-) -> list[Genome]:
+def require_some(space: Space, options: Sequence[Sequence[int]], prices: Prices, budget: Budget, count: int | None = None) -> list[Genome]:
     """Of the cheapest updates, one per place, those that keep the budget; no more than ``count`` are looked for.
 
     Raises:

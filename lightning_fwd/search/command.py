@@ -17,12 +17,8 @@ from .spec import load_search
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-c", "--config", required=True, help="search, e.g. recipes/search_resnet8.yaml")
-    parser.add_argument(
-        "--out", required=True, type=Path, help="folder for scheme.yaml and the measurements; run again to resume"
-    )
-    parser.add_argument(
-        "--budget", type=_budget, help='in place of the recipe\'s: a device, or e.g. "{ram: 64KB}"'
-    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for scheme.yaml and the measurements; run again to resume")
+    parser.add_argument("--budget", type=_budget, help='in place of the recipe\'s: a device, or e.g. "{ram: 64KB}"')
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the recipe's")
     parser.add_argument(
         "--controls", type=int, default=0, metavar="N",

@@ -62,9 +62,7 @@ def with_statistics(net: nn.Module, x: Tensor, batch_size: int = 16) -> nn.Modul
 def accuracy(net: nn.Module, x: Tensor, y: Tensor, batch_size: int = 250) -> float:
     """Percent of samples classified right."""
     net.eval()
-    right = sum(
-        int((net(a).argmax(1) == b).sum()) for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True)
-    )
+    right = sum(int((net(a).argmax(1) == b).sum()) for a, b in zip(x.split(batch_size), y.split(batch_size), strict=True))
     return 100.0 * right / len(y)
 
 

@@ -70,9 +70,7 @@ class Found:
     controls_ram: tuple[int, ...] = ()
 
 
-def search(
-    spec: SchemeSearch, out: Path, jobs: int | None = None, console: Console | None = None, controls: int = 0
-) -> Found:
+def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Console | None = None, controls: int = 0) -> Found:
     """Run what is missing of a search and write ``scheme.yaml``.
 
     Args:
@@ -119,10 +117,7 @@ def search(
     weights = [
         [
             0.0,
-            *(
-                accuracy[g := space.single(u, o)] - accuracy[space.bias_only(g[0])]
-                for o in range(1, len(space.fractions) + 1)
-            ),
+            *(accuracy[g := space.single(u, o)] - accuracy[space.bias_only(g[0])] for o in range(1, len(space.fractions) + 1)),
         ]
         for u in range(len(space.units))
     ]
@@ -192,9 +187,7 @@ class Measured:
         LightningFwdError: the file holds something else.
     """
 
-    def __init__(
-        self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None, judging: bool = False
-    ):
+    def __init__(self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None, judging: bool = False):
         self._spec, self._space, self._file, self._console, self._judging = spec, space, file, console, judging
         self._jobs = jobs or len(os.sched_getaffinity(0))
         self._known: dict[tuple[Genome, str], float] = {}
@@ -258,7 +251,9 @@ def _samples(spec: SchemeSearch, drift: str, judging: bool) -> tuple[Pair, Pair]
             more_x, more_y = data.changed(train_samples=2 * spec.samples).tensors("train")
         except ValueError as error:
             raise LightningFwdError(
-                f"random schemes cannot be judged: {error}", "they train on as many samples as the search, and on none of those", "lower samples"
+                f"random schemes cannot be judged: {error}",
+                "they train on as many samples as the search, and on none of those",
+                "lower samples",
             ) from error
         # A larger draw with the same seed begins, class by class, with the smaller one.
         rank = F.one_hot(more_y).cumsum(0).gather(1, more_y[:, None]).squeeze(1)
@@ -287,7 +282,9 @@ def _open_folder(spec: SchemeSearch, out: Path) -> None:
         text = yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False)
         used = (out / START).exists() or (out / "contributions.csv").exists()
         if used and recipe.exists() and (changes := differences(recipe.read_text(), text, ("budget", "width", "finalists"))):
-            raise LightningFwdError(f"{out} holds measurements of another search", "; ".join(changes), "choose another folder, or delete it")
+            raise LightningFwdError(
+                f"{out} holds measurements of another search", "; ".join(changes), "choose another folder, or delete it"
+            )
         recipe.write_text(text)
     except OSError as error:
         raise LightningFwdError(f"cannot write to {out}", str(error), "choose another folder") from error
@@ -306,5 +303,9 @@ def _write(found: Found, spec: SchemeSearch, net: nn.Module, example: Tensor, fi
         "fractions": {path: amount for path, amount in found.method.train.items()},
     }  # fmt: skip
     if found.controls:
-        about |= {"judged": round(found.judged, 2), "controls": [round(a, 2) for a in found.controls], "controls_ram_bytes": list(found.controls_ram)}
+        about |= {
+            "judged": round(found.judged, 2),
+            "controls": [round(a, 2) for a in found.controls],
+            "controls_ram_bytes": list(found.controls_ram),
+        }
     write_scheme(file, train, found.method.biases, about)

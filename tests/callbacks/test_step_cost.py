@@ -38,9 +38,7 @@ def loader(net: nn.Module, samples: int = 20, batch: int = 8) -> DataLoader:
     return DataLoader(TensorDataset(x, torch.arange(samples) % net.num_classes), batch)
 
 
-def fit(
-    module: L.LightningModule, callback: StepCost, tmp_path, strategy="auto", epochs: int = 2, logger=False, more=()
-):
+def fit(module: L.LightningModule, callback: StepCost, tmp_path, strategy="auto", epochs: int = 2, logger=False, more=()):
     trainer = L.Trainer(
         max_epochs=epochs, strategy=strategy, callbacks=[callback, *more], logger=logger, accelerator="cpu", devices=1,
         log_every_n_steps=1, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,

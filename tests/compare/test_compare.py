@@ -141,7 +141,11 @@ def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
         ({"rows": [{"name": "x"}, {"name": "x"}]}, "same name"),
         ({"rows": [{"nam": "x"}]}, "row 1: unknown nam"),
         (
-            {"rows": [{"name": "x", "method": "local_loss", "settings": {"batch_norm": "fold"}, "calibrate": True, "after_statistics": True}]},
+            {
+                "rows": [
+                    {"name": "x", "method": "local_loss", "settings": {"batch_norm": "fold"}, "calibrate": True, "after_statistics": True}
+                ]
+            },
             "a folded norm has none left",
         ),
         ({"rows": [{"name": "x", "method": "pepita", "freeze": "stem"}]}, "row 'x': freeze is 'stem'"),
@@ -157,7 +161,10 @@ def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
         ({"model_args": {"in_channels": 3}}, r"cannot take the data's samples \(1, 8, 8\)"),
         ({"model_args": {"in_channels": 1, "num_classes": 5}}, r"gives \(2, 5\).*10 classes(.|\n)*number of outputs"),
         ({"weights": "nowhere.ckpt"}, "cannot read nowhere.ckpt"),
-        ({"pretrain": None}, r"small_conv is right on 1... % .*by chance it would be 10.0 %\n.*without trained weights(.|\n)*weights: FILE"),
+        (
+            {"pretrain": None},
+            r"small_conv is right on 1... % .*by chance it would be 10.0 %\n.*without trained weights(.|\n)*weights: FILE",
+        ),
     ],
 )
 def test_mistakes_in_the_scenario_are_found_before_anything_runs(tmp_path, changes, said):
@@ -182,7 +189,9 @@ def test_folder_of_another_scenario_is_refused(tmp_path):
     out = tmp_path / "out"
     compare(scenario(tmp_path, rows=TINY["rows"][:1]), out, jobs=1)
     table = (out / "results.csv").read_text()
-    with pytest.raises(LightningFwdError, match="another scenario\n.*why:  pretrain.lr: 0.05 there, 0.1 here; adapt_samples: 32 there, 16 here\n"):
+    with pytest.raises(
+        LightningFwdError, match="another scenario\n.*why:  pretrain.lr: 0.05 there, 0.1 here; adapt_samples: 32 there, 16 here\n"
+    ):
         compare(scenario(tmp_path, adapt_samples=16, pretrain=TINY["pretrain"] | {"lr": 0.1}), out, jobs=1)
     assert (out / "results.csv").read_text() == table
 

@@ -66,8 +66,4 @@ def batch_for(net: nn.Module, size: int = 2) -> tuple[torch.Tensor, torch.Tensor
     """Input and labels (for the autoencoder: its input as the target)."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(size, *net.input_shape, generator=generator)
-    return (
-        (x, x)
-        if isinstance(net, FCAutoencoder)
-        else (x, torch.randint(0, net.num_classes, (size,), generator=generator))
-    )
+    return (x, x) if isinstance(net, FCAutoencoder) else (x, torch.randint(0, net.num_classes, (size,), generator=generator))

@@ -70,8 +70,7 @@ def test_the_published_mobilenet_row_follows_from_its_typing_errors(books: dict[
     ours = books["mobilenet_v1_025"]
     assert PUBLISHED["mobilenet_v1_025"]["FF inference MAC"] is None
     layers = [
-        replace(f, macs=f.macs * 256 // 36, outputs=f.outputs * 256 // 36) if f.name == "block6.depthwise" else f
-        for f in ours.layers
+        replace(f, macs=f.macs * 256 // 36, outputs=f.outputs * 256 // 36) if f.name == "block6.depthwise" else f for f in ours.layers
     ]
     typed = replace(ours, layers=tuple(layers), input_values=27_649)
     wide_head = [replace(f, outputs=512) if f.name == "classifier" else f for f in layers]

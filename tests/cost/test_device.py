@@ -117,8 +117,7 @@ def test_verdict(ram: int, flash: int, tmp_path_factory: pytest.TempPathFactory)
 def test_verdict_says_by_how_much():
     verdict = load_device("stm32g474re").fits(ram_bytes=200_000, flash_bytes=100_000)
     assert verdict.text == (
-        "does not fit stm32g474re: RAM 200,000 of 131,072 B (68,928 B too many), "
-        "Flash 100,000 of 524,288 B (424,288 B free)"
+        "does not fit stm32g474re: RAM 200,000 of 131,072 B (68,928 B too many), Flash 100,000 of 524,288 B (424,288 B free)"
     )
 
 

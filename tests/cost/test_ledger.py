@@ -25,11 +25,7 @@ def test_report_is_consistent(method, width):
     plain = report.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["total_macs"] == sum(line["macs"] for line in plain["by_phase_and_layer"]) > 0
-    assert (
-        sum(plain["ram_bytes_by_category"].values())
-        == plain["peak_ram_bytes"]
-        == sum(t["bytes"] for t in plain["peak_tensors"])
-    )
+    assert sum(plain["ram_bytes_by_category"].values()) == plain["peak_ram_bytes"] == sum(t["bytes"] for t in plain["peak_tensors"])
     assert plain["flash_bytes"] == sum(plain["flash_bytes_by_category"].values())
     assert sum(sum(phases.values()) for phases in report.macs_by_arithmetic.values()) == plain["total_macs"]
     assert report.latency_s == pytest.approx(
@@ -45,8 +41,7 @@ def test_widths_order_memory():
     net = conv()
     batch = batch_for(net, 4)
     wide, mixed, narrow = (
-        step_cost(net, batch, width=w, method=lf.SparseUpdate(train=1)).peak_ram_bytes
-        for w in ("fp32", "mixed", "int8")
+        step_cost(net, batch, width=w, method=lf.SparseUpdate(train=1)).peak_ram_bytes for w in ("fp32", "mixed", "int8")
     )
     assert narrow <= mixed < wide
 

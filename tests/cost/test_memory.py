@@ -164,9 +164,7 @@ def test_every_line_of_the_ledger():
     matrices = sum(p.numel() for p in net.parameters() if p.ndim > 1)
     vectors = sum(p.numel() for p in net.parameters() if p.ndim == 1)
     assert at_peak["weights"] == matrices + 4 * vectors
-    heads = [
-        b for b in report.plan.buffers if b.layer.startswith("_lfwd.heads") and b.category == "heads" and b.born < 0
-    ]
+    heads = [b for b in report.plan.buffers if b.layer.startswith("_lfwd.heads") and b.category == "heads" and b.born < 0]
     assert sum(b.bytes for b in heads) == at_peak["heads"] > 0
     masters = [b for b in report.plan.buffers if b.category == "master weights"]
     assert sum(b.bytes for b in masters) == at_peak["master weights"] > 2 * matrices
@@ -186,7 +184,8 @@ def test_optimizer_state_at_each_width_by_hand(width, state):
     """One linear layer, 50 to 10: momentum takes as many entries as weights and biases, Adam twice as many and a count for each tensor."""
     net = MLP(in_features=50, hidden=(), num_classes=10)
     sgd, adam = (
-        step_cost(net, torch.zeros(1, 50), width=width, optimizer=o, momentum=m).ram_bytes_by_category for o, m in (("sgd", 0.9), ("adam", 0.0))
+        step_cost(net, torch.zeros(1, 50), width=width, optimizer=o, momentum=m).ram_bytes_by_category
+        for o, m in (("sgd", 0.9), ("adam", 0.0))
     )
     assert sgd["optimizer state"] == state * (500 + 10)
     assert adam["optimizer state"] == state * (2 * (500 + 10) + 2)

@@ -73,9 +73,7 @@ def run_overwriting(step: StepGraph, model, x, y) -> dict[str, torch.Tensor]:
     known |= {"input": x.clone(), "target": y.clone()}
     names = {node: name for name, node in (step.inputs | step.state).items()}
     placeholders = [n for n in step.graph.nodes if n.op == "placeholder"]
-    values = [
-        known[names[n.name]] if names[n.name] in known else torch.zeros(n.meta["val"].shape) for n in placeholders
-    ]
+    values = [known[names[n.name]] if names[n.name] in known else torch.zeros(n.meta["val"].shape) for n in placeholders]
     with torch.no_grad():
         return dict(zip(step.outputs, DeviceInterpreter(step).run(*values), strict=True))
 
@@ -161,9 +159,7 @@ def test_scheduling_leaves_the_traced_step_alone():
 
 def test_a_layer_s_input_dies_with_the_gradient_of_its_weight():
     """The error to that input, made next, takes its shape but reads none of its values."""
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 16, 3)
-    )
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Conv2d(8, 4, 3), torch.nn.Flatten(), torch.nn.Linear(4 * 16, 3))
     x, y = torch.randn(2, 1, 8, 8), torch.tensor([0, 1])
     model = lf.rewrite(network, "backprop", x)
     step = trace_step(model, (x, y))

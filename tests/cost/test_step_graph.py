@@ -24,9 +24,7 @@ def batch_for(net: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     )
 
 
-def eager_step(
-    model: lf.RewrittenModel, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer
-) -> torch.Tensor:
+def eager_step(model: lf.RewrittenModel, x: torch.Tensor, y: torch.Tensor, optimizer: torch.optim.Optimizer) -> torch.Tensor:
     model.train()
     optimizer.zero_grad()
     with model.step(y):
@@ -150,9 +148,7 @@ def test_inference_graph():
     assert step.outputs == ["logits"] and not step.mutated
     torch.testing.assert_close(step.run(net, x)["logits"], net.eval()(x).detach())
     by_goodness = lf.rewrite(SmallConv(), lf.ForwardForward(prediction="goodness"), x)
-    convolutions = [
-        n for n in trace_inference(by_goodness, x).graph.nodes if n.target is torch.ops.aten.convolution.default
-    ]
+    convolutions = [n for n in trace_inference(by_goodness, x).graph.nodes if n.target is torch.ops.aten.convolution.default]
     # each layer once, no neutral pass beside the labels': what comes before the label runs once, all that follows once per label
     batches = [n.meta["val"].shape[0] for n in convolutions]
     assert batches == sorted(batches) and len(batches) == 3

@@ -278,9 +278,7 @@ def test_the_command_line_reads_every_form(arguments, expected, tmp_path):
             parser.link_arguments("data.num_classes", "model.num_classes", apply_on="instantiate")
 
     defaults = {"accelerator": "cpu", "logger": False, "default_root_dir": str(tmp_path)}
-    cli = WithLinks(
-        Linear, DriftDataModule, run=False, save_config_callback=None, trainer_defaults=defaults, args=arguments
-    )
+    cli = WithLinks(Linear, DriftDataModule, run=False, save_config_callback=None, trainer_defaults=defaults, args=arguments)
     assert str(cli.datamodule.drift) == expected and cli.model.hparams.num_classes == 10
 
 

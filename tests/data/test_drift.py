@@ -30,9 +30,7 @@ def severities(kind):
     return whole.filter(lambda n: n % 2 == 1) if DRIFT_KINDS[kind].step == 2 else whole
 
 
-any_drift = st.sampled_from(DRIFTS).flatmap(
-    lambda kind: st.builds(Drift, st.just(kind), severities(kind), st.integers(0, 2**40))
-)
+any_drift = st.sampled_from(DRIFTS).flatmap(lambda kind: st.builds(Drift, st.just(kind), severities(kind), st.integers(0, 2**40)))
 
 
 @settings(max_examples=150, deadline=None)

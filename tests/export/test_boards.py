@@ -27,9 +27,14 @@ METHODS = {
     "sparse_update": lf.SparseUpdate(train={"classifier": 0.5}, biases="all"),
 }
 FAST = [  # each rule and each board at least once
-    ("tail", "conv", "mps2-an386"), ("forward_forward", "mlp", "mps2-an500"), ("pepita seeded", "mlp", "mps3-an547"),
-    ("sparse_update", "conv", "mps3-an547"), ("local_loss", "mlp", "mps2-an386"), ("pepita recompute", "mlp", "mps2-an500"),
-    ("backprop", "mlp", "mps2-an500"), ("pepita", "mlp", "mps2-an386"),
+    ("tail", "conv", "mps2-an386"),
+    ("forward_forward", "mlp", "mps2-an500"),
+    ("pepita seeded", "mlp", "mps3-an547"),
+    ("sparse_update", "conv", "mps3-an547"),
+    ("local_loss", "mlp", "mps2-an386"),
+    ("pepita recompute", "mlp", "mps2-an500"),
+    ("backprop", "mlp", "mps2-an500"),
+    ("pepita", "mlp", "mps2-an386"),
 ]
 ALL = [(m, n, b) for m in METHODS for n in ("mlp", "conv") for b in BOARDS]
 CASES = [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in FAST)]
@@ -64,12 +69,20 @@ def test_fifty_steps_on_a_board_equal_the_host(exported, emulator, record_proper
     calls.append(("forward", (batch[0],)))
     measured = run_on_board(out / "c", board, checked, calls)
     outputs, weights = host_run(program, calls)
-    worst = max(float(np.abs(a - b).max()) for got, want in zip(measured.outputs, outputs, strict=True) for a, b in zip(got, want, strict=True))
+    worst = max(
+        float(np.abs(a - b).max()) for got, want in zip(measured.outputs, outputs, strict=True) for a, b in zip(got, want, strict=True)
+    )
     drift = float(np.abs(learned(measured, program) - weights).max())
     for name, value in (
-        ("outputs", worst), ("weights", drift), ("pytorch", report.weight_difference), ("step", measured.instructions_per("train_step")),
-        ("inference", measured.instructions_per("forward")), ("flash", measured.flash), ("ram", measured.ram),
-        ("ledger_ram", report.ledger["exported_ram_bytes"]), ("stack", max(measured.stack.values())),
+        ("outputs", worst),
+        ("weights", drift),
+        ("pytorch", report.weight_difference),
+        ("step", measured.instructions_per("train_step")),
+        ("inference", measured.instructions_per("forward")),
+        ("flash", measured.flash),
+        ("ram", measured.ram),
+        ("ledger_ram", report.ledger["exported_ram_bytes"]),
+        ("stack", max(measured.stack.values())),
     ):
         record_property(name, value)
     assert worst <= 1e-5 * max(1.0, max(float(np.abs(o).max()) for call in outputs for o in call)) and drift <= 1e-5

@@ -33,12 +33,28 @@ def test_the_weights_of_a_run_reach_the_device(tmp_path):
     (tmp_path / "recipe.yaml").write_text(RECIPE)
     module = Classifier("mlp", {"in_features": 64, "hidden": [12]}, lr=0.05, momentum=0.0)
     trainer = L.Trainer(
-        strategy=lf.ForwardOnlyStrategy(lf.Pepita(seed=3)), max_steps=3, logger=False, accelerator="cpu", enable_progress_bar=False,
-        enable_checkpointing=False, enable_model_summary=False,
+        strategy=lf.ForwardOnlyStrategy(lf.Pepita(seed=3)),
+        max_steps=3,
+        logger=False,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
     )
     trainer.fit(module, DriftDataModule("digits", batch_size=8, flatten=True))
     trainer.save_checkpoint(tmp_path / "run.ckpt")
-    arguments = ["-c", tmp_path / "recipe.yaml", "--weights", tmp_path / "run.ckpt", "--batch", "2", "--steps", "3", "--out", tmp_path / "out"]
+    arguments = [
+        "-c",
+        tmp_path / "recipe.yaml",
+        "--weights",
+        tmp_path / "run.ckpt",
+        "--batch",
+        "2",
+        "--steps",
+        "3",
+        "--out",
+        tmp_path / "out",
+    ]
     assert main(["export", *map(str, arguments)]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["steps"] == 3 and report["weight_difference"] <= 1e-5

@@ -79,7 +79,9 @@ def test_optimised_across_files_it_computes_the_same_bits(code, tmp_path):
 
 def test_functions_say_what_they_take_and_give(code):
     header = (code[1] / "lfwd_model.h").read_text()
-    assert re.search(r"lfwd_train_step\(const float input\[\d+\], const int64_t target\[3\], float loss\[1\], float logits\[12\]\);", header)
+    assert re.search(
+        r"lfwd_train_step\(const float input\[\d+\], const int64_t target\[3\], float loss\[1\], float logits\[12\]\);", header
+    )
     assert re.search(r"lfwd_forward\(const float input\[\d+\], float logits\[12\]\);", header)
 
 
@@ -87,8 +89,18 @@ def test_cppcheck_finds_nothing(code):
     if shutil.which("cppcheck") is None:
         pytest.skip("cppcheck is not installed")
     folder = code[1]
-    command = ["cppcheck", "--std=c99", "--enable=warning,performance,portability", "--error-exitcode=1", "--inline-suppr", "--quiet",
-               f"-I{folder}", f"-I{folder / 'kernels'}", str(folder / "lfwd_model.c"), str(folder / "kernels")]
+    command = [
+        "cppcheck",
+        "--std=c99",
+        "--enable=warning,performance,portability",
+        "--error-exitcode=1",
+        "--inline-suppr",
+        "--quiet",
+        f"-I{folder}",
+        f"-I{folder / 'kernels'}",
+        str(folder / "lfwd_model.c"),
+        str(folder / "kernels"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -126,8 +138,17 @@ def test_feedback_from_its_seed_is_the_matrix_bit_for_bit(csrc):
         out = torch.empty(classes, n_in)
         import ctypes
 
-        call(csrc.lfwd_modulate_from_seed_f32, torch.zeros(classes, n_in), torch.eye(classes), classes, n_in, classes,
-             ctypes.c_int64(seed), 0.0123, out)
+        call(
+            csrc.lfwd_modulate_from_seed_f32,
+            torch.zeros(classes, n_in),
+            torch.eye(classes),
+            classes,
+            n_in,
+            classes,
+            ctypes.c_int64(seed),
+            0.0123,
+            out,
+        )
         assert torch.equal(out.T.contiguous(), expected)
 
 

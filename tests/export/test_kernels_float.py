@@ -39,10 +39,17 @@ def convolutions(draw):
     k_h, k_w = draw(st.integers(1, 3)), draw(st.integers(1, 4))
     d_h, d_w = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     return {
-        "batch": draw(st.integers(1, 2)), "in_c": groups * draw(st.integers(1, 2)), "out_c": groups * draw(st.integers(1, 3)),
-        "h": draw(st.integers((k_h - 1) * d_h + 1, 9)), "w": draw(st.integers((k_w - 1) * d_w + 1, 12)), "kernel": (k_h, k_w),
-        "stride": (draw(st.integers(1, 3)), draw(st.integers(1, 3))), "pad": (draw(st.integers(0, 2)), draw(st.integers(0, 2))),
-        "dilation": (d_h, d_w), "groups": groups, "seed": draw(st.integers(0, 99)),
+        "batch": draw(st.integers(1, 2)),
+        "in_c": groups * draw(st.integers(1, 2)),
+        "out_c": groups * draw(st.integers(1, 3)),
+        "h": draw(st.integers((k_h - 1) * d_h + 1, 9)),
+        "w": draw(st.integers((k_w - 1) * d_w + 1, 12)),
+        "kernel": (k_h, k_w),
+        "stride": (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        "pad": (draw(st.integers(0, 2)), draw(st.integers(0, 2))),
+        "dilation": (d_h, d_w),
+        "groups": groups,
+        "seed": draw(st.integers(0, 99)),
     }
 
 
@@ -53,8 +60,19 @@ def test_convolution_and_its_gradients(csrc, c):
     x = torch.randn(c["batch"], c["in_c"], c["h"], c["w"])
     w, b = torch.randn(c["out_c"], c["in_c"] // c["groups"], *c["kernel"]), torch.randn(c["out_c"])
     expected = F.conv2d(x, w, b, c["stride"], c["pad"], c["dilation"], c["groups"])
-    shape = [c["batch"], c["in_c"], c["h"], c["w"], c["out_c"], *expected.shape[2:], *c["kernel"], *c["stride"], *c["pad"],
-             *c["dilation"], c["groups"]]
+    shape = [
+        c["batch"],
+        c["in_c"],
+        c["h"],
+        c["w"],
+        c["out_c"],
+        *expected.shape[2:],
+        *c["kernel"],
+        *c["stride"],
+        *c["pad"],
+        *c["dilation"],
+        c["groups"],
+    ]
     out = torch.empty(expected.shape)
     call(csrc.lfwd_conv2d_f32, x, w, b, shape, out)
     close(out, expected)
@@ -63,7 +81,8 @@ def test_convolution_and_its_gradients(csrc, c):
         grad, x, w, None, c["stride"], c["pad"], c["dilation"], False, [0, 0], c["groups"], [True, True, False]
     )
     for function, args, like in (
-        (csrc.lfwd_conv2d_grad_input_f32, (grad, w), gi), (csrc.lfwd_conv2d_grad_weight_f32, (grad, x), gw),
+        (csrc.lfwd_conv2d_grad_input_f32, (grad, w), gi),
+        (csrc.lfwd_conv2d_grad_weight_f32, (grad, x), gw),
     ):
         got = torch.empty(like.shape)
         call(function, *args, shape, got)
@@ -167,8 +186,25 @@ def test_broadcasting_reductions_and_softmax(csrc, a, b, c, seed):
     assert torch.equal(values, x.topk(k, 1).values) and torch.equal(x.gather(1, index), values)
 
 
-UNARY = ("relu", "neg", "abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "sigmoid", "tanh", "sign", "erf", "sin",
-         "cos", "floor")
+UNARY = (
+    "relu",
+    "neg",
+    "abs",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "sigmoid",
+    "tanh",
+    "sign",
+    "erf",
+    "sin",
+    "cos",
+    "floor",
+)
 
 
 @pytest.mark.parametrize("name", UNARY)

@@ -27,10 +27,19 @@ def rand_s8(shape, generator):
 def convolutions(draw):
     k_h, k_w = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     return {
-        "in_h": draw(st.integers(k_h, 9)), "in_w": draw(st.integers(k_w, 9)), "in_c": draw(st.integers(1, 9)),
-        "out_c": draw(st.integers(1, 7)), "k": (k_h, k_w), "stride": (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
-        "pads": [draw(st.integers(0, 2)) for _ in range(4)], "batch": draw(st.integers(1, 2)), "offset": draw(st.integers(-127, 128)),
-        "bias": draw(st.booleans()), "seed": draw(st.integers(0, 999)), "depthwise": draw(st.booleans()), "multiple": draw(st.integers(1, 3)),
+        "in_h": draw(st.integers(k_h, 9)),
+        "in_w": draw(st.integers(k_w, 9)),
+        "in_c": draw(st.integers(1, 9)),
+        "out_c": draw(st.integers(1, 7)),
+        "k": (k_h, k_w),
+        "stride": (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
+        "pads": [draw(st.integers(0, 2)) for _ in range(4)],
+        "batch": draw(st.integers(1, 2)),
+        "offset": draw(st.integers(-127, 128)),
+        "bias": draw(st.booleans()),
+        "seed": draw(st.integers(0, 999)),
+        "depthwise": draw(st.booleans()),
+        "multiple": draw(st.integers(1, 3)),
     }
 
 
@@ -51,8 +60,25 @@ def test_convolutions_equal_integer_arithmetic(csrc, c):
     exact = F.conv2d(padded, w.double(), b, c["stride"], groups=in_c if depthwise else 1).to(torch.int64)
     expected = (requantise(exact, multiplier.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)) - 3).clamp(-100, 110).to(torch.int8)
     out = torch.empty((c["batch"], *exact.shape[2:], out_c), dtype=torch.int8)
-    fields = [c["batch"], c["in_h"], c["in_w"], in_c, *exact.shape[2:], out_c, *c["k"], w.shape[1], *c["stride"], top, left, 1, 1,
-              c["offset"], -3, -100, 110]
+    fields = [
+        c["batch"],
+        c["in_h"],
+        c["in_w"],
+        in_c,
+        *exact.shape[2:],
+        out_c,
+        *c["k"],
+        w.shape[1],
+        *c["stride"],
+        top,
+        left,
+        1,
+        1,
+        c["offset"],
+        -3,
+        -100,
+        110,
+    ]
     nhwc = x.permute(0, 2, 3, 1).contiguous()
     if depthwise:
         weight = w.permute(1, 2, 3, 0).contiguous()

@@ -56,13 +56,32 @@ class SelfAttention(nn.Module):
 NETS = {
     "attention": lambda: (SelfAttention(), (16, 12)),
     "padding at one end": lambda: (Halved(), (2, 8, 8)),
-    "max pooling": lambda: (conv(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), features=32), (2, 8, 8)),
-    "average pooling, padded": lambda: (conv(nn.ReLU6(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), features=32), (2, 8, 8)),
+    "max pooling": lambda: (
+        conv(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU(), nn.MaxPool2d(3, 2, 1), features=32),
+        (2, 8, 8),
+    ),
+    "average pooling, padded": lambda: (
+        conv(nn.ReLU6(), nn.AvgPool2d(3, 2, 1), nn.Conv2d(8, 8, 1), nn.AvgPool2d(2), features=32),
+        (2, 8, 8),
+    ),
     "adaptive pooling": lambda: (conv(nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2)), nn.Conv2d(8, 8, 1), nn.ReLU(), features=48), (2, 7, 8)),
     "one dimension": lambda: (
-        nn.Sequential(nn.Conv1d(2, 8, 5, 2, 2), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(8, 8, 3, padding=1, groups=2), nn.ReLU(),
-                      nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)), (2, 16)),
-    "norms": lambda: (conv(nn.GroupNorm(2, 8), nn.ELU(), nn.Conv2d(8, 4, 3, 2, 1), nn.InstanceNorm2d(4), nn.GELU("tanh"), features=64), (2, 8, 8)),
+        nn.Sequential(
+            nn.Conv1d(2, 8, 5, 2, 2),
+            nn.ReLU(),
+            nn.MaxPool1d(2),
+            nn.Conv1d(8, 8, 3, padding=1, groups=2),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool1d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        ),
+        (2, 16),
+    ),
+    "norms": lambda: (
+        conv(nn.GroupNorm(2, 8), nn.ELU(), nn.Conv2d(8, 4, 3, 2, 1), nn.InstanceNorm2d(4), nn.GELU("tanh"), features=64),
+        (2, 8, 8),
+    ),
     "layer norm": lambda: (mlp(nn.LayerNorm(16), nn.GELU()), (20,)),
     "batch norm": lambda: (conv(nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(4), features=32), (2, 8, 8)),
     "dropout": lambda: (mlp(nn.ReLU(), nn.Dropout(0.3)), (20,)),

@@ -18,15 +18,23 @@ import lightning_fwd as lf
 from lightning_fwd.methods import SparseTraining, ZerothOrder
 
 ROWS = [
-    ("mlp", lf.Backprop()), ("mlp", lf.SparseUpdate()), ("mlp", lf.ForwardForward()), ("mlp", lf.LocalLoss()), ("mlp", lf.Pepita()),
-    ("conv", lf.SparseUpdate(train="head")), ("conv", lf.Pepita(recompute=True)),
+    ("mlp", lf.Backprop()),
+    ("mlp", lf.SparseUpdate()),
+    ("mlp", lf.ForwardForward()),
+    ("mlp", lf.LocalLoss()),
+    ("mlp", lf.Pepita()),
+    ("conv", lf.SparseUpdate(train="head")),
+    ("conv", lf.Pepita(recompute=True)),
     pytest.param("conv", lf.Backprop(batch_norm="freeze"), marks=pytest.mark.slow),
     pytest.param("conv", lf.ForwardForward(), marks=pytest.mark.slow),
     pytest.param("conv", lf.LocalLoss(), marks=pytest.mark.slow),
     pytest.param("conv", lf.Statistics(), marks=pytest.mark.slow),
     pytest.param("mlp", lf.Pepita(recompute=True), marks=pytest.mark.slow),
-    ("mlp", SparseTraining(fraction=0.0)), ("mlp", lf.Pepita(feedback="regenerated")), ("mlp", lf.SparseUpdate(2, channels=0.5)),
-    ("mlp", lf.SparseUpdate("biases")), ("mlp", ZerothOrder()),
+    ("mlp", SparseTraining(fraction=0.0)),
+    ("mlp", lf.Pepita(feedback="regenerated")),
+    ("mlp", lf.SparseUpdate(2, channels=0.5)),
+    ("mlp", lf.SparseUpdate("biases")),
+    ("mlp", ZerothOrder()),
 ]
 
 
@@ -119,9 +127,14 @@ def test_nothing_is_written_when_the_check_fails(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"run": True}, "needs a board"), ({"board": "arduino", "run": True}, "no board 'arduino'"), ({"board": "mps2-an386"}, "without run=True"),
+        ({"run": True}, "needs a board"),
+        ({"board": "arduino", "run": True}, "no board 'arduino'"),
+        ({"board": "mps2-an386"}, "without run=True"),
         ({"int8": True}, "int8 needs a frozen part"),
-        ({"steps": 0}, "steps >= 1"), ({"lr": float("nan")}, "lr > 0"), ({"momentum": 1.5}, "momentum < 1"), ({"batches": []}, "no batches"),
+        ({"steps": 0}, "steps >= 1"),
+        ({"lr": float("nan")}, "lr > 0"),
+        ({"momentum": 1.5}, "momentum < 1"),
+        ({"batches": []}, "no batches"),
         ({"batches": [(torch.zeros(3, 20), torch.tensor([0, 1, 4]))]}, "labels from 0 to 4.*4 classes"),
         ({"batches": [(torch.zeros(2, 20), torch.tensor([0, 1]))]}, r"batch 0 has shapes \(2, 20\)"),
     ],

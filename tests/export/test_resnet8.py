@@ -44,6 +44,8 @@ def test_inference_in_the_budget_and_the_same_bits_as_plain_c(resnet8, emulator,
     plain = run_on_board(code, board, checked, calls, ("-O2", "-DLFWD_PLAIN"))
     for want, a, b in zip(expected, fast.outputs, plain.outputs, strict=True):
         assert np.array_equal(a[0], want) and np.array_equal(b[0], want)
-    print(f"\n{board}: {fast.instructions_per('forward'):,} instructions (plain C {plain.instructions_per('forward'):,}), "
-          f"Flash {fast.flash:,}, RAM {fast.ram:,}, stack {fast.stack['forward']}")
+    print(
+        f"\n{board}: {fast.instructions_per('forward'):,} instructions (plain C {plain.instructions_per('forward'):,}), "
+        f"Flash {fast.flash:,}, RAM {fast.ram:,}, stack {fast.stack['forward']}"
+    )
     assert fast.instructions_per("forward") <= MOST_INSTRUCTIONS[board] and fast.flash <= 120 * 1024

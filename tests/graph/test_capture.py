@@ -251,7 +251,9 @@ def data(net, count=6):
     return torch.randn(count, 16, dtype=dtype), torch.arange(count) % 4
 
 
-@pytest.mark.parametrize(("name", "rule"), [(n, r) for n in NETS for r in RULES if (n, r) != ("StochasticDepth", "pepita")])  # refused, see below
+@pytest.mark.parametrize(
+    ("name", "rule"), [(n, r) for n in NETS for r in RULES if (n, r) != ("StochasticDepth", "pepita")]
+)  # refused, see below
 def test_captured_unchanged_and_every_parameter_learns(name, rule):
     net = NETS[name]()
     x, y = data(net)

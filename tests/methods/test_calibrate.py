@@ -40,7 +40,9 @@ def test_the_original_predicts_until_something_was_learned(prediction):
 def test_pretrained_resnet8_stays_within_half_a_point(prediction):
     """``LIGHTNING_FWD_DATA=... pytest -m slow tests/methods/test_calibrate.py`` (a minute): not worse than the original by more than 0.5 points."""
     folder = os.environ.get("LIGHTNING_FWD_DATA", "")
-    assert (Path(folder) / "mlperf_tiny" / "resnet8.npz").exists(), "set LIGHTNING_FWD_DATA to the folder with mlperf_tiny/ and cifar10_jpeg.npz"
+    assert (Path(folder) / "mlperf_tiny" / "resnet8.npz").exists(), (
+        "set LIGHTNING_FWD_DATA to the folder with mlperf_tiny/ and cifar10_jpeg.npz"
+    )
     data = DriftDataModule("cifar10", normalize="byte", test_samples=2000, train_samples=5000)
     x, y = data.tensors("test")
     net = ResNet8(weights=Path(folder) / "mlperf_tiny" / "resnet8.npz").eval()

@@ -301,7 +301,11 @@ class Recurrent(nn.Module):
 FIRST = {
     "a bare parameter": (Bare, (5,), LabelOverlay),
     "recurrent": (Recurrent, (4, 5), LabelOverlay),
-    "weight norm": (lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3)), (5,), LabelOverlay),
+    "weight norm": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 3)),
+        (5,),
+        LabelOverlay,
+    ),
     "tokens": (lambda: nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)), (4, 5), LabelPlanes),
 }
 

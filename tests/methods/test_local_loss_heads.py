@@ -71,7 +71,9 @@ def test_one_block_has_no_head_to_predict_with():
 
 
 @pytest.mark.parametrize(
-    "method", [lf.LocalLoss(prediction="last"), lf.LocalLoss(prediction="sum"), lf.ForwardForward(head="layers")], ids=["last", "sum", "layers"]
+    "method",
+    [lf.LocalLoss(prediction="last"), lf.LocalLoss(prediction="sum"), lf.ForwardForward(head="layers")],
+    ids=["last", "sum", "layers"],
 )
 def test_calibrated_heads_know_what_the_features_hold(method):
     net = NETS["conv"]()

@@ -64,6 +64,9 @@ def test_regrowth_and_mirroring_of_two_seeds_differ_at_every_step():
         holder = model.inserted
         return holder.feedback.matrix if hasattr(holder, "feedback") else holder.weight_masks["0"].mask
 
-    for make in (lambda s: lf.SparseTraining(0.3, "random", interval=1, seed=s), lambda s: lf.Pepita(mirror_interval=1, mirror_share=1.0, seed=s)):
+    for make in (
+        lambda s: lf.SparseTraining(0.3, "random", interval=1, seed=s),
+        lambda s: lf.Pepita(mirror_interval=1, mirror_share=1.0, seed=s),
+    ):
         drawn = {(seed, step): after(make(seed), step) for seed in SEEDS for step in range(1, STEPS)}
         assert all(not torch.equal(drawn[a], drawn[b]) for a in drawn for b in drawn if a < b)

@@ -15,9 +15,7 @@ import lightning_fwd as lf
 from lightning_fwd.methods.sparse_training import allocate
 from lightning_fwd.models import MLP
 
-SHAPES = st.lists(
-    st.lists(st.integers(1, 12), min_size=2, max_size=4).map(tuple), min_size=1, max_size=5
-)
+SHAPES = st.lists(st.lists(st.integers(1, 12), min_size=2, max_size=4).map(tuple), min_size=1, max_size=5)
 
 
 @given(SHAPES, st.floats(0.01, 1.0), st.sampled_from(["erdos_renyi", "uniform"]))
@@ -161,7 +159,9 @@ def test_a_weight_is_masked_however_its_layer_runs():
     torch.testing.assert_close(net(x), predicted)
     for path, mask in masks.items():
         assert not net.get_submodule(path).weight[mask == 0].any(), path
-    assert net.head.scale.grad.any() and abs(sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values()) - 0.3) < 1e-3
+    assert (
+        net.head.scale.grad.any() and abs(sum(int(m.sum()) for m in masks.values()) / sum(m.numel() for m in masks.values()) - 0.3) < 1e-3
+    )
 
 
 @pytest.mark.parametrize(

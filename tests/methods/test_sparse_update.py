@@ -161,7 +161,13 @@ class Deep(nn.Sequential):
 
 @pytest.mark.parametrize(
     "settings_",
-    [dict(train=5), dict(train=5, channels=0.5), dict(train="biases"), dict(train=5, batch_norm="train"), dict(train=5, error_density=0.99)],
+    [
+        dict(train=5),
+        dict(train=5, channels=0.5),
+        dict(train="biases"),
+        dict(train=5, batch_norm="train"),
+        dict(train=5, error_density=0.99),
+    ],
     ids=str,
 )
 def test_in_bf16_the_gradients_are_backpropagation_s(settings_):
@@ -363,7 +369,17 @@ def test_a_scheme_file_says_what_learns(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "train: head", "{train: {fc: 0.5}, trian: 1}", "train: {fc: [0.5]}", "train: {1: 0.5}", "{train: {fc: 0.5}, biases: [1]}", "{"]
+    "text",
+    [
+        "",
+        "[]",
+        "train: head",
+        "{train: {fc: 0.5}, trian: 1}",
+        "train: {fc: [0.5]}",
+        "train: {1: 0.5}",
+        "{train: {fc: 0.5}, biases: [1]}",
+        "{",
+    ],
 )
 def test_bad_scheme_files_are_refused(text, tmp_path):
     (tmp_path / "scheme.yaml").write_text(text)
@@ -413,7 +429,9 @@ class SeveralTensors(nn.Module):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how, self.first, self.head = how, nn.Linear(5, 8), nn.Linear(8, 3)
-        self.inner = {"attention": nn.MultiheadAttention(8, 2, batch_first=True), "lstm": nn.LSTM(8, 4, batch_first=True)}.get(how, nn.Identity())
+        self.inner = {"attention": nn.MultiheadAttention(8, 2, batch_first=True), "lstm": nn.LSTM(8, 4, batch_first=True)}.get(
+            how, nn.Identity()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.first(x)

@@ -115,7 +115,11 @@ class Dropping(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.drop, self.attention = nn.BatchNorm1d(6), nn.Dropout(0.5), nn.MultiheadAttention(6, 2, dropout=0.5, batch_first=True)
+        self.first, self.drop, self.attention = (
+            nn.BatchNorm1d(6),
+            nn.Dropout(0.5),
+            nn.MultiheadAttention(6, 2, dropout=0.5, batch_first=True),
+        )
         self.second, self.third, self.head = nn.BatchNorm1d(6), nn.BatchNorm1d(6), nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,7 +17,11 @@ def test_every_kind_of_weights(tmp_path, name):
         save_file(state, file)
     elif name == "keras.npz":
         layers = {"dense": source.fc1, "dense_1": source.classifier}
-        np.savez(file, **{f"{k}/kernel": v.weight.detach().T for k, v in layers.items()}, **{f"{k}/bias": v.bias.detach() for k, v in layers.items()})
+        np.savez(
+            file,
+            **{f"{k}/kernel": v.weight.detach().T for k, v in layers.items()},
+            **{f"{k}/bias": v.bias.detach() for k, v in layers.items()},
+        )
     else:
         state = state if name == "w.pt" else {"model." + k: v for k, v in state.items()}
         torch.save({"state_dict": state, "epoch": 3} if name == "lightning.ckpt" else state, file)

@@ -70,7 +70,9 @@ def test_the_output_stays_and_a_step_reaches_every_layer(case):
 def test_a_layer_that_folds_into_something_else_is_refused_and_left_as_it_was(monkeypatch):
     torch.manual_seed(0)
     net, x = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 3)).train(), torch.randn(2, 2, 8, 8)
-    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: 2 * F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias))
+    monkeypatch.setattr(
+        nn.BatchNorm2d, "forward", lambda self, x: 2 * F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias)
+    )
     before = copy.deepcopy(net)
     with pytest.raises(lf.RewriteError, match="'1' cannot be folded into '0'"):
         lf.rewrite(net, lf.Backprop(batch_norm="fold"), x)

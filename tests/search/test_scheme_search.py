@@ -196,7 +196,9 @@ def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, mo
 
     monkeypatch.setattr("lightning_fwd.search.run._measure", lambda *_: pytest.fail("measured again"))
     assert search(spec, tmp_path / "run", jobs=1) == found
-    with pytest.raises(lf.LightningFwdError, match="no sparse update keeps.*100 B.*\n.*the least is [0-9,]+ B RAM and [0-9,]+ MAC per step .biases"):
+    with pytest.raises(
+        lf.LightningFwdError, match="no sparse update keeps.*100 B.*\n.*the least is [0-9,]+ B RAM and [0-9,]+ MAC per step .biases"
+    ):
         search(SchemeSearch(**{**SPEC, "budget": {"ram": "100B"}}), tmp_path / "run", jobs=1)
     with pytest.raises(lf.LightningFwdError, match="budget of 1,000 MAC per step"):
         search(SchemeSearch(**{**SPEC, "budget": {"macs_per_step": 1000}}), tmp_path / "run", jobs=1)
@@ -277,7 +279,9 @@ def test_a_budget_with_two_sides_names_the_least_of_each():
         def _ask(self, genome):
             return (10, 50) if genome[0] else (50, 10)
 
-    with pytest.raises(lf.LightningFwdError, match=r"10 B RAM and 50 MAC per step \(biases of head\), or 50 B RAM and 10 MAC per step \(1 of a\)"):
+    with pytest.raises(
+        lf.LightningFwdError, match=r"10 B RAM and 50 MAC per step \(biases of head\), or 50 B RAM and 10 MAC per step \(1 of a\)"
+    ):
         best(space, sum, space.options, Opposed(space, []), Budget(20, 20))
 
 
@@ -301,7 +305,13 @@ def test_searches_that_could_measure_nothing_are_refused(key):
 
 @pytest.mark.parametrize(
     ("budget", "said"),
-    [("", "{ram: 64KB"), ("{ram: 64KB", "{ram: 64KB}"), ("64KB", "{ram: 64KB"), ("no_such_board", "no_such_board"), ("{ram: 64 lightyears}", "64KB")],
+    [
+        ("", "{ram: 64KB"),
+        ("{ram: 64KB", "{ram: 64KB}"),
+        ("64KB", "{ram: 64KB"),
+        ("no_such_board", "no_such_board"),
+        ("{ram: 64 lightyears}", "64KB"),
+    ],
 )
 def test_a_bad_budget_on_the_command_line(budget, said, tmp_path, capfd):
     (tmp_path / "search.yaml").write_text(yaml.safe_dump(SPEC))

@@ -23,7 +23,9 @@ def test_every_rule_in_every_precision(name, precision):
     assert torch.stack(module.losses).isfinite().all()
 
 
-@pytest.mark.parametrize(("row", "kind"), [case for case in CASES if case[1] != "residual"], ids=[i for i in CASE_IDS if "residual" not in i])
+@pytest.mark.parametrize(
+    ("row", "kind"), [case for case in CASES if case[1] != "residual"], ids=[i for i in CASE_IDS if "residual" not in i]
+)
 def test_every_row_is_priced(row, kind):
     torch.manual_seed(1)
     net = NETS[kind]()

@@ -210,7 +210,9 @@ def test_stochastic_weight_averaging_and_learning_rate_finder():
     assert not moved(lf.unwrap(module), before), "the finder must give the weights back"
 
 
-@pytest.mark.parametrize("method", [lf.Pepita(), lf.Pepita(batch_norm="fold"), lf.SparseUpdate(), lf.ForwardForward(), lf.Statistics()], ids=repr)
+@pytest.mark.parametrize(
+    "method", [lf.Pepita(), lf.Pepita(batch_norm="fold"), lf.SparseUpdate(), lf.ForwardForward(), lf.Statistics()], ids=repr
+)
 def test_stochastic_weight_averaging_leaves_statistics_that_a_rule_keeps(method):
     torch.manual_seed(1)
     states = []
@@ -273,7 +275,9 @@ def test_two_fits_go_on_and_another_rule_takes_over():
 @pytest.mark.parametrize("where", ["child", "indexed", "inside", "whole"])
 def test_a_head_replaced_after_a_fit_learns_in_the_next(where):
     def net():
-        return nn.Sequential(nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), nn.Flatten(), nn.Sequential(nn.Linear(6, 4)))
+        return nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), nn.Flatten(), nn.Sequential(nn.Linear(6, 4))
+        )
 
     module = OwnLayers() if where == "whole" else Task(net() if where != "child" else NETS["conv"]())
     data, head = loader(NETS["conv"]()), nn.Linear(6, 4)

@@ -48,8 +48,11 @@ def adapt_on_board(program: StepProgram, board: str, train: Sequence[Batch], tes
     predictions = [out[0].argmax(-1) for out, name in zip(report.outputs, report.methods, strict=True) if name == "forward"]
     before, after = (np.concatenate(part) for part in (predictions[: len(test)], predictions[len(test) :]))
     return Adaptation(
-        float((before == labels).mean()), float((after == labels).mean()), len(steps),
-        report.instructions_per("forward"), report.instructions_per("train_step"),
+        float((before == labels).mean()),
+        float((after == labels).mean()),
+        len(steps),
+        report.instructions_per("forward"),
+        report.instructions_per("train_step"),
     )
 
 

@@ -43,8 +43,14 @@ def example_batches(example: Batch, num_classes: int, steps: int, seed: int = 0)
 
 
 def check_program(
-    program: StepProgram, model: RewrittenModel, batches: Iterable[Batch], uses_target: bool, lr: float, momentum: float,
-    loss: Callable[[Tensor, Tensor], Tensor], tolerance: float = 1e-5,
+    program: StepProgram,
+    model: RewrittenModel,
+    batches: Iterable[Batch],
+    uses_target: bool,
+    lr: float,
+    momentum: float,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    tolerance: float = 1e-5,
 ) -> Check:
     """Train the model by ``torch.optim.SGD`` and the program on ExecuTorch's host runtime on the same batches; compare after every step.
 

@@ -39,8 +39,11 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
         if not isinstance(found["model"], str):
             raise TypeError("model is no name")
     except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise ExportError(f"{path} is no recipe of lightning-fwd fit", f"{type(error).__name__}: {error}",
-                          "it needs model: {class_path: lightning_fwd.Classifier, init_args: {model: NAME}}; see recipes/") from error
+        raise ExportError(
+            f"{path} is no recipe of lightning-fwd fit",
+            f"{type(error).__name__}: {error}",
+            "it needs model: {class_path: lightning_fwd.Classifier, init_args: {model: NAME}}; see recipes/",
+        ) from error
     return found
 
 

@@ -34,7 +34,9 @@ def export(arguments: list[str] | None = None) -> int:
             if key not in stated:
                 setattr(options, key, value)
     if not options.model:
-        raise ExportError("nothing to export", "neither --model, --config nor --pte is given", "e.g. --model resnet8 --method sparse_update")
+        raise ExportError(
+            "nothing to export", "neither --model, --config nor --pte is given", "e.g. --model resnet8 --method sparse_update"
+        )
     _export_model(options, console)
     return 0
 
@@ -119,8 +121,12 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         from lightning_fwd.data import DriftDataModule
 
         data = DriftDataModule(
-            options.dataset, drift=options.drift, batch_size=options.batch, normalize=options.normalize,
-            test_samples=options.test_samples, flatten=example.dim() == 2,
+            options.dataset,
+            drift=options.drift,
+            batch_size=options.batch,
+            normalize=options.normalize,
+            test_samples=options.test_samples,
+            flatten=example.dim() == 2,
         )
         batches = _take(data.changed(view="target") if options.drift else data, options.steps, options.batch)
         calibration = [x for x, _ in _take(data, 64, options.batch)]
@@ -135,8 +141,18 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     load_inserted(model, checkpoint)
     with _progress() as progress:
         program, report = export_program(
-            model, (example, target), options.out, board=options.board, run=options.run, calibration=calibration,
-            int8=options.int8, lr=options.lr, momentum=options.momentum, batches=batches, steps=options.steps, progress=progress,
+            model,
+            (example, target),
+            options.out,
+            board=options.board,
+            run=options.run,
+            calibration=calibration,
+            int8=options.int8,
+            lr=options.lr,
+            momentum=options.momentum,
+            batches=batches,
+            steps=options.steps,
+            progress=progress,
         )
     _print(report, console)
     if options.drift and not options.run:
@@ -151,7 +167,9 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         (options.out / "adaptation.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
         console.print(
             f"{options.board}, {data.changed(view='target').title}: accuracy {100 * result.before:.1f} % -> "
-            f"{100 * result.after:.1f} % after {result.steps} steps", highlight=False, soft_wrap=True,
+            f"{100 * result.after:.1f} % after {result.steps} steps",
+            highlight=False,
+            soft_wrap=True,
         )
 
 
@@ -202,5 +220,6 @@ def _print(report, console: Console) -> None:
         followed = f"PyTorch's own int8 step, {100 * report.same_predictions:.1f} % of predictions as in float"
     console.print(
         f"{report.program}: {report.steps} steps within {report.weight_difference:.1e} of {followed}; C in {report.code}",
-        highlight=False, soft_wrap=True,
+        highlight=False,
+        soft_wrap=True,
     )

@@ -26,8 +26,11 @@ def count_dropout(model: RewrittenModel, int8: bool = False) -> RewrittenModel:
     active = {path: m for path, m in model.named_modules() if isinstance(m, RANDOM) and _probability(m) > 0}
     if others := [path for path, m in active.items() if type(m) not in DROPOUTS]:
         kinds = ", ".join(f"{path} ({type(active[path]).__name__})" for path in others)
-        raise ExportError(f"{kinds} drops units inside the module", "its masks come from the host's random generator, which a device does not have",
-                          "set its dropout to 0, or put nn.Dropout layers around it")
+        raise ExportError(
+            f"{kinds} drops units inside the module",
+            "its masks come from the host's random generator, which a device does not have",
+            "set its dropout to 0, or put nn.Dropout layers around it",
+        )
     if not active:
         return model
     twin, off = copy.deepcopy(model), _before_training(model) if int8 else set()

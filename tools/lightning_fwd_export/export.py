@@ -69,9 +69,18 @@ class ExportReport:
 
 
 def export(
-    model: RewrittenModel, example_batch: Batch, out_dir: str | Path, board: str | None = None, run: bool = False,
-    calibration: Iterable[Tensor] | None = None, int8: bool = False, lr: float = 0.01, momentum: float = 0.0,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, batches: Iterable[Batch] | None = None, steps: int = 50,
+    model: RewrittenModel,
+    example_batch: Batch,
+    out_dir: str | Path,
+    board: str | None = None,
+    run: bool = False,
+    calibration: Iterable[Tensor] | None = None,
+    int8: bool = False,
+    lr: float = 0.01,
+    momentum: float = 0.0,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    batches: Iterable[Batch] | None = None,
+    steps: int = 50,
 ) -> ExportReport:
     """Export the training step of a rewritten model, together with inference, sharing one set of weights.
 
@@ -97,9 +106,18 @@ def export(
 
 @quiet()
 def export_program(
-    model: RewrittenModel, example_batch: Batch, out_dir: str | Path, board: str | None = None, run: bool = False,
-    calibration: Iterable[Tensor] | None = None, int8: bool = False, lr: float = 0.01, momentum: float = 0.0,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy, batches: Iterable[Batch] | None = None, steps: int = 50,
+    model: RewrittenModel,
+    example_batch: Batch,
+    out_dir: str | Path,
+    board: str | None = None,
+    run: bool = False,
+    calibration: Iterable[Tensor] | None = None,
+    int8: bool = False,
+    lr: float = 0.01,
+    momentum: float = 0.0,
+    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+    batches: Iterable[Batch] | None = None,
+    steps: int = 50,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> tuple[StepProgram, ExportReport]:
     """As :func:`export`, with the program itself beside the report; ``progress`` is told each phase as it begins."""
@@ -108,12 +126,18 @@ def export_program(
     if run and board is None:
         raise ExportError("run=True needs a board, for example board='mps2-an386'")
     if board is not None and not run:
-        raise ExportError(f"board={board!r} without run=True", "the C is the same for every board, so the board alone changes nothing",
-                          "add run=True (--run) to train on its emulator, or leave the board out")
+        raise ExportError(
+            f"board={board!r} without run=True",
+            "the C is the same for every board, so the board alone changes nothing",
+            "add run=True (--run) to train on its emulator, or leave the board out",
+        )
     require_finite(model.state_dict())
     if not (math.isfinite(lr) and lr > 0 and 0 <= momentum < 1 and steps > 0):
-        raise ExportError(f"lr={lr}, momentum={momentum}, steps={steps}", "the program holds SGD with these, and is checked over these steps",
-                          "use lr > 0, 0 <= momentum < 1, steps >= 1")
+        raise ExportError(
+            f"lr={lr}, momentum={momentum}, steps={steps}",
+            "the program holds SGD with these, and is checked over these steps",
+            "use lr > 0, 0 <= momentum < 1, steps >= 1",
+        )
     model = count_dropout(model, int8)
     _require_batch(model, example_batch)
     _require_folder(Path(out_dir))
@@ -122,9 +146,11 @@ def export_program(
         raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
     if omitted := model.method.beyond_the_step(model):
         rule = type(model.method).__name__
-        raise ExportError(f"{rule}: the exported step would be without {omitted.partition('; ')[0]}",
-                          "it is decided on the host between steps, and a device that repeats one step would silently never do it",
-                          omitted.partition("; ")[2])
+        raise ExportError(
+            f"{rule}: the exported step would be without {omitted.partition('; ')[0]}",
+            "it is decided on the host between steps, and a device that repeats one step would silently never do it",
+            omitted.partition("; ")[2],
+        )
     source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     _require_alike(model, example_batch, source)
     require_few_steps(model, example_batch[0])
@@ -149,7 +175,14 @@ def export_program(
     activations, state = program.arenas["train_step"]
     progress("pricing the step")
     report = ExportReport(
-        str(out / "step.pte"), str(code), program.weights, check.steps, check.weights, activations, state, check.same_predictions,
+        str(out / "step.pte"),
+        str(code),
+        program.weights,
+        check.steps,
+        check.weights,
+        activations,
+        state,
+        check.same_predictions,
         ledger=_ledger(model, example_batch, loss, momentum, int8),
     )
     if target_board is not None and run:
@@ -163,9 +196,11 @@ def export_program(
 def _require_batch(model: RewrittenModel, batch: Batch) -> None:
     x, target = batch
     if x.shape[1:] != model.example_input.shape[1:] or target.shape[:1] != x.shape[:1]:
-        raise ExportError(f"example batch of shapes {tuple(x.shape)} and {tuple(target.shape)}",
-                          f"the model was rewritten for inputs (B, {', '.join(map(str, model.example_input.shape[1:]))}) with one label each",
-                          "give an (input, target) batch of the batch size that the device shall take")
+        raise ExportError(
+            f"example batch of shapes {tuple(x.shape)} and {tuple(target.shape)}",
+            f"the model was rewritten for inputs (B, {', '.join(map(str, model.example_input.shape[1:]))}) with one label each",
+            "give an (input, target) batch of the batch size that the device shall take",
+        )
 
 
 def _require_alike(model: RewrittenModel, example: Batch, batches: list[Batch]) -> None:
@@ -173,23 +208,36 @@ def _require_alike(model: RewrittenModel, example: Batch, batches: list[Batch]) 
         raise ExportError("no batches", "the program is held against PyTorch on them", "leave batches out: the example with noise serves")
     for k, (x, target) in enumerate(batches):
         if (x.shape, target.shape) != (example[0].shape, example[1].shape):
-            raise ExportError(f"batch {k} has shapes {tuple(x.shape)} and {tuple(target.shape)}",
-                              f"the program is built for {tuple(example[0].shape)} and {tuple(example[1].shape)}",
-                              "leave out the last, smaller batch")
+            raise ExportError(
+                f"batch {k} has shapes {tuple(x.shape)} and {tuple(target.shape)}",
+                f"the program is built for {tuple(example[0].shape)} and {tuple(example[1].shape)}",
+                "leave out the last, smaller batch",
+            )
         if not target.is_floating_point() and (int(target.min()) < 0 or int(target.max()) >= model.num_classes):
-            raise ExportError(f"batch {k} has labels from {int(target.min())} to {int(target.max())}", f"the model has {model.num_classes} classes",
-                              "give data of the model's classes, or a model of the data's")
+            raise ExportError(
+                f"batch {k} has labels from {int(target.min())} to {int(target.max())}",
+                f"the model has {model.num_classes} classes",
+                "give data of the model's classes, or a model of the data's",
+            )
 
 
 def _require_folder(out: Path) -> None:
     """Refuse a place that cannot be written, before the minutes of work and not after."""
     existing = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ExportError(f"cannot write to {out}", f"{existing} is {'not writable' if existing.is_dir() else 'a file'}", "choose another folder")
+        raise ExportError(
+            f"cannot write to {out}", f"{existing} is {'not writable' if existing.is_dir() else 'a file'}", "choose another folder"
+        )
 
 
 def build(
-    model: RewrittenModel, example_batch: Batch, loss, lr: float, momentum: float, calibration, int8: bool,
+    model: RewrittenModel,
+    example_batch: Batch,
+    loss,
+    lr: float,
+    momentum: float,
+    calibration,
+    int8: bool,
     progress: Callable[[str], None] = lambda phase: None,
 ):
     """The sealed program, and the traced training step it came from."""
@@ -198,7 +246,9 @@ def build(
     forward = trace_inference(model, example_batch[0])
     require_few_operations(train_step)
     values = state_values(model, train_step, forward)
-    progress("quantising what lies before the first trained layer" if int8 else f"building a program of {len(train_step.graph.nodes)} operations")
+    progress(
+        "quantising what lies before the first trained layer" if int8 else f"building a program of {len(train_step.graph.nodes)} operations"
+    )
     fuse_step(train_step, lr, momentum)
     fuse_layers(forward.module)
     if int8:
@@ -257,5 +307,9 @@ def _ledger(model: RewrittenModel, example_batch: Batch, loss, momentum: float, 
     for transform in (split_convolution_backward, apply_updates_at_once, stream_gradients, write_in_place):
         step = transform(step)
     exported = plan_memory(step, Widths(step, width)).peak_bytes
-    return {"peak_ram_bytes": cost.peak_ram_bytes, "exported_ram_bytes": exported, "flash_bytes": cost.flash_bytes,
-            "macs_per_step": cost.total_macs}
+    return {
+        "peak_ram_bytes": cost.peak_ram_bytes,
+        "exported_ram_bytes": exported,
+        "flash_bytes": cost.flash_bytes,
+        "macs_per_step": cost.total_macs,
+    }

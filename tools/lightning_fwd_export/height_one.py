@@ -13,9 +13,25 @@ from torch import fx, nn
 
 aten = torch.ops.aten
 _SAME = {
-    aten.batch_norm.default, aten.relu.default, aten.relu_.default, aten.hardtanh.default, aten.hardtanh_.default, aten.clamp.default,
-    aten.hardswish.default, aten.hardswish_.default, aten.hardsigmoid.default, aten.sigmoid.default, aten.tanh.default, aten.silu.default,
-    aten.silu_.default, aten.gelu.default, aten.dropout.default, aten.add.Tensor, aten.add_.Tensor, aten.sub.Tensor, aten.mul.Tensor,
+    aten.batch_norm.default,
+    aten.relu.default,
+    aten.relu_.default,
+    aten.hardtanh.default,
+    aten.hardtanh_.default,
+    aten.clamp.default,
+    aten.hardswish.default,
+    aten.hardswish_.default,
+    aten.hardsigmoid.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.silu.default,
+    aten.silu_.default,
+    aten.gelu.default,
+    aten.dropout.default,
+    aten.add.Tensor,
+    aten.add_.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
 }
 _POOLS = {  # to the 2-d operator, and what each argument behind the input is along the height
     aten.max_pool1d.default: (aten.max_pool2d.default, (1, 1, 0, 1)),

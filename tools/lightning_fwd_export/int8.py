@@ -115,9 +115,12 @@ def refuse_concatenation(program: ExportedProgram) -> None:
         value = node.meta.get("val")
         if node.target is edge_ops.edge.aten.cat.default and value.dtype == torch.int8 and not value.is_contiguous():
             layer = (node.meta.get("custom") or {}).get("layer", "")
-            raise NoKernel(f"operator aten::cat in {layer or 'an unnamed module'} has no int8 kernel",
-                           "ExecuTorch's runtime concatenates images channels first, the int8 kernels keep them channels last",
-                           "add in place of concatenating, or train from an earlier layer on, which keeps it in float", layer)
+            raise NoKernel(
+                f"operator aten::cat in {layer or 'an unnamed module'} has no int8 kernel",
+                "ExecuTorch's runtime concatenates images channels first, the int8 kernels keep them channels last",
+                "add in place of concatenating, or train from an earlier layer on, which keeps it in float",
+                layer,
+            )
 
 
 def fuse_padding(program: ExportedProgram) -> None:

@@ -41,11 +41,15 @@ def frozen_boundary(step: StepGraph) -> fx.Node:
             of_input.add(node)
     leaving = [n for n in step.graph.nodes if n in of_input and any(user not in frozen for user in n.users)]
     if leaving == [source] or source in leaving:
-        raise ExportError("int8 needs a frozen part before the first trained layer, and this step trains from the input on. "
-                          "Train fewer layers (for example sparse_update of the last ones), or export in float")
+        raise ExportError(
+            "int8 needs a frozen part before the first trained layer, and this step trains from the input on. "
+            "Train fewer layers (for example sparse_update of the last ones), or export in float"
+        )
     if len(leaving) != 1:
-        raise ExportError(f"{len(leaving)} values cross from the frozen part to the trained part ({', '.join(map(str, leaving))}); "
-                          "int8 needs a single one. Start training at the input of a block")
+        raise ExportError(
+            f"{len(leaving)} values cross from the frozen part to the trained part ({', '.join(map(str, leaving))}); "
+            "int8 needs a single one. Start training at the input of a block"
+        )
     return leaving[0]
 
 
@@ -130,7 +134,11 @@ def _start_at(step: StepGraph, boundary: fx.Node, body: fx.GraphModule) -> None:
 
 
 def build_mixed(
-    model: RewrittenModel, train_step: StepGraph, forward: StepGraph, values: dict[str, Tensor], example_batch: Batch,
+    model: RewrittenModel,
+    train_step: StepGraph,
+    forward: StepGraph,
+    values: dict[str, Tensor],
+    example_batch: Batch,
     calibration: Iterable[Tensor] | None,
 ) -> StepProgram:
     """Program whose methods take int8 input (scale and zero point in ``*_input0_scale`` and ``*_input0_zp``); arguments as for ``build_program``.

@@ -100,9 +100,7 @@ _THEIR_OUT_VARIANTS = [  # kept: a Library that is collected takes its operators
 
 
 def _avg_pool2d_backward(grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override) -> Tensor:
-    return torch.ops.aten.avg_pool2d_backward(
-        grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
-    )
+    return torch.ops.aten.avg_pool2d_backward(grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 _define(

@@ -23,8 +23,12 @@ _BINARY = "add sub mul div maximum minimum bitwise_and bitwise_xor remainder"
 _ELEMENTWISE = {f"aten::{name}.out" for name in f"{_UNARY} {_BINARY}".split()} | {
     *(f"aten::{name}.Scalar_out" for name in ("add", "sub", "mul", "div", "bitwise_and", "bitwise_xor", "remainder")),
     *(f"aten::{name}.Tensor_out" for name in ("bitwise_and", "bitwise_xor", "remainder")),
-    "aten::bitwise_right_shift.Tensor_Scalar_out", "aten::bitwise_left_shift.Tensor_Scalar_out", "aten::where.self_out",
-    "lfwd::relu_backward.out", "lfwd::where_bits.out", "cortex_m::quantized_add.out",
+    "aten::bitwise_right_shift.Tensor_Scalar_out",
+    "aten::bitwise_left_shift.Tensor_Scalar_out",
+    "aten::where.self_out",
+    "lfwd::relu_backward.out",
+    "lfwd::where_bits.out",
+    "cortex_m::quantized_add.out",
 }
 
 
@@ -74,7 +78,12 @@ def _groups(specs: list, graph_module: fx.GraphModule) -> list[list]:
             source = next(iter(get_node_tensor_specs(argument)), None)
             if argument is node.kwargs.get("out") or source is None or id(source) not in wanted or id(source) in inputs:
                 continue
-            if _same_order(source, out) and id(out) in wanted and source.lifetime[1] == position and group_of[id(source)] is not group_of[id(out)]:
+            if (
+                _same_order(source, out)
+                and id(out) in wanted
+                and source.lifetime[1] == position
+                and group_of[id(source)] is not group_of[id(out)]
+            ):
                 merged = group_of[id(source)] + group_of[id(out)]
                 for spec in merged:
                     group_of[id(spec)] = merged

@@ -114,8 +114,12 @@ class _GetWeights(nn.Module):
 
 
 def build_program(
-    train_step: StepGraph, forward: StepGraph, values: dict[str, Tensor], example_batch: tuple[Tensor, Tensor],
-    lower: Callable[[ExportedProgram, str], ExportedProgram] | None = None, compile_config: EdgeCompileConfig | None = None,
+    train_step: StepGraph,
+    forward: StepGraph,
+    values: dict[str, Tensor],
+    example_batch: tuple[Tensor, Tensor],
+    lower: Callable[[ExportedProgram, str], ExportedProgram] | None = None,
+    compile_config: EdgeCompileConfig | None = None,
     numbers: dict[str, int | float] | None = None,
 ) -> StepProgram:
     """Export both graphs over shared state.
@@ -157,11 +161,13 @@ def build_program(
         _label(edge.exported_program(name).graph)
     _require_updates(edge.exported_program("train_step"), state, mutated, "lowering")
     edge._config_methods = dict(numbers or {}) or None
-    executorch = edge.to_executorch(ExecutorchBackendConfig(
-        passes=[InitializedMutableBufferPass(["state_learned_"]), _fill_labels],
-        memory_planning_pass=memory_planning_pass(),
-        emit_stacktrace=True,
-    ))
+    executorch = edge.to_executorch(
+        ExecutorchBackendConfig(
+            passes=[InitializedMutableBufferPass(["state_learned_"]), _fill_labels],
+            memory_planning_pass=memory_planning_pass(),
+            emit_stacktrace=True,
+        )
+    )
     plans = executorch.executorch_program.execution_plan
     arenas = {p.name: (p.non_const_buffer_sizes + [0, 0])[1:3] for p in plans}
     arenas = {name: tuple(sizes) for name, sizes in arenas.items() if name in modules}

@@ -149,14 +149,16 @@ class _Reader:
             not plan.delegates,
             "parts are delegated to " + ", ".join(d.id for d in plan.delegates) + ", which runs no C; export without a partitioner",
         )
-        initialised = [
-            v for i in range(len(plan.values)) if isinstance(v := self.value(i), Tensor) and v.arena is not None and v.data
-        ]
+        initialised = [v for i in range(len(plan.values)) if isinstance(v := self.value(i), Tensor) and v.arena is not None and v.data]
         chain = plan.chains[0]
         calls = [self.call(k, i.instr_args) for k, i in enumerate(chain.instructions)]
         return Method(
-            plan.name, [c for c in calls if c], self.tensors(plan.inputs, "input"), self.tensors(plan.outputs, "output"),
-            self.arenas, initialised,
+            plan.name,
+            [c for c in calls if c],
+            self.tensors(plan.inputs, "input"),
+            self.tensors(plan.outputs, "output"),
+            self.arenas,
+            initialised,
         )
 
     def number(self) -> int | float | None:

@@ -43,8 +43,11 @@ def require_few_steps(model: RewrittenModel, x: Tensor) -> None:
             m.training = mode
     for path, m in recurrent:
         if steps.get(path, 0) > MOST_STEPS:
-            raise ExportError(f"{path} ({type(m).__name__}) takes {steps[path]} steps per sample, at most {MOST_STEPS} are exported",
-                              "a program for a device has no loops: each step would be written out, kernel call by kernel call", _MEND)
+            raise ExportError(
+                f"{path} ({type(m).__name__}) takes {steps[path]} steps per sample, at most {MOST_STEPS} are exported",
+                "a program for a device has no loops: each step would be written out, kernel call by kernel call",
+                _MEND,
+            )
 
 
 def require_few_operations(step: StepGraph) -> None:
@@ -56,5 +59,8 @@ def require_few_operations(step: StepGraph) -> None:
     layers = [n.meta.get("layer", "") for n in step.graph.nodes if n.op == "call_function"]
     if len(layers) > MOST_OPERATIONS:
         worst = max(set(layers), key=layers.count)
-        raise ExportError(f"the step has {len(layers)} operations, {layers.count(worst)} of them in {worst or 'no layer'}; at most {MOST_OPERATIONS}",
-                          "a program for a device has no loops: each would be a kernel call of its own", _MEND)
+        raise ExportError(
+            f"the step has {len(layers)} operations, {layers.count(worst)} of them in {worst or 'no layer'}; at most {MOST_OPERATIONS}",
+            "a program for a device has no loops: each would be a kernel call of its own",
+            _MEND,
+        )

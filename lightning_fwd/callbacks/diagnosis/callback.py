@@ -101,7 +101,9 @@ class Diagnosis(Callback):
             return
         self._folder = Path(self.dirpath or trainer.log_dir)
         if self.plot and find_spec("matplotlib") is None:
-            raise LightningFwdError("Diagnosis draws with matplotlib", "it is not installed", 'pip install "lightning_fwd[plots]", or plot=False')
+            raise LightningFwdError(
+                "Diagnosis draws with matplotlib", "it is not installed", 'pip install "lightning_fwd[plots]", or plot=False'
+            )
         for name, kind in (("diagnosis.csv", LayerLine), ("frozen_features.csv", GainLine)):
             begin(self._folder / name, kind, fresh=trainer.global_step == 0)
 

@@ -141,9 +141,7 @@ class ForwardForward(LearningMethod):
             generator = torch.Generator().manual_seed(self.seed)
             read = hidden[1:] or hidden
             heads = {
-                str(b.index): ProjectionHead(
-                    shape_of(b.output), model.num_classes, self.pool, generator, units_last=b.index in last
-                )
+                str(b.index): ProjectionHead(shape_of(b.output), model.num_classes, self.pool, generator, units_last=b.index in last)
                 for b in read
             }
             model.inserted.readout = nn.ModuleDict(heads).to(model.example_input)

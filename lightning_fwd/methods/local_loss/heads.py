@@ -63,9 +63,7 @@ class ChannelGroups(nn.Module):
         units_last: whether the channels lie in the last dimension (tokens), not in dimension 1.
     """
 
-    def __init__(
-        self, num_classes: int, goodness: Literal["mean_square", "mean"], temperature: float, units_last: bool = False
-    ):
+    def __init__(self, num_classes: int, goodness: Literal["mean_square", "mean"], temperature: float, units_last: bool = False):
         super().__init__()
         self.units_last = units_last
         self.num_classes, self.goodness, self.temperature = num_classes, goodness, temperature

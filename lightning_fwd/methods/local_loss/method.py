@@ -82,9 +82,7 @@ class LocalLoss(LearningMethod):
         if self.prediction == "last":
             model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
 
-    def _head(
-        self, model: RewrittenModel, block: Block, shape: tuple[int, ...], last: bool, generator: torch.Generator
-    ) -> nn.Module:
+    def _head(self, model: RewrittenModel, block: Block, shape: tuple[int, ...], last: bool, generator: torch.Generator) -> nn.Module:
         classes, units = model.num_classes, shape[-1] if last else shape[1]
         if self.head != "groups":
             return ProjectionHead(shape, classes, self.pool, generator, learned=self.head == "projection", units_last=last)

@@ -112,7 +112,9 @@ class Pepita(LearningMethod):
             raise RewriteError(f"Pepita: mirror_share={self.mirror_share}", "it is a part of F", "use 0 < mirror_share <= 1")
         if self.variant == "time_local" and self.update_scale == "activity":
             raise RewriteError(
-                "Pepita: variant='time_local' with update_scale='activity'", "the first term is due before h - h_err is known", "choose another scale"
+                "Pepita: variant='time_local' with update_scale='activity'",
+                "the first term is due before h - h_err is known",
+                "choose another scale",
             )
         if self.variant == "time_local" and self.recompute:
             raise RewriteError(

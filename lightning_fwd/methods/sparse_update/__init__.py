@@ -63,9 +63,7 @@ class SparseUpdate(LearningMethod):
 
     def rewrite(self, model: RewrittenModel) -> None:
         if not 0.0 < self.channels <= 1.0:
-            raise RewriteError(
-                f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1"
-            )
+            raise RewriteError(f"SparseUpdate: channels={self.channels}", "it is a fraction of input channels", "use 0 < channels <= 1")
         low, high = self._error_densities()
         scheme = resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed)
         model.integer_factors = integer_factors(model, self.integer_scales or {}, scheme.parameters)
@@ -77,9 +75,7 @@ class SparseUpdate(LearningMethod):
         model.tape = Tape(model, trained, self.freeze_batch_norm)
         if low < 1.0:
             last = model.plan[-1].layers[-1]  # its few outputs are the error itself
-            dense = [
-                s.path for s in model.tape.stages if isinstance(s, Affine) and s.path != last and s.is_ungrouped(model)
-            ]
+            dense = [s.path for s in model.tape.stages if isinstance(s, Affine) and s.path != last and s.is_ungrouped(model)]
             model.inserted.error_sparsity = ErrorSparsity(low, high, dense).to(model.example_input.device)
             model.tape.sparsity = model.inserted.error_sparsity
 

@@ -69,6 +69,4 @@ class ErrorSparsity(nn.Module):
 
     def densities(self) -> dict[str, float]:
         """Fraction of output channels that each layer propagated in the last step."""
-        return {
-            n.rpartition("/")[0].replace("/", "."): float(b) for n, b in self._buffers.items() if n.endswith("density")
-        }
+        return {n.rpartition("/")[0].replace("/", "."): float(b) for n, b in self._buffers.items() if n.endswith("density")}

@@ -220,13 +220,9 @@ class Convolution(Affine):
 
     def _input_gradient(self, module, weight, shape, grad):
         """The transposed convolution; unlike ``convolution_backward`` it does not ask for the input."""
-        along = zip(
-            shape[2:], grad.shape[2:], module.stride, module.padding, module.dilation, module.kernel_size, strict=True
-        )
+        along = zip(shape[2:], grad.shape[2:], module.stride, module.padding, module.dilation, module.kernel_size, strict=True)
         rest = [n - ((m - 1) * s - 2 * p + d * (k - 1) + 1) for n, m, s, p, d, k in along]
-        return torch.ops.aten.convolution(
-            grad, weight, None, module.stride, module.padding, module.dilation, True, rest, module.groups
-        )
+        return torch.ops.aten.convolution(grad, weight, None, module.stride, module.padding, module.dilation, True, rest, module.groups)
 
 
 def _at(rows: Tensor | None, g: Tensor, count: int) -> Tensor:
@@ -245,9 +241,7 @@ def holds_several(node: fx.Node) -> bool:
     return "tensor_meta" in node.meta and shape_of(node) is None
 
 
-def stage_of(
-    nodes: list[fx.Node], model: RewrittenModel, needing: set[fx.Node], trained: list[str], stored_norms: bool
-) -> Stage:
+def stage_of(nodes: list[fx.Node], model: RewrittenModel, needing: set[fx.Node], trained: list[str], stored_norms: bool) -> Stage:
     """The stage of the last node, which the others lead to by values of several tensors.
 
     Args:

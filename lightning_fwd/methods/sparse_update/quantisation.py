@@ -39,7 +39,9 @@ def integer_factors(model: RewrittenModel, scales: Mapping[str, tuple[float, flo
             raise RewriteError(f"integer_scales: {path!r} is no layer", "", f"layers of this model: {', '.join(layers)}")
         if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(s, int | float) and 0 < s < math.inf for s in pair):
             raise RewriteError(
-                f"integer_scales: {path}: {pair!r}", "a scale is the value of one integer step", "give (weight scale, input scale), both > 0"
+                f"integer_scales: {path}: {pair!r}",
+                "a scale is the value of one integer step",
+                "give (weight scale, input scale), both > 0",
             )
         learning = [name for name in under(first, path) if first[name] in trained]
         if not learning:
@@ -49,7 +51,9 @@ def integer_factors(model: RewrittenModel, scales: Mapping[str, tuple[float, flo
         for name in learning:
             factor = (pair[0] * pair[1] if is_bias(name) else pair[0]) ** -2
             if factors.setdefault(first[name], factor) != factor:
-                raise RewriteError(f"integer_scales: {path}: {pair!r}", f"{name!r} is tied to a weight with another scale", "give both the same")
+                raise RewriteError(
+                    f"integer_scales: {path}: {pair!r}", f"{name!r} is tied to a weight with another scale", "give both the same"
+                )
     return factors
 
 

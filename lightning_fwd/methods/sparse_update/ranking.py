@@ -64,9 +64,7 @@ def _channels(module: nn.Module) -> int:
 def _group_importance(net: nn.Module, x: Tensor, modules: dict[str, nn.Module], ranking: Ranking) -> dict[str, Tensor]:
     import torch_pruning as tp  # here: it takes a second, and most rewrites rank nothing
 
-    measure = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp.importance.GroupTaylorImportance}[
-        ranking
-    ]()
+    measure = {"magnitude": tp.importance.GroupMagnitudeImportance, "taylor": tp.importance.GroupTaylorImportance}[ranking]()
     flags, training = {p: p.requires_grad for p in net.parameters()}, net.training
     try:
         net.eval()

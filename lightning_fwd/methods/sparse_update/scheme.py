@@ -55,17 +55,13 @@ def read_scheme(file: str | Path) -> tuple[dict[str, Amount], Biases]:
         ) from error
 
 
-def write_scheme(
-    file: str | Path, train: Mapping[str, Amount], biases: Biases, found: Mapping[str, Any] | None = None
-) -> None:
+def write_scheme(file: str | Path, train: Mapping[str, Amount], biases: Biases, found: Mapping[str, Any] | None = None) -> None:
     """Write a scheme file; ``found`` says how it came about."""
     content = {"train": dict(train), "biases": biases} | ({"found": dict(found)} if found else {})
     Path(file).write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
 
 
-def resolve(
-    model: RewrittenModel, train: Train, fraction: float, biases: Biases, ranking: Ranking, seed: int
-) -> Scheme:
+def resolve(model: RewrittenModel, train: Train, fraction: float, biases: Biases, ranking: Ranking, seed: int) -> Scheme:
     """From what the user wrote to parameters and channels; arguments as of :class:`SparseUpdate`.
 
     Raises:
@@ -74,7 +70,9 @@ def resolve(
     if isinstance(train, str) and train.endswith((".yaml", ".yml")):
         if biases != "trained":
             raise RewriteError(
-                f"biases={biases!r} beside the scheme {train!r}", "the scheme says which biases learn", "leave biases out, or write them there"
+                f"biases={biases!r} beside the scheme {train!r}",
+                "the scheme says which biases learn",
+                "leave biases out, or write them there",
             )
         train, biases = read_scheme(train)
     first = canonical_names(model)
@@ -115,17 +113,13 @@ def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[s
         return {}
     if isinstance(train, int) and not isinstance(train, bool):
         if not 1 <= train <= len(model.plan):
-            raise RewriteError(
-                f"train={train} blocks, the model has {len(model.plan)}", "", "choose fewer, or another granularity"
-            )
+            raise RewriteError(f"train={train} blocks, the model has {len(model.plan)}", "", "choose fewer, or another granularity")
         return {name: fraction for block in model.plan[-train:] for node in block.nodes for name in parameters_of(node, model)}
     _require_known(train, names, "train", model)
     amounts = train if isinstance(train, Mapping) else dict.fromkeys([train] if isinstance(train, str) else train, fraction)
     for path, amount in amounts.items():
         if not _is_amount(amount):
-            raise RewriteError(
-                f"{path}: {amount!r} of its input channels", "", "give a fraction, 0 < fraction <= 1, or a list of channels"
-            )
+            raise RewriteError(f"{path}: {amount!r} of its input channels", "", "give a fraction, 0 < fraction <= 1, or a list of channels")
     return dict(amounts)
 
 
@@ -172,13 +166,13 @@ def is_bias(name: str) -> bool:
     return own.endswith("bias") or own.startswith("bias_")
 
 
-def _choose(
-    model: RewrittenModel, wanted: dict[str, Amount], ranking: Ranking, seed: int
-) -> dict[str, tuple[int, ...]]:
+def _choose(model: RewrittenModel, wanted: dict[str, Amount], ranking: Ranking, seed: int) -> dict[str, tuple[int, ...]]:
     """Fractions to the channels of highest rank; lists as they are. A fraction keeps at least one channel."""
     fractions = {name: a for name, a in wanted.items() if isinstance(a, int | float)}
     if bare := [name for name in fractions if "." not in name]:
-        raise RewriteError(f"cannot rank the input channels of {', '.join(bare)}", "it is in no layer", "train it whole (1.0), or name its channels")
+        raise RewriteError(
+            f"cannot rank the input channels of {', '.join(bare)}", "it is in no layer", "train it whole (1.0), or name its channels"
+        )
     layers = [name.rpartition(".")[0] for name in fractions]
     ranks = rank_channels(model.original, model.example_input, layers, ranking, seed) if layers else {}
     chosen = {name: tuple(a) for name, a in wanted.items() if name not in fractions}

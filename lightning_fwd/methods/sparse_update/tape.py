@@ -34,7 +34,9 @@ class Tape:
         split = split_frozen(model.graph, model, set(self._names))
         self._before, self._entries, self._output = split.before, [n.name for n in split.entries], split.output.name
         needing, self.stages = set(), []
-        several: dict[fx.Node, list[fx.Node]] = {}  # a value of several tensors (chunk, attention): what makes it, again for each of its readers
+        several: dict[
+            fx.Node, list[fx.Node]
+        ] = {}  # a value of several tensors (chunk, attention): what makes it, again for each of its readers
         for node in split.after:
             nodes = [*dict.fromkeys(n for i in node.all_input_nodes for n in several.get(i, ())), node]
             if holds_several(node):

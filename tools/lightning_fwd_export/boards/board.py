@@ -36,7 +36,12 @@ BOARDS: dict[str, Board] = {
         Board("mps2-an386", "Cortex-M4", ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), **_MPS2),
         Board("mps2-an500", "Cortex-M7", ("-mcpu=cortex-m7", "-mfpu=fpv5-d16", "-mfloat-abi=hard"), **_MPS2),
         Board(
-            "mps3-an547", "Cortex-M55", ("-mcpu=cortex-m55", "-mfloat-abi=hard"), (0x0, 512 << 10), (0x20000000, 512 << 10), 31.25,
+            "mps3-an547",
+            "Cortex-M55",
+            ("-mcpu=cortex-m55", "-mfloat-abi=hard"),
+            (0x0, 512 << 10),
+            (0x20000000, 512 << 10),
+            31.25,
             ("-DBOARD_SSE_COUNTER",),
         ),
     )

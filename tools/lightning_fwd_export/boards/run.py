@@ -66,8 +66,12 @@ def missing_tools() -> list[str]:
 
 
 def run_on_board(
-    c_dir: str | Path, target: str | Board, program: Program, calls: Iterable[tuple[str, Sequence]],
-    optimise: Sequence[str] = ("-O2",), timeout: float = 600.0,
+    c_dir: str | Path,
+    target: str | Board,
+    program: Program,
+    calls: Iterable[tuple[str, Sequence]],
+    optimise: Sequence[str] = ("-O2",),
+    timeout: float = 600.0,
 ) -> BoardReport:
     """Run calls one after the other on a board, from freshly initialised weights.
 
@@ -97,7 +101,9 @@ def run_on_board(
         (work / "footprint_methods.h").write_text(_footprint_methods(runnable, weights))
         objects = _compile(work, Path(c_dir), target, optimise)
         runner = _link(work, Path(c_dir), target, "runner", objects, ["--specs=rdimon.specs", "-lc", "-lrdimon", "-lm"])
-        footprint = _link(work, Path(c_dir), target, "footprint", objects, ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"])
+        footprint = _link(
+            work, Path(c_dir), target, "footprint", objects, ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"]
+        )
         report.flash, report.ram = _sizes(footprint)
         report.constants = _constants(footprint)
         requests = _encode(runnable, calls, report)
@@ -110,7 +116,16 @@ def run_on_board(
 
 
 def _compile(work: Path, c_dir: Path, target: Board, optimise: Sequence[str]) -> list[str]:
-    flags = [*target.flags, "-mthumb", *optimise, *_WARNINGS, "-fno-math-errno", "-fno-strict-aliasing", "-ffunction-sections", "-fdata-sections"]
+    flags = [
+        *target.flags,
+        "-mthumb",
+        *optimise,
+        *_WARNINGS,
+        "-fno-math-errno",
+        "-fno-strict-aliasing",
+        "-ffunction-sections",
+        "-fdata-sections",
+    ]
     script = (_HERE / "link.ld").read_text()
     for name, (origin, length) in (("FLASH", target.flash), ("RAM", target.ram)):
         script = script.replace(f"{name}_ORIGIN", hex(origin)).replace(f"{name}_LENGTH", hex(length))
@@ -148,8 +163,20 @@ def _link(work: Path, c_dir: Path, target: Board, name: str, objects: list[str],
     sources = [str(_HERE / "startup.c"), str(_HERE / f"{name}.c")]
     includes = [f"-I{folder}" for folder in (work, _HERE, c_dir)]
     flags = [*target.flags, "-mthumb", "-O2", "-std=gnu99", "-Wall", *target.defines, "-ffunction-sections", "-nostartfiles"]
-    command = [_GCC, *flags, *includes, *sources, *objects, "-Wl,--gc-sections", "-Wl,--no-warn-rwx-segments",
-               "-T", str(work / "link.ld"), *libraries, "-o", str(elf)]
+    command = [
+        _GCC,
+        *flags,
+        *includes,
+        *sources,
+        *objects,
+        "-Wl,--gc-sections",
+        "-Wl,--no-warn-rwx-segments",
+        "-T",
+        str(work / "link.ld"),
+        *libraries,
+        "-o",
+        str(elf),
+    ]
     run_tool(command, f"linking for {target.name} (Flash {target.flash[1]} B, RAM {target.ram[1]} B)")
     return elf
 
@@ -166,8 +193,22 @@ def _constants(elf: Path) -> int:
 
 
 def _emulate(work: Path, elf: Path, target: Board, timeout: float) -> None:
-    command = [_QEMU, "-M", target.name, "-nographic", "-monitor", "none", "-serial", "none", "-icount", f"shift={_SHIFT}",
-               "-semihosting-config", "enable=on,target=native", "-kernel", str(elf)]
+    command = [
+        _QEMU,
+        "-M",
+        target.name,
+        "-nographic",
+        "-monitor",
+        "none",
+        "-serial",
+        "none",
+        "-icount",
+        f"shift={_SHIFT}",
+        "-semihosting-config",
+        "enable=on,target=native",
+        "-kernel",
+        str(elf),
+    ]
     try:
         done = subprocess.run(command, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired as error:
@@ -203,12 +244,17 @@ def _runner_methods(methods: list[Method], weights: bool) -> str:
         body = "\n    ".join(cases)
         return f"static void {name}({parameters})\n{{\n    switch (method) {{\n    {body}\n    default: break;\n    }}\n}}\n"
 
-    return "\n".join([
-        "#include <stddef.h>", *buffers,
-        switch("runner_call", "uint32_t method", calls),
-        switch("runner_get", "uint32_t method, void (*get)(void *, size_t)", gets).replace("default: break;", "default: (void)get; break;"),
-        switch("runner_put", "uint32_t method, void (*put)(const void *, size_t)", puts),
-    ])
+    return "\n".join(
+        [
+            "#include <stddef.h>",
+            *buffers,
+            switch("runner_call", "uint32_t method", calls),
+            switch("runner_get", "uint32_t method, void (*get)(void *, size_t)", gets).replace(
+                "default: break;", "default: (void)get; break;"
+            ),
+            switch("runner_put", "uint32_t method, void (*put)(const void *, size_t)", puts),
+        ]
+    )
 
 
 def _footprint_methods(methods: list[Method], weights: bool) -> str:

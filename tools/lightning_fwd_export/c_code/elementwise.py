@@ -51,10 +51,10 @@ _register("maximum", "aten::maximum.out")
 _register("minimum", "aten::minimum.out")
 _register("fmod", "aten::fmod.Tensor_out", "aten::fmod.Scalar_out")
 _register("remainder", "aten::remainder.Tensor_out", "aten::remainder.Scalar_out")
-_register("shift_right", "aten::bitwise_right_shift.out", "aten::bitwise_right_shift.Tensor_out",
-          "aten::bitwise_right_shift.Tensor_Scalar_out")
-_register("shift_left", "aten::bitwise_left_shift.out", "aten::bitwise_left_shift.Tensor_out",
-          "aten::bitwise_left_shift.Tensor_Scalar_out")
+_register(
+    "shift_right", "aten::bitwise_right_shift.out", "aten::bitwise_right_shift.Tensor_out", "aten::bitwise_right_shift.Tensor_Scalar_out"
+)
+_register("shift_left", "aten::bitwise_left_shift.out", "aten::bitwise_left_shift.Tensor_out", "aten::bitwise_left_shift.Tensor_Scalar_out")
 _register("pow", "aten::pow.Tensor_Scalar_out", "aten::pow.Tensor_Tensor_out")
 _register("logical_and", "aten::logical_and.out")
 _register("logical_or", "aten::logical_or.out")
@@ -107,8 +107,24 @@ def _unary(name: str, *operators: str) -> None:
 
 
 for _name in (
-    "relu", "neg", "abs", "exp", "expm1", "log", "log1p", "sqrt", "rsqrt", "reciprocal", "sigmoid", "tanh", "sign", "erf",
-    "sin", "cos", "floor", "ceil",
+    "relu",
+    "neg",
+    "abs",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "sigmoid",
+    "tanh",
+    "sign",
+    "erf",
+    "sin",
+    "cos",
+    "floor",
+    "ceil",
 ):
     _unary(_name, f"aten::{_name}.out")
 

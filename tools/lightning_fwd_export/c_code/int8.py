@@ -51,9 +51,7 @@ def _conv_fields(c: Context, weight_kc: tuple[int, int, int], pads: list[int], a
     top, left, bottom, right = pads
     expected = [
         (size + before + after - d * (k - 1) - 1) // s + 1
-        for size, before, after, d, k, s in zip(
-            (in_h, in_w), (top, left), (bottom, right), dilation, (k_h, k_w), stride, strict=True
-        )
+        for size, before, after, d, k, s in zip((in_h, in_w), (top, left), (bottom, right), dilation, (k_h, k_w), stride, strict=True)
     ]
     c.require([out_h, out_w] == expected, f"output {c.out.shape} does not follow from the input")
     return [n, in_h, in_w, in_c, out_h, out_w, out_c, k_h, k_w, k_c, *stride, top, left, *dilation]

@@ -26,7 +26,8 @@ def kernel(*operators: str) -> Callable[[Emitter], Emitter]:
 def no_kernel(call: Call, why: str) -> NoKernel:
     """The error for a call that cannot be translated."""
     return NoKernel(
-        f"operator {call.operator} in {call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''} has no C kernel", why,
+        f"operator {call.operator} in {call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''} has no C kernel",
+        why,
         "put another layer in its place: linear, 1-d and 2-d convolution, pooling, batch, layer and group norm and elementwise operations have one",
         call.layer,
     )
@@ -126,10 +127,7 @@ class Context:
         return d % rank if rank else 0
 
 
-CASTS = {
-    f"lfwd_cast_{pair}"
-    for pair in ("u8_f32", "i64_f32", "i32_f32", "s8_f32", "u8_i64", "i64_u8", "f32_i64", "f32_u8")
-}
+CASTS = {f"lfwd_cast_{pair}" for pair in ("u8_f32", "i64_f32", "i32_f32", "s8_f32", "u8_i64", "i64_u8", "f32_i64", "f32_u8")}
 
 
 def number(value: float | int, ctype: str) -> str:

@@ -80,8 +80,7 @@ def conv_shape(c: Context, x: Tensor, weight: Tensor, out: Tensor, stride, paddi
     c.require(min(*stride, *dilation, groups, k_h, k_w) >= 1 and min(padding) >= 0, "bad stride, padding, dilation or groups")
     c.require(in_c % groups == 0 == out_c % groups and weight.shape[1] * groups == in_c, "groups do not divide the channels")
     expected = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip((in_h, in_w), padding, dilation, (k_h, k_w), stride, strict=True)
+        (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip((in_h, in_w), padding, dilation, (k_h, k_w), stride, strict=True)
     ]
     c.require([out_h, out_w] == expected and out.shape[:2] == (batch, out_c), f"output {out.shape} does not follow from the input")
     fields = [batch, in_c, in_h, in_w, out_c, out_h, out_w, k_h, k_w, *stride, *padding, *dilation, groups]

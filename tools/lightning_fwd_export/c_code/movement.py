@@ -88,9 +88,17 @@ def _repeat(c: Context) -> str:
 
 
 @kernel(
-    "aten::view_copy.out", "aten::clone.out", "aten::unsqueeze_copy.out", "aten::squeeze_copy.dim_out",
-    "aten::squeeze_copy.dims_out", "aten::alias_copy.out", "aten::detach_copy.out", "aten::lift_fresh_copy.out",
-    "aten::_to_copy.out", "dim_order_ops::_to_dim_order_copy.out", "dim_order_ops::_clone_dim_order.out",
+    "aten::view_copy.out",
+    "aten::clone.out",
+    "aten::unsqueeze_copy.out",
+    "aten::squeeze_copy.dim_out",
+    "aten::squeeze_copy.dims_out",
+    "aten::alias_copy.out",
+    "aten::detach_copy.out",
+    "aten::lift_fresh_copy.out",
+    "aten::_to_copy.out",
+    "dim_order_ops::_to_dim_order_copy.out",
+    "dim_order_ops::_clone_dim_order.out",
 )
 def _same_elements(c: Context) -> str:
     source, out = c.tensor(0), c.out
@@ -123,8 +131,7 @@ def _slice(c: Context) -> str:
 
 def _check_reads(c: Context, source: Tensor, d: int, start: int, step: int, out: Tensor) -> None:
     fits = len(out.shape) == len(source.shape) and all(
-        m == n if i != d else m == 0 or start + (m - 1) * step < n
-        for i, (n, m) in enumerate(zip(source.shape, out.shape, strict=True))
+        m == n if i != d else m == 0 or start + (m - 1) * step < n for i, (n, m) in enumerate(zip(source.shape, out.shape, strict=True))
     )
     c.require(fits, f"reads {out.shape} from {source.shape} at {start} in dimension {d}")
 

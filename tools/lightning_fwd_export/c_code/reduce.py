@@ -32,7 +32,13 @@ def _reduce(c: Context, name: str, dims: list[int], extra: str = "", out: Tensor
 
 
 REDUCTIONS = {
-    "lfwd_sum_f32", "lfwd_mean_f32", "lfwd_amax_f32", "lfwd_amin_f32", "lfwd_var_f32", "lfwd_sum_i64", "lfwd_sum_u8_i64",
+    "lfwd_sum_f32",
+    "lfwd_mean_f32",
+    "lfwd_amax_f32",
+    "lfwd_amin_f32",
+    "lfwd_var_f32",
+    "lfwd_sum_i64",
+    "lfwd_sum_u8_i64",
     "lfwd_any_u8",
 }
 

@@ -29,9 +29,7 @@ class Unit:
     def pointer(self, t: Tensor) -> str:
         if t.arena is None:
             return self.named_constant(t.ctype, t.data)
-        self.used[f"t{t.index}"] = (
-            f"{t.ctype} *const t{t.index} = (void *)({self.arenas[t.arena]} + {t.offset}); /* {_shape(t)} */"
-        )
+        self.used[f"t{t.index}"] = f"{t.ctype} *const t{t.index} = (void *)({self.arenas[t.arena]} + {t.offset}); /* {_shape(t)} */"
         return f"t{t.index}"
 
     def constant(self, ctype: str, values: list) -> str:
@@ -120,8 +118,11 @@ def _weight_sources(methods: dict[str, Method]) -> list[Tensor]:
     sources = {
         c.args[-1].index: c.args[0]
         for c in m.calls
-        if c.operator in _COPIES and isinstance(c.args[0], Tensor) and isinstance(c.args[-1], Tensor)
-        and c.args[0].nbytes == c.args[-1].nbytes and c.args[0].strides == c.args[-1].strides
+        if c.operator in _COPIES
+        and isinstance(c.args[0], Tensor)
+        and isinstance(c.args[-1], Tensor)
+        and c.args[0].nbytes == c.args[-1].nbytes
+        and c.args[0].strides == c.args[-1].strides
     }
     places = [sources.get(t.index, t) for t in m.outputs]
     plain = len(sources) == len(m.calls) and all(t.data is not None and t.arena is not None for t in places)
@@ -186,8 +187,10 @@ def _weight_access(sources: list[Tensor], unit: Unit) -> str:
         get.append(f"    memcpy(weights + {at}, {place}, {t.nbytes}); /* {_shape(t)} */")
         put.append(f"    memcpy({place}, weights + {at}, {t.nbytes});")
         at += t.nbytes
-    functions = [("void lfwd_get_weights(uint8_t weights[LFWD_WEIGHTS_BYTES])", get),
-                 ("void lfwd_set_weights(const uint8_t weights[LFWD_WEIGHTS_BYTES])", put)]
+    functions = [
+        ("void lfwd_get_weights(uint8_t weights[LFWD_WEIGHTS_BYTES])", get),
+        ("void lfwd_set_weights(const uint8_t weights[LFWD_WEIGHTS_BYTES])", put),
+    ]
     return "\n\n".join("\n".join([head, "{", *body, "}"]) for head, body in functions)
 
 
@@ -200,10 +203,21 @@ def _header(source: str, run, direct, unit: Unit, sizes: dict[int, int], prototy
     for m in run.values():
         for what, tensors in (("IN", m.inputs), ("OUT", m.outputs)):
             macros += [f"#define LFWD_{m.name.upper()}_{what}{k} {t.count} /* {_shape(t)} */" for k, t in enumerate(tensors)]
-    return "\n".join([
-        _guide(source, run, bool(direct)), "#ifndef LFWD_MODEL_H", "#define LFWD_MODEL_H", "#include <stdint.h>", "", *macros, "",
-        "void lfwd_init(void);", *prototypes, "#endif", "",
-    ])
+    return "\n".join(
+        [
+            _guide(source, run, bool(direct)),
+            "#ifndef LFWD_MODEL_H",
+            "#define LFWD_MODEL_H",
+            "#include <stdint.h>",
+            "",
+            *macros,
+            "",
+            "void lfwd_init(void);",
+            *prototypes,
+            "#endif",
+            "",
+        ]
+    )
 
 
 def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
@@ -216,9 +230,12 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
     lines += [f"    {f'lfwd_{name}(...);':26}{known.get(name, 'see the prototype below')}" for name in run]
     if has_weights:
         lines += ["    lfwd_get_weights(...);    what was learned, to keep it over a reset; lfwd_set_weights puts it back"]
-    lines += ["", "One call at a time: not from an interrupt while another runs. All memory is static (*_RAM below), constants",
-              "are const and stay in Flash; nothing is allocated. int8 inputs are round(x / scale) + zero point, images",
-              "channels last (NHWC); class labels are int64_t."]
+    lines += [
+        "",
+        "One call at a time: not from an interrupt while another runs. All memory is static (*_RAM below), constants",
+        "are const and stay in Flash; nothing is allocated. int8 inputs are round(x / scale) + zero point, images",
+        "channels last (NHWC); class labels are int64_t.",
+    ]
     return "/* " + "\n".join(f" * {line}".rstrip() for line in lines)[3:] + " */"
 
 
@@ -234,20 +251,37 @@ def _constants(unit: Unit) -> str:
 
 
 def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str]) -> str:
-    arenas = [
-        f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size
-    ]
+    arenas = [f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size]
     if unit.scratch_bytes:
         arenas.append(f"static uint8_t lfwd_scratch[{unit.scratch_bytes}] __attribute__((aligned(16)));")
     tables = ["static const " + text % name for text, name in unit.tables.items()]
-    return "\n".join([
-        f"/* Generated from {source}: one call per instruction of the program. */",
-        '#include "lfwd_model.h"', "", "#include <math.h>", "#include <string.h>", "",
-        '#include "lfwd_constants.h"', '#include "lfwd_float.h"', '#include "lfwd_int8.h"', "",
-        "/* Planned memory: values that are never alive together share bytes, whatever their types: -fno-strict-aliasing. */", *arenas, "",
-        "/* Shapes and quantisation parameters, fields in the order of their struct. */", *tables, "",
-        "void lfwd_init(void)", "{", *init, "}", "", "\n\n".join(bodies), "",
-    ])
+    return "\n".join(
+        [
+            f"/* Generated from {source}: one call per instruction of the program. */",
+            '#include "lfwd_model.h"',
+            "",
+            "#include <math.h>",
+            "#include <string.h>",
+            "",
+            '#include "lfwd_constants.h"',
+            '#include "lfwd_float.h"',
+            '#include "lfwd_int8.h"',
+            "",
+            "/* Planned memory: values that are never alive together share bytes, whatever their types: -fno-strict-aliasing. */",
+            *arenas,
+            "",
+            "/* Shapes and quantisation parameters, fields in the order of their struct. */",
+            *tables,
+            "",
+            "void lfwd_init(void)",
+            "{",
+            *init,
+            "}",
+            "",
+            "\n\n".join(bodies),
+            "",
+        ]
+    )
 
 
 def _shape(t: Tensor) -> str:

@@ -34,8 +34,10 @@ def compiler(name: str) -> str:
     """
     path = shutil.which(os.environ.get({"gcc": "CC", "g++": "CXX"}[name], name)) or shutil.which(name)
     if path is None:
-        raise ExportError(f"{name} not found: the step is checked on the host with the board's kernels before anything is written. "
-                          "Install a C and C++ compiler (build-essential)")
+        raise ExportError(
+            f"{name} not found: the step is checked on the host with the board's kernels before anything is written. "
+            "Install a C and C++ compiler (build-essential)"
+        )
     return path
 
 
@@ -113,8 +115,11 @@ class HostProgram:
             return [torch.as_tensor(value).clone() for value in self.methods[method].execute(inputs)]
         except RuntimeError as error:
             shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
-            raise ExportError(f"ExecuTorch's host runtime could not run {method} on inputs {shapes}", str(error),
-                              "the runtime's own message above names the operator; a layer of another kind avoids it") from error
+            raise ExportError(
+                f"ExecuTorch's host runtime could not run {method} on inputs {shapes}",
+                str(error),
+                "the runtime's own message above names the operator; a layer of another kind avoids it",
+            ) from error
 
 
 def _refusal(data: bytes, error: RuntimeError) -> ExportError:
@@ -122,10 +127,16 @@ def _refusal(data: bytes, error: RuntimeError) -> ExportError:
     known = Runtime.get().operator_registry.operator_names
     missing = {
         f"{c.operator.removesuffix('.')} (in {c.layer or 'an unnamed module'}, {c.phase})": None
-        for m in program.methods.values() for c in m.calls if c.operator.removesuffix(".") not in known
+        for m in program.methods.values()
+        for c in m.calls
+        if c.operator.removesuffix(".") not in known
     }
     if missing:
-        return ExportError(f"ExecuTorch's host runtime has no kernel for {', '.join(missing)}", "the step could not be checked against PyTorch",
-                           "use another layer in its place")
-    return ExportError("ExecuTorch's host runtime does not load this program", str(error),
-                       "install the version of executorch that pyproject.toml names")
+        return ExportError(
+            f"ExecuTorch's host runtime has no kernel for {', '.join(missing)}",
+            "the step could not be checked against PyTorch",
+            "use another layer in its place",
+        )
+    return ExportError(
+        "ExecuTorch's host runtime does not load this program", str(error), "install the version of executorch that pyproject.toml names"
+    )
