@@ -4,28 +4,63 @@
 >>> model = lf.rewrite(net, lf.Pepita(), example_input)      # any classifier, as a rule's variant
 >>> trainer = L.Trainer(strategy="pepita")                   # or: as a drop-in strategy, LightningModule unchanged
 >>> net = lf.unwrap(model)                                   # the original class and keys, trained weights
+
+Names are imported when they are first used (PEP 562), so that the command line can answer before torch is loaded.
 """
 
-from .callbacks import CalibrateHeads, Diagnosis, StepCost
-from .classifier import Classifier
-from .cost import step_cost
-from .graph import CaptureError, LightningFwdError, RewriteError, RewrittenModel, StepError
-from .methods import (
-    METHODS,
-    Backprop,
-    ForwardForward,
-    LearningMethod,
-    LocalLoss,
-    Pepita,
-    SparseTraining,
-    SparseUpdate,
-    Statistics,
-    ZerothOrder,
-    rewrite,
-)
-from .strategies import ForwardOnlyStrategy, unwrap
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from .register import register_with_lightning
+
+if TYPE_CHECKING:
+    from .callbacks import CalibrateHeads, Diagnosis, StepCost
+    from .classifier import Classifier
+    from .cost import step_cost
+    from .errors import CaptureError, LightningFwdError, RewriteError, StepError
+    from .graph import RewrittenModel
+    from .methods import (
+        METHODS,
+        Backprop,
+        ForwardForward,
+        LearningMethod,
+        LocalLoss,
+        Pepita,
+        SparseTraining,
+        SparseUpdate,
+        Statistics,
+        ZerothOrder,
+        rewrite,
+    )
+    from .strategies import ForwardOnlyStrategy, unwrap
 
 __version__ = "0.1.0"
+
+_ROOM_OF = {
+    "CalibrateHeads": "callbacks",
+    "Diagnosis": "callbacks",
+    "StepCost": "callbacks",
+    "Classifier": "classifier",
+    "step_cost": "cost",
+    "CaptureError": "errors",
+    "LightningFwdError": "errors",
+    "RewriteError": "errors",
+    "StepError": "errors",
+    "RewrittenModel": "graph",
+    "METHODS": "methods",
+    "Backprop": "methods",
+    "ForwardForward": "methods",
+    "LearningMethod": "methods",
+    "LocalLoss": "methods",
+    "Pepita": "methods",
+    "SparseTraining": "methods",
+    "SparseUpdate": "methods",
+    "Statistics": "methods",
+    "ZerothOrder": "methods",
+    "rewrite": "methods",
+    "ForwardOnlyStrategy": "strategies",
+    "unwrap": "strategies",
+}
 
 __all__ = [
     "METHODS",
@@ -52,3 +87,17 @@ __all__ = [
     "step_cost",
     "unwrap",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOM_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f".{_ROOM_OF[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+register_with_lightning()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
-from .graph.errors import LightningFwdError
+from .errors import LightningFwdError
 from .models import build
 
 

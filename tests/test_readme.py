@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_fwd import METHODS, ForwardOnlyStrategy
-from lightning_fwd.cli import _COMMANDS, _EXPORTER, _LIGHTNING, main
+from lightning_fwd.cli.main import COMMANDS, LIGHTNING, main, plugins
 from lightning_fwd.models import MLP
 
 ROOT = Path(__file__).parents[1]
@@ -102,12 +102,12 @@ assert not any(name.split(".")[0] in ("lightning_fwd", "lightning") for name in 
 
 @pytest.mark.parametrize("command", sorted(set(re.findall(r"lightning-fwd (\w+)", README))))
 def test_every_command_exists(command):
-    if command in _COMMANDS:
+    if command in COMMANDS:
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code == 0
     else:
-        assert command in (*_LIGHTNING, *_EXPORTER)
+        assert command in (*LIGHTNING, *plugins())
 
 
 def test_the_matrix_names_each_rule_s_default_batch_norm():

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from ..cost import CostReport, Device, device_for, step_cost
-from ..graph.errors import LightningFwdError
+from ..errors import LightningFwdError
 from ..graph.phase import PHASES
 from ..graph.rewritten import RewrittenModel
 from ..strategies.batch import input_of, target_of

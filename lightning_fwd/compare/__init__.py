@@ -4,8 +4,7 @@ from .folder import Result
 from .report import plot_pareto, print_table, summarise, write_markdown
 from .run import compare
 from .scenario import Row, Scenario, load_scenario
-from .training import Training
 
 __all__ = [
-    "Result", "Row", "Scenario", "Training", "compare", "load_scenario", "plot_pareto", "print_table", "summarise", "write_markdown",
+    "Result", "Row", "Scenario", "compare", "load_scenario", "plot_pareto", "print_table", "summarise", "write_markdown",
 ]  # fmt: skip

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from ..graph.errors import LightningFwdError
-from ..graph.strict_yaml import load_yaml
+from ..errors import LightningFwdError
+from ..recipes import differences
 from .scenario import Row, Scenario
 
 RESULTS, DETAILS, SCENARIO = "results.csv", "details.csv", "scenario.yaml"
@@ -100,21 +99,3 @@ def _lines(table: Path) -> list[dict[str, str]]:
 def _settings(row: Row) -> str:
     """What makes a row's result: its definition, without what it is called."""
     return json.dumps({k: v for k, v in dataclasses.asdict(row).items() if k not in ("name", "control")}, sort_keys=True)
-
-
-def differences(there: str, here: str, free: Sequence[str]) -> list[str]:
-    """Which settings of two recipes (YAML) differ, with both values. A key that one of them lacks is None: it is older than the setting.
-
-    Args:
-        free: keys that may differ, because results of both belong to one table.
-    """
-    old, new = ({k: v for k, v in _flat(load_yaml(text)) if k.partition(".")[0] not in free} for text in (there, here))
-    return [f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in {**old, **new} if old.get(key) != new.get(key)]
-
-
-def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

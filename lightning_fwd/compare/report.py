@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ..graph.errors import LightningFwdError
+from ..errors import LightningFwdError
 from .folder import Result
 from .scenario import Scenario
 

@@ -18,13 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ..callbacks.calibrate_heads import CalibrateHeads
 from ..cost import step_cost
-from ..graph.errors import RewriteError, StepError
+from ..errors import RewriteError, StepError
 from ..methods import Statistics, rewrite
 from ..models import build
+from ..recipes import fit, pretrain, pretrained, quiet, require_same_weights
 from .folder import Result, open_folder, save
 from .scenario import Row, Scenario
-from .start import pretrain, pretrained, require_same_weights
-from .training import fit, quiet
 
 Cost = dict[str, Any]  #: the cost fields of a :class:`Result`, with a note where there is no figure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,12 +12,21 @@ from torch import nn
 
 from ..cost.device import load_device
 from ..data import DriftDataModule
-from ..graph.errors import LightningFwdError
-from ..graph.settings import check_settings
-from ..graph.strict_yaml import load_yaml
+from ..errors import LightningFwdError
 from ..methods import LearningMethod, get_method
-from .start import data_module, require_data, require_fit, require_keywords, require_trained, starting_network
-from .training import Training
+from ..recipes import (
+    Training,
+    data_module,
+    from_mapping,
+    require_data,
+    require_fit,
+    require_keywords,
+    require_trained,
+    starting_network,
+    with_data_folder,
+)
+from ..settings import check_settings
+from ..strict_yaml import load_yaml
 
 
 @dataclass
@@ -213,33 +221,3 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
         if raw.get(key) is not None:
             raw[key] = from_mapping(Training, raw[key], f"{path}: {key}")
     return from_mapping(Scenario, raw, str(path))
-
-
-def with_data_folder(text: str, path: Path) -> str:
-    """Fill in ``${LIGHTNING_FWD_DATA}``, the one variable that a scenario may use (weights that come as files)."""
-    variable = "${LIGHTNING_FWD_DATA}"
-    if variable in text and "LIGHTNING_FWD_DATA" not in os.environ:
-        raise LightningFwdError(
-            f"{path} needs the environment variable LIGHTNING_FWD_DATA",
-            "it reads files from that folder",
-            "export LIGHTNING_FWD_DATA=FOLDER",
-        )
-    return text.replace(variable, os.environ.get("LIGHTNING_FWD_DATA", ""))
-
-
-def from_mapping(cls: type, values: Any, where: str) -> Any:
-    """A dataclass from a recipe's mapping.
-
-    Raises:
-        LightningFwdError: no mapping, or a key is unknown or lacking; ``where`` says of what.
-    """
-    known = [f.name for f in dataclasses.fields(cls)]
-    if not isinstance(values, dict):
-        raise LightningFwdError(f"{where}: expected a mapping, got {values!r}", "", f"known keys: {', '.join(known)}")
-    unknown = set(values) - set(known)
-    if unknown:
-        raise LightningFwdError(f"{where}: unknown {', '.join(sorted(map(str, unknown)))}", "", f"known keys: {', '.join(known)}")
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise LightningFwdError(f"{where}: {error}", "", f"known keys: {', '.join(known)}") from error

@@ -1,9 +1,9 @@
 """What a training step costs: its graph traced, priced by phase and layer, scheduled, and held against a device."""
 
+from ..trace.step_graph import StepGraph, trace_inference, trace_step
 from .device import Device, device_names, load_device
 from .ledger import device_for, price, step_cost
 from .report import CostReport
-from .step_graph import StepGraph, trace_inference, trace_step
 
 __all__ = [
     "CostReport",

@@ -19,8 +19,8 @@ from rich.table import Table
 from torch import nn
 from torch.fx import Node
 
+from lightning_fwd.errors import LightningFwdError
 from lightning_fwd.graph.capture import capture
-from lightning_fwd.graph.errors import LightningFwdError
 from lightning_fwd.models import MODELS
 
 RULES = ("BP", "FF", "PEPITA", "MEMPEPITA")

@@ -17,9 +17,9 @@ from textwrap import indent
 
 import yaml
 
-from lightning_fwd.graph.errors import LightningFwdError
+from lightning_fwd.errors import LightningFwdError
 from lightning_fwd.graph.phase import PHASES
-from lightning_fwd.graph.strict_yaml import load_yaml
+from lightning_fwd.strict_yaml import load_yaml
 
 KINDS = ("measured", "datasheet", "estimate")
 WIDTHS = ("int8", "fp32")  #: of arithmetic; a step of mixed width has both

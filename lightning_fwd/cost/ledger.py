@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..graph.rewritten import RewrittenModel
+from ..trace.step_graph import StepGraph, trace_step
 from .device import Device, load_device
 from .operations import Operation, operations
 from .report import CostLine, CostReport
 from .schedule import schedule
-from .step_graph import StepGraph, trace_step
 from .widths import Widths, check_width
 
 NOT_COUNTED = (

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
-from .step_graph import StepGraph
-from .values import Value, base_of, gradient_values, is_view, makes_nothing, operands_read, runs_with, tensors_of
+from ..trace.step_graph import StepGraph
+from ..trace.values import Value, base_of, gradient_values, is_view, makes_nothing, operands_read, runs_with, tensors_of
 from .widths import Widths
 
 RAM_CATEGORIES = (

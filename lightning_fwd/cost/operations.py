@@ -15,8 +15,8 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import flop_registry
 
 from ..graph.elementwise_count import elementwise_count_of
-from .step_graph import StepGraph
-from .values import base_of, gradient_values, makes_nothing, operands_read, tensors_of
+from ..trace.step_graph import StepGraph
+from ..trace.values import base_of, gradient_values, makes_nothing, operands_read, tensors_of
 from .widths import Widths
 
 aten = torch.ops.aten

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..graph.errors import LightningFwdError
+from ..errors import LightningFwdError
 from .memory import timeline_by_category
 from .report import CostReport
 

@@ -7,9 +7,9 @@ from typing import Literal
 
 from torch import Tensor, fx
 
-from ..graph.errors import StepError
-from .step_graph import StepGraph
-from .values import gradient_values, tensors_of
+from ..errors import StepError
+from ..trace.step_graph import StepGraph
+from ..trace.values import gradient_values, tensors_of
 
 Width = Literal["fp32", "int8", "mixed"]
 WIDTHS = ("fp32", "int8", "mixed")

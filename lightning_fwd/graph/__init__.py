@@ -1,8 +1,8 @@
 """Capture any model as a torch.fx graph, find its blocks and layers, run it under a learning rule, and give the original back."""
 
+from ..errors import CaptureError, LightningFwdError, RewriteError, StepError
 from .blocks import Block, find_blocks
 from .capture import Capture, capture
-from .errors import CaptureError, LightningFwdError, RewriteError, StepError
 from .phase import PHASES, layer, phase
 from .rewritten import RewrittenModel
 from .step import Logits, Part, Step, StepRecord, Update

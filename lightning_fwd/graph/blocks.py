@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from torch import fx, nn
 
+from ..errors import RewriteError
 from .constants import is_constant
-from .errors import RewriteError
 
 Granularity = str | int | Sequence[str]
 

@@ -18,8 +18,8 @@ from torch import Tensor, fx, nn
 from torch._dynamo.eval_frame import OptimizedModule
 from torch.fx.passes.shape_prop import ShapeProp
 
+from ..errors import CaptureError
 from .constants import INSERTED, mark_constants
-from .errors import CaptureError
 from .leading_sizes import mark_other_leading_sizes
 from .module_state import ModuleState
 from .out_of_place import activations_out_of_place, remove_inplace

@@ -11,10 +11,10 @@ from weakref import ref
 import torch
 from torch import Tensor, fx, nn
 
+from ..errors import RewriteError, StepError
 from .blocks import Block, Granularity, find_blocks
 from .capture import capture
 from .constants import INSERTED, is_inserted
-from .errors import RewriteError, StepError
 from .module_state import ModuleState
 from .out_of_place import make_activations_out_of_place
 from .programs import BlockRunner, around_last_block, copy_of, modules_of, output_shape, whole

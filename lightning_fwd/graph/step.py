@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import StepError
+from ..errors import StepError
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from ..errors import RewriteError
 from .blocks import is_norm, layer_of, parameters_of, shape_of
 from .constants import INSERTED, is_constant
-from .errors import RewriteError
 from .segment import Segment
 
 Residual = Literal["sum", "own"]

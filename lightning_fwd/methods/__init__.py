@@ -4,7 +4,7 @@ from inspect import signature
 
 from torch import Tensor, nn
 
-from ..graph.errors import RewriteError
+from ..errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 from .backprop import Backprop
 from .base import LearningMethod

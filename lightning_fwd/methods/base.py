@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..errors import RewriteError, StepError
 from ..graph.blocks import Granularity
-from ..graph.errors import RewriteError, StepError
 from ..graph.rewritten import RewrittenModel
-from ..graph.settings import check_settings
 from ..graph.step import Logits, StepRecord, Update, Updates
+from ..settings import check_settings
 
 __all__ = ["LearningMethod", "Logits", "StepRecord", "Update", "Updates"]
 

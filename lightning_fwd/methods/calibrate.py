@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..graph.errors import RewriteError, StepError
+from ..errors import RewriteError, StepError
 from ..graph.rewritten import RewrittenModel
 
 _KEPT = 4096  # samples whose features are kept for the temperature

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..graph.errors import RewriteError
+from ..errors import RewriteError
 from ..graph.phase import phase
 from ..graph.rewritten import RewrittenModel
 from ..passes.collect_batch_statistics import collect_batch_statistics

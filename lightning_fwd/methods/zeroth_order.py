@@ -12,9 +12,9 @@ from typing import ClassVar, Literal
 
 import torch
 
+from ..errors import RewriteError
 from ..graph.blocks import canonical_names
 from ..graph.counter_random import hash32
-from ..graph.errors import RewriteError
 from ..graph.frozen_prefix import split_frozen
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel

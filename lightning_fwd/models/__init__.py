@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from torch import nn
 
-from ..graph.errors import LightningFwdError
-from ..graph.settings import arguments
+from ..errors import LightningFwdError
+from ..settings import arguments
 from .keras_weights import load_keras_weights
 from .layers import SamePad2d
 from .mlperf_tiny import DSCNN, FCAutoencoder, MobileNetV1, ResNet8, StreamingWakeWord

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..graph.errors import LightningFwdError
+from ..errors import LightningFwdError
 from .keras_weights import load_keras_weights
 
 KERAS = (".npz", ".h5", ".hdf5")  #: endings of files that :func:`load_keras_weights` reads

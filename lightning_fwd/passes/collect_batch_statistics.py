@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..errors import RewriteError, StepError
 from ..graph.constants import INSERTED
-from ..graph.errors import RewriteError, StepError
 from ..graph.phase import phase
 from ..graph.plain_layers import BATCH_NORMS, is_plain
 from ..graph.rewritten import RewrittenModel

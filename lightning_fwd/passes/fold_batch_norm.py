@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from ..errors import RewriteError
 from ..graph.blocks import layer_of, shape_of
 from ..graph.constants import INSERTED
-from ..graph.errors import RewriteError
 from ..graph.plain_layers import BATCH_NORMS, is_plain
 from ..graph.rewritten import RewrittenModel
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..errors import RewriteError
 from ..graph.constants import INSERTED
-from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..errors import RewriteError
 from ..graph.blocks import layer_of
 from ..graph.constants import INSERTED
-from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
 

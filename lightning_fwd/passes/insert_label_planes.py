@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from torch import fx, nn
 
+from ..errors import RewriteError
 from ..graph.blocks import cut_points, layer_of, shape_of, units_last
 from ..graph.constants import INSERTED
-from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from ..errors import RewriteError
 from ..graph.constants import INSERTED, is_constant
 from ..graph.counter_random import random_bits
-from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from ..errors import RewriteError
 from ..graph.constants import INSERTED
 from ..graph.counter_random import hash32, uniform
-from ..graph.errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 
 DROPOUTS = {

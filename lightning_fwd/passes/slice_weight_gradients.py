@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..graph.errors import RewriteError
+from ..errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 from ..graph.step import Part
 

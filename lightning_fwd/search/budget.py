@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..cost import load_device
-from ..graph.errors import LightningFwdError
+from ..errors import LightningFwdError
 
 _BYTES = {"": 1, "B": 1, "KB": 1000, "KIB": 1024, "MB": 1_000_000, "MIB": 1 << 20}
 _OPERATIONS = {"": 1, "K": 1000, "M": 1_000_000, "G": 1_000_000_000}

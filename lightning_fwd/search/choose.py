@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..cost import step_cost
-from ..graph.errors import LightningFwdError
+from ..errors import LightningFwdError
 from ..methods import rewrite
 from .budget import Budget
 from .space import Genome, Space, example_batch, within

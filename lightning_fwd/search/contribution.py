@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..graph.errors import StepError
+from ..errors import StepError
 from ..methods import LearningMethod, Statistics, rewrite
 
 

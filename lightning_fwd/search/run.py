@@ -21,9 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..compare.folder import differences
-from ..compare.start import (
+from ..cost import price
+from ..data import DriftDataModule
+from ..errors import LightningFwdError
+from ..methods import SparseUpdate, rewrite
+from ..methods.sparse_update import write_scheme
+from ..recipes import (
     data_module,
+    differences,
     pretrain,
     pretrained,
     require_data,
@@ -32,12 +37,8 @@ from ..compare.start import (
     require_trained,
     starting_network,
 )
-from ..cost import price, trace_inference
-from ..data import DriftDataModule
-from ..graph.errors import LightningFwdError
-from ..graph.strict_yaml import load_yaml
-from ..methods import SparseUpdate, rewrite
-from ..methods.sparse_update import write_scheme
+from ..strict_yaml import load_yaml
+from ..trace import trace_inference
 from .budget import Budget, parse_budget
 from .choose import Prices, best, random_genome, require_some
 from .contribution import accuracy_after, with_statistics

@@ -10,12 +10,10 @@ from typing import Any, Literal
 
 import yaml
 
-from ..compare.scenario import from_mapping, with_data_folder
-from ..compare.start import require_keywords
-from ..compare.training import Training
-from ..graph.errors import LightningFwdError
-from ..graph.settings import check_settings
-from ..graph.strict_yaml import load_yaml
+from ..errors import LightningFwdError
+from ..recipes import Training, from_mapping, require_keywords, with_data_folder
+from ..settings import check_settings
+from ..strict_yaml import load_yaml
 
 
 @dataclass
@@ -28,7 +26,7 @@ class SchemeSearch:
         model, model_args: for :func:`lightning_fwd.models.build`.
         weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5; ``${LIGHTNING_FWD_DATA}``
             may stand in it.
-        pretrain: backpropagation on the source first, with the keys of :class:`lightning_fwd.compare.Training`; None takes the model as ``weights``,
+        pretrain: backpropagation on the source first, with the keys of :class:`lightning_fwd.recipes.Training`; None takes the model as ``weights``,
             or its own class, give it. A model that does not know the source is refused.
         budget: see :func:`parse_budget`. width: of the arithmetic that the ledger prices. momentum: of SGD, whose state takes RAM.
         fractions: of input channels that a layer may train.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from ..graph.errors import StepError
+from ..errors import StepError
 
 _INPUT_KEYS = ("input", "inputs", "x", "image", "images", "features", "data")
 _TARGET_KEYS = ("target", "targets", "label", "labels", "y")

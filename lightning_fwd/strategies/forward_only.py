@@ -20,8 +20,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from ..errors import LightningFwdError
 from ..graph.constants import INSERTED
-from ..graph.errors import LightningFwdError
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
 from .averaging import spare_frozen_norms

@@ -10,8 +10,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from ..errors import RewriteError
 from ..graph.constants import INSERTED, is_inserted
-from ..graph.errors import RewriteError
 from ..graph.module_state import ModuleState
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, rewrite

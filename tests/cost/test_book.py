@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lightning_fwd.cost.book import PUBLISHED, RULES, Book, book, book_rows, cnn_averages, print_book, published_books
-from lightning_fwd.graph.errors import LightningFwdError
+from lightning_fwd.errors import LightningFwdError
 from lightning_fwd.models import MODELS, SmallConv
 
 # parameters; MAC of a step BP, FF, PEPITA, MEMPEPITA (MobileNet corrected); MAC of an inference BP, FF as printed

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lightning_fwd.cost.device import KINDS, device_names, load_device
-from lightning_fwd.graph.errors import LightningFwdError
+from lightning_fwd.errors import LightningFwdError
 from lightning_fwd.graph.phase import PHASES
 
 OWN = {

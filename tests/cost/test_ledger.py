@@ -8,7 +8,7 @@ from step_nets import batch_for, conv
 from torch import nn
 
 import lightning_fwd as lf
-from lightning_fwd import cli
+from lightning_fwd.cli import main
 from lightning_fwd.cost import load_device, step_cost
 from lightning_fwd.cost.plot import plot_memory
 from lightning_fwd.cost.report import _schedule
@@ -89,17 +89,17 @@ def test_plot(tmp_path, monkeypatch):
 def test_command(tmp_path, capsys):
     path = tmp_path / "cost.json"
     arguments = ["--model", "small_conv", "--method", "pepita", "--device", "stm32h735", "--width", "int8"]
-    assert cli.main(["cost", *arguments, "--json", str(path), "--plot", str(tmp_path / "m.png")]) == 0
+    assert main(["cost", *arguments, "--json", str(path), "--plot", str(tmp_path / "m.png")]) == 0
     written = json.loads(path.read_text())
     assert written["device"] == "stm32h735" and written["fits"] and written["macs_by_phase"]["second_forward"] > 0
     assert (tmp_path / "m.png").exists()
     assert "Peak RAM" in capsys.readouterr().out
-    assert cli.main(["cost", "--book"]) == 0
+    assert main(["cost", "--book"]) == 0
     assert "50,136,132" in capsys.readouterr().out
-    assert cli.main(["cost"]) == 2
+    assert main(["cost"]) == 2
     assert "no model" in capsys.readouterr().err
-    assert cli.main(["cost", *arguments, "--json", str(tmp_path / "no" / "x.json")]) == 2
-    assert cli.main(["cost", "--model", "small_conv", "--device", "nonsense"]) == 2
+    assert main(["cost", *arguments, "--json", str(tmp_path / "no" / "x.json")]) == 2
+    assert main(["cost", "--model", "small_conv", "--device", "nonsense"]) == 2
     assert "unknown device" in capsys.readouterr().err
 
 

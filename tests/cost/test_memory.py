@@ -7,10 +7,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import lightning_fwd as lf
-from lightning_fwd.cost import StepGraph, step_cost, trace_step
+from lightning_fwd.cost import step_cost
 from lightning_fwd.cost.memory import plan_memory, timeline_by_category
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.models import MLP, ResNet8, SmallConv
+from lightning_fwd.trace import StepGraph, trace_step
 
 aten = torch.ops.aten
 COPIED_BY_EXECUTORCH = frozenset({aten.permute, aten.expand, aten.slice, aten.select})

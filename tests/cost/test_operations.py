@@ -9,12 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 import lightning_fwd as lf
-from lightning_fwd.cost import step_cost, trace_inference, trace_step
+from lightning_fwd.cost import step_cost
 from lightning_fwd.cost.operations import _count, operations
 from lightning_fwd.cost.schedule import split_convolution_backward
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.graph.elementwise_count import count_elementwise
 from lightning_fwd.models import DSCNN, MLP, FCAutoencoder, MobileNetV1, ResNet8, SmallConv, StreamingWakeWord
+from lightning_fwd.trace import trace_inference, trace_step
 
 MLCOMMONS = {c.__name__: c for c in (ResNet8, DSCNN, MobileNetV1, FCAutoencoder, StreamingWakeWord)}
 

@@ -6,7 +6,7 @@ from step_nets import GatedUnit, ResNet8Tail, SelfAttention, batch_for, conv, ml
 from torch import fx, nn
 
 import lightning_fwd as lf
-from lightning_fwd.cost import StepGraph, step_cost, trace_step
+from lightning_fwd.cost import step_cost
 from lightning_fwd.cost.memory import plan_memory
 from lightning_fwd.cost.schedule import (
     PASSES,
@@ -17,9 +17,10 @@ from lightning_fwd.cost.schedule import (
     write_in_place,
 )
 from lightning_fwd.cost.schedule.rewire import readers_of
-from lightning_fwd.cost.values import base_of, is_part
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.models import MLP, ResNet8, SmallConv
+from lightning_fwd.trace import StepGraph, trace_step
+from lightning_fwd.trace.values import base_of, is_part
 
 NETS = {
     "mlp": mlp, "conv": conv, "conv_bn": SmallConv, "resnet8": ResNet8, "gated": GatedUnit, "attention": SelfAttention

@@ -17,7 +17,7 @@ from lightning_fwd_export.host.runtime import compiler
 
 import lightning_fwd as lf
 
-export_module = importlib.import_module("lightning_fwd_export.export")
+export_module = importlib.import_module("lightning_fwd_export.export_step")
 
 
 @pytest.fixture(scope="session")

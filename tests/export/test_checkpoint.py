@@ -12,7 +12,8 @@ from lightning_fwd_export.checkpoint import load_inserted, read_recipe, sample_s
 
 import lightning_fwd as lf
 from lightning_fwd.classifier import Classifier
-from lightning_fwd.cli import build_model, main
+from lightning_fwd.cli import main
+from lightning_fwd.cli.options import build_model
 from lightning_fwd.data import DriftDataModule
 from lightning_fwd.models.weights import read_checkpoint
 

@@ -12,11 +12,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import lightning_fwd as lf
-from lightning_fwd.cost import step_cost, trace_step
+from lightning_fwd.cost import step_cost
 from lightning_fwd.cost.book import book
 from lightning_fwd.graph.step import Logits, StepRecord, Update
 from lightning_fwd.methods.pepita.scaling import input_magnitude
 from lightning_fwd.models import DSCNN, MLP, MobileNetV1, ResNet8
+from lightning_fwd.trace import trace_step
 
 
 def gradients(kind, method, x=None):

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import lightning_fwd as lf
-from lightning_fwd.cost import price, step_cost, trace_inference
+from lightning_fwd.cost import price, step_cost
 from lightning_fwd.models import SmallConv
+from lightning_fwd.trace import trace_inference
 
 
 def drifted_batches() -> list[Tensor]:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 import lightning_fwd as lf
 from lightning_fwd.cli import main
-from lightning_fwd.compare.start import pretrain
 from lightning_fwd.cost import step_cost
 from lightning_fwd.data import DriftDataModule
 from lightning_fwd.models import SmallConv
+from lightning_fwd.recipes.start import pretrain
 from lightning_fwd.search import (
     Budget,
     Prices,

@@ -26,7 +26,7 @@ def fit(name: str, seed: int, out: Path) -> float:
     metrics = out / "fits" / name / f"version_{seed}" / "metrics.csv"
     if (accuracy := _test_accuracy(metrics)) is None:
         command = [
-            sys.executable, "-m", "lightning_fwd.cli", "fit", "-c", str(RECIPES / f"digits_{name}.yaml"), f"--seed_everything={seed}",
+            sys.executable, "-m", "lightning_fwd.cli.main", "fit", "-c", str(RECIPES / f"digits_{name}.yaml"), f"--seed_everything={seed}",
             "--trainer.logger=lightning.pytorch.loggers.CSVLogger", f"--trainer.logger.save_dir={out / 'fits'}",
             f"--trainer.logger.name={name}", f"--trainer.logger.version={seed}", "--trainer.enable_progress_bar=false",
         ]  # fmt: skip

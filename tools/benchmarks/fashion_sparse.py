@@ -46,7 +46,7 @@ def main() -> None:
 def fit(folder: Path, seed: int, changes: list[str]) -> tuple[float, float]:
     """Test accuracy in percent, and the density of the trained weights."""
     if not (folder / "done").exists():
-        command = [sys.executable, "-m", "lightning_fwd.cli", "fit", "-c", str(RECIPE), "--seed_everything", str(seed), *changes]
+        command = [sys.executable, "-m", "lightning_fwd.cli.main", "fit", "-c", str(RECIPE), "--seed_everything", str(seed), *changes]
         command += ["--data.init_args.seed", str(seed), "--trainer.enable_checkpointing", "true", "--trainer.enable_progress_bar", "false"]
         command += ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir", str(folder)]
         subprocess.run(command, check=True)

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from lightning_fwd.compare import Row, Scenario, compare, load_scenario
 from lightning_fwd.compare.folder import open_folder
 from lightning_fwd.cost import step_cost
-from lightning_fwd.graph.strict_yaml import load_yaml
 from lightning_fwd.models import build
+from lightning_fwd.strict_yaml import load_yaml
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare_resnet8_budgets.yaml"
 DRIFTS = ("noise=0.08", "contrast=0.3", "blur=3")

@@ -11,9 +11,9 @@ from typing import Any
 import yaml
 
 from lightning_fwd.graph.rewritten import RewrittenModel
-from lightning_fwd.graph.strict_yaml import load_yaml
 from lightning_fwd.methods import LearningMethod, get_method
 from lightning_fwd.models.weights import prefix_of
+from lightning_fwd.strict_yaml import load_yaml
 
 from .errors import ExportError
 

@@ -1,6 +1,6 @@
 """The exporter's errors."""
 
-from lightning_fwd.graph.errors import LightningFwdError
+from lightning_fwd.errors import LightningFwdError
 
 
 class ExportError(LightningFwdError):

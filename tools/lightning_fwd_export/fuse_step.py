@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from lightning_fwd.cost.step_graph import StepGraph
+from lightning_fwd.trace.step_graph import StepGraph
 
 from . import ops  # noqa: F401  (defines lfwd::)
 

@@ -14,9 +14,9 @@ from executorch.exir.passes.quantize_io_pass import QuantizeInputs
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from lightning_fwd.cost.step_graph import StepGraph
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.graph.segment import ancestors
+from lightning_fwd.trace.step_graph import StepGraph
 
 from .check import Batch, Check, compare
 from .errors import ExportError

@@ -22,9 +22,10 @@ from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_trans
 from torch import Tensor, fx, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-from lightning_fwd.cost import load_device, price, trace_inference
+from lightning_fwd.cost import load_device, price
 from lightning_fwd.cost.device import Figure, save_device
 from lightning_fwd.methods import Backprop, rewrite
+from lightning_fwd.trace import trace_inference
 
 from .errors import ExportError
 from .int8 import channels_last

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from torch.fx.passes.infra.pass_base import PassResult
 from torch.fx.traceback import preserve_node_meta
 
-from lightning_fwd.cost.step_graph import StepGraph
+from lightning_fwd.trace.step_graph import StepGraph
 
 from .errors import ExportError
 from .ops import reinplace_updates

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from lightning_fwd.cost.step_graph import StepGraph
 from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.trace.step_graph import StepGraph
 
 from .errors import ExportError
 

@@ -13,8 +13,8 @@ from rich.console import Console
 from torch import Tensor, nn
 from typing_extensions import override
 
+from ...errors import LightningFwdError
 from ...graph.constants import is_inserted
-from ...graph.errors import LightningFwdError
 from ...graph.rewritten import RewrittenModel
 from ...strategies import ForwardOnlyStrategy
 from .frozen_control import FrozenControl

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from ...graph.errors import LightningFwdError
+from ...errors import LightningFwdError
 from ...graph.rewritten import RewrittenModel
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.table import Table
 from torch import Tensor
 
-from ...graph.errors import LightningFwdError
+from ...errors import LightningFwdError
 
 
 @dataclass(frozen=True)

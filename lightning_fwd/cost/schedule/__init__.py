@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from ...trace.step_graph import StepGraph
 from ..memory import MemoryPlan, plan_memory
-from ..step_graph import StepGraph
 from ..widths import Widths
 from .apply_updates import apply_updates_at_once
 from .fuse_elementwise import fuse_elementwise

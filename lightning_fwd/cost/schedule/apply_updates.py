@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ...graph.segment import ancestors
-from ..step_graph import StepGraph
-from ..values import base_of
+from ...trace.step_graph import StepGraph
+from ...trace.values import base_of
 from .rewire import copy_of, move_behind, order_of, reaches, readers_of, recompiled
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from ..step_graph import StepGraph
-from ..values import is_view, makes_nothing, numel, runs_with
+from ...trace.step_graph import StepGraph
+from ...trace.values import is_view, makes_nothing, numel, runs_with
 from .rewire import copy_of, order_of, readers_of, recompiled
 from .write_in_place import RESHAPES
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from ..step_graph import StepGraph
-from ..values import base_of, is_view, operands_read
+from ...trace.step_graph import StepGraph
+from ...trace.values import base_of, is_view, operands_read
 from .rewire import copy_of, order_of, recompiled
 
 

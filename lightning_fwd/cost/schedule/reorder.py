@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import fx
 
 from ...graph.segment import ancestors
-from ..step_graph import StepGraph
-from ..values import Value, base_of, makes_nothing, operands_read, tensors_of
+from ...trace.step_graph import StepGraph
+from ...trace.values import Value, base_of, makes_nothing, operands_read, tensors_of
 from ..widths import Widths
 from .rewire import copy_of, output_of, readers_of, recompiled
 

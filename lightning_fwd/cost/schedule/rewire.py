@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import fx
 
-from ..step_graph import StepGraph
-from ..values import is_view
+from ...trace.step_graph import StepGraph
+from ...trace.values import is_view
 
 
 def copy_of(step: StepGraph) -> StepGraph:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..step_graph import StepGraph
+from ...trace.step_graph import StepGraph
 from .rewire import copy_of, recompiled
 
 aten = torch.ops.aten
@@ -13,7 +13,7 @@ aten = torch.ops.aten
 def split_convolution_backward(step: StepGraph) -> StepGraph:
     """Weight gradient, bias gradient and error to the input as three nodes, in this order: the layer's input dies before the error is made.
 
-    Each part takes all of the operands but reads only its own (:func:`lightning_fwd.cost.values.operands_read`).
+    Each part takes all of the operands but reads only its own (:func:`lightning_fwd.trace.values.operands_read`).
     """
     step = copy_of(step)
     for node in list(step.graph.nodes):

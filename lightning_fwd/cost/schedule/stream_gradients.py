@@ -7,8 +7,8 @@ import operator
 import torch
 from torch import fx
 
-from ..step_graph import StepGraph
-from ..values import is_view, tensors_of
+from ...trace.step_graph import StepGraph
+from ...trace.values import is_view, tensors_of
 from .rewire import copy_of, recompiled
 
 aten = torch.ops.aten

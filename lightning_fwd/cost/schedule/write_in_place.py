@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, fx
 
-from ..step_graph import StepGraph
-from ..values import base_of, is_part, is_view, makes_nothing, numel, operands_read, runs_with, tensors_of
+from ...trace.step_graph import StepGraph
+from ...trace.values import base_of, is_part, is_view, makes_nothing, numel, operands_read, runs_with, tensors_of
 from .rewire import copy_of, recompiled
 
 aten = torch.ops.aten

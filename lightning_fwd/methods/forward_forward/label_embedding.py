@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ...graph.errors import RewriteError
+from ...errors import RewriteError
 
 
 def repeat_samples(x: Tensor, label: Tensor) -> Tensor:

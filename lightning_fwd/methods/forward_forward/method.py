@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import RewriteError, StepError
 from ...graph.blocks import Block, layer_of, parameters_of, shape_of, units_last
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, wrong_labels
-from ...graph.errors import RewriteError, StepError
 from ...graph.phase import phase
 from ...graph.programs import BlockRunner
 from ...graph.rewritten import RewrittenModel

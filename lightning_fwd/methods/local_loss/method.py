@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...errors import RewriteError
 from ...graph.blocks import Block, parameters_of
-from ...graph.errors import RewriteError
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads

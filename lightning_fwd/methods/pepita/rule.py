@@ -13,8 +13,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ...errors import RewriteError, StepError
 from ...graph.counter_random import hash32
-from ...graph.errors import RewriteError, StepError
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.units import Residual, Unit, find_units

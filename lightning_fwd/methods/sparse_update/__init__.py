@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ...errors import RewriteError
 from ...graph.blocks import canonical_names
-from ...graph.errors import RewriteError
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import slice_weight_gradients

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 import torch
 
+from ...errors import RewriteError
 from ...graph.blocks import canonical_names
-from ...graph.errors import RewriteError
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.step import Update

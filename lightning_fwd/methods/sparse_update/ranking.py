@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ...errors import RewriteError
 from ...graph.counter_random import hash32, random_bits
-from ...graph.errors import RewriteError
 
 Ranking = Literal["magnitude", "taylor", "random"]
 RANKINGS: tuple[str, ...] = get_args(Ranking)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import yaml
 from torch import Tensor
 
+from ...errors import RewriteError
 from ...graph.blocks import canonical_names, is_norm, layer_of, parameters_of
-from ...graph.errors import RewriteError
 from ...graph.rewritten import RewrittenModel
-from ...graph.strict_yaml import load_yaml
 from ...passes.slice_weight_gradients import channel_dim
+from ...strict_yaml import load_yaml
 from .ranking import Ranking, rank_channels
 
 Amount = float | Sequence[int]  #: of a layer's input channels: a fraction, or which

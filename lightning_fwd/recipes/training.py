@@ -11,9 +11,9 @@ import lightning as L
 import torch
 
 from ..classifier import Classifier
-from ..graph.errors import LightningFwdError
-from ..graph.settings import check_settings
+from ..errors import LightningFwdError
 from ..methods import LearningMethod
+from ..settings import check_settings
 from ..strategies import ForwardOnlyStrategy, unwrap
 
 

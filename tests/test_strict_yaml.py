@@ -5,7 +5,7 @@ import yaml
 
 import lightning_fwd as lf
 from lightning_fwd.compare import load_scenario
-from lightning_fwd.graph.strict_yaml import load_yaml
+from lightning_fwd.strict_yaml import load_yaml
 
 
 def test_numbers_with_an_exponent_are_numbers():

@@ -11,15 +11,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from .cost import device_names, load_device
-from .cost.device import EXAMPLE
-from .data import DATASETS, HAR_DRIFTS, DriftDataModule, load_dataset
-from .data.dataset import dataset_from_arrays
-from .data.drift_kinds import DRIFT_KINDS
-from .graph.errors import LightningFwdError
-from .graph.settings import arguments
-from .methods import METHODS
-from .models import MODELS
+from ..cost import device_names, load_device
+from ..cost.device import EXAMPLE
+from ..data import DATASETS, HAR_DRIFTS, DriftDataModule, load_dataset
+from ..data.dataset import dataset_from_arrays
+from ..data.drift_kinds import DRIFT_KINDS
+from ..errors import LightningFwdError
+from ..methods import METHODS
+from ..models import MODELS
+from ..settings import arguments
 
 
 def documentation(of: Callable, heading: str = "") -> str:

@@ -1,4 +1,4 @@
-"""``lightning-fwd export``: program, C, board report, adaptation on the board. ``lightning-fwd npu``: what Vela says of a forward pass."""
+"""Ship the training step: ExecuTorch program, C, emulated board."""
 
 from __future__ import annotations
 
@@ -12,24 +12,52 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from .boards import BOARDS
-from .errors import ExportError
-from .generate_c import pte_to_c
+from lightning_fwd.cli.options import add_model_options, build_method, build_model, positive
+
+from ..errors import ExportError
+from ..quiet import quiet
 
 
-def export(arguments: list[str] | None = None) -> int:
-    """Run the command; errors of the user's raise ExportError, which ``lightning-fwd`` prints."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    from ..boards import BOARDS
+
+    add_model_options(parser, required=False)  # --pte and --config need none
+    parser.add_argument("-c", "--config", type=Path, help="recipe of lightning-fwd fit: model, rule, rate and data are taken from it")
+    parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or Keras .npz or .h5")
+    parser.add_argument("--out", required=True, type=Path, help="folder for step.pte, c/ and report.json")
+    parser.add_argument("--batch", type=positive, default=1, help="batch size of the program")
+    parser.add_argument("--lr", type=float, default=0.01)
+    parser.add_argument("--momentum", type=float, default=0.0)
+    parser.add_argument("--steps", type=positive, default=50, help="training steps checked on the host, and run on the board")
+    parser.add_argument("--board", choices=sorted(BOARDS), help="emulated board, with --run")
+    parser.add_argument("--run", action="store_true", help="train on the board's emulator")
+    parser.add_argument("--int8", action="store_true", help="quantise what lies before the first trained layer (needs --dataset)")
+    parser.add_argument("--dataset", help="real samples: a name or path as lightning_fwd.data knows it")
+    parser.add_argument("--normalize", choices=("standard", "byte"), help="how the samples are scaled")
+    parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
+    parser.add_argument("--test-samples", type=positive, default=100, help="of the drifted data, with --drift")
+    parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
+    parser.add_argument("--trust-unsealed", action="store_true", help="accept a .pte that another tool wrote")
+    parser.set_defaults(defaults={action.dest: action.default for action in parser._actions})
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ship the training step to a microcontroller: ExecuTorch program, C, emulated board.
+
+    Raises:
+        ExportError: what is asked for cannot be exported; nothing is written then.
+    """
     console = Console()
     if options.pte:
+        from ..generate_c import pte_to_c
+
         program = pte_to_c(Path(options.pte), options.out, options.trust_unsealed)
         console.print(f"wrote {options.out}: {', '.join(program.methods)}", highlight=False)
         return 0
     if options.config:
-        from .checkpoint import read_recipe
+        from ..checkpoint import read_recipe
 
-        stated = {action.dest for action in parser._actions if getattr(options, action.dest, None) != action.default}
+        stated = {key for key, default in options.defaults.items() if getattr(options, key, None) != default}
         for key, value in read_recipe(options.config).items():  # what the command line states wins
             if key not in stated:
                 setattr(options, key, value)
@@ -41,71 +69,14 @@ def export(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def npu(arguments: list[str] | None = None) -> int:
-    """Compile a network for an Ethos-U and print Vela's estimate beside the built-in profile's; optionally write a profile of this network."""
-    from lightning_fwd.cli import _model_options, build_model
-    from lightning_fwd.cost import load_device
-
-    from .npu import ACCELERATORS, npu_forward, write_profile
-
-    parser = argparse.ArgumentParser("lightning-fwd npu", description=npu.__doc__)
-    _model_options(parser, method=False)
-    parser.add_argument("--accelerator", choices=ACCELERATORS, default="ethos-u55-128")
-    parser.add_argument("--profile", type=Path, help="write a device profile there, for lightning-fwd cost --width int8 --device FILE.yaml")
-    options, console = parser.parse_args(arguments), Console()
-    if options.profile and options.profile.suffix not in (".yaml", ".yml"):
-        raise ExportError(f"--profile {options.profile}", "a profile is a YAML file", "give it a name that ends in .yaml")
-    forward = npu_forward(*build_model(options), options.accelerator)
-    profile = load_device(ACCELERATORS[options.accelerator]).cycles({"forward": forward.macs}, "int8")
-    table = Table("", "", show_header=False, title=f"one int8 forward pass of {forward.network}, {options.accelerator}")
-    table.columns[1].justify = "right"
-    table.add_row("cycles (Vela, an estimate)", f"{forward.cycles:,}")
-    table.add_row(f"ms at {forward.clock_hz / 1e6:g} MHz", f"{1e3 * forward.cycles / forward.clock_hz:.3f}")
-    table.add_row("MAC", f"{forward.macs:,}")
-    table.add_row("cycles per MAC", f"{forward.cycles_per_mac:.4f}")
-    table.add_row(f"cycles by the profile {ACCELERATORS[options.accelerator]}", f"{profile:,.0f}")
-    table.add_row("parts on the NPU", f"{forward.parts}")
-    table.add_row("left on the CPU", ", ".join(f"{count} {name}" for name, count in forward.on_cpu.items()) or "nothing")
-    console.print(table)
-    if options.profile:
-        write_profile(forward, options.profile)
-        console.print(f"wrote {options.profile}", highlight=False)
-    return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    from lightning_fwd.cli import _model_options, _positive
-
-    parser = argparse.ArgumentParser("lightning-fwd export", description="Ship the training step to a microcontroller.")
-    _model_options(parser)
-    for action in parser._actions:  # --pte needs no model
-        action.required = False
-    parser.add_argument("-c", "--config", type=Path, help="recipe of lightning-fwd fit: model, rule, rate and data are taken from it")
-    parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or Keras .npz or .h5")
-    parser.add_argument("--out", required=True, type=Path, help="folder for step.pte, c/ and report.json")
-    parser.add_argument("--batch", type=_positive, default=1, help="batch size of the program")
-    parser.add_argument("--lr", type=float, default=0.01)
-    parser.add_argument("--momentum", type=float, default=0.0)
-    parser.add_argument("--steps", type=_positive, default=50, help="training steps checked on the host, and run on the board")
-    parser.add_argument("--board", choices=sorted(BOARDS), help="emulated board, with --run")
-    parser.add_argument("--run", action="store_true", help="train on the board's emulator")
-    parser.add_argument("--int8", action="store_true", help="quantise what lies before the first trained layer (needs --dataset)")
-    parser.add_argument("--dataset", help="real samples: a name or path as lightning_fwd.data knows it")
-    parser.add_argument("--normalize", choices=("standard", "byte"), help="how the samples are scaled")
-    parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
-    parser.add_argument("--test-samples", type=_positive, default=100, help="of the drifted data, with --drift")
-    parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
-    parser.add_argument("--trust-unsealed", action="store_true", help="accept a .pte that another tool wrote")
-    return parser
-
-
 def _export_model(options: argparse.Namespace, console: Console) -> None:
-    from lightning_fwd.cli import build_method, build_model
     from lightning_fwd.methods import rewrite
     from lightning_fwd.models.weights import KERAS, load_state, load_weights, read_checkpoint
 
-    from .checkpoint import load_inserted, sample_shape
-    from .export import export_program
+    from ..checkpoint import load_inserted, sample_shape
+
+    with quiet():  # ExecuTorch and what it imports speak while they load
+        from ..export_step import export_program
 
     described = getattr(options, "data", {})
     if options.dataset and options.dataset != (described.get("init_args") or {}).get("dataset"):  # --dataset wins
@@ -158,7 +129,7 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     if options.drift and not options.run:
         console.print("accuracy before and after is measured on a board: add --board NAME --run", highlight=False)
     elif options.drift:
-        from .adapt import adapt_on_board
+        from ..adapt import adapt_on_board
 
         test = [b for b in data.changed(view="target").test_dataloader() if len(b[1]) == options.batch]
         with _progress() as progress:

@@ -1,4 +1,4 @@
-"""The command ``lightning-fwd search``."""
+"""``lightning-fwd search``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from statistics import fmean
 import yaml
 from rich.console import Console
 
-from ..graph.errors import LightningFwdError
-from ..graph.strict_yaml import load_yaml
-from .run import search
-from .spec import load_search
+from ..errors import LightningFwdError
+from ..strict_yaml import load_yaml
+from .options import NAMES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
+    from ..recipes import Training
+    from ..search import SchemeSearch, parse_budget
+    from .names import documentation
+
+    keys = ((SchemeSearch, "Keys of a search"), (Training, "Keys of pretrain"), (parse_budget, "budget"))
+    parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), NAMES])
     parser.add_argument("-c", "--config", required=True, help="search, e.g. recipes/search_resnet8.yaml")
     parser.add_argument("--out", required=True, type=Path, help="folder for scheme.yaml and the measurements; run again to resume")
     parser.add_argument("--budget", type=_budget, help='in place of the recipe\'s: a device, or e.g. "{ram: 64KB}"')
@@ -36,6 +41,8 @@ def _budget(text: str) -> str | dict:
 
 def run(options: argparse.Namespace) -> int:
     """Find what to train under a budget: bytes of RAM, operations, or a device."""
+    from ..search import load_search, search
+
     console = Console()
     overrides = {k: v for k in ("budget", "width") if (v := getattr(options, k)) is not None}
     if options.controls < 0:

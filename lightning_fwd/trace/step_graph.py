@@ -15,7 +15,7 @@ from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ..graph.errors import LightningFwdError, StepError
+from ..errors import LightningFwdError, StepError
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel
 from ..graph.step import Step, StepRecord
@@ -135,7 +135,7 @@ def trace_step(
     Args:
         example_batch: input ``(B, ...)`` and target; only their shapes and types matter.
         loss: ``(logits, target) -> scalar``, the user's loss.
-        optimizer: a name in :data:`lightning_fwd.cost.optimizers.OPTIMIZERS`; its arithmetic becomes part of the graph.
+        optimizer: a name in :data:`lightning_fwd.trace.optimizers.OPTIMIZERS`; its arithmetic becomes part of the graph.
 
     Raises:
         StepError: the rule or the model cannot learn from such a batch, or the step depends on the values of tensors.

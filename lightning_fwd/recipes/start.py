@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +13,11 @@ from torch import nn
 
 from ..data import DriftDataModule
 from ..data.subsets import stratified_subset
-from ..graph.errors import LightningFwdError
+from ..errors import LightningFwdError
 from ..methods import Backprop
 from ..models import build, load_weights
+from .recipe import Recipe
 from .training import fit, quiet
-
-if TYPE_CHECKING:
-    from ..search import SchemeSearch
-    from .scenario import Scenario
-
-    Recipe = Scenario | SchemeSearch
 
 _SAMPLES = 1000  #: on which a network must show that it knows the source
 

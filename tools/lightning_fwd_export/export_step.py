@@ -22,10 +22,10 @@ from lightning_fwd.cost.schedule import (
     stream_gradients,
     write_in_place,
 )
-from lightning_fwd.cost.step_graph import StepGraph, trace_inference, trace_step
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.models.weights import require_finite
+from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_step
 
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board

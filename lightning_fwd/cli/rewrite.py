@@ -1,18 +1,36 @@
-"""Show what a rewrite did: the graph before and after, inserted nodes marked."""
+"""``lightning-fwd rewrite``: the graph before and after a rule's passes, inserted nodes marked."""
 
 from __future__ import annotations
 
+import argparse
+from typing import TYPE_CHECKING
+
 from rich.console import Console
 from rich.table import Table
-from torch import fx
 
-from .blocks import shape_of
-from .constants import INSERTED
-from .rewritten import RewrittenModel
+from .options import add_model_options, build_method, build_model
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from ..graph.rewritten import RewrittenModel
+
+add_options = add_model_options
+
+
+def run(options: argparse.Namespace) -> int:
+    """Show a model's graph before and after a rule's passes."""
+    from ..methods import rewrite
+
+    net, example = build_model(options, batch=2)
+    print_rewrite(rewrite(net, build_method(options), example), Console())
+    return 0
 
 
 def print_rewrite(model: RewrittenModel, console: Console) -> None:
     """Print blocks, opaque modules, and the graph before and after the passes."""
+    from ..graph.constants import INSERTED
+
     console.print(f"[bold]{type(model.original).__name__}[/] rewritten by {model.method!r}", highlight=False)
     for block in model.block_runners:
         console.print(f"  block {block.index}: {', '.join(block.layers)}", highlight=False)
@@ -27,6 +45,8 @@ def print_rewrite(model: RewrittenModel, console: Console) -> None:
 
 
 def _table(title: str, graph: fx.Graph, is_new) -> Table:
+    from ..graph.blocks import shape_of
+
     table = Table(title=title, title_justify="left")
     for column in ("block", "name", "operation", "target", "inputs", "shape"):
         table.add_column(column, overflow="fold")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..graph.errors import StepError
+from ..errors import StepError
 
 
 @dataclass(frozen=True)

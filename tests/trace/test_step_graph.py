@@ -8,9 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import lightning_fwd as lf
-from lightning_fwd.cost.step_graph import trace_inference, trace_step
 from lightning_fwd.graph.phase import PHASES
 from lightning_fwd.models import MLP, ResNet8, SmallConv, SmallConv1d
+from lightning_fwd.trace.step_graph import trace_inference, trace_step
 
 BATCH = 4
 NETS = {"mlp": lambda: MLP(hidden=(24, 16)), "conv": SmallConv, "conv1d": SmallConv1d, "resnet8": ResNet8}

@@ -1,0 +1,39 @@
+"""``lightning-fwd compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from .options import NAMES
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    from ..compare import Row, Scenario
+    from ..recipes import Training
+    from .names import documentation
+
+    keys = ((Scenario, "Keys of a scenario"), (Row, "Keys of each of its rows"), (Training, "Keys of pretrain and adapt"))
+    parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), NAMES])
+    parser.add_argument("-c", "--config", required=True, help="scenario, e.g. recipes/compare_digits_drift.yaml")
+    parser.add_argument("--out", required=True, type=Path, help="folder for results.csv, summary.md and pareto.png; run again to resume")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
+    parser.add_argument("--device", help="in place of the scenario's")
+    parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the scenario's")
+    parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Pretrain, drift, adapt by each rule: accuracy and cost in one table."""
+    from ..compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
+
+    overrides = {k: v for k in ("seeds", "device", "width") if (v := getattr(options, k)) is not None}
+    scenario, console = load_scenario(options.config, overrides), Console()
+    lines = summarise(scenario, compare(scenario, options.out, options.jobs, console))
+    print_table(scenario, lines, console)
+    write_markdown(scenario, lines, options.out / "summary.md")
+    plot_pareto(scenario, lines, options.out / "pareto.png")
+    console.print(f"wrote {options.out}/results.csv, summary.md, pareto.png", highlight=False)
+    return 0

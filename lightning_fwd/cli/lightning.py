@@ -1,0 +1,72 @@
+"""``lightning-fwd fit | validate | test | predict``: LightningCLI over any LightningModule and data module."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+import warnings
+
+from ..errors import LightningFwdError
+
+
+def run(arguments: list[str]) -> int:
+    """LightningCLI over any LightningModule and data module; the defaults are the recipes' own."""
+    import lightning as L
+    from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
+
+    from ..methods import METHODS
+
+    class SaveConfig(SaveConfigCallback):
+        def setup(self, trainer, pl_module, stage):
+            if trainer.loggers:  # without a run folder it would litter the current one
+                super().setup(trainer, pl_module, stage)
+
+    class Cli(LightningCLI):
+        def add_arguments_to_parser(self, parser):
+            parser.set_defaults({"model": "lightning_fwd.classifier.Classifier", "data": "lightning_fwd.data.DriftDataModule"})
+            parser.add_argument("--test_after_fit", type=bool, default=True, help="end fit with the accuracy on the test part")
+
+        def after_fit(self):
+            if self.config.fit.test_after_fit and self.trainer.state.finished:
+                self.trainer.test(self.model, self.datamodule)
+
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # it takes them for a mistake of ours
+    warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's own, of no use to anybody here
+    try:
+        Cli(
+            L.LightningModule, L.LightningDataModule, subclass_mode_model=True, subclass_mode_data=True, args=arguments,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True}, parser_kwargs={"exit_on_error": False},
+        )  # fmt: skip
+    except argparse.ArgumentError as error:
+        raise LightningFwdError(_cause(str(error)), *_about_strategy(str(error), arguments[0])) from error
+    except ValueError as error:
+        if "invalid strategy name" not in str(error):
+            if "Errors:" in str(error):
+                raise LightningFwdError(_cause(str(error))) from error
+            raise
+        raise LightningFwdError(
+            str(error).split(". ")[0], "", f"learning rules by name: {', '.join(METHODS)}; for settings see recipes/digits_pepita.yaml"
+        ) from error
+    return 0
+
+
+def _cause(message: str) -> str:
+    """What jsonargparse says of an argument, without the types that it tried and the value that it was given."""
+    where, found, errors = message.partition("Errors:\n")
+    if not found:
+        return message
+    lines = textwrap.dedent(errors.rpartition("Given value type:")[0]).splitlines()
+    said = [line.removeprefix("- ") for line in lines if line.strip() and "Expected a <class 'NoneType'>" not in line]
+    return "\n".join([*where.splitlines()[:1], *said] if where.startswith("Parser key") else said)
+
+
+def _about_strategy(message: str, command: str) -> tuple[str, str]:
+    """Why and how to mend, where a setting was given to a strategy that a recipe names by a word."""
+    if "trainer.strategy" not in message or "Expected a dot import path string" not in message:
+        return "", f"for the options run lightning-fwd {command} --help"
+    named = "--trainer.strategy lightning_fwd.ForwardOnlyStrategy --trainer.strategy.init_args.method lightning_fwd.Pepita"
+    return (
+        "a strategy that the recipe names by a word (strategy: local_loss) has no settings to change",
+        f"take another rule by --trainer.strategy NAME, or one with settings by {named} --trainer.strategy.init_args.method.init_args.seed 3",
+    )

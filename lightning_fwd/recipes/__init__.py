@@ -1,0 +1,35 @@
+"""What a YAML recipe is: read, checked, and started. Comparisons and searches build on it, and know nothing of each other."""
+
+from .read import differences, from_mapping, with_data_folder
+from .recipe import Recipe
+from .start import (
+    data_module,
+    pretrain,
+    pretrained,
+    require_data,
+    require_fit,
+    require_keywords,
+    require_same_weights,
+    require_trained,
+    starting_network,
+)
+from .training import Training, fit, quiet
+
+__all__ = [
+    "Recipe",
+    "Training",
+    "data_module",
+    "differences",
+    "fit",
+    "from_mapping",
+    "pretrain",
+    "pretrained",
+    "quiet",
+    "require_data",
+    "require_fit",
+    "require_keywords",
+    "require_same_weights",
+    "require_trained",
+    "starting_network",
+    "with_data_folder",
+]

@@ -1,0 +1,1 @@
+"""The exporter's commands, which ``lightning-fwd`` finds by the entry point ``lightning_fwd.commands``: one file each."""
