@@ -21,6 +21,7 @@ from torch.fx.passes.shape_prop import ShapeProp
 from ..errors import CaptureError
 from .constants import INSERTED, mark_constants
 from .leading_sizes import mark_other_leading_sizes
+from .modes import set_modes
 from .module_state import ModuleState
 from .out_of_place import activations_out_of_place, remove_inplace
 from .training_mode import first_difference, insert_dropout_modules
@@ -103,8 +104,7 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
         )
     finally:
         state.restore()
-        for module, mode in modes.items():
-            module.training = mode
+        set_modes(modes)
 
 
 def _check_signature(net: nn.Module) -> None:

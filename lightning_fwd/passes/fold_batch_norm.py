@@ -117,7 +117,7 @@ class _Folding(fx.Interpreter):
         if n in self.pairs:
             layer = self.pairs[n]
             fold = FoldedLayer(layer.target, self.fetch_attr(layer.target), n.target, self.fetch_attr(n.target))
-            self.module._undo.append(fold.unfold)
+            self.module.on_undo(fold.unfold)
             self.folds[n] = fold
             got, size = fold(self._entering.pop(layer)), value.abs().max() + fold._shift().abs().max()
             if got.shape != value.shape or not (got - value).abs().max() <= max(0.01, torch.finfo(value.dtype).eps ** 0.5) * size:

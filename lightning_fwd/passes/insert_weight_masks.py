@@ -80,7 +80,7 @@ def insert_weight_masks(model: RewrittenModel, masks: dict[str, Tensor]) -> None
         for node in nodes[path]:  # more than one where the layer is called again
             with model.graph.inserting_after(node):
                 model.replace(node, model.graph.call_module(f"{INSERTED}.weight_masks.{key}", node.args, dict(node.kwargs)))
-    model._undo.append(partial(_apply_masks, model))
+    model.on_undo(partial(_apply_masks, model))
     model.register_state_dict_post_hook(_mask_state)
 
 

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from ..errors import RewriteError
 from ..graph.constants import INSERTED, is_inserted
+from ..graph.modes import kept_modes
 from ..graph.module_state import ModuleState
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, rewrite
@@ -84,7 +85,8 @@ def install(module: LightningModule, method: LearningMethod, x: Tensor, name: st
         setattr(module, name, model)
         hooks = []
     hooks.append(module.register_state_dict_post_hook(_drop_inserted))
-    model._undo += [hook.remove for hook in hooks]
+    for hook in hooks:
+        model.on_undo(hook.remove)
     return model
 
 
@@ -180,16 +182,14 @@ def _input_of_child(module: nn.Module, child: nn.Module, x: Tensor) -> Tensor:
     """What the LightningModule's forward feeds its network (it may reshape or normalise); ``x`` itself if forward cannot tell."""
     seen: list[Tensor] = []
     hook = child.register_forward_pre_hook(lambda _m, args: seen.extend(args[:1]))
-    was_training, state = {m: m.training for m in module.modules()}, ModuleState(module)
-    module.eval()
+    state = ModuleState(module)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with kept_modes(module), torch.no_grad(), torch.random.fork_rng(devices=[]):
+            module.eval()
             module(x)
     except Exception:  # no forward of its own, or one that needs a trainer: then training_step feeds the network directly
         pass
     finally:
         hook.remove()
         state.restore()
-        for m, mode in was_training.items():
-            m.training = mode
     return seen[0] if seen and isinstance(seen[0], Tensor) else x

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import LightningFwdError, StepError
+from ..graph.modes import kept_modes
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel
 from ..graph.step import Step, StepRecord
@@ -159,10 +160,10 @@ def trace_step(
         results_of[:], gradients_of[:] = results, gradients
         return [*results.values(), *gradients.values()]
 
-    modes = [(m, m.training) for m in model.modules()]
     try:
-        model.train()
-        module = _trace(step, model, [x, target, *tensors.values(), *optimizer_state.values()])
+        with kept_modes(model):
+            model.train()
+            module = _trace(step, model, [x, target, *tensors.values(), *optimizer_state.values()])
     except LightningFwdError:
         raise
     except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -174,9 +175,6 @@ def trace_step(
             str(error).splitlines()[0],
             mend,
         ) from error
-    finally:
-        for m, mode in modes:
-            m.training = mode
     names = ["input", "target", *(n.removeprefix("model.") for n in tensors), *optimizer_state]
     return _finish(module, names, results_of, gradients_of, model)
 
@@ -200,13 +198,9 @@ def trace_inference(model: nn.Module, x: Tensor) -> StepGraph:
         with torch.no_grad(), phase("forward"):
             return [functional_call(model, dict(zip(tensors, flat, strict=True)) | learned, (x,))]
 
-    modes = [(m, m.training) for m in model.modules()]
-    try:
+    with kept_modes(model):
         model.eval()
         module = _trace(predict, model, [x, *tensors.values()])
-    finally:
-        for m, mode in modes:
-            m.training = mode
     return _finish(module, ["input", *tensors], ["logits"], [], model)
 
 

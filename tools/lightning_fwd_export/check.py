@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from lightning_fwd.graph.modes import kept_modes
 from lightning_fwd.graph.rewritten import RewrittenModel
 
 from .errors import ExportError
@@ -102,21 +104,15 @@ def compare(worst: float, got: Tensor, expected: Tensor, what: str, tolerance: f
     return max(worst, difference)
 
 
-class _restored:
+@contextmanager
+def _restored(model: RewrittenModel) -> Iterator[None]:
     """Parameters, buffers, gradients and modes as they were."""
-
-    def __init__(self, model: RewrittenModel):
-        self.model = model
-
-    def __enter__(self) -> None:
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        self.saved = [(t, t.detach().clone(), t.grad) for t in tensors]
-        self.modes = [(m, m.training) for m in self.model.modules()]
-
-    def __exit__(self, *_: object) -> None:
+    saved = [(t, t.detach().clone(), t.grad) for t in [*model.parameters(), *model.buffers()]]
+    try:
+        with kept_modes(model):
+            yield
+    finally:
         with torch.no_grad():
-            for t, value, grad in self.saved:
+            for t, value, grad in saved:
                 t.copy_(value)
                 t.grad = grad
-        for m, mode in self.modes:
-            m.training = mode

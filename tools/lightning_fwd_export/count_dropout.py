@@ -38,8 +38,8 @@ def count_dropout(model: RewrittenModel, int8: bool = False) -> RewrittenModel:
         parent, _, name = path.rpartition(".")
         counted = SharedDropout(0.0 if path in off else module.p, DROPOUTS[type(module)], place, 0, twin)
         setattr(twin.get_submodule(parent), name, counted.train(module.training))
-        if path in twin._children:  # in this twin the exchange is meant
-            twin._children[path] = counted
+        if path in twin.captured_children:  # in this twin the exchange is meant
+            twin.captured_children[path] = counted
     return twin
 
 

@@ -14,6 +14,7 @@ from executorch.exir.passes.quantize_io_pass import QuantizeInputs
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from lightning_fwd.graph.modes import kept_modes
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.graph.segment import ancestors
 from lightning_fwd.trace.step_graph import StepGraph
@@ -209,10 +210,7 @@ def check_mixed(program: StepProgram, model: RewrittenModel, batches: list[Batch
 
 
 def _same_predictions(host: HostProgram, model: RewrittenModel, inputs: list[Tensor], numbers: dict[str, int | float]) -> float:
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), kept_modes(model):
+        model.eval()
         alike = [host.run("forward", quantise_input(x, numbers, "forward"))[0].argmax(1) == model(x).argmax(1) for x in inputs]
-    for m, mode in modes:
-        m.training = mode
     return float(torch.cat(alike).float().mean())

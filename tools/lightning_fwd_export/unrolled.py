@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lightning_fwd.graph.modes import kept_modes
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.trace.step_graph import StepGraph
 
@@ -32,15 +33,12 @@ def require_few_steps(model: RewrittenModel, x: Tensor) -> None:
 
     recurrent = [(path, m) for path, m in model.original.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
     hooks = [m.register_forward_pre_hook(lambda m, inputs, path=path: count(path, m, inputs)) for path, m in recurrent]
-    modes = [(m, m.training) for m in model.original.modules()]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), kept_modes(model.original):
             model.original.eval()(x) if hooks else None
     finally:
         for hook in hooks:
             hook.remove()
-        for m, mode in modes:
-            m.training = mode
     for path, m in recurrent:
         if steps.get(path, 0) > MOST_STEPS:
             raise ExportError(

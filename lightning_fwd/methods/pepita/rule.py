@@ -93,7 +93,7 @@ class Pepita(LearningMethod):
         share_dropout_masks(model, self.seed)
         if self.batch_norm == "fold":
             fold_batch_norm(model)
-        model.inserted.run_plain = model._inference
+        model.inserted.run_plain = model.inference
         if self.normalise:
             insert_normalisation(model, SampleStandardise())
             model.compile_inference()
