@@ -14,12 +14,12 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..errors import RewriteError
-from ..graph.counter_random import hash32, uniform
-from ..graph.phase import layer, phase
-from ..graph.rewritten import RewrittenModel
-from ..passes import insert_weight_masks
-from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from ...errors import RewriteError
+from ...graph.counter_random import hash32, uniform
+from ...graph.phase import layer, phase
+from ...graph.rewritten import RewrittenModel
+from ...passes import insert_weight_masks
+from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
 
 
 @dataclass

@@ -12,17 +12,17 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..errors import RewriteError
-from ..graph.blocks import canonical_names
-from ..graph.counter_random import hash32
-from ..graph.frozen_prefix import split_frozen
-from ..graph.phase import layer, phase
-from ..graph.rewritten import RewrittenModel
-from ..graph.segment import Segment
-from ..passes import insert_weight_perturbations, share_dropout_masks
-from ..passes.insert_weight_perturbations import direction
-from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
-from .sparse_update.scheme import resolve
+from ...errors import RewriteError
+from ...graph.blocks import canonical_names
+from ...graph.counter_random import hash32
+from ...graph.frozen_prefix import split_frozen
+from ...graph.phase import layer, phase
+from ...graph.rewritten import RewrittenModel
+from ...graph.segment import Segment
+from ...passes import insert_weight_perturbations, share_dropout_masks
+from ...passes.insert_weight_perturbations import direction
+from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from ..sparse_update.scheme import resolve
 
 
 @dataclass

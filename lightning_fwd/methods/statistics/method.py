@@ -11,11 +11,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..errors import RewriteError
-from ..graph.phase import phase
-from ..graph.rewritten import RewrittenModel
-from ..passes.collect_batch_statistics import collect_batch_statistics
-from .base import LearningMethod, Logits, StepRecord, Update, Updates
+from ...errors import RewriteError
+from ...graph.phase import phase
+from ...graph.rewritten import RewrittenModel
+from ...passes.collect_batch_statistics import collect_batch_statistics
+from ..base import LearningMethod, Logits, StepRecord, Update, Updates
 
 
 @dataclass

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ..graph.phase import phase
-from ..graph.rewritten import RewrittenModel
-from ..passes import fold_batch_norm
-from .base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from ...graph.phase import phase
+from ...graph.rewritten import RewrittenModel
+from ...passes import fold_batch_norm
+from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
 
 
 @dataclass

@@ -1,0 +1,5 @@
+"""Batch-norm statistics recomputed on the target: forward passes only, no labels, no gradient."""
+
+from .method import Statistics
+
+__all__ = ["Statistics"]
