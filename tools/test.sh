@@ -13,4 +13,6 @@ if ! command -v arm-none-eabi-g++ >/dev/null || ! command -v qemu-system-arm >/d
     fi
 fi
 ruff check .
+ruff format --check .
+mypy
 exec python -m pytest -n "${TEST_JOBS:-2}" --dist loadfile "$@"

@@ -27,7 +27,7 @@ class CalibrateHeads(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         strategy = trainer.strategy
-        if not isinstance(strategy, ForwardOnlyStrategy) or strategy.rewritten.has_learned:
+        if not isinstance(strategy, ForwardOnlyStrategy) or strategy.network.has_learned:
             return
         batches = self.source
         if isinstance(batches, LightningDataModule):
@@ -35,4 +35,4 @@ class CalibrateHeads(Callback):
             batches.setup("fit")
             batches = batches.train_dataloader()
         on_device = ((strategy.input_of(b), strategy.target_of(b)) for b in map(strategy.batch_to_device, batches))
-        calibrate(strategy.rewritten, on_device)
+        calibrate(strategy.network, on_device)

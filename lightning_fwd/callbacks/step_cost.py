@@ -88,7 +88,9 @@ class StepCost(Callback):
     @property
     def total_macs(self) -> int:
         """MAC of all training steps so far, each at the batch size that was priced; a resumed run counts on."""
-        return self._macs_before + sum(count * self.reports[key].total_macs for key, count in self.steps.items() if self.reports[key])
+        return self._macs_before + sum(
+            count * report.total_macs for key, count in self.steps.items() if (report := self.reports[key]) is not None
+        )
 
     @property
     @override
@@ -108,13 +110,14 @@ class StepCost(Callback):
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not hasattr(pl_module, "flops_per_batch"):  # ThroughputMonitor looks once, at the first batch
-            pl_module.flops_per_batch, self._gives_flops = 0, True
+            pl_module.flops_per_batch = 0  # type: ignore[assignment]
+            self._gives_flops = True
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or (self.dirpath is None and trainer.logger is None):
             return
-        self._file = Path(self.dirpath or trainer.log_dir) / "step_cost.csv"
+        self._file = Path(self.dirpath or trainer.log_dir or ".") / "step_cost.csv"
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             if trainer.global_step == 0 or not self._file.exists():
@@ -165,7 +168,7 @@ class StepCost(Callback):
             self._logged = report
             pl_module.log_dict(_metrics(report, measured), on_step=True, on_epoch=False, batch_size=samples)
             if self._gives_flops:
-                pl_module.flops_per_batch = 2 * report.total_macs * samples // report.batch_size
+                pl_module.flops_per_batch = 2 * report.total_macs * samples // report.batch_size  # type: ignore[assignment]
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -210,7 +213,7 @@ class StepCost(Callback):
             x = input_of(batch) if x is None else x
             target = getattr(trainer.strategy, "target_of", target_of)(batch)
             if self.batch_size is not None:  # only shapes count
-                x, target = (_of_size(self.batch_size, t) for t in (x, target))
+                x, target = _of_size(self.batch_size, x), None if target is None else _of_size(self.batch_size, target)
             loss, target = _loss_for(target, x)
             if not isinstance(network, RewrittenModel):
                 network = copy.deepcopy(network)
@@ -257,8 +260,8 @@ def _samples(batch: Any) -> int:
     return next((t.shape[0] for t in _tensors(batch) if t.ndim), 0)
 
 
-def _of_size(samples: int, tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.new_zeros(samples, *tensor.shape[1:])
+def _of_size(samples: int, tensor: Tensor) -> Tensor:
+    return tensor.new_zeros(samples, *tensor.shape[1:])
 
 
 def _loss_for(target: Tensor | None, x: Tensor):

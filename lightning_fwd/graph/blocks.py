@@ -10,11 +10,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 from torch import fx, nn
 
 from ..errors import RewriteError
 from .constants import is_constant
+from .operand import known_shape, module_of, operand, target_path
 
 Granularity = str | int | Sequence[str]
 
@@ -46,13 +48,13 @@ def parameters_of(node: fx.Node, root: nn.Module) -> dict[str, nn.Parameter]:
 def _parameters_in(node: fx.Node, root: nn.Module) -> dict[str, nn.Parameter]:
     found: dict[str, nn.Parameter] = {}
     if node.op == "call_module":
-        module = root.get_submodule(node.target)
+        module = module_of(node, root)
         if hasattr(module, "uses"):  # inserted by a pass in the place of a layer, whose parameters it runs
-            found = {name: operator.attrgetter(name)(root) for name in module.uses}
+            found = {name: operator.attrgetter(name)(root) for name in cast(Sequence[str], module.uses)}
         else:
             found = {f"{node.target}.{name}": p for name, p in module.named_parameters()}
-    elif node.op == "get_attr" and isinstance(value := operator.attrgetter(node.target)(root), nn.Parameter):
-        found = {node.target: value}
+    elif node.op == "get_attr" and isinstance(value := operator.attrgetter(target_path(node))(root), nn.Parameter):
+        found = {target_path(node): value}
     for given in node.all_input_nodes:
         if is_constant(given):
             found |= _parameters_in(given, root)
@@ -71,7 +73,7 @@ def layer_of(node: fx.Node, root: nn.Module) -> str | None:
     if not names:
         return None
     if node.op == "call_module" and names[0].startswith(f"{node.target}."):
-        return node.target
+        return target_path(node)
     return names[0].rpartition(".")[0] or names[0]
 
 
@@ -83,7 +85,7 @@ def is_norm(module: nn.Module) -> bool:
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """Shape of a node's value for the example input, or None where it is not one tensor."""
     meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
+    return None if meta is None or not hasattr(meta, "shape") else tuple(meta.shape)
 
 
 def units_last(nodes: Sequence[fx.Node], root: nn.Module) -> bool:
@@ -91,7 +93,7 @@ def units_last(nodes: Sequence[fx.Node], root: nn.Module) -> bool:
 
     Behind a convolution, and in a flat activation, they lie in dimension 1.
     """
-    shape = shape_of(nodes[-1])
+    shape = known_shape(shape_of(nodes[-1]))
     for node in reversed(nodes):
         weights = [p for p in parameters_of(node, root).values() if p.ndim > 1]
         if weights:
@@ -136,7 +138,7 @@ def _rederive_batch_sizes(graph: fx.Graph) -> None:
                     own = graph.call_method("size", (source, 0))
                 user.replace_input_with(node, own)
         while node is not measured and not node.users:
-            unused, node = node, node.args[0]
+            unused, node = node, operand(node)
             graph.erase_node(unused)
 
 
@@ -149,11 +151,11 @@ def _leading(node: fx.Node) -> tuple[int, bool] | None:
 def _measured_by(node: fx.Node) -> fx.Node | None:
     """The tensor whose leading size ``node`` is: ``x.size(0)``, ``x.size()[0]`` or ``x.shape[0]``."""
     if node.op == "call_method" and node.target == "size" and node.args[1:] == (0,):
-        return node.args[0]
+        return operand(node)
     if node.op == "call_function" and node.target is operator.getitem and node.args[1] == 0:
-        sizes = node.args[0]
+        sizes = operand(node)
         if (sizes.op, sizes.target, sizes.args[1:]) in (("call_method", "size", ()), ("call_function", getattr, ("shape",))):
-            return sizes.args[0]
+            return operand(sizes)
     return None
 
 

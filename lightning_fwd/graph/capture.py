@@ -49,7 +49,8 @@ class _LeafTracer(fx.Tracer):
 
     def __init__(self, leaves: set[str]):
         super().__init__()
-        self._kept_whole, self.failed_in = leaves, None
+        self._kept_whole = leaves
+        self.failed_in: str | None = None
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args=None):
         """One placeholder: optional arguments of forward keep their defaults."""
@@ -222,6 +223,7 @@ def _trace_keeping(net: nn.Module, opaque: dict[str, str], at_root: set[str]) ->
     What the root writes into itself goes to ``at_root``.
     """
     tracer, before, state, known = _LeafTracer(set(opaque)), set(net.__dict__), ModuleState(net), len(opaque)
+    graph: fx.Graph | None
     try:
         graph = tracer.trace(net)
     except Exception as error:  # whatever the model's code raises on a traced value

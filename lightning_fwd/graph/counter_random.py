@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ def random_bits(seed: int | Tensor, shape: Sequence[int], device: torch.device |
     if isinstance(seed, int):
         seed = torch.tensor(seed, device=device)
     index = torch.arange(math.prod(shape), device=device if device is not None else seed.device)
-    return hash32(index + hash32(seed)).reshape(tuple(shape))
+    return cast(Tensor, hash32(index + hash32(seed))).reshape(tuple(shape))
 
 
 def uniform(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:

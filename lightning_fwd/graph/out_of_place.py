@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, fx, nn
 
+from .operand import module_of, target_path
+
 _OPERATORS = {
     operator.iadd: operator.add,
     operator.isub: operator.sub,
@@ -31,11 +33,11 @@ def remove_inplace(graph_module: fx.GraphModule) -> None:
 
 def _make_out_of_place(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
-        return getattr(root.get_submodule(node.target), "inplace", False) is True
+        return getattr(module_of(node, root), "inplace", False) is True
     if node.op in ("call_function", "call_method") and node.kwargs.get("inplace"):
         node.update_kwarg("inplace", False)
         return True
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name: str = target_path(node) if node.op == "call_method" else getattr(node.target, "__name__", "")
     if node.op == "call_function" and node.target in _OPERATORS:
         node.target = _OPERATORS[node.target]
     elif node.op in ("call_function", "call_method") and name.endswith("_") and not name.endswith("__"):
@@ -56,12 +58,12 @@ def activations_out_of_place(net: nn.Module) -> Iterator[None]:
         yield
     finally:
         for module in changed:
-            module.inplace = True
+            module.inplace = True  # type: ignore[assignment]
 
 
 def make_activations_out_of_place(net: nn.Module) -> list[nn.Module]:
     """Set ``inplace = False`` wherever it was True, and say where."""
     changed = [module for module in net.modules() if getattr(module, "inplace", False) is True]
     for module in changed:
-        module.inplace = False
+        module.inplace = False  # type: ignore[assignment]
     return changed

@@ -17,7 +17,8 @@ def is_plain(module: nn.Module | None, *classes: type[nn.Module]) -> bool:
     """
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return (
-        type(module) in classes
+        module is not None
+        and type(module) in classes
         and not is_parametrized(module)
         and "forward" not in module.__dict__
         and not any(getattr(module, name) for name in hooks)

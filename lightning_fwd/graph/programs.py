@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, fx, nn
 
 from .blocks import Block, parameters_of
@@ -16,7 +18,7 @@ class BlockRunner:
     """
 
     def __init__(self, model: nn.Module, block: Block):
-        nodes = [n for n in model.graph.nodes if n.meta.get("block") == block.index]
+        nodes = [n for n in cast(fx.Graph, model.graph).nodes if n.meta.get("block") == block.index]
         inside = set(nodes)
         inputs = list(dict.fromkeys(i for n in nodes for i in n.all_input_nodes if i not in inside and not is_constant(i)))
         emitted = [n for n in nodes if n.meta.get("emit")]

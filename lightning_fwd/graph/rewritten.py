@@ -53,6 +53,7 @@ class RewrittenModel(View):
     how_captured: str
     draws_in_training: list[str]  # paths of modules that draw random numbers in training
     pending: PendingSteps
+    _custom_norms: list[str]
     inference: Segment  #: the original's own computation
 
     def __init__(self, net: nn.Module, method: Any, example_input: Tensor, granularity: Granularity = "layer"):
@@ -154,10 +155,10 @@ class RewrittenModel(View):
         Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with losses of
         its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n times the step).
         """
-        whole = isinstance(target, Tensor) and not target.is_floating_point()
+        labels = target.long() if isinstance(target, Tensor) and not target.is_floating_point() else target
         pending = self.pending
         pending.clear()
-        pending.target, pending.loss_scale, pending.stepping = target.long() if whole else target, loss_scale, True
+        pending.target, pending.loss_scale, pending.stepping = labels, loss_scale, True
         try:
             yield
         finally:

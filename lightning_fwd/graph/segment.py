@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from torch import fx, nn
 
@@ -41,13 +41,13 @@ class Segment:
         graph.output(tuple(copy_of(node) for node in outputs))
         code = graph.python_code("self")
         self.source, self._globals = code.src, code.globals
-        self._function = None
+        self._function: Callable | None = None
 
     def __call__(self, root: nn.Module, *inputs: Any) -> tuple:
         if self._function is None:
             scope = dict(self._globals)
             exec(compile(self.source, "<segment>", "exec"), scope)
-            self._function = scope["forward"]
+            self._function = cast(Callable, scope["forward"])
         return self._function(root, *inputs)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ class Update:
 
     def whole_gradient(self) -> Tensor:
         """The gradient in the shape and type of the parameter, zero outside its part; under autocast a rule may compute it in bf16."""
+        assert self.gradient is not None, "an update with a value has no gradient"
         gradient = self.gradient.to(self.tensor.dtype)
         return gradient if self.part is None else self.part.put(torch.zeros_like(self.tensor), gradient)
 
@@ -112,6 +113,7 @@ class Step:
         try:
             item = self._updates.send(error)
             while True:
+                assert isinstance(item, Update), "a rule yields Logits once"
                 yield item
                 item = next(self._updates)
         except StopIteration:

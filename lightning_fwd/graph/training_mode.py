@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .constants import INSERTED
+from .operand import given
 
 _FUNCTIONAL_DROPOUT = {
     nn.functional.dropout: nn.Dropout,
@@ -91,7 +92,7 @@ class TrainingEffects(fx.Interpreter):
         before = _generators(self._device)
         value = super().call_module(target, args, kwargs)
         if _generators(self._device) != before:
-            self.draws.append(target)
+            self.draws.append(str(target))
         return value
 
     def see(self, x: Tensor) -> None:
@@ -106,7 +107,7 @@ class TrainingEffects(fx.Interpreter):
             for name, (buffer, copy) in buffers.items():
                 path, _, own = name.rpartition(".")
                 module = self.module.get_submodule(path)
-                if not torch.equal(module._buffers[own], copy):
+                if not torch.equal(given(module._buffers[own]), copy):
                     module._buffers[own] = buffer.copy_(copy)
                     if path and buffer.is_floating_point() and "parametrizations" not in path.split("."):
                         self.writes.append(path)
@@ -114,5 +115,5 @@ class TrainingEffects(fx.Interpreter):
 
 def _generators(device: torch.device) -> tuple:
     cuda = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
-    _, numpys, position, *_ = np.random.get_state()
-    return torch.get_rng_state().numpy().tobytes(), cuda, numpys.tobytes(), position, random.getstate()
+    numpys = np.random.get_state(legacy=False)["state"]
+    return torch.get_rng_state().numpy().tobytes(), cuda, numpys["key"].tobytes(), numpys["pos"], random.getstate()

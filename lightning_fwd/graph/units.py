@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from ..errors import RewriteError
 from .blocks import is_norm, layer_of, parameters_of, shape_of
 from .constants import INSERTED, is_constant
+from .operand import known_shape, module_of, target_path
 from .segment import Segment
 
 Residual = Literal["sum", "own"]
@@ -102,7 +103,7 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
         dead = [n.name for n in available if n is not output and n is not h and not any(u in later for u in n.users)]
         units.append(
             Unit(
-                layer_of(layer_nodes[0], model),
+                layer_of(layer_nodes[0], model) or "",
                 tuple(p for n in layer_nodes for p in parameters_of(n, model)),
                 layer,
                 [n.name for n in _outside(leading + layer_nodes)],
@@ -149,7 +150,7 @@ def _outside(nodes: Iterable[fx.Node]) -> list[fx.Node]:
 
 
 def _is_norm_node(node: fx.Node, root: nn.Module) -> bool:
-    return node.op == "call_module" and is_norm(root.get_submodule(node.target))
+    return node.op == "call_module" and is_norm(module_of(node, root))
 
 
 def _activation(z: fx.Node, residual: Residual, known: set[fx.Node], root: nn.Module) -> fx.Node:
@@ -175,18 +176,18 @@ def _is_sum(node: fx.Node) -> bool:
 
 def _is_activation(node: fx.Node, root: nn.Module) -> bool:
     if node.op == "call_module":
-        module = root.get_submodule(node.target)
+        module = module_of(node, root)
         package, _, name = type(module).__module__.rpartition(".")
         known = (package == "torch.nn.modules" and name in _ACTIVATION_MODULES) or isinstance(module, nn.Identity)
-        return known or is_norm(module) or node.target.startswith(INSERTED)
+        return known or is_norm(module) or target_path(node).startswith(INSERTED)
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return name in _ACTIVATIONS or _is_sum(node)
 
 
 def _positions(z: fx.Node, layer: fx.Node, root: nn.Module) -> int:
     """Output positions that share a weight of ``layer``: H x W of a convolution, tokens of a linear layer, what a norm's vector spreads over."""
-    shape, weight = shape_of(z), max(parameters_of(layer, root).values(), key=lambda p: p.ndim)
-    module = root.get_submodule(layer.target) if layer.op == "call_module" else None
+    shape, weight = known_shape(shape_of(z)), max(parameters_of(layer, root).values(), key=lambda p: p.ndim)
+    module = module_of(layer, root) if layer.op == "call_module" else None
     if weight.ndim == 1 or (module is not None and is_norm(module)):
         return max(1, math.prod(shape[1:]) // weight.numel())
     if weight.ndim == len(shape) > 2 and (module is not None or layer.target in _CONVOLUTIONS):

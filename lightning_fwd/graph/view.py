@@ -44,6 +44,10 @@ class View(nn.Module):
         """Module that holds all inserted state."""
         return self._modules[INSERTED]
 
+    @inserted.setter
+    def inserted(self, module: nn.Module) -> None:
+        self._modules[INSERTED] = module  # nn.Module.__setattr__ would register it as "inserted"
+
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
@@ -54,7 +58,7 @@ class View(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "inserted":
-            self._modules[INSERTED] = value  # nn.Module.__setattr__ would register it as "inserted"
+            object.__setattr__(self, name, value)
         elif isinstance(value, nn.Module):  # a new head, say: it belongs to the original
             setattr(self.original, name, value)
             self._modules[name] = value
@@ -73,10 +77,10 @@ class View(nn.Module):
         return iter(self.original)  # type: ignore[call-overload]
 
     def __getitem__(self, index: Any) -> Any:
-        return self.original[index]  # type: ignore[index]
+        return self.original[index]  # type: ignore[index, operator]
 
     def __setitem__(self, index: Any, module: nn.Module) -> None:
-        self.original[index] = module  # type: ignore[index]
+        self.original[index] = module  # type: ignore[index, operator]
         self._modules.update(self.original._modules)
 
     # ---- modules that were replaced since

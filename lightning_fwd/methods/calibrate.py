@@ -15,7 +15,7 @@ _KEPT = 4096  # samples whose features are kept for the temperature
 
 
 @torch.no_grad()
-def calibrate(model: RewrittenModel, batches: Iterable[tuple[Tensor, Tensor]], ridge: float = 1e-3) -> None:
+def calibrate(model: RewrittenModel, batches: Iterable[tuple[Tensor, Tensor | None]], ridge: float = 1e-3) -> None:
     """Fit the heads of a rewritten model by ridge regression on labelled (source) samples; the model's own weights stay.
 
     One pass over the samples: each head, or all heads that predict together, gets the least-squares map from its features to the one-hot labels, then

@@ -9,7 +9,7 @@ from .install import install, installed, unwrap
 
 for _name, _method in METHODS.items():
     if _name not in StrategyRegistry:
-        StrategyRegistry.register(_name, ForwardOnlyStrategy, description=_method.__doc__.splitlines()[0], method=_name)
+        StrategyRegistry.register(_name, ForwardOnlyStrategy, description=(_method.__doc__ or "").splitlines()[0], method=_name)
     elif StrategyRegistry[_name]["strategy"] is not ForwardOnlyStrategy:
         _other = StrategyRegistry[_name]["strategy"]
         raise LightningFwdError(

@@ -62,7 +62,8 @@ def _describe(batch: Any) -> str:
 def example_batch(source: Any) -> Any:
     """Two samples of a DataLoader (or a list of them), collated, without touching its sampler, its workers or the global generator."""
     loader = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source
-    dataset, collate = getattr(loader, "dataset", None), getattr(loader, "collate_fn", None)
+    dataset: Any = getattr(loader, "dataset", None)
+    collate = getattr(loader, "collate_fn", None)
     with torch.random.fork_rng(devices=[]):
         indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
         if collate is not None and indexed:

@@ -89,8 +89,21 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     @property
     def rewritten(self) -> RewrittenModel | None:
-        """The rewritten network."""
+        """The rewritten network, once there is one."""
         return installed(self.lightning_module) if self.lightning_module is not None else None
+
+    @property
+    def network(self) -> RewrittenModel:
+        """The rewritten network, which is there from the set-up on."""
+        model = self.rewritten
+        assert model is not None, "before connect() there is no rewritten network"
+        return model
+
+    @property
+    def connected(self) -> LightningModule:
+        """The LightningModule, which is there from the set-up on."""
+        assert self.lightning_module is not None, "before connect() there is no module"
+        return self.lightning_module
 
     def input_of(self, batch: Any) -> Tensor:
         """The input tensor of a batch."""
@@ -122,7 +135,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         """Lightning calls ``configure_model`` in here: what it builds is rewritten right after, before a checkpoint is restored."""
         with super().model_sharded_context():
             yield
-        self._install(self.lightning_module)
+        self._install(self.connected)
 
     def _install(self, model: LightningModule) -> None:
         current = installed(model)
@@ -155,7 +168,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     @override
     def setup(self, trainer: Trainer) -> None:
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in its connector
             if isinstance(callback, StochasticWeightAveraging):
                 spare_frozen_norms(callback)
         super().setup(trainer)
@@ -170,14 +183,14 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
                 raise
             several = True
         if several:
-            unwrap(self.lightning_module)
+            unwrap(self.connected)
             raise LightningFwdError(
                 "configure_optimizers returned several optimizers, ForwardOnlyStrategy drives one",
                 "one training step of a rule updates all layers",
                 "return one optimizer, with parameter groups for different learning rates",
             )
         if self.method.forward_only and any(isinstance(o, torch.optim.LBFGS) for o in self.optimizers):
-            unwrap(self.lightning_module)
+            unwrap(self.connected)
             raise LightningFwdError(
                 f"{type(self.method).__name__} cannot be trained by LBFGS",
                 "it fits a curvature to gradients of one loss, and this rule's updates are not the gradient of any",
@@ -190,7 +203,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
     def _adopt_inserted(self, optimizer: Optimizer) -> None:
         """An optimizer given explicit parameters does not know the inserted heads, and a scheduler would not know a group of their own."""
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = {n: p for n, p in self.rewritten.inserted.named_parameters() if p.requires_grad and id(p) not in known}
+        missing = {n: p for n, p in self.network.inserted.named_parameters() if p.requires_grad and id(p) not in known}
         if not missing:
             return
         group = self._group_of_the_head(optimizer)
@@ -203,8 +216,8 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     def _group_of_the_head(self, optimizer: Optimizer) -> dict[str, Any]:
         """The parameter group with most of the last block that it trains."""
-        for block in reversed(self.rewritten.block_runners):
-            own = {id(p) for p in block.parameters(self.rewritten).values()}
+        for block in reversed(self.network.block_runners):
+            own = {id(p) for p in block.parameters(self.network).values()}
             sizes = [sum(p.numel() for p in group["params"] if id(p) in own) for group in optimizer.param_groups]
             if any(sizes):
                 return optimizer.param_groups[sizes.index(max(sizes))]
@@ -214,19 +227,19 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     @override
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        accumulated = self.lightning_module.trainer.accumulate_grad_batches
-        with self.rewritten.step(self.target_of(batch), 1.0 / accumulated):
+        accumulated = self.connected.trainer.accumulate_grad_batches
+        with self.network.step(self.target_of(batch), 1.0 / accumulated):
             return super().training_step(batch, *args, **kwargs)
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         self.pre_backward(closure_loss)
-        closure_loss = self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
-        inside = {id(p) for p in self.rewritten.parameters()}
-        others = [p for p in self.lightning_module.parameters() if id(p) not in inside]
+        closure_loss = self.precision_plugin.pre_backward(closure_loss, self.connected)
+        inside = {id(p) for p in self.network.parameters()}
+        others = [p for p in self.connected.parameters() if id(p) not in inside]
         with self.precision_plugin.forward_context():  # a rule's later passes run in the same precision as its first
-            self.rewritten.backward(closure_loss, others)
-        closure_loss = self.precision_plugin.post_backward(closure_loss, self.lightning_module)
+            self.network.backward(closure_loss, others)
+        closure_loss = self.precision_plugin.post_backward(closure_loss, self.connected)
         self.post_backward(closure_loss)
         return closure_loss.detach()
 
@@ -234,7 +247,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        inserted, folded = inserted_state(self.lightning_module), folded_state(self.lightning_module)
+        inserted, folded = inserted_state(self.connected), folded_state(self.connected)
         # a callback may have put another state there (the averaged weights)
         checkpoint["state_dict"], averaged = split_state(checkpoint["state_dict"])
         checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted, "averaged": averaged, "folded": folded}
@@ -252,8 +265,8 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
                 f"they are dropped and start anew: it was written by {saved['method']}, this is {self.method!r}. "
                 "The network's own weights are loaded. To keep what was inserted, use the settings of the checkpoint."
             )
-        self.lightning_module.load_state_dict({**checkpoint["state_dict"], **inserted}, strict=strict)
-        load_folded_state(self.lightning_module, folded, checkpoint["state_dict"])
+        self.connected.load_state_dict({**checkpoint["state_dict"], **inserted}, strict=strict)
+        load_folded_state(self.connected, folded, checkpoint["state_dict"])
 
     @override
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
@@ -275,7 +288,7 @@ def _data_source(model: LightningModule) -> Any | None:
     trainer = model.trainer
     stage = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else "predict"
     loops = {"train": trainer.fit_loop, "val": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
-    source = loops[stage]._data_source
+    source = loops[stage]._data_source  # type: ignore[attr-defined]  # of all four
     given = source.instance if source.is_defined() else None
     if isinstance(given, LightningDataModule):  # not trainer.datamodule, which may be left from an earlier call
         return _early_loader(given, stage)

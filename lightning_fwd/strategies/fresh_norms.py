@@ -7,6 +7,7 @@ from typing import get_args, get_type_hints
 
 from torch import nn
 
+from ..graph.operand import given
 from ..graph.rewritten import RewrittenModel
 
 
@@ -18,7 +19,7 @@ def warn_of_fresh_norms(model: RewrittenModel) -> None:
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
     if not norms or not model.method.freeze_batch_norm or model.method.updates_buffers_only:
         return
-    if any(norm.running_mean.any() or (norm.running_var != 1).any() for norm in norms):
+    if any(bool(given(norm.running_mean).any() or (given(norm.running_var) != 1).any()) for norm in norms):
         return
     rule, network = type(model.method).__name__, type(model.original).__name__
     trains = "train" in get_args(get_type_hints(type(model.method)).get("batch_norm"))

@@ -5,9 +5,13 @@ Layers keep their own operations (``convolution``, ``convolution_backward``, ``m
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, fx
 from torch._decomp import core_aten_decompositions
+
+from ..graph.operand import operand
 
 aten = torch.ops.aten
 
@@ -43,17 +47,15 @@ def batch_norm_backward(grad, x, weight, running_mean, running_var, save_mean, s
     grad_bias = grad.sum(dims) if mask[2] or train else None
     normalised_sum = None
     if mask[1] or train:  # sum of grad * (x - mean), without a normalised copy of x
-        normalised_sum = ((grad * x).sum(dims) - grad_bias * mean) if grad_bias is not None else None
-        if normalised_sum is None:
-            normalised_sum = (grad * x).sum(dims) - grad.sum(dims) * mean
+        normalised_sum = (grad * x).sum(dims) - (grad.sum(dims) if grad_bias is None else grad_bias) * mean
     grad_input = None
     if mask[0]:
         grad_input = grad * _per_channel(scale, x)
-        if train:
+        if normalised_sum is not None and grad_bias is not None and train:
             slope = -scale * inverse * inverse * normalised_sum / count
             offset = -scale * grad_bias / count - slope * mean
             grad_input = grad_input + (x * _per_channel(slope, x) + _per_channel(offset, x))
-    return grad_input, normalised_sum * inverse if mask[1] else None, grad_bias if mask[2] else None
+    return grad_input, normalised_sum * inverse if normalised_sum is not None and mask[1] else None, grad_bias if mask[2] else None
 
 
 def _spread(grad: Tensor, kernel: list[int], size: torch.Size) -> Tensor:
@@ -101,13 +103,14 @@ def remove_identities(graph: fx.Graph) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
-        source = node.args[0] if node.args else None
+        if not node.args or not isinstance(source := node.args[0], fx.Node):
+            continue
         if node.target in _IDENTITIES:
             node.replace_all_uses_with(source)
         elif node.target is aten.permute.default and source.target is aten.permute.default:
-            inner, outer = ([d % len(n.args[1]) for d in n.args[1]] for n in (source, node))
+            inner, outer = ([d % len(dims) for d in dims] for dims in (cast(list[int], n.args[1]) for n in (source, node)))
             if [inner[d] for d in outer] == list(range(len(outer))):
-                node.replace_all_uses_with(source.args[0])
+                node.replace_all_uses_with(operand(source))
         elif node.target is aten.view.default and node.meta["val"].shape == source.meta["val"].shape:
             node.replace_all_uses_with(source)
     graph.eliminate_dead_code()

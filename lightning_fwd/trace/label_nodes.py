@@ -45,8 +45,13 @@ def annotate_layers(model: nn.Module) -> Iterator[None]:
         if not name:
             continue
         path = module.uses[0].rpartition(".")[0] if getattr(module, "uses", ()) else name
+
+        def leave_and_claim(_module: nn.Module, inputs: tuple, output: object, path: str = path) -> None:
+            leave()
+            claim(path, inputs, output)
+
         handles.append(module.register_forward_pre_hook(lambda _m, _a, path=path: enter(path)))
-        handles.append(module.register_forward_hook(lambda _m, a, out, path=path: (leave(), claim(path, a, out)) and None))
+        handles.append(module.register_forward_hook(leave_and_claim))
     try:
         yield
     finally:

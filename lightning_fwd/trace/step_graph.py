@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,6 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import LightningFwdError, StepError
 from ..graph.modes import kept_modes
+from ..graph.operand import given
 from ..graph.phase import layer, phase
 from ..graph.rewritten import RewrittenModel
 from ..graph.step import Step, StepRecord
@@ -96,25 +97,30 @@ class _Step(nn.Module):
     def __init__(self, model: RewrittenModel, loss: Callable[[Tensor, Tensor], Tensor], optimizer: Optimizer):
         super().__init__()
         self.model = model
-        self.__dict__.update(loss=loss, optimizer=optimizer)
+        self.__dict__.update(loss=loss, optimizer=optimizer)  # not registered: the loss may be a module
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    optimizer: Optimizer
 
     def forward(self, x: Tensor, target: Tensor, optimizer_state: dict[str, Tensor]) -> tuple[dict, dict]:
         model, counter = self.model, self.model.inserted.counter
         step = Step(model.method.updates(model, StepRecord(x, target, 1.0, counter)))
         with torch.enable_grad(), phase("error"), layer(""):
-            loss = self.loss(step.logits, target)
-            (error,) = torch.autograd.grad(loss, step.logits)
-        results, gradients = {"logits": step.logits.detach(), "loss": loss.detach()}, {}
+            logits = given(step.logits)
+            loss = self.loss(logits, target)
+            (error,) = torch.autograd.grad(loss, logits)
+        results, gradients = {"logits": logits.detach(), "loss": loss.detach()}, dict[str, Tensor]()
         for update in step.finish(error):
             with torch.no_grad(), phase("update"), layer(update.name.rpartition(".")[0]):
                 if update.value is not None:
                     results[update.name] = update.value
                     continue
+                gradient, part = given(update.gradient), update.part
                 if update.name in gradients:  # a shared parameter: the sum is stepped with; the step before is dead code
-                    update = replace(update, gradient=gradients[update.name] + update.gradient)
-                gradients[update.name], part = update.gradient, update.part
+                    gradient = gradients[update.name] + gradient
+                gradients[update.name] = gradient
                 learns = update.tensor if part is None else part.of(update.tensor)
-                results |= self.optimizer.step(update.name, learns, update.gradient, optimizer_state)
+                results |= self.optimizer.step(update.name, learns, gradient, optimizer_state)
                 if part is not None:
                     results[update.name] = part.put(update.tensor, results[update.name])
         with phase("update"), layer(""):
@@ -147,7 +153,9 @@ def trace_step(
     tensors = {f"model.{n}": t for n, t in [*model.named_parameters(), *model.named_buffers()]}
     trainable = {n: _learning_part(model, n, p) for n, p in model.named_parameters() if p.requires_grad}
     optimizer_state = {name: zero for n, p in trainable.items() for name, zero in rule.initial_state(n, p).items()}
-    shell, results_of, gradients_of = _Step(model, loss, rule), [], []
+    shell = _Step(model, loss, rule)
+    results_of: list[str] = []
+    gradients_of: list[str] = []
 
     def step(x: Tensor, target: Tensor, *flat: Tensor) -> list[Tensor]:
         state = dict(zip([*tensors, *optimizer_state], flat, strict=True))
@@ -187,8 +195,7 @@ def _learning_part(model: RewrittenModel, name: str, parameter: Tensor) -> Tenso
 def trace_inference(model: nn.Module, x: Tensor) -> StepGraph:
     """Trace a prediction ``x -> logits`` in eval mode (of a rewritten model: by the rule's own means) as a step without updates."""
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
-    rewritten = isinstance(model, RewrittenModel)
-    if rewritten:  # a value that the rule may look at: price the prediction of a model that has learned
+    if isinstance(model, RewrittenModel):  # a value that the rule may look at: price the prediction of a model that has learned
         tensors.pop(COUNTER)
         learned = {COUNTER: torch.ones_like(model.inserted.counter)}
     else:

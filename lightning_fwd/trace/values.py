@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, fx
 
+from ..graph.operand import operand
 from .step_graph import StepGraph
 
 Value = tuple[fx.Node, int]  #: a node and which of its outputs
@@ -33,16 +35,16 @@ def makes_nothing(node: fx.Node) -> bool:
 
 def is_part(node: fx.Node) -> bool:
     """Whether a node is one of the pieces of a view with several outputs (``split``, ``unbind``): a part of that view's source."""
-    return node.target is operator.getitem and is_view(node.args[0])
+    return node.target is operator.getitem and is_view(operand(node))
 
 
 def base_of(node: fx.Node, names_memory: Callable[[fx.Node], bool] = is_view) -> Value:
     """The value whose memory holds this node's; ``names_memory`` says which operations make none of their own."""
     while True:
-        made_by, output = node.args if node.target is operator.getitem else (node, 0)
+        made_by, output = (operand(node), cast(int, node.args[1])) if node.target is operator.getitem else (node, 0)
         if not names_memory(made_by):
             return made_by, output
-        node = made_by.args[0]
+        node = operand(made_by)
 
 
 def operands_read(node: fx.Node, wanted: Sequence[bool] | None = None) -> list[fx.Node]:
@@ -56,8 +58,8 @@ def operands_read(node: fx.Node, wanted: Sequence[bool] | None = None) -> list[f
     """
     if node.target is not torch.ops.aten.convolution_backward.default:
         return node.all_input_nodes
-    gradient, x, weight = node.args[:3]
-    error, of_weight, _ = node.args[-1] if wanted is None else wanted
+    gradient, x, weight = (operand(node, i) for i in range(3))
+    error, of_weight, _ = cast(Sequence[bool], node.args[-1]) if wanted is None else wanted
     return [gradient, *[x] * bool(of_weight), *[weight] * bool(error)]
 
 
@@ -77,12 +79,12 @@ def gradient_values(step: StepGraph) -> dict[Value, str]:
         while stack:
             node = stack.pop()
             if node.target is operator.getitem:
-                found[node.args[0], node.args[1]] = name
+                found[operand(node), cast(int, node.args[1])] = name
                 continue
             if (node, 0) in found or node.meta["phase"] not in ("backward", "update"):
                 continue
             found[node, 0] = name
-            if is_view(node) or torch.Tag.pointwise in node.target.tags:
+            if is_view(node) or torch.Tag.pointwise in cast(torch._ops.OpOverload, node.target).tags:
                 stack += [n for n in node.all_input_nodes if n.op == "call_function" and numel(n) == size]
     return found
 

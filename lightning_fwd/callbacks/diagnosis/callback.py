@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -86,7 +86,7 @@ class Diagnosis(Callback):
                 "it reads the step of a rewritten network",
                 'use Trainer(strategy="pepita") or another of ours; "backprop" is plain training',
             )
-        model = trainer.strategy.rewritten
+        model = trainer.strategy.network
         self._open(trainer)
         if not self._start:
             self._start = {name: p.detach().clone() for name, p in _weights(model).items()}
@@ -99,7 +99,7 @@ class Diagnosis(Callback):
     def _open(self, trainer: Trainer) -> None:
         if self.dirpath is None and trainer.logger is None:
             return
-        self._folder = Path(self.dirpath or trainer.log_dir)
+        self._folder = Path(self.dirpath or trainer.log_dir or ".")
         if self.plot and find_spec("matplotlib") is None:
             raise LightningFwdError(
                 "Diagnosis draws with matplotlib", "it is not installed", 'pip install "lightning_fwd[plots]", or plot=False'
@@ -132,8 +132,8 @@ class Diagnosis(Callback):
         if self._control is not None:
             self._control.follow_schedule()
         if self._batches % self.every_n_steps == 0:
-            self._reference = ReferenceGradient(trainer.strategy.rewritten)
-            self._target = trainer.strategy.target_of(batch)
+            self._reference = ReferenceGradient(_strategy(trainer).network)
+            self._target = _strategy(trainer).target_of(batch)
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -150,10 +150,10 @@ class Diagnosis(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batches += 1
         self._reference = None
-        if self._measured:
+        if self._measured and self._seen is not None:
             self._record(trainer, pl_module, len(self._seen[0]))
         if self._control is not None and self._seen is not None:
-            target = trainer.strategy.target_of(batch)
+            target = _strategy(trainer).target_of(batch)
             if target is None:
                 rank_zero_warn("Diagnosis has no control with frozen features: it needs the labels of the batch")
                 self._control = None
@@ -163,7 +163,7 @@ class Diagnosis(Callback):
         self._seen = None
 
     def _record(self, trainer: Trainer, pl_module: LightningModule, batch_size: int) -> None:
-        changes = relative_changes(_weights(trainer.strategy.rewritten), self._start)
+        changes = relative_changes(_weights(_strategy(trainer).network), self._start)
         lines = [
             LayerLine(self._batches, trainer.current_epoch, layer, cosine, angle(cosine), mine, theirs, changes[layer])
             for layer, (cosine, mine, theirs) in self._measured.items()
@@ -190,7 +190,7 @@ class Diagnosis(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._control is not None and isinstance(trainer.strategy, ForwardOnlyStrategy):
             self._counts = [0, 0, 0]
-            self._watch(trainer.strategy.rewritten)
+            self._watch(trainer.strategy.network)
 
     @override
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -205,7 +205,7 @@ class Diagnosis(Callback):
         seen, self._seen = self._seen, None
         if self._control is None or seen is None or trainer.sanity_checking:
             return
-        (x, logits), target = seen, trainer.strategy.target_of(batch)
+        (x, logits), target = seen, _strategy(trainer).target_of(batch)
         if target is not None and target.shape == logits.shape[:1]:
             frozen = self._control.predict(x)
             hits = [int((scores.argmax(1) == target).sum()) for scores in (logits, frozen)]
@@ -248,6 +248,11 @@ class Diagnosis(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._start, self._control_state = state_dict["start"], state_dict["control"]
         self._batches = state_dict["batches"]
+
+
+def _strategy(trainer: Trainer) -> ForwardOnlyStrategy:
+    """The strategy, which on_fit_start has checked."""
+    return cast(ForwardOnlyStrategy, trainer.strategy)
 
 
 def _weights(model: RewrittenModel) -> dict[str, Tensor]:

@@ -26,7 +26,8 @@ class ReferenceGradient:
     """
 
     def __init__(self, model: RewrittenModel):
-        self.model, self._generators = model, None
+        self.model = model
+        self._generators: tuple[Tensor, Tensor | None] | None = None
         self._outputs: list[Tensor] = []
         self._errors: dict[int, Tensor] = {}
         self._same: list[bool] = []
@@ -41,6 +42,7 @@ class ReferenceGradient:
         index = len(self._outputs)
         logits.register_hook(lambda error: self._errors.__setitem__(index, error.detach()))
         now = _generator_states(x.device)
+        assert self._generators is not None, "before() comes first"
         _set_generators(self._generators, x.device)
         with torch.enable_grad(), _everything_trains(self.model), _spare_buffers(self.model):
             output = self.model.run(x.detach())
@@ -68,8 +70,7 @@ class ReferenceGradient:
             return {}
         names, parameters = zip(*_parameters(self.model), strict=True)
         with _everything_trains(self.model):
-            outputs, errors = zip(*pairs, strict=True)
-            wanted = torch.autograd.grad(outputs, parameters, errors, allow_unused=True)
+            wanted = torch.autograd.grad([o for o, _ in pairs], parameters, [e for _, e in pairs], allow_unused=True)
         found = {}
         for name, parameter, theirs in zip(names, parameters, wanted, strict=True):
             if theirs is not None or parameter.grad is not None:
@@ -80,11 +81,10 @@ class ReferenceGradient:
 
     def _error(self, index: int, output: Tensor, target: Tensor | None) -> Tensor | None:
         error = self._errors.get(index)
-        fits = target is not None and target.shape == output.shape[:1] and not target.dtype.is_floating_point
-        if self._same[index] or not fits:
+        if self._same[index] or target is None or target.shape != output.shape[:1] or target.dtype.is_floating_point:
             return error if error is not None and error.shape == output.shape else None
         plain = output.detach().float()
-        return (plain.softmax(1) - F.one_hot(target, plain.shape[1])) * (self.model.loss_scale / plain.shape[0])
+        return (plain.softmax(1) - F.one_hot(target, plain.shape[1])) * (self.model.pending.loss_scale / plain.shape[0])
 
 
 def _parameters(model: RewrittenModel) -> list[tuple[str, nn.Parameter]]:
