@@ -1,4 +1,8 @@
-"""The learning rules. A new one is a room here and a line in ``METHODS``: it then trains, is priced, compared and exported."""
+"""The learning rules. A new one is a room here and a line in ``METHODS``: it then trains, is priced, compared and exported.
+
+No rule's room imports another's. What several share stands beside them: :mod:`.base`, :mod:`.scheme` (what of a model learns), :mod:`.heads`,
+:mod:`.local_gradients`, :mod:`.calibrate`.
+"""
 
 from inspect import signature
 

@@ -25,7 +25,7 @@ from ..cost import price
 from ..data import DriftDataModule
 from ..errors import LightningFwdError
 from ..methods import SparseUpdate, rewrite
-from ..methods.sparse_update import write_scheme
+from ..methods.scheme import write_scheme
 from ..recipes import (
     data_module,
     differences,

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import lightning_fwd as lf
 from lightning_fwd.methods.calibrate import calibrate
-from lightning_fwd.methods.local_loss import ChannelGroups
+from lightning_fwd.methods.heads import ChannelGroups
 
 
 def grouped():

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import lightning_fwd as lf
 from lightning_fwd.graph.counter_random import random_bits
 from lightning_fwd.graph.step import StepRecord
-from lightning_fwd.methods.sparse_update import rank_channels
+from lightning_fwd.methods.scheme import rank_channels
 
 SEEDS, STEPS = range(4), 6
 

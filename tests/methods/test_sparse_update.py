@@ -18,7 +18,7 @@ import lightning_fwd as lf
 from lightning_fwd.cost import step_cost
 from lightning_fwd.methods.backprop import gradients
 from lightning_fwd.methods.base import LearningMethod, Logits
-from lightning_fwd.methods.sparse_update import rank_channels, read_scheme, write_scheme
+from lightning_fwd.methods.scheme import rank_channels, read_scheme, write_scheme
 from lightning_fwd.models import ResNet8, SmallConv
 from lightning_fwd.passes import insert_gradient_masks
 from lightning_fwd.trace import trace_step

@@ -43,7 +43,8 @@ from ..base import (
     require_logits,
     require_trainable,
 )
-from ..local_loss import ProjectionHead, local_gradients
+from ..heads import ProjectionHead
+from ..local_gradients import local_gradients
 from .goodness import PassThroughReLU, SampleNorm, SquaredGoodness, contrast, peer_loss
 from .label_embedding import LabelOverlay, LabelPattern, LabelPlanes, repeat_samples
 from .negatives import hard_labels, hybrids

@@ -19,8 +19,8 @@ from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_logits, require_trainable
-from .gradients import local_gradients
-from .heads import ChannelGroups, ProjectionHead
+from ..heads import ChannelGroups, ProjectionHead
+from ..local_gradients import local_gradients
 
 
 @dataclass

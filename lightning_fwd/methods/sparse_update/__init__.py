@@ -15,14 +15,13 @@ from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import slice_weight_gradients
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
+from ..scheme import Ranking, resolve
 from .error_sparsity import ErrorSparsity
 from .layers import Affine
 from .quantisation import integer_factors, scale_for_integers
-from .ranking import RANKINGS, Ranking, rank_channels
-from .scheme import read_scheme, resolve, write_scheme
 from .tape import Tape
 
-__all__ = ["RANKINGS", "Ranking", "SparseUpdate", "rank_channels", "read_scheme", "write_scheme"]
+__all__ = ["SparseUpdate"]
 
 
 @dataclass
@@ -39,7 +38,7 @@ class SparseUpdate(LearningMethod):
         channels: fraction of input channels for layers given without one; of a layer that is trained in part, a norm's scale stays frozen.
         biases: which biases learn: of the ``"trained"`` layers, ``"all"``, ``"none"``, or those of the modules named. A scheme file
             has its own.
-        ranking: which channels a fraction means, see :func:`rank_channels`.
+        ranking: which channels a fraction means, see :func:`lightning_fwd.methods.scheme.rank_channels`.
         error_density: fraction of each layer's output channels whose error is propagated; ``(low, high)``: adapted at every step to the size
             of the error between these, see :class:`ErrorSparsity`.
         integer_scales: layer to ``(weight scale, input scale)``, for a model whose weights are held in integer units:

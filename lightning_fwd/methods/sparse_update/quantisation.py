@@ -17,7 +17,7 @@ from ...graph.blocks import canonical_names
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.step import Update
-from .scheme import is_bias, under
+from ..scheme import is_bias, under
 
 
 def integer_factors(model: RewrittenModel, scales: Mapping[str, tuple[float, float]], trained: Collection[str]) -> dict[str, float]:

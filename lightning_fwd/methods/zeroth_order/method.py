@@ -22,7 +22,7 @@ from ...graph.segment import Segment
 from ...passes import insert_weight_perturbations, share_dropout_masks
 from ...passes.insert_weight_perturbations import direction
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
-from ..sparse_update.scheme import resolve
+from ..scheme import resolve
 
 
 @dataclass

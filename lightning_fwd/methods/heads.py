@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...errors import RewriteError
+from ..errors import RewriteError
 
 
 class ProjectionHead(nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...graph.phase import phase
-from ..base import Update, Updates
+from ..graph.phase import phase
+from .base import Update, Updates
 
 
 def local_gradients(parameters: dict[str, nn.Parameter], output: Tensor, error: Tensor | None = None) -> Updates:
