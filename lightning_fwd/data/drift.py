@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from lightning_fwd.data.counter_random import CounterRandom
 from lightning_fwd.data.drift_kinds import DRIFT_KINDS
+from lightning_fwd.data.sample_random import SampleRandom
 
 DRIFTS: tuple[str, ...] = tuple(DRIFT_KINDS)
 """The kinds of drift, by name."""
@@ -107,7 +107,7 @@ class Drift:
         index = torch.arange(len(x), device=x.device) if index is None else index.to(x.device, torch.int64)
         if index.shape != (len(x),):
             raise ValueError(f"drift {self}: index has shape {tuple(index.shape)}, expected ({len(x)},)")
-        drifted = kind.apply_to(x, self.severity, CounterRandom(index, self.seed, f"{self.kind}/{stage}"), signal)
+        drifted = kind.apply_to(x, self.severity, SampleRandom(index, self.seed, f"{self.kind}/{stage}"), signal)
         return drifted if signal else drifted.clamp_(0, 1)
 
     def _check(self, x: Tensor, signal: bool) -> None:

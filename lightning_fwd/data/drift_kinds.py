@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_fwd.data.counter_random import CounterRandom
+from lightning_fwd.data.sample_random import SampleRandom
 
 SPIKE = 4.0  # impulse noise on a standardised signal: a reading of plus or minus four standard deviations
 
 
-Apply = Callable[[Tensor, float, CounterRandom], Tensor]
+Apply = Callable[[Tensor, float, SampleRandom], Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,34 +47,34 @@ class DriftKind:
     step: int = 0
     signals: Apply | bool = True
 
-    def apply_to(self, x: Tensor, severity: float, random: CounterRandom, signal: bool) -> Tensor:
+    def apply_to(self, x: Tensor, severity: float, random: SampleRandom, signal: bool) -> Tensor:
         """`apply`, or what takes its place on signals."""
         return (self.signals if signal and callable(self.signals) else self.apply)(x, severity, random)
 
 
-def _noise(x: Tensor, sigma: float, random: CounterRandom) -> Tensor:
+def _noise(x: Tensor, sigma: float, random: SampleRandom) -> Tensor:
     return x + random.normal(*x.shape[1:]).mul_(sigma).to(x.dtype)
 
 
-def _blur(x: Tensor, kernel: float, random: CounterRandom) -> Tensor:
+def _blur(x: Tensor, kernel: float, random: SampleRandom) -> Tensor:
     pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool1d
     # Padding is not counted: the border keeps its brightness.
     return pool(x, int(kernel), stride=1, padding=int(kernel) // 2, count_include_pad=False)
 
 
-def _contrast(x: Tensor, factor: float, random: CounterRandom) -> Tensor:
+def _contrast(x: Tensor, factor: float, random: SampleRandom) -> Tensor:
     return torch.lerp(x.mean((1, 2, 3), keepdim=True), x, factor)  # a camera fades as a whole, colours included
 
 
-def _contrast_of_channels(x: Tensor, factor: float, random: CounterRandom) -> Tensor:
+def _contrast_of_channels(x: Tensor, factor: float, random: SampleRandom) -> Tensor:
     return torch.lerp(x.flatten(2).mean(2).view(*x.shape[:2], *[1] * (x.ndim - 2)), x, factor)  # of a signal, each is a sensor of its own
 
 
-def _brightness(x: Tensor, offset: float, random: CounterRandom) -> Tensor:
+def _brightness(x: Tensor, offset: float, random: SampleRandom) -> Tensor:
     return x + offset
 
 
-def _rotation(x: Tensor, degrees: float, random: CounterRandom) -> Tensor:
+def _rotation(x: Tensor, degrees: float, random: SampleRandom) -> Tensor:
     height, width = x.shape[2:]
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     # affine_grid's coordinates span -1..1 along either side: the ratios keep the turn rigid on oblong images.
@@ -83,18 +83,18 @@ def _rotation(x: Tensor, degrees: float, random: CounterRandom) -> Tensor:
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def _gain_offset(x: Tensor, size: float, random: CounterRandom) -> Tensor:
+def _gain_offset(x: Tensor, size: float, random: SampleRandom) -> Tensor:
     channels = (x.shape[1], *[1] * (x.ndim - 2))
     gain = random.shared_signs(*channels, name="gain").mul_(size).add_(1).to(x.dtype)
     return x * gain + random.shared_signs(*channels, name="offset").mul_(size / 2).to(x.dtype)
 
 
-def _impulse_noise(x: Tensor, fraction: float, random: CounterRandom, low: float = 0.0, high: float = 1.0) -> Tensor:
+def _impulse_noise(x: Tensor, fraction: float, random: SampleRandom, low: float = 0.0, high: float = 1.0) -> Tensor:
     draw = random.uniform(*x.shape[1:])
     return x.masked_fill(draw < fraction / 2, low).masked_fill(draw > 1 - fraction / 2, high)
 
 
-def _pixelation(x: Tensor, block: float, random: CounterRandom) -> Tensor:
+def _pixelation(x: Tensor, block: float, random: SampleRandom) -> Tensor:
     size = int(block)
     pool = F.avg_pool2d if x.ndim == 4 else F.avg_pool1d
     coarse = pool(x, size, ceil_mode=True, count_include_pad=False)
@@ -103,14 +103,14 @@ def _pixelation(x: Tensor, block: float, random: CounterRandom) -> Tensor:
     return coarse
 
 
-def _shift(x: Tensor, steps: float, random: CounterRandom) -> Tensor:
+def _shift(x: Tensor, steps: float, random: SampleRandom) -> Tensor:
     for axis in range(2, x.ndim):
         source = torch.arange(x.shape[axis], device=x.device).sub_(int(steps)).clamp_(0, x.shape[axis] - 1)
         x = x.index_select(axis, source)
     return x
 
 
-def _occlusion(x: Tensor, fraction: float, random: CounterRandom) -> Tensor:
+def _occlusion(x: Tensor, fraction: float, random: SampleRandom) -> Tensor:
     sizes = x.shape[2:]
     hidden = torch.ones(len(x), *[1] * (x.ndim - 1), dtype=torch.bool, device=x.device)
     for axis, size in enumerate(sizes):

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lightning_fwd.data import DRIFTS, Drift, DriftChain, as_drift
-from lightning_fwd.data.counter_random import CounterRandom
 from lightning_fwd.data.drift import drift_as_plain
 from lightning_fwd.data.drift_kinds import DRIFT_KINDS, SPIKE
+from lightning_fwd.data.sample_random import SampleRandom
 
 SIGNAL_DRIFTS = [name for name, kind in DRIFT_KINDS.items() if kind.signals]
 
@@ -115,7 +115,7 @@ def test_a_chain_of_two_noises_draws_twice():
 
 
 def test_uniform_is_open_and_spread_evenly():
-    draw = CounterRandom(torch.arange(200), seed=5, stream="test").uniform(5000)
+    draw = SampleRandom(torch.arange(200), seed=5, stream="test").uniform(5000)
     assert 0 < draw.min() and draw.max() < 1
     counts = torch.histc(draw, 100, 0, 1)
     expected = draw.numel() / 100

@@ -1,7 +1,8 @@
 /* PEPITA's modulated input with F made from its seed, and packed ReLU masks. */
 #include "lfwd_float.h"
 
-/* "lowbias32" (Wellons, hash-prospector): the generator of lightning_fwd.graph.counter_random, bit for bit. */
+/* "lowbias32" (Wellons, hash-prospector): the generator of lightning_fwd.graph.counter_random, bit for bit. A seed is a
+ * window of its one cycle of 2^32 values, which starts at hash32(seed). */
 static uint32_t hash32(uint32_t x)
 {
     x = (x ^ (x >> 16)) * UINT32_C(0x7FEB352D);

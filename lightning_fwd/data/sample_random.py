@@ -4,6 +4,10 @@ A drifted data set must look the same whatever the batch size, the shuffle, the 
 a sample may only depend on the sample's index. A counter-based generator (Salmon et al., "Parallel random numbers: as
 easy as 1, 2, 3", SC 2011) gives that without one generator object per sample. The mixing function is SplitMix64
 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+
+Not the generator of a training step (:mod:`lightning_fwd.graph.counter_random`), which has to run on 32-bit integers in C: here each (seed, stream,
+name, sample) is a window that starts at a hash of all four in a cycle of 2**64. Two windows of n draws share some with a probability of
+2n / 2**64: 1e-13 for a million draws.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ _MIX_1 = 0xBF58476D1CE4E5B9 - (1 << 64)
 _MIX_2 = 0x94D049BB133111EB - (1 << 64)
 
 
-class CounterRandom:
+class SampleRandom:
     """Random tensors whose row b is a function of `seed`, `stream` and `index[b]` only.
 
     Args:
@@ -45,7 +49,7 @@ class CounterRandom:
 
     def shared_signs(self, *shape: int, name: str = "") -> Tensor:
         """(1, *shape) of -1 and 1, the same for every sample: what belongs to the sensor rather than to the sample."""
-        one = CounterRandom(torch.zeros(1, dtype=torch.int64, device=self.index.device), self.seed, self.stream)
+        one = SampleRandom(torch.zeros(1, dtype=torch.int64, device=self.index.device), self.seed, self.stream)
         return one.uniform(*shape, name=name).sub_(0.5).sign_()
 
     def _key(self, name: str) -> int:
