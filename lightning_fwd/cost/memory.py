@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from ..graph.constants import COUNTER
+from ..trace.optimizers import is_optimizer_state
 from ..trace.step_graph import StepGraph
 from ..trace.values import Value, base_of, gradient_values, is_view, makes_nothing, operands_read, runs_with, tensors_of
 from .widths import Widths
@@ -102,7 +104,7 @@ def plan_memory(step: StepGraph, widths: Widths, copied_views: frozenset = froze
                 resident_buffers.append(Buffer(name, classify.state(name), node.meta["layer"], widths.bytes(node), -1, len(nodes)))
                 if master := widths.master_bytes(name) if name in step.trained else 0:
                     resident_buffers.append(Buffer(name, "master weights", node.meta["layer"], master, -1, len(nodes)))
-            flash[classify.constant(name, name in mutated)] += 0 if name.startswith("optimizer.") else widths.bytes(node)
+            flash[classify.constant(name, name in mutated)] += 0 if is_optimizer_state(name) else widths.bytes(node)
         elif node.op == "placeholder":
             born = 0
             values.append(
@@ -162,26 +164,21 @@ class _Classifier:
     """Says what each value of a step is for."""
 
     def __init__(self, step: StepGraph):
-        self.gradients, self.trained = gradient_values(step), set(step.trained)
+        self.step, self.gradients, self.trained = step, gradient_values(step), set(step.trained)
         self.new_state = {base_of(node): name for name, node in step.results.items() if name in step.state}
 
     def state(self, name: str) -> str:
         """Category of a tensor that the step writes."""
-        if name.startswith("optimizer."):
+        if is_optimizer_state(name):
             return "optimizer state"
-        if name == "_lfwd.counter":
+        if name == COUNTER:
             return "counter"
-        if name.startswith("_lfwd.heads."):
-            return "heads"
-        return "weights" if name in self.trained else "statistics"
+        return self.step.category(name, "ram") or ("weights" if name in self.trained else "statistics")
 
     def constant(self, name: str, mutated: bool) -> str:
         """Category in Flash of a tensor's initial or constant value."""
-        if name.startswith("_lfwd.feedback."):
-            return "feedback matrix"
-        if mutated:
-            return "initial weights"
-        return "constants" if name.startswith("_lfwd.") else "frozen weights"
+        category = self.step.category(name, "flash") or "frozen weights"
+        return "initial weights" if mutated and category in ("constants", "frozen weights") else category
 
     def value(self, node: fx.Node, output: int) -> str:
         """Category of a value that the step makes."""
@@ -190,10 +187,8 @@ class _Classifier:
             return "new weights"
         if (node, output) in self.gradients:
             return "gradients"
-        if layer.startswith("_lfwd.label_embedding"):
-            return "label embedding"
         if phase in ("forward", "second_forward", "goodness", "normalisation"):
-            return "heads" if layer.startswith("_lfwd.heads.") else "activations"
+            return self.step.category(layer, "ram") or "activations"
         return {"error": "loss", "projection": "feedback"}.get(phase, "deltas")
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, fx
 
 from ..errors import StepError
+from ..trace.optimizers import is_optimizer_state
 from ..trace.step_graph import StepGraph
 from ..trace.values import gradient_values, tensors_of
 
@@ -54,7 +55,7 @@ class Widths:
         return tainted
 
     def _is_optimizer(self, node: fx.Node) -> bool:
-        return self._states.get(node.name, "").startswith("optimizer.")
+        return is_optimizer_state(self._states.get(node.name, ""))
 
     def arithmetic(self, node: fx.Node) -> Literal["int8", "fp32"]:
         return "fp32" if node in self._float else "int8"

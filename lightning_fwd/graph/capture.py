@@ -24,6 +24,7 @@ from .leading_sizes import mark_other_leading_sizes
 from .modes import set_modes
 from .module_state import ModuleState
 from .out_of_place import activations_out_of_place, remove_inplace
+from .priced_as import Inserted
 from .training_mode import first_difference, insert_dropout_modules
 
 
@@ -207,7 +208,7 @@ def _trace(net: nn.Module, example_input: Tensor, writing: dict[nn.Module, list[
     graph_module = fx.GraphModule(net, graph)
     for name in constants:
         del net.__dict__[name]
-    inserted = nn.Module()
+    inserted = Inserted()
     graph_module.add_submodule(INSERTED, inserted)
     for node in graph.nodes:
         if node.op == "get_attr" and node.target in constants:  # made while tracing: ours, not the model's

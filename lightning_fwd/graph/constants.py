@@ -7,6 +7,10 @@ from torch import fx
 INSERTED = "_lfwd"  #: prefix under which everything the rewrite adds to a model lives
 
 
+#: the number of steps done, as a buffer; what is random in a step is a function of it
+COUNTER = f"{INSERTED}.counter"
+
+
 def is_inserted(key: str) -> bool:
     """Whether a state_dict key is of state that a rewrite inserted."""
     return any(part.startswith(INSERTED) for part in key.split("."))

@@ -9,7 +9,14 @@ from torch import nn
 
 from ..graph.blocks import Block, shape_of, units_last
 from ..graph.constants import INSERTED
+from ..graph.priced_as import PricedAs
 from ..graph.rewritten import RewrittenModel
+
+
+class Heads(nn.ModuleDict):
+    """The heads of all blocks, by the block's index."""
+
+    priced_as = PricedAs(ram="heads")
 
 
 def insert_goodness_heads(
@@ -25,7 +32,7 @@ def insert_goodness_heads(
             the block beside ``h``.
         blocks: all by default.
     """
-    heads = nn.ModuleDict()
+    heads = Heads()
     model.inserted.add_module("heads", heads)
     for block in model.plan if blocks is None else blocks:
         head = make_head(block, shape_of(block.output), units_last(block.nodes, model))

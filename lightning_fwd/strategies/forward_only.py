@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from ..errors import LightningFwdError
-from ..graph.constants import INSERTED
+from ..graph.constants import COUNTER, INSERTED
 from ..graph.rewritten import RewrittenModel
 from ..methods import LearningMethod, get_method
 from .averaging import spare_frozen_norms
@@ -259,7 +259,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         if saved.get("method") == repr(self.method):
             inserted, folded = saved["inserted"], saved.get("folded", {})
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
-        elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(f"{INSERTED}.counter")]:
+        elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(COUNTER)]:
             rank_zero_warn(
                 f"the checkpoint holds {len(dropped)} tensors that its rule inserted ({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
                 f"they are dropped and start anew: it was written by {saved['method']}, this is {self.method!r}. "

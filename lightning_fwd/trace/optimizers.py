@@ -10,10 +10,22 @@ from torch import Tensor
 
 from ..errors import StepError
 
+_PREFIX = "optimizer."
+
+
+def state_name(what: str, parameter: str) -> str:
+    """Name of a state tensor: ``optimizer.<what>.<parameter>``."""
+    return f"{_PREFIX}{what}.{parameter}"
+
+
+def is_optimizer_state(name: str) -> bool:
+    """Whether a step's state of this name is an optimizer's."""
+    return name.startswith(_PREFIX)
+
 
 @dataclass(frozen=True)
 class Optimizer(ABC):
-    """A rule from a gradient to the new parameter. State lives in tensors ``optimizer.<what>.<parameter>`` that start at zero."""
+    """A rule from a gradient to the new parameter. State lives in tensors named by :func:`state_name` that start at zero."""
 
     lr: float
 
@@ -32,12 +44,12 @@ class SGD(Optimizer):
     momentum: float = 0.0
 
     def initial_state(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
-        return {f"optimizer.momentum.{name}": torch.zeros_like(parameter)} if self.momentum else {}
+        return {state_name("momentum", name): torch.zeros_like(parameter)} if self.momentum else {}
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
         if not self.momentum:
             return {name: torch.add(parameter, gradient, alpha=-self.lr)}
-        key = f"optimizer.momentum.{name}"
+        key = state_name("momentum", name)
         velocity = torch.add(gradient, state[key], alpha=self.momentum)
         return {name: torch.add(parameter, velocity, alpha=-self.lr), key: velocity}
 
@@ -52,13 +64,13 @@ class Adam(Optimizer):
 
     def initial_state(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
         return {
-            f"optimizer.mean.{name}": torch.zeros_like(parameter),
-            f"optimizer.square.{name}": torch.zeros_like(parameter),
-            f"optimizer.step.{name}": torch.zeros((), device=parameter.device),
+            state_name("mean", name): torch.zeros_like(parameter),
+            state_name("square", name): torch.zeros_like(parameter),
+            state_name("step", name): torch.zeros((), device=parameter.device),
         }
 
     def step(self, name: str, parameter: Tensor, gradient: Tensor, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        keys = [f"optimizer.{what}.{name}" for what in ("mean", "square", "step")]
+        keys = [state_name(what, name) for what in ("mean", "square", "step")]
         mean, square, count = (state[key] for key in keys)
         count = count + 1
         mean = torch.add(mean * self.beta1, gradient, alpha=1 - self.beta1)

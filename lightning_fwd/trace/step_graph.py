@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,16 +17,16 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ..errors import LightningFwdError, StepError
+from ..graph.constants import COUNTER
 from ..graph.modes import kept_modes
 from ..graph.operand import given
 from ..graph.phase import layer, phase
+from ..graph.priced_as import PricedAs, category_of, priced_modules
 from ..graph.rewritten import RewrittenModel
 from ..graph.step import Step, StepRecord
 from .decompositions import DEVICE_DECOMPOSITIONS, remove_identities
 from .label_nodes import annotate_layers, complete_labels
 from .optimizers import Optimizer, get_optimizer
-
-COUNTER = "_lfwd.counter"
 
 
 @dataclass
@@ -38,10 +39,12 @@ class StepGraph:
         module: the graph; flat aten nodes in order of execution, no autograd, nothing mutated, no view of an output.
         inputs: name of the placeholder of the batch: ``"input"`` and, where the step reads it, ``"target"``, to its node's name.
         state: tensor that lives across steps, to the name of its placeholder: parameters and buffers under the rewritten model's names
-            (inserted ones under ``_lfwd.``), optimizer state as ``optimizer.<what>.<parameter>``, which starts at zero.
+            (inserted ones under :data:`lightning_fwd.graph.constants.INSERTED`), optimizer state under
+            :func:`lightning_fwd.trace.optimizers.state_name`, which starts at zero.
         outputs: what each element of the output tuple is, in order: ``"logits"``, ``"loss"``, or the name in ``state`` whose new value it is.
         gradients: trained parameter, to the name of the node that holds its gradient (of the part that learns).
         trained: names of the parameters that the step trains.
+        priced_as: path of an inserted module, to the memory categories that it gives itself.
     """
 
     module: fx.GraphModule
@@ -50,6 +53,7 @@ class StepGraph:
     outputs: list[str]
     gradients: dict[str, str]
     trained: tuple[str, ...]
+    priced_as: dict[str, PricedAs] = field(default_factory=dict)
 
     @property
     def graph(self) -> fx.Graph:
@@ -70,6 +74,10 @@ class StepGraph:
     def mutated(self) -> tuple[str, ...]:
         """Names of all state that the step writes."""
         return tuple(name for name in self.outputs if name in self.state)
+
+    def category(self, path: str, memory: Literal["ram", "flash"]) -> str:
+        """The memory category that an inserted module gives what is at ``path`` (a layer or a name of state); "" for the model's own."""
+        return category_of(path, self.priced_as, memory)
 
     def learning_entries(self, name: str) -> int:
         """How many entries of a trained parameter learn: the size of its gradient."""
@@ -264,7 +272,8 @@ def _finish(module: fx.GraphModule, names: list[str], results: list[str], gradie
     complete_labels(graph, {node: name for name, node in by_name.items() if name in state}, model)
     module.recompile()
     trained = tuple(name for name in gradient_nodes if name in kept)
-    return StepGraph(module, inputs, state, list(kept), {n: gradient_nodes[n].name for n in trained}, trained)
+    gradients_of = {n: gradient_nodes[n].name for n in trained}
+    return StepGraph(module, inputs, state, list(kept), gradients_of, trained, priced_modules(model))
 
 
 def _rename(node: fx.Node, name: str) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import torch
 
+from lightning_fwd.graph.constants import is_inserted
+
 RECIPE = Path(__file__).parents[2] / "recipes" / "fashion_rigl.yaml"
 METHOD = "--trainer.strategy.init_args.method.init_args"
 ROWS = {
@@ -55,7 +57,7 @@ def fit(folder: Path, seed: int, changes: list[str]) -> tuple[float, float]:
     with (run / "metrics.csv").open(newline="") as file:
         accuracy = next(float(row["test/accuracy"]) for row in csv.DictReader(file) if row.get("test/accuracy"))
     state = torch.load(next((run / "checkpoints").glob("*.ckpt")), weights_only=True)["state_dict"]
-    weights = [w for name, w in state.items() if name.endswith(".weight") and "_lfwd" not in name]
+    weights = [w for name, w in state.items() if name.endswith(".weight") and not is_inserted(name)]
     return 100 * accuracy, sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from lightning_fwd.graph.constants import COUNTER, is_inserted
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.methods import LearningMethod, get_method
 from lightning_fwd.models.weights import prefix_of
@@ -72,7 +73,7 @@ def load_inserted(model: RewrittenModel, checkpoint: Mapping[str, Any]) -> None:
     """Give a rewritten model the heads, feedback and counters of a checkpoint that the same rule wrote; of another rule, nothing, with a warning."""
     saved = checkpoint.get("lightning_fwd") or {}
     if saved.get("method") != repr(model.method):
-        if dropped := [key for key in saved.get("inserted", {}) if not key.endswith("_lfwd.counter")]:
+        if dropped := [key for key in saved.get("inserted", {}) if not key.endswith(COUNTER)]:
             warnings.warn(
                 f"the checkpoint holds {len(dropped)} tensors that its rule inserted ({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
                 f"the program starts without them: it was written by {saved['method']}, this is {model.method!r}. "
@@ -80,7 +81,7 @@ def load_inserted(model: RewrittenModel, checkpoint: Mapping[str, Any]) -> None:
                 stacklevel=2,
             )
         return
-    own = {key: value for key, value in model.state_dict().items() if key.startswith("_lfwd.")}
+    own = {key: value for key, value in model.state_dict().items() if is_inserted(key)}
     prefix = prefix_of(saved["inserted"], own)
     if own and prefix is not None:
         model.load_state_dict({key: saved["inserted"][prefix + key] for key in own}, strict=False)

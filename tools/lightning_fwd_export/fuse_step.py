@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import fx
 
+from lightning_fwd.trace.optimizers import state_name
 from lightning_fwd.trace.step_graph import StepGraph
 
 from . import ops  # noqa: F401  (defines lfwd::)
@@ -46,7 +47,7 @@ def fuse_updates(step: StepGraph, lr: float, momentum: float) -> None:
     replaced = {}
     for name in step.trained:
         gradient, old = by_name[step.gradients[name]], step.node(name)
-        velocity, part = f"optimizer.momentum.{name}", _part(results[name])
+        velocity, part = state_name("momentum", name), _part(results[name])
         with graph.inserting_after(gradient):
             anchor = graph.call_function(aten.alias.default, (gradient,))  # marks where the updates go
         if velocity in results:

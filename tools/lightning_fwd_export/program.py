@@ -15,7 +15,8 @@ from torch.export import ExportedProgram
 from torch.fx.passes.infra.pass_base import PassResult
 from torch.fx.traceback import preserve_node_meta
 
-from lightning_fwd.trace.step_graph import StepGraph
+from lightning_fwd.trace.optimizers import is_optimizer_state
+from lightning_fwd.trace.step_graph import COUNTER, StepGraph
 
 from .errors import ExportError
 from .ops import reinplace_updates
@@ -23,7 +24,6 @@ from .plan_memory import memory_planning_pass
 from .seal import seal
 
 _PRESERVED = (torch.ops.aten.linear.default,)
-_NEVER_WEIGHTS = ("optimizer.", "_lfwd.counter")
 
 
 @dataclass
@@ -136,7 +136,7 @@ def build_program(
         ExportError: an update or an initial value would be lost.
     """
     mutated = train_step.mutated
-    weights = [n for n in mutated if not n.startswith(_NEVER_WEIGHTS)]
+    weights = [n for n in mutated if n != COUNTER and not is_optimizer_state(n)]
     if not weights:
         raise ExportError("the step changes no weights: there is nothing to learn on the device")
     state = State(values, mutated)

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RewriteError
+from ...graph.priced_as import PricedAs
+
+_PRICED_AS = PricedAs(ram="label embedding")
 
 
 def repeat_samples(x: Tensor, label: Tensor) -> Tensor:
@@ -22,6 +25,8 @@ def repeat_samples(x: Tensor, label: Tensor) -> Tensor:
 
 class LabelOverlay(nn.Module):
     """The label times ``scale``, written over the first C values of each sample (Hinton 2022, section 3.3)."""
+
+    priced_as = _PRICED_AS
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, scale: float):
         super().__init__()
@@ -45,6 +50,8 @@ class LabelPattern(nn.Module):
     After the spatially extended labels of Scodellaro et al. 2023 (arXiv 2312.14924). The waves are products of cosines over the positions (all
     dimensions after the channel; over the values of a flat input), mutually orthogonal, of mean square 1, times ``scale``.
     """
+
+    priced_as = _PRICED_AS
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, scale: float):
         super().__init__()
@@ -80,6 +87,8 @@ class LabelPlanes(nn.Module):
     spectrogram, an inertial window, two values. The samples go through the first layer once, whatever the number of labels. The weights are
     centred over the classes, so that the neutral label adds nothing.
     """
+
+    priced_as = _PRICED_AS
 
     def __init__(self, channels: int, num_classes: int, scale: float, seed: int, units_last: bool = False):
         super().__init__()

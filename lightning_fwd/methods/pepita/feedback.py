@@ -12,6 +12,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from ...graph.counter_random import OPERATIONS_PER_DRAW, uniform
 from ...graph.elementwise_count import count_elementwise
+from ...graph.priced_as import PricedAs
 
 
 def feedback_matrix(seed: int, n_in: int, num_classes: int, bound: float, device: torch.device | None = None) -> Tensor:
@@ -54,6 +55,8 @@ class FeedbackProjection(nn.Module):
         scale: of F. seed: of F.
         stored: keep F as a buffer; else regenerate it in every step, with the same values.
     """
+
+    priced_as = PricedAs(flash="feedback matrix")
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, scale: float, seed: int, stored: bool = True):
         super().__init__()

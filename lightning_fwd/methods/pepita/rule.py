@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RewriteError, StepError
+from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
@@ -141,7 +142,7 @@ class Pepita(LearningMethod):
         share = record.loss_scale / batch  # of one sample, for a loss that is a mean over the batch
         matrix = self._mirrored(model, record)
         if matrix is not None:
-            yield Update("_lfwd.feedback.matrix", model.inserted.feedback.matrix, value=matrix)
+            yield Update(f"{INSERTED}.feedback.matrix", model.inserted.feedback.matrix, value=matrix)
         first, kept = Walk(model, record.input, "forward"), {}
         for unit in hidden:
             kept[unit.z] = first.run(unit, learns=self.variant != "standard" and not self.recompute), first.take(unit)

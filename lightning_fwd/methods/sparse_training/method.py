@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RewriteError
+from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, uniform
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
@@ -104,7 +105,7 @@ class SparseTraining(LearningMethod):
             if regrows:
                 new = self._regrown(named[name], grad, module.mask, record.counter, place)
                 yield Update(name, named[name], value=named[name].detach() * module.mask * new)
-                yield Update(f"_lfwd.weight_masks.{key}.mask", module.mask, value=new)
+                yield Update(f"{INSERTED}.weight_masks.{key}.mask", module.mask, value=new)
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
                 gradient = grad.mul_(module.mask)  # in place: a new tensor of this size costs more than the product
             yield Update(name, named[name], gradient)

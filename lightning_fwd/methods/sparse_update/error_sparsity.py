@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ...graph.capture import INSERTED
+from ...graph.constants import INSERTED
 from ...graph.step import Update
 
 if TYPE_CHECKING:
