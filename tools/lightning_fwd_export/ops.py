@@ -95,7 +95,7 @@ def _out_variant(operator: torch._ops.OpOverload) -> Library:
 _THEIR_OUT_VARIANTS = [  # kept: a Library that is collected takes its operators along
     _out_variant(torch.ops.lfwd.positive_bits.default),
     _out_variant(torch.ops.lfwd.where_bits.default),
-    _out_variant(torch.ops.lightning_fwd.modulate_from_seed.default),
+    _out_variant(torch.ops.lfwd.modulate_from_seed.default),
 ]
 
 

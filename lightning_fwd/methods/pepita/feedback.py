@@ -25,7 +25,7 @@ def modulate(x: Tensor, error: Tensor, matrix: Tensor) -> Tensor:
     return x + (error.to(matrix.dtype) @ matrix.t()).reshape(x.shape).to(x.dtype)
 
 
-@torch.library.custom_op("lightning_fwd::modulate_from_seed", mutates_args=())
+@torch.library.custom_op("lfwd::modulate_from_seed", mutates_args=())
 def modulate_from_seed(x: Tensor, error: Tensor, seed: int, bound: float) -> Tensor:
     """:func:`modulate` with F made from its seed on the way. One operation, so that a device needs no buffer for any part of F."""
     return modulate(x, error, feedback_matrix(seed, x[0].numel(), error.shape[1], bound, x.device))
@@ -36,12 +36,12 @@ def _shape(x: Tensor, error: Tensor, seed: int, bound: float) -> Tensor:
     return torch.empty_like(x)
 
 
-@register_flop_formula(torch.ops.lightning_fwd.modulate_from_seed, get_raw=True)
+@register_flop_formula(torch.ops.lfwd.modulate_from_seed, get_raw=True)
 def _flop(x: Tensor, error: Tensor, seed: int, bound: float, out_val: Tensor | None = None, **_: object) -> int:
     return 2 * x.numel() * error.shape[1]
 
 
-@count_elementwise(torch.ops.lightning_fwd.modulate_from_seed)
+@count_elementwise(torch.ops.lfwd.modulate_from_seed)
 def _elementwise(x: Tensor, error: Tensor, seed: int, bound: float) -> int:
     """Each entry of F is drawn and scaled once per step; then ``x + F e``."""
     return (OPERATIONS_PER_DRAW + 1) * x[0].numel() * error.shape[1] + x.numel()

@@ -193,7 +193,7 @@ def _where_bits(c: Context) -> str:
     return f"lfwd_where_bits_f32({c.p(0, 'float')}, {c.p(1, 'uint8_t')}, {grad.count}, {c.pointer(c.out, 'float')})"
 
 
-@kernel("lightning_fwd::modulate_from_seed.out")
+@kernel("lfwd::modulate_from_seed.out")
 def _modulate_from_seed(c: Context) -> str:
     x, error = c.tensor(0), c.tensor(1)
     c.contiguous(x, error, c.out)

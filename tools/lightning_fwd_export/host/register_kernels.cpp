@@ -184,7 +184,7 @@ Kernel kernels[] = {
     Kernel("lfwd::relu_backward.out", relu_backward),
     Kernel("lfwd::positive_bits.out", positive_bits),
     Kernel("lfwd::where_bits.out", where_bits),
-    Kernel("lightning_fwd::modulate_from_seed.out", modulate_from_seed),
+    Kernel("lfwd::modulate_from_seed.out", modulate_from_seed),
     Kernel("lfwd::avg_pool2d_backward.out", avg_pool2d_backward),
     Kernel("lfwd::max_pool2d_backward.out", max_pool2d_backward),
     Kernel("lfwd::adaptive_avg_pool2d_backward.out", adaptive_avg_pool2d_backward),
