@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..graph.rewritten import RewrittenModel
+from ..methods import REFERENCE, LearningMethod, rewrite
 from ..trace.step_graph import StepGraph, trace_step
 from .device import Device, load_device
 from .operations import Operation, operations
@@ -33,7 +34,7 @@ def step_cost(
     device: str | Path | Device | None = None,
     width: str = "fp32",
     *,
-    method: object = "backprop",
+    method: LearningMethod | str = REFERENCE,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     optimizer: str = "sgd",
     momentum: float = 0.0,
@@ -62,8 +63,6 @@ def step_cost(
             torch.zeros(example_batch.shape[:1], dtype=torch.int64, device=example_batch.device),
         )
     if not isinstance(model, RewrittenModel):
-        from ..methods import rewrite
-
         model = rewrite(copy.deepcopy(model), method, example_batch[0])
     step = trace_step(model, example_batch, loss=loss, optimizer=optimizer, momentum=momentum)
     return price(step, model, device, width, optimizer=optimizer, scheduled=scheduled, recompute=recompute)

@@ -30,6 +30,8 @@ METHODS: dict[str, type[LearningMethod]] = {
     "statistics": Statistics,
     "zeroth_order": ZerothOrder,
 }
+REFERENCE = "backprop"  #: what every other rule is held against; what a plain model is priced as
+DEFAULT = "local_loss"  #: of a strategy that is told none
 
 
 def get_method(method: LearningMethod | str, **settings: object) -> LearningMethod:

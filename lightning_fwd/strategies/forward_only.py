@@ -23,7 +23,7 @@ from typing_extensions import override
 from ..errors import LightningFwdError
 from ..graph.constants import COUNTER, INSERTED
 from ..graph.rewritten import RewrittenModel
-from ..methods import LearningMethod, get_method
+from ..methods import DEFAULT, LearningMethod, get_method
 from .averaging import spare_frozen_norms
 from .batch import Key, example_batch, input_of, target_of
 from .fresh_norms import warn_of_fresh_norms
@@ -56,7 +56,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     def __init__(
         self,
-        method: LearningMethod | str = "local_loss",
+        method: LearningMethod | str = DEFAULT,
         module: str | None = None,
         example_input: Tensor | None = None,
         input_key: Key = None,
