@@ -114,6 +114,7 @@ ROWS = [
         exact=False,
         trains=lambda name: False,
     ),
+    Row("direct_feedback", lf.DirectFeedback),
     Row("statistics", lf.Statistics, ("conv", "residual"), falls_to=None, trains=lambda name: False),
 ]
 CASES = [(row, net) for row in ROWS for net in row.nets]

@@ -12,6 +12,7 @@ from ..errors import RewriteError
 from ..graph.rewritten import RewrittenModel
 from .backprop import Backprop
 from .base import LearningMethod
+from .direct_feedback import DirectFeedback
 from .forward_forward import ForwardForward
 from .local_loss import LocalLoss
 from .pepita import Pepita
@@ -26,10 +27,12 @@ METHODS: dict[str, type[LearningMethod]] = {
     "forward_forward": ForwardForward,
     "local_loss": LocalLoss,
     "pepita": Pepita,
+    "direct_feedback": DirectFeedback,
     "sparse_training": SparseTraining,
     "statistics": Statistics,
     "zeroth_order": ZerothOrder,
 }
+__all__ = [*(rule.__name__ for rule in METHODS.values()), "DEFAULT", "METHODS", "REFERENCE", "LearningMethod", "get_method", "rewrite"]
 REFERENCE = "backprop"  #: what every other rule is held against; what a plain model is priced as
 DEFAULT = "local_loss"  #: of a strategy that is told none
 

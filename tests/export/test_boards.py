@@ -22,6 +22,7 @@ METHODS = {
     "forward_forward": lf.ForwardForward(),
     "local_loss": lf.LocalLoss(),
     "pepita": lf.Pepita(),
+    "direct_feedback": lf.DirectFeedback(),
     "pepita recompute": lf.Pepita(recompute=True),
     "pepita seeded": lf.Pepita(feedback="regenerated"),
     "sparse_update": lf.SparseUpdate(train={"classifier": 0.5}, biases="all"),
@@ -35,6 +36,7 @@ FAST = [  # each rule and each board at least once
     ("pepita recompute", "mlp", "mps2-an500"),
     ("backprop", "mlp", "mps2-an500"),
     ("pepita", "mlp", "mps2-an386"),
+    ("direct_feedback", "conv", "mps2-an386"),
 ]
 ALL = [(m, n, b) for m in METHODS for n in ("mlp", "conv") for b in BOARDS]
 CASES = [*FAST, *(pytest.param(*case, marks=pytest.mark.slow) for case in ALL if case not in FAST)]

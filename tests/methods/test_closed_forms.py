@@ -175,6 +175,7 @@ def test_statistics_are_the_mean_over_batches():
 
 RULES = {
     "forward_forward": lf.ForwardForward, "forward_forward, layers": lambda: lf.ForwardForward(head="layers"), "local_loss": lf.LocalLoss,
+    "direct_feedback": lf.DirectFeedback, "direct_feedback, own": lambda: lf.DirectFeedback(positions="own"),
     "local_loss, sum": lambda: lf.LocalLoss(prediction="sum"), "pepita": lf.Pepita, "pepita, recompute": lambda: lf.Pepita(recompute=True),
 }  # fmt: skip
 
@@ -238,7 +239,7 @@ def saved_peak(method, depth, make_layer):
 def test_saved_tensors_do_not_grow_with_depth(rule, make_layer):
     method = lf.Backprop if rule == "backprop" else RULES[rule]
     shallow, deep = (saved_peak(method(), depth, make_layer) for depth in (3, 12))
-    if rule == "backprop":
+    if rule == "backprop" or "direct_feedback" in rule:  # both keep all activations until the error is known
         assert deep > 2 * shallow
     elif "layers" in rule:  # its head reads every block
         assert deep <= shallow + (12 - 3) * 8 * 12 * 4  # twelve features of 8 samples each, in fp32

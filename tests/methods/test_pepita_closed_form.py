@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 import lightning_fwd as lf
 from lightning_fwd.graph.counter_random import uniform
-from lightning_fwd.methods.pepita.mirroring import mirrored, turned
+from lightning_fwd.methods.mirroring import mirrored, turned
 
 CLASSES = 3
 

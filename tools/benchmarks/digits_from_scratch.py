@@ -18,7 +18,7 @@ from pathlib import Path
 import joblib
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-NAMES = ("backprop", "local_loss", "forward_forward", "pepita", "frozen")
+NAMES = ("backprop", "local_loss", "forward_forward", "pepita", "direct_feedback", "frozen")
 
 
 def fit(name: str, seed: int, out: Path) -> float:

@@ -30,8 +30,8 @@ from ..base import (
     require_logits,
     require_trainable,
 )
+from ..mirroring import mirrored, turned
 from .feedback import FeedbackProjection
-from .mirroring import mirrored, turned
 from .scaling import SampleStandardise, UpdateScale, input_magnitude, update_factor
 from .walk import Walk
 
@@ -196,8 +196,9 @@ class Pepita(LearningMethod):
         else:
             return None
         strength = self.mirror_noise * model.inserted.input_scale
-        estimates = (mirrored(model, record.input, (step << 16) + hash32(self.seed) + i, strength) for i in range(rounds))
-        return turned(matrix, sum(estimates), share)
+        estimates = (mirrored(model.run, record.input, (step << 16) + hash32(self.seed) + i, strength) for i in range(rounds))
+        # updates move h towards h_err, so F points along -J^T: the modulated pass shows an input on which the network would err less
+        return turned(matrix, -sum(estimates), share)
 
 
 def _gradients(model: RewrittenModel, unit: Unit, outputs: list[Tensor], deltas: list[Tensor]) -> Updates:

@@ -1,29 +1,34 @@
-"""Weight mirroring: turn the feedback matrix towards the network's own weights, by forward passes alone.
+"""Weight mirroring: turn a feedback matrix towards the network's own weights, by forward passes alone.
 
 Akrout et al., "Deep learning without weight transport", NeurIPS 2019 (arXiv 1904.05391), mirror each layer; Srinivasan et al., "Forward learning
 with top-down feedback", ICLR 2024 (arXiv 2302.05440), bring it to PEPITA, whose F stands for the product of all layers. Here the product
-is mirrored in one go: noise into the input, correlated with what it does to the logits, gives the mean Jacobian
-``E[xi (f(x + s xi) - f(x - s xi))^T] / 2s``, whatever lies between. With ``x + F e`` and updates that move h towards h_err, F has to point
-along ``-J^T``, so that the modulated pass shows the network an input on which it would err less.
+is mirrored in one go: noise into an activation, correlated with what it does to the logits, gives the mean Jacobian
+``E[xi (f(h + s xi) - f(h - s xi))^T] / 2s``, whatever lies between.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-from ...graph.counter_random import uniform
-from ...graph.phase import phase
-from ...graph.rewritten import RewrittenModel
+from ..graph.counter_random import uniform
+from ..graph.phase import phase
 
 
 @torch.no_grad()
-def mirrored(model: RewrittenModel, x: Tensor, seed: int, strength: float) -> Tensor:
-    """One estimate of ``-J^T`` ``(n_in, C)`` from noise of size ``strength`` around ``x`` ``(B, ...)``; two forward passes."""
+def mirrored(run: Callable[[Tensor], Tensor], h: Tensor, seed: int, strength: float | Tensor) -> Tensor:
+    """One estimate of the direction of ``J^T`` ``(n, C)``, n the values of a sample of h, from noise around them; two forward passes.
+
+    Args:
+        run: what lies between, ``h (B, ...) -> logits (B, C)``.
+        strength: standard deviation of the noise.
+    """
     with phase("projection"):
-        noise = uniform(seed, x.shape, x.device).to(x.dtype) * 3.0**0.5  # variance 1
+        noise = uniform(seed, h.shape, h.device).to(h.dtype) * 3.0**0.5  # variance 1
     with phase("forward"):
-        difference = model.run(x - strength * noise) - model.run(x + strength * noise)
+        difference = run(h + strength * noise) - run(h - strength * noise)
     with phase("projection"):
         return noise.flatten(1).t() @ difference
 
