@@ -44,6 +44,8 @@ class Update:
         value: new content of a buffer that no optimizer owns (running statistics, counters).
         part: what of the parameter the gradient is for; None: all of it. The rest is never computed: its gradient is zero by
             definition, it needs no optimizer state and no writing.
+        fresh: whether the rule computed the gradient out of place and keeps no hold on it, so that it may become ``p.grad`` without a copy. What
+            autograd returns is not: it may share its storage with another gradient, or with what a hook of the user's has kept.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Update:
     gradient: Tensor | None = None
     value: Tensor | None = None
     part: Part | None = None
+    fresh: bool = False
 
     def whole_gradient(self) -> Tensor:
         """The gradient in the shape and type of the parameter, zero outside its part; under autocast a rule may compute it in bf16."""
@@ -129,6 +132,6 @@ def accumulate(update: Update) -> None:
     gradient = update.whole_gradient()
     if update.tensor.grad is None:
         # Two parameters may be given one storage (the two of a sum, say), which adding and clipping in place would then change twice.
-        update.tensor.grad = gradient.clone() if gradient is update.gradient else gradient
+        update.tensor.grad = gradient.clone() if gradient is update.gradient and not update.fresh else gradient
     else:
         update.tensor.grad += gradient

@@ -107,8 +107,10 @@ class SparseTraining(LearningMethod):
                 yield Update(name, named[name], value=named[name].detach() * module.mask * new)
                 yield Update(f"{INSERTED}.weight_masks.{key}.mask", module.mask, value=new)
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
-                gradient = grad.mul_(module.mask)  # in place: a new tensor of this size costs more than the product
-            yield Update(name, named[name], gradient)
+                gradient = (
+                    grad * module.mask
+                )  # not in place: autograd may have given the same storage to another parameter (of a sum of weights)
+            yield Update(name, named[name], gradient, fresh=True)
 
     def beyond_the_step(self, model: RewrittenModel) -> str:
         last = self.until // self.interval * self.interval

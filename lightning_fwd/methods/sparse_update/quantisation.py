@@ -62,5 +62,5 @@ def scale_for_integers(updates: Iterable[Update], factors: Mapping[str, float]) 
     for update in updates:
         if update.gradient is not None and update.name in factors:
             with torch.no_grad(), phase("update"), layer(update.name.rpartition(".")[0]):
-                update = replace(update, gradient=update.gradient * factors[update.name])
+                update = replace(update, gradient=update.gradient * factors[update.name], fresh=True)
         yield update

@@ -97,4 +97,4 @@ class ZerothOrder(LearningMethod):
                 continue
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
                 gradient = sum(slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True))
-            yield Update(name, parameter, gradient)
+            yield Update(name, parameter, gradient, fresh=True)
