@@ -22,6 +22,8 @@ from ..graph.phase import PHASES
 from ..graph.rewritten import RewrittenModel
 from ..strategies.batch import input_of, target_of
 from ..strategies.install import find_network
+from ..trace import of_torch
+from ..trace.optimizers import SGD, Optimizer
 
 COLUMNS = (
     "step", "epoch", "macs", "macs_needed", *(f"{phase}_macs" for phase in PHASES), "elementwise_operations", "peak_ram_bytes",
@@ -37,7 +39,8 @@ class StepCost(Callback):
     ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured), and, where a rule's sparsity follows the data, ``cost/macs_needed``:
     what the step took of the ``cost/macs`` that its shapes have room for. Writes a row per step to ``step_cost.csv``; prints a summary
     at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor. A run resumed from a checkpoint counts on from its step.
-    SGD, Adam and AdamW are priced; any other optimizer is priced as plain SGD, with a warning.
+    SGD, Adam and AdamW are priced with momentum, Nesterov, weight decay and AMSGrad; what an optimizer does beyond that is named in a warning and
+    among what the report does not count. Any other optimizer is priced as plain SGD, and named too.
 
     Args:
         device: name of a device profile, path of a YAML file, or a :class:`lightning_fwd.cost.Device`.
@@ -217,7 +220,7 @@ class StepCost(Callback):
             loss, target = _loss_for(target, x)
             if not isinstance(network, RewrittenModel):
                 network = copy.deepcopy(network)
-            optimizer, momentum, unknown = _optimizer(trainer)
+            optimizer, left_out = _optimizer(trainer)
             report = step_cost(
                 network,
                 (x.detach(), target),
@@ -225,13 +228,10 @@ class StepCost(Callback):
                 self.width,
                 loss=loss,
                 optimizer=optimizer,
-                momentum=momentum,
             )
-            if unknown:
-                rank_zero_warn(
-                    f"StepCost prices {unknown} as plain SGD: its state and arithmetic are not in the cost (sgd, adam and adamw are)"
-                )
-                report = replace(report, not_counted=(f"state and arithmetic of {unknown}: priced as plain SGD", *report.not_counted))
+            if left_out:
+                rank_zero_warn(f"not in StepCost's figures: {'; '.join(left_out)}")
+                report = replace(report, not_counted=(*left_out, *report.not_counted))
             return report
         except LightningFwdError as error:
             rank_zero_warn(f"StepCost cannot price this step: {error}")
@@ -271,15 +271,16 @@ def _loss_for(target: Tensor | None, x: Tensor):
     return (lambda logits, _target: logits.square().mean()), x.new_zeros(x.shape[0], dtype=torch.int64)
 
 
-def _optimizer(trainer: Trainer) -> tuple[str, float, str]:
-    """Name and momentum to price, and the class of an optimizer that the ledger does not know ("" for those it does)."""
-    optimizer = trainer.optimizers[0] if trainer.optimizers else None
-    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
-        return "adam", 0.0, ""
-    if optimizer is None or isinstance(optimizer, torch.optim.SGD):
-        groups = [] if optimizer is None else optimizer.param_groups
-        return "sgd", max((float(group["momentum"]) for group in groups), default=0.0), ""
-    return "sgd", 0.0, type(optimizer).__name__
+def _optimizer(trainer: Trainer) -> tuple[Optimizer, list[str]]:
+    """What to price as the optimizer, and what of the run's own, and of its gradient clipping, that leaves out."""
+    if not trainer.optimizers:
+        return SGD(0.01), []
+    optimizer, left_out = of_torch(trainer.optimizers[0])
+    if more := [type(o).__name__ for o in trainer.optimizers[1:]]:
+        left_out.append(f"{', '.join(more)}: only the first of several optimizers is priced, for all parameters")
+    if trainer.gradient_clip_val:
+        left_out.append("gradient clipping, which by norm would keep all gradients until the last is known")
+    return optimizer, left_out
 
 
 def _metrics(report: CostReport, cuda_peak_bytes: int | None) -> dict[str, float]:

@@ -22,6 +22,7 @@ from ..errors import RewriteError, StepError
 from ..methods import Statistics, rewrite
 from ..models import build
 from ..recipes import fit, pretrain, pretrained, quiet, require_same_weights
+from ..trace.optimizers import SGD
 from .folder import Result, open_folder, save
 from .scenario import Row, Scenario
 
@@ -96,7 +97,8 @@ def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
         x, y = (part[: scenario.cost_batch] for part in scenario.data_module(scenario.seeds[0], "target").tensors("train"))
         try:
             model = rewrite(row.frozen(build(scenario.model, **scenario.model_args)), method, x)
-            report = step_cost(model, (x, y), device=scenario.device, width=scenario.width, momentum=scenario.adapt.momentum)
+            optimizer = SGD(scenario.adapt.lr, scenario.adapt.momentum, scenario.adapt.weight_decay)
+            report = step_cost(model, (x, y), device=scenario.device, width=scenario.width, optimizer=optimizer)
         except RewriteError:  # adapt says so
             return row.name, cost
         except StepError as error:  # of so few samples; of the batches that it adapts on it may learn

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from ..graph.rewritten import RewrittenModel
 from ..methods import REFERENCE, LearningMethod, rewrite
+from ..trace.optimizers import Optimizer
 from ..trace.step_graph import StepGraph, trace_step
 from .device import Device, load_device
 from .operations import Operation, operations
@@ -36,7 +37,7 @@ def step_cost(
     *,
     method: LearningMethod | str = REFERENCE,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    optimizer: str = "sgd",
+    optimizer: str | Optimizer = "sgd",
     momentum: float = 0.0,
     scheduled: bool = True,
     recompute: bool = False,
@@ -48,7 +49,7 @@ def step_cost(
         example_batch: input ``(B, ...)`` and target ``(B,)``, or the input alone; the batch size counts, the values do not.
         device: name of a profile, path of a YAML file, or a :class:`Device`; adds latency, energy and the verdict.
         width: ``"fp32"``, ``"int8"`` or ``"mixed"``, see :class:`lightning_fwd.cost.widths.Widths`.
-        optimizer, momentum: ``"sgd"`` or ``"adam"``.
+        optimizer, momentum: ``"sgd"`` or ``"adam"``, or one of :mod:`lightning_fwd.trace.optimizers` with settings of its own.
         scheduled: price the step as a device would run it (updates at once, in place, reordered); False prices it as traced.
         recompute: also trade operations for memory, see :func:`lightning_fwd.cost.schedule.recompute_cheap`.
 
@@ -65,7 +66,8 @@ def step_cost(
     if not isinstance(model, RewrittenModel):
         model = rewrite(copy.deepcopy(model), method, example_batch[0])
     step = trace_step(model, example_batch, loss=loss, optimizer=optimizer, momentum=momentum)
-    return price(step, model, device, width, optimizer=optimizer, scheduled=scheduled, recompute=recompute)
+    name = optimizer if isinstance(optimizer, str) else optimizer.name
+    return price(step, model, device, width, optimizer=name, scheduled=scheduled, recompute=recompute)
 
 
 def device_for(device: str | Path | Device | None, width: str) -> Device | None:

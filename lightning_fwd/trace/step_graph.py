@@ -141,7 +141,7 @@ def trace_step(
     example_batch: tuple[Tensor, Tensor],
     *,
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-    optimizer: str = "sgd",
+    optimizer: str | Optimizer = "sgd",
     lr: float = 0.01,
     momentum: float = 0.0,
 ) -> StepGraph:
@@ -150,7 +150,8 @@ def trace_step(
     Args:
         example_batch: input ``(B, ...)`` and target; only their shapes and types matter.
         loss: ``(logits, target) -> scalar``, the user's loss.
-        optimizer: a name in :data:`lightning_fwd.trace.optimizers.OPTIMIZERS`; its arithmetic becomes part of the graph.
+        optimizer: a name in :data:`lightning_fwd.trace.optimizers.OPTIMIZERS`; its arithmetic becomes part of the graph. Or one with settings
+            of its own, in place of ``lr`` and ``momentum``.
 
     Raises:
         StepError: the rule or the model cannot learn from such a batch, or the step depends on the values of tensors.

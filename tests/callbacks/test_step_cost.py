@@ -158,9 +158,24 @@ def test_an_optimizer_that_the_ledger_does_not_know_is_named(tmp_path):
             return torch.optim.RMSprop(self.parameters(), momentum=0.9)
 
     callback = StepCost(dirpath=tmp_path)
-    with pytest.warns(UserWarning, match="prices RMSprop as plain SGD"):
+    with pytest.warns(UserWarning, match="RMSprop: priced as plain SGD"):
         fit(ByRMSprop(MLP(hidden=(12,))), callback, tmp_path)
     assert "RMSprop" in callback.report.not_counted[0]
+
+
+def test_what_an_optimizer_does_beyond_the_priced_one_is_named(tmp_path):
+    class Boosted(torch.optim.SGD):
+        pass
+
+    class By(Module):
+        def configure_optimizers(self):
+            return Boosted(self.parameters(), 0.05, momentum=0.9, dampening=0.1, weight_decay=1e-4, maximize=True)
+
+    callback = StepCost()
+    with pytest.warns(UserWarning, match="not in StepCost's figures: what Boosted adds to SGD(.*)dampening=0.1(.*)maximize=True"):
+        fit(By(MLP(hidden=(12,))), callback, tmp_path)
+    assert callback.report.optimizer == "sgd, weight decay"
+    assert [note.partition(" ")[0] for note in callback.report.not_counted[:3]] == ["what", "dampening=0.1", "maximize=True"]
 
 
 def test_no_file_without_a_place_for_it(tmp_path):
