@@ -10,17 +10,36 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.library import custom_op
+from torch.nn import functional as F
 
 from .elementwise_count import count_elementwise
 
+# On a CPU by numpy, which packs about fifty times as fast as the same in torch's operations; elsewhere by those, without a way over the host.
+
 
 def _pack(mask: Tensor) -> Tensor:
-    return torch.from_numpy(np.packbits(mask.reshape(-1).cpu().numpy(), bitorder="little")).to(mask.device)
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.packbits(mask.reshape(-1).numpy(), bitorder="little"))
+    return pack_by_torch(mask)
 
 
 def _unpack(bits: Tensor, count: int) -> Tensor:
-    flags = np.unpackbits(bits.cpu().numpy(), count=count, bitorder="little")
-    return torch.from_numpy(flags).view(torch.bool).to(bits.device)
+    if bits.device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(bits.numpy(), count=count, bitorder="little")).view(torch.bool)
+    return unpack_by_torch(bits, count)
+
+
+def pack_by_torch(mask: Tensor) -> Tensor:
+    """A mask of any shape to uint8 ``(ceil(n / 8),)``, on its own device."""
+    flags = mask.reshape(-1).to(torch.uint8)
+    flags = F.pad(flags, (0, -flags.numel() % 8)).view(-1, 8)
+    return (flags << torch.arange(8, dtype=torch.uint8, device=mask.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack_by_torch(bits: Tensor, count: int) -> Tensor:
+    """The first ``count`` bits as bool ``(count,)``, on their own device."""
+    flags = (bits[:, None] >> torch.arange(8, dtype=torch.uint8, device=bits.device)) & 1
+    return flags.reshape(-1)[:count].to(torch.bool)
 
 
 @custom_op("lfwd::positive_bits", mutates_args=())

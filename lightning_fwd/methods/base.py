@@ -96,17 +96,20 @@ class LearningMethod(ABC):
                 "it needs class indices, one integer per sample",
                 "convert one-hot or soft labels to indices",
             )
-        if target.device.type == "cpu" and target.numel() and not torch.compiler.is_compiling():
-            if not _is_fake(target) and (int(target.min()) < 0 or int(target.max()) >= classes):
+        if target.numel() and not torch.compiler.is_compiling() and not _is_fake(target):
+            # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any other
+            # number (Apple), and to find it only after the step would be to find it too late.
+            least, most = torch.stack([target.min(), target.max()]).tolist()
+            if least < 0 or most >= classes:
                 raise StepError(
-                    f"{name} got labels from {int(target.min())} to {int(target.max())}, but the model has {classes} classes",
+                    f"{name} got labels from {least} to {most}, but the model has {classes} classes",
                     "the number of classes is read from the logits of the example input",
                     "check the labels, or give the model an output per class",
                 )
 
 
 def _is_fake(x: Tensor) -> bool:
-    return type(x) is not Tensor  # FakeTensor, functional wrappers: no values to look at
+    return type(x) is not Tensor or x.is_meta  # FakeTensor, functional wrappers, meta: no values to look at
 
 
 def require_trainable(model: RewrittenModel, names: list[str]) -> None:

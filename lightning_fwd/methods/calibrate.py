@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import RewriteError, StepError
+from ..graph.in_double import in_double
 from ..graph.rewritten import RewrittenModel
 
 _KEPT = 4096  # samples whose features are kept for the temperature
@@ -59,11 +60,11 @@ class _Fit:
         self.heads, self.gram, self.moment, self.kept = heads, 0.0, 0.0, []
 
     def add(self, features: list[Tensor], one_hot: Tensor) -> None:
-        both = torch.cat([*features, features[0].new_ones(len(one_hot), 1)], dim=1).double()
+        both = in_double(torch.cat([*features, features[0].new_ones(len(one_hot), 1)], dim=1))
         self.gram = self.gram + both.t() @ both
-        self.moment = self.moment + both.t() @ one_hot.double()
+        self.moment = self.moment + both.t() @ in_double(one_hot)
         if sum(len(f) for f, _ in self.kept) < _KEPT:
-            self.kept.append((both, one_hot.argmax(1)))
+            self.kept.append((both, one_hot.argmax(1).to(both.device)))
 
     def solve(self, ridge: float) -> None:
         size = len(self.gram) - 1

@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import Tensor
 
 from ...errors import LightningFwdError
+from ...graph.in_double import in_double
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def by_layer(gradients: dict[str, tuple[Tensor, Tensor]]) -> dict[str, tuple[flo
     """Module path to (cosine, norm of the rule's gradient, norm of backpropagation's)."""
     sums: dict[str, list[float]] = {}
     for name, (mine, theirs) in gradients.items():
-        a, b = mine.double().flatten(), theirs.double().flatten()
+        a, b = in_double(mine).flatten(), in_double(theirs).flatten()
         own = sums.setdefault(layer_of_parameter(name), [0.0, 0.0, 0.0])
         for i, product in enumerate((a @ b, a @ a, b @ b)):
             own[i] += float(product)
@@ -63,8 +64,8 @@ def relative_changes(now: dict[str, Tensor], start: dict[str, Tensor]) -> dict[s
     sums: dict[str, list[float]] = {}
     for name, tensor in now.items():
         own = sums.setdefault(layer_of_parameter(name), [0.0, 0.0])
-        first = start[name].to(tensor.device).double()
-        own[0] += float((tensor.detach().double() - first).square().sum())
+        first = in_double(start[name].to(tensor.device))
+        own[0] += float((in_double(tensor.detach()) - first).square().sum())
         own[1] += float(first.square().sum())
     return {layer: math.sqrt(moved / size) if size else math.inf if moved else 0.0 for layer, (moved, size) in sums.items()}
 
