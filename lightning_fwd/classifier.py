@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import lightning as L
@@ -12,6 +13,22 @@ from torchmetrics import MeanMetric
 
 from .errors import LightningFwdError
 from .models import build
+
+
+class CosineOverTheRun(torch.optim.lr_scheduler.CosineAnnealingLR):
+    """Down to zero over the present run: a checkpoint of a shorter or longer one brings the step it had reached, not its length."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As ever, at the rate that this step has in a run of this one's length; comes after the optimizer's own state."""
+        steps = self.T_max
+        super().load_state_dict(state_dict)
+        if self.T_max == steps:  # resumed as it was: the rate as stored, to the bit
+            return
+        self.T_max = steps
+        share = (1 + math.cos(math.pi * min(1.0, self.last_epoch / steps))) / 2
+        self._last_lr = [self.eta_min + (base - self.eta_min) * share for base in self.base_lrs]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
 
 
 class Classifier(L.LightningModule):
@@ -70,9 +87,16 @@ class Classifier(L.LightningModule):
         self.log(f"{stage}/accuracy", self.accuracy, prog_bar=True)
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        if int(y.max()) >= logits.shape[1]:
+        least, most = torch.stack([y.min(), y.max()]).tolist()  # one read of the device, not two
+        if least < 0:
             raise LightningFwdError(
-                f"the data has a label {int(y.max())}, the model has {logits.shape[1]} classes",
+                f"the data has a label {least}",
+                "classes are counted from 0, and a negative number is none",
+                "leave samples without a label out of the data, or give them a class of their own",
+            )
+        if most >= logits.shape[1]:
+            raise LightningFwdError(
+                f"the data has a label {most}, the model has {logits.shape[1]} classes",
                 "classes are counted from 0",
                 "set in model_args the argument of your model that sets its number of outputs, e.g. num_classes",
             )
@@ -87,5 +111,5 @@ class Classifier(L.LightningModule):
         if self.schedule == "constant":
             return optimizer
         steps = max(1, int(self.trainer.estimated_stepping_batches))
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        cosine = CosineOverTheRun(optimizer, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
