@@ -75,12 +75,19 @@ def dataset_from_arrays(arrays: dict, title: str, classes: tuple[str, ...] | Non
         found = f"{x_train.shape[1:]} {x_train.dtype} and {x_test.shape[1:]} {x_test.dtype}"
         raise ValueError(f"{source}: the samples of x_train and x_test differ: {found}")
     highest = int(max(y_train.max(), y_test.max()))
-    classes = classes or tuple(str(label) for label in range(highest + 1))
+    named, classes = bool(classes), classes or tuple(str(label) for label in range(highest + 1))
     if highest >= len(classes):
-        raise ValueError(f"{source}: label {highest}, but there are only {len(classes)} classes")
+        raise ValueError(f"{source}: label {highest}, but there are only {len(classes)} classes, counted from 0")
     unseen = np.setdiff1d(y_test, y_train)
     if len(unseen):
         raise ValueError(f"{source}: y_test holds the labels {unseen.tolist()}, which y_train never shows")
+    if not named and len(missing := np.setdiff1d(np.arange(highest + 1), y_train)):
+        shown = f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}"
+        mend = "subtract 1 from the labels" if missing.tolist() == [0] else "number the classes without gaps"
+        raise ValueError(
+            f"{source}: y_train goes up to {highest} and never shows {shown}: that would be {highest + 1} classes, counted from 0; {mend}, "
+            "or name them all in an array `classes` if these are meant to have no samples"
+        )
     return Dataset(title, _modality(x_train, x_test), x_train, y_train, x_test, y_test, classes)
 
 

@@ -224,6 +224,8 @@ def test_a_folder_joins_its_files_and_a_changed_file_is_read_anew(tmp_path):
         ({"x_train": np.full((20, 6, 5), np.nan)}, "holds NaN or infinity"),
         ({"x_train": np.zeros((20, 6, 5), "U1")}, "expected numbers"),
         ({"x_test": np.zeros((0, 6, 5), np.uint8), "y_test": np.zeros(0, int)}, "x_test is empty"),
+        ({"y_train": np.arange(20) % 3 + 1, "y_test": np.arange(10) % 3 + 1}, "never shows 0: .* 4 classes, counted from 0; subtract 1"),
+        ({"y_train": np.arange(20) % 3 * 2, "y_test": np.arange(10) % 3 * 2}, "never shows 1, 3: .*number the classes without gaps"),
         ({"classes": np.array(["a", "b"])}, "label 2, but there are only 2 classes"),
     ],
 )
@@ -233,6 +235,14 @@ def test_own_files_with_faults_are_refused_by_name(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_dataset(str(tmp_path / "bad.npz"))
     assert "bad.npz" in str(caught.value)
+
+
+def test_a_class_without_samples_is_taken_where_it_has_a_name(tmp_path):
+    arrays = own_arrays()
+    np.savez(
+        tmp_path / "named.npz", **arrays | {k: arrays[k] % 3 + 1 for k in ("y_train", "y_test")}, classes=np.array(["background", *"abc"])
+    )
+    assert load_dataset(str(tmp_path / "named.npz")).classes == ("background", "a", "b", "c")
 
 
 # --- damaged files ---------------------------------------------------------------------------------------------------
