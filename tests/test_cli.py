@@ -83,6 +83,9 @@ def refused(arguments, said, capfd):
         (["compare", "-c", "nowhere.yaml", "--out", "out"], "no scenario file nowhere.yaml"),
         (["cost", "--model", "mlp", "--method", "sparse_update", "--set", "trian=head"], "settings of sparse_update: train, channels"),
         (["list", "methods", "pepitta"], "no 'pepitta' among methods mend: known are backprop"),
+        (["list", "devices", "stm32"], "no 'stm32' among devices mend: known are cortex_m4_qemu"),
+        (["list", "drifts", "noize"], "no 'noize' among drifts mend: known are"),
+        (["list", "data", "digits"], "lightning-fwd list data shows all there is"),
         (["comparr"], "comparr"),
     ],
 )
@@ -214,6 +217,8 @@ def test_a_file_in_the_current_folder(tmp_path):
     ("arguments", "said"),
     [
         (["list", "devices"], ["stm32h735", "cycles_per_mac:"]),
+        (["list", "devices", "stm32h735"], ["Cortex-M7", "sram_bytes: ", "datasheet: ", "cycles_per_mac.int8.default: "]),
+        (["list", "drifts", "blur"], ["side of the box filter", "levels 1 to 5: 3, 5", "blur=7"]),
         (["list", "drifts"], ["gain_offset", "0.04, 0.06", "noise=0.08"]),
         (["list", "methods"], [*METHODS, "feedback_scale"]),
         (["list", "methods", "pepita"], ["feedback_scale:", "feedback_scale="]),

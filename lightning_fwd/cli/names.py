@@ -69,31 +69,53 @@ def _data(console: Console) -> None:
         _say(console, documentation(of, heading) + "\n")
 
 
-TOPICS: dict[str, tuple[Callable[[Console], None], Mapping[str, Callable] | None]] = {
-    "devices": (_devices, None),
-    "drifts": (_drifts, None),
-    "methods": (_methods, METHODS),
-    "models": (_models, MODELS),
-    "data": (_data, None),
+def _device(name: str) -> str:
+    """Every figure of a profile, with its kind and its source."""
+    device = load_device(name)
+    lines = [f"  {path}: {figure.value:,} ({figure.kind}: {figure.source})" for path, figure in device.figures()]
+    return "\n".join([f"{name}: {device.core}; cycles_per_mac counts {device.counts}", *lines])
+
+
+def _drift(name: str) -> str:
+    kind = DRIFT_KINDS[name]
+    levels = ", ".join(f"{level:g}" for level in kind.levels)
+    signals = "images and signals" if kind.signals else "images only"
+    return (
+        f"{name}: its severity is {kind.meaning}\n  allowed: {kind.low:g}..{kind.high:g}; {kind.identity:g} changes nothing\n"
+        f"  levels 1 to 5: {levels}\n  for {signals}\n\nWrite {name}={kind.levels[2]:g}, or {{kind: {name}, level: 3}}."
+    )
+
+
+def _documented(named: Mapping[str, Callable]) -> Callable[[str], str]:
+    return lambda name: documentation(named[name], name)
+
+
+#: Topic to its table, its names, and what is said of one of them.
+TOPICS: dict[str, tuple[Callable[[Console], None], Iterable[str], Callable[[str], str] | None]] = {
+    "devices": (_devices, device_names(), _device),
+    "drifts": (_drifts, DRIFT_KINDS, _drift),
+    "methods": (_methods, METHODS, _documented(METHODS)),
+    "models": (_models, MODELS, _documented(MODELS)),
+    "data": (_data, (), None),
 }
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topic", choices=TOPICS)
-    parser.add_argument("name", nargs="?", help="of a method or a model: its documentation and arguments")
+    parser.add_argument("name", nargs="?", help="of one of them: all that is known of it, its arguments or figures")
 
 
 def run(options: argparse.Namespace) -> int:
     """What has a name: devices, kinds of drift, learning rules and their settings, models, data sets."""
     console = Console()
-    show, named = TOPICS[options.topic]
+    show, named, describe = TOPICS[options.topic]
     if options.name is None:
         show(console)
         return 0
-    if named is None or options.name not in named:
+    if describe is None or options.name not in named:
         known = f"known are {', '.join(named)}" if named else f"lightning-fwd list {options.topic} shows all there is"
         raise LightningFwdError(f"no {options.name!r} among {options.topic}", "", known)
-    _say(console, documentation(named[options.name], options.name))
+    _say(console, describe(options.name))
     return 0
 
 
