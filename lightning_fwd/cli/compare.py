@@ -22,6 +22,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
     parser.add_argument("--device", help="in place of the scenario's")
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the scenario's")
+    parser.add_argument(
+        "--accelerator", choices=("auto", "cpu", "gpu", "cuda", "mps"), help="what trains, in place of the scenario's (auto)"
+    )
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
 
 
@@ -29,7 +32,7 @@ def run(options: argparse.Namespace) -> int:
     """Pretrain, drift, adapt by each rule: accuracy and cost in one table."""
     from ..compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
 
-    overrides = {k: v for k in ("seeds", "device", "width") if (v := getattr(options, k)) is not None}
+    overrides = {k: v for k in ("seeds", "device", "width", "accelerator") if (v := getattr(options, k)) is not None}
     scenario, console = load_scenario(options.config, overrides), Console()
     lines = summarise(scenario, compare(scenario, options.out, options.jobs, console))
     print_table(scenario, lines, console)

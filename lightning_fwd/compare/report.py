@@ -21,7 +21,8 @@ from .scenario import Scenario
 class Line:
     """One method over all seeds; accuracies as (mean, standard deviation) in percent, ``won_back`` in percent of what the drift took.
 
-    Of one seed the deviation is NaN.
+    Of one seed the deviation is NaN. A row that has no result in some seed has NaN for its means, and ``failed`` says why: "diverged", with the seeds
+    if not in all, or "n/a" where the rule never made a step.
     """
 
     method: str
@@ -37,6 +38,7 @@ class Line:
     device_ms: float
     host_ms: float
     note: str
+    failed: str = ""
 
 
 def summarise(scenario: Scenario, results: Sequence[Result]) -> list[Line]:
@@ -51,13 +53,24 @@ def summarise(scenario: Scenario, results: Sequence[Result]) -> list[Line]:
                 *(_mean_std(columns[f"accuracy_{c}"]) for c in ("source", "drifted", "adapted")),
                 _mean_std([_won_back(r) for r in mine]), _mean_std(columns["accuracy_source_after"]),
                 mine[0].macs_per_step, mine[0].peak_ram_bytes, mine[0].flash_bytes, mine[0].device_ms_per_step,
-                1e3 * statistics.median(columns["seconds_per_step"]), mine[0].note,
+                1e3 * statistics.median(columns["seconds_per_step"]), next((r.note for r in mine if r.note), ""), _failed(mine),
             ))  # fmt: skip
     return lines
 
 
 def _mean_std(values: list[float]) -> tuple[float, float]:
+    if any(map(math.isnan, values)):  # a mean over the seeds that did not diverge would look better than the rule is
+        return math.nan, math.nan
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def _failed(results: list[Result]) -> str:
+    without = [r for r in results if math.isnan(r.accuracy_adapted)]
+    if not without:
+        return ""
+    if not any(r.steps for r in results):
+        return "n/a"
+    return "diverged" if len(without) == len(results) else f"diverged in {len(without)} of {len(results)}"
 
 
 def _won_back(result: Result) -> float:
@@ -69,8 +82,8 @@ _HEADERS = ("method", "adapted", "won back", "on source", "kMAC", "RAM KiB", "Fl
 
 
 def _cells(line: Line) -> tuple[str, ...]:
-    if math.isnan(line.adapted[0]):
-        return (line.method, "n/a", *[""] * (len(_HEADERS) - 2))
+    if line.failed:
+        return (line.method, line.failed, *[""] * (len(_HEADERS) - 2))
     accuracies = line.method, _pct(line.adapted), _pct(line.won_back, 0), _pct(line.source_after)
     if line.macs == 0:
         return (*accuracies, "", "", "", "")

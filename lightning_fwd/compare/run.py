@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -21,12 +20,15 @@ from ..cost import step_cost
 from ..errors import RewriteError, StepError
 from ..methods import Statistics, rewrite
 from ..models import build
-from ..recipes import fit, pretrain, pretrained, quiet, require_same_weights
+from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, worker_count
 from ..trace.optimizers import SGD
 from .folder import Result, open_folder, save
 from .scenario import Row, Scenario
 
 Cost = dict[str, Any]  #: the cost fields of a :class:`Result`, with a note where there is no figure
+
+
+_NOTHING = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))  #: of a row without a result
 
 
 class _StepTimer(L.Callback):
@@ -42,6 +44,7 @@ class _StepTimer(L.Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
+@caller_kept()
 def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None) -> list[Result]:
     """Run what is missing of a comparison and return all its results.
 
@@ -52,11 +55,11 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     Raises:
         LightningFwdError: the folder cannot be written, or holds results of another scenario or of other weights; as :meth:`Scenario.check`.
     """
+    jobs = worker_count(jobs)
     scenario.check()
     for seed in scenario.seeds:
         require_same_weights(scenario, seed, _weights_file(out, seed))
     results = open_folder(scenario, out)
-    jobs = jobs or len(os.sched_getaffinity(0))
     order, known = {row.name: i for i, row in enumerate(scenario.all_rows())}, {(r.method, r.seed) for r in results}
     todo = [(row, seed) for seed in scenario.seeds for row in scenario.all_rows() if (row.name, seed) not in known]
     untrained = [seed for seed in dict.fromkeys(seed for _, seed in todo) if not _weights_file(out, seed).exists()]
@@ -64,7 +67,8 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("pretrain", total=len(untrained), visible=bool(untrained))
         calls = (
-            joblib.delayed(pretrain)(scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed)) for seed in untrained
+            joblib.delayed(pretrain)(scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed), scenario.accelerator)
+            for seed in untrained
         )
         for _ in _parallel(jobs, calls):
             progress.advance(bar)
@@ -124,17 +128,26 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
         if row.calibrate:
             before.append(CalibrateHeads(source))
         if row.after_statistics:
-            recomputed = fit(copy.deepcopy(network), Statistics(), target, dataclasses.replace(scenario.adapt, epochs=1))
+            recomputed = fit(
+                copy.deepcopy(network),
+                Statistics(),
+                target,
+                dataclasses.replace(scenario.adapt, epochs=1),
+                accelerator=scenario.accelerator,
+            )
             if row.calibrate:  # at home, by the source's statistics; the target's are known on the device
                 before.append(_TakeStatistics(recomputed))
             else:
                 network = recomputed
         if method is not None:
             training = dataclasses.replace(scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs)
-            network = fit(row.frozen(network), method, target, training, *before, timer)
+            network = fit(row.frozen(network), method, target, training, *before, timer, accelerator=scenario.accelerator)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
-        nan = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))
-        return Result(row.name, seed, **figures, **nan, steps=0, **{**cost, "note": error.what})
+        return Result(row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**cost, "note": error.what})
+    if not all(value.isfinite().all() for value in network.state_dict().values()):  # its last step did it: no loss has seen these weights
+        return Result(
+            row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**cost, "note": "it diverged: the weights are not finite"}
+        )
     return Result(
         row.name, seed, **figures, accuracy_adapted=accuracy(network, *target.tensors(scenario.split)), steps=len(timer.seconds),
         seconds_per_step=statistics.median(timer.seconds) if timer.seconds else 0.0,

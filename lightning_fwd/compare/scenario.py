@@ -18,6 +18,7 @@ from ..recipes import (
     Training,
     data_module,
     from_mapping,
+    require_accelerator,
     require_data,
     require_fit,
     require_keywords,
@@ -132,6 +133,7 @@ class Scenario:
         controls: whether the controls are run.
         seeds: each pretrains, draws its samples and adapts anew.
         device: named device for latency, energy and the verdict; width: of the arithmetic; cost_batch: samples per priced step.
+        accelerator: what trains on this computer, by Lightning's names; ``"auto"`` takes a GPU where there is one. Accuracy is measured on the CPU.
     """
 
     data: dict[str, Any]
@@ -148,6 +150,7 @@ class Scenario:
     width: Literal["fp32", "int8", "mixed"] = "fp32"
     cost_batch: int = 1
     split: Literal["test", "val"] = "test"
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("adapt_samples", "cost_batch"))
@@ -183,6 +186,7 @@ class Scenario:
         for row in self.all_rows():
             row.build()
         load_device(self.device)
+        require_accelerator(self.accelerator)
         network = starting_network(self)
         source, target = (self.data_module(self.seeds[0], view) for view in ("source", "target"))
         for data in (source, target):

@@ -1,5 +1,6 @@
 """What a YAML recipe is: read, checked, and started. Comparisons and searches build on it, and know nothing of each other."""
 
+from .processes import caller_kept, worker_count
 from .read import differences, from_mapping, with_data_folder
 from .recipe import Recipe
 from .start import (
@@ -13,11 +14,12 @@ from .start import (
     require_trained,
     starting_network,
 )
-from .training import Training, fit, quiet
+from .training import Training, fit, quiet, require_accelerator
 
 __all__ = [
     "Recipe",
     "Training",
+    "caller_kept",
     "data_module",
     "differences",
     "fit",
@@ -25,6 +27,7 @@ __all__ = [
     "pretrain",
     "pretrained",
     "quiet",
+    "require_accelerator",
     "require_data",
     "require_fit",
     "require_keywords",
@@ -32,4 +35,5 @@ __all__ = [
     "require_trained",
     "starting_network",
     "with_data_folder",
+    "worker_count",
 ]

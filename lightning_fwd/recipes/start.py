@@ -75,12 +75,12 @@ def starting_network(recipe: Recipe) -> nn.Module:
     return network
 
 
-def pretrain(recipe: Recipe, seed: int, source: DriftDataModule, file: Path) -> None:
+def pretrain(recipe: Recipe, seed: int, source: DriftDataModule, file: Path, accelerator: str = "auto") -> None:
     """Store the weights to start from (.safetensors): those that the recipe names, trained on the source where it asks for that."""
     quiet(seed)
     network = starting_network(recipe)
     if recipe.pretrain is not None:
-        fit(network, Backprop(), source, recipe.pretrain)
+        fit(network, Backprop(), source, recipe.pretrain, accelerator=accelerator)
     file.parent.mkdir(parents=True, exist_ok=True)
     save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file.with_suffix(".part"))
     file.with_suffix(".part").replace(file)  # a run that is killed here leaves no half file behind

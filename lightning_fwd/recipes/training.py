@@ -43,8 +43,13 @@ def fit(
     data: L.LightningDataModule,
     training: Training,
     *callbacks: L.Callback,
+    accelerator: str = "auto",
 ) -> torch.nn.Module:
-    """Train in Lightning; returns the network, rewritten where the rule predicts by other means than the model's own."""
+    """Train in Lightning; returns the network, on the CPU, rewritten where the rule predicts by other means than the model's own.
+
+    Args:
+        accelerator: Lightning's name of what trains, one device of it.
+    """
     module = Classifier(
         network,
         lr=training.lr,
@@ -53,7 +58,8 @@ def fit(
         schedule=training.schedule,
     )
     trainer = L.Trainer(
-        max_epochs=training.epochs, strategy=ForwardOnlyStrategy(method, module="network"), accelerator="cpu", callbacks=list(callbacks),
+        max_epochs=training.epochs, strategy=ForwardOnlyStrategy(method, module="network"), accelerator=accelerator, devices=1,
+        callbacks=list(callbacks),
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
     )  # fmt: skip
     trainer.fit(module, data)
@@ -61,8 +67,19 @@ def fit(
     return unwrap(rewritten) if type(method).predict is LearningMethod.predict else rewritten
 
 
+def require_accelerator(name: str) -> None:
+    """Refuse an accelerator that this computer has not.
+
+    Raises:
+        LightningFwdError: naming it.
+    """
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if not {"auto": True, "cpu": True, "cuda": cuda, "mps": mps, "gpu": cuda or mps}[name]:
+        raise LightningFwdError(f"accelerator: {name}", "this computer has none that torch can use", "leave it out, or use cpu")
+
+
 def quiet(seed: int) -> None:
-    """One thread per worker process, no banner of Lightning's per fit."""
+    """One thread per worker process, no banner of Lightning's per fit; :func:`caller_kept` undoes it."""
     torch.set_num_threads(1)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import functools
 import itertools
-import os
 import random
 import warnings
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from ..errors import LightningFwdError
 from ..methods import SparseUpdate, rewrite
 from ..methods.scheme import write_scheme
 from ..recipes import (
+    caller_kept,
     data_module,
     differences,
     pretrain,
@@ -36,6 +36,7 @@ from ..recipes import (
     require_same_weights,
     require_trained,
     starting_network,
+    worker_count,
 )
 from ..strict_yaml import load_yaml
 from ..trace import trace_inference
@@ -71,6 +72,7 @@ class Found:
     controls_ram: tuple[int, ...] = ()
 
 
+@caller_kept()
 def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Console | None = None, controls: int = 0) -> Found:
     """Run what is missing of a search and write ``scheme.yaml``.
 
@@ -190,7 +192,7 @@ class Measured:
 
     def __init__(self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None, judging: bool = False):
         self._spec, self._space, self._file, self._console, self._judging = spec, space, file, console, judging
-        self._jobs = jobs or len(os.sched_getaffinity(0))
+        self._jobs = worker_count(jobs)
         self._known: dict[tuple[Genome, str], float] = {}
         if file.exists():
             whole, newline, unfinished = file.read_text().rpartition("\n")

@@ -2,6 +2,9 @@
 
 import csv
 import dataclasses
+import logging
+import os
+import warnings
 
 import pytest
 import torch
@@ -133,9 +136,41 @@ def test_a_rule_that_does_not_apply_is_said_in_the_table(tmp_path):
     assert "n/a" in (tmp_path / "summary.md").read_text()
 
 
+def test_a_row_that_diverges_is_a_row_that_says_so_at_every_run(tmp_path):
+    row = {"name": "wild", "method": "backprop", "lr": 1e6, "epochs": 2}
+    s, out = scenario(tmp_path, rows=[*TINY["rows"][:1], row], seeds=[0, 1]), tmp_path / "out"
+    for _ in range(2):  # the second run reads what the first wrote
+        lines = summarise(s, compare(s, out, jobs=1))
+        assert [line.failed for line in lines] == ["", "diverged"] and lines[1].note
+        write_markdown(s, lines, out / "summary.md")
+        print_table(s, lines, Console(quiet=True))
+        plot_pareto(s, lines, out / "pareto.png")
+    assert "| wild | diverged |" in (out / "summary.md").read_text()
+
+
+def test_a_last_step_that_destroys_the_weights_and_one_seed_of_two_are_told(tmp_path):
+    row = {"name": "wild", "method": "backprop", "lr": 1e39, "epochs": 1}
+    s = scenario(tmp_path, rows=[row], adapt={"epochs": 1, "batch_size": 32})  # one step: no loss sees its weights
+    (wild,) = compare(s, tmp_path / "out", jobs=1)
+    assert wild.steps == 1 and "not finite" in wild.note
+    fine = dataclasses.replace(wild, seed=1, accuracy_adapted=50.0, accuracy_source_after=50.0, note="")
+    (line,) = summarise(dataclasses.replace(s, seeds=[0, 1]), [fine, wild])
+    assert line.failed == "diverged in 1 of 2" and "not finite" in line.note
+
+
+def test_the_caller_s_process_is_left_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    generator, environment, filters = torch.get_rng_state(), dict(os.environ), list(warnings.filters)
+    level = logging.getLogger("lightning.pytorch").level
+    compare(scenario(tmp_path, rows=TINY["rows"][1:2]), tmp_path / "out", jobs=1)
+    assert torch.equal(torch.get_rng_state(), generator) and dict(os.environ) == environment
+    assert list(warnings.filters) == filters and logging.getLogger("lightning.pytorch").level == level
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
+        ({"accelerator": "tpu"}, "accelerator"),
         ({"rows": [{"name": "x", "method": "pepitta"}]}, "unknown method 'pepitta'"),
         ({"rows": [{"name": "x", "method": "pepita", "settings": {"feedbck": 1}}]}, "feedback_scale"),
         ({"rows": [{"name": "x"}, {"name": "x"}]}, "same name"),

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import joblib
 
+from lightning_fwd.recipes import worker_count
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 NAMES = ("backprop", "local_loss", "forward_forward", "pepita", "direct_feedback", "frozen")
 
@@ -46,7 +48,7 @@ def _test_accuracy(metrics: Path) -> float | None:
 
 def run(out: Path, seeds: list[int], names: tuple[str, ...] = NAMES, jobs: int | None = None) -> dict[str, list[float]]:
     """Test accuracies in percent by recipe, one per seed."""
-    jobs = jobs or len(os.sched_getaffinity(0))
+    jobs = worker_count(jobs)
     grid = [(name, seed) for name in names for seed in seeds]
     accuracies = joblib.Parallel(n_jobs=jobs)(joblib.delayed(fit)(name, seed, out) for name, seed in grid)
     with (out / "results.csv").open("w", newline="") as file:
