@@ -44,7 +44,7 @@ from .budget import Budget, parse_budget
 from .choose import Prices, best, random_genome, require_some
 from .contribution import accuracy_after, with_statistics
 from .space import Genome, Space
-from .spec import SchemeSearch
+from .spec import RECORDED, SchemeSearch
 
 Pair = tuple[Tensor, Tensor]
 START = "pretrained.safetensors"  #: in the folder of a search, what its trainings start from
@@ -267,6 +267,8 @@ def _samples(spec: SchemeSearch, drift: str, judging: bool) -> tuple[Pair, Pair]
 
 
 def _target(spec: SchemeSearch, drift: str) -> DriftDataModule:
+    if drift == RECORDED and spec.data.get("target_dataset"):
+        drift = None
     return data_module(spec.data, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
 
 
@@ -303,6 +305,7 @@ def _write(found: Found, spec: SchemeSearch, net: nn.Module, example: Tensor, fi
         "model": spec.model, "budget": str(found.budget), "width": spec.width, "ram_bytes": found.ram_bytes, "macs_per_step": found.macs,
         "drifts": spec.drifts, "accuracy": round(found.accuracy, 2), "unadapted": round(found.unadapted, 2),
         "after_statistics": spec.after_statistics,
+        "training": {"lr": spec.lr, "epochs": spec.epochs, "batch_size": spec.batch_size, "momentum": spec.momentum},
         "fractions": {path: amount for path, amount in found.method.train.items()},
     }  # fmt: skip
     if found.controls:

@@ -15,6 +15,8 @@ from ..recipes import Training, from_mapping, require_keywords, with_data_folder
 from ..settings import check_settings
 from ..strict_yaml import load_yaml
 
+RECORDED = "recorded"  #: in the place of a drift: the target data set as it is
+
 
 @dataclass
 class SchemeSearch:
@@ -22,7 +24,8 @@ class SchemeSearch:
 
     Args:
         data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, normalize, ...): the source.
-        drifts: simulated ones, each with its severity (``"noise=0.08"``); contributions are averaged over them.
+        drifts: simulated ones, each with its severity (``"noise=0.08"``); contributions are averaged over them. Where the data have a
+            ``target_dataset`` none are needed: what was recorded there is the target. Any that are given come on top of it.
         model, model_args: for :func:`lightning_fwd.models.build`.
         weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5; ``${LIGHTNING_FWD_DATA}``
             may stand in it.
@@ -39,8 +42,8 @@ class SchemeSearch:
     """
 
     data: dict[str, Any]
-    drifts: list[str]
     model: str
+    drifts: list[str] = field(default_factory=list)
     model_args: dict[str, Any] = field(default_factory=dict)
     weights: str | None = None
     pretrain: Training | None = None
@@ -63,6 +66,8 @@ class SchemeSearch:
             require_keywords(getattr(self, name), name)
         if isinstance(self.pretrain, dict):
             self.pretrain = from_mapping(Training, self.pretrain, "pretrain")
+        if not self.drifts and isinstance(self.drifts, list) and self.data.get("target_dataset"):
+            self.drifts = [RECORDED]
         wrong = [name for name in ("samples", "held_out", "epochs", "batch_size", "finalists", "lr") if not getattr(self, name) > 0]
         wrong += [] if isinstance(self.drifts, list) and self.drifts else ["drifts"]
         wrong += ["data"] if self.data.get("val_fraction", 0.1) == 0 else []  # judged by that part
@@ -71,7 +76,8 @@ class SchemeSearch:
             raise LightningFwdError(
                 f"search: {', '.join(f'{name}={getattr(self, name)!r}' for name in wrong)}",
                 "nothing could be measured",
-                "counts and lr above 0, drifts a list such as [noise=0.08], fractions above 0 and up to 1, a validation part in the data",
+                "counts and lr above 0, drifts a list such as [noise=0.08] (or target_dataset in the data), "
+                "fractions above 0 and up to 1, a validation part in the data",
             )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import random
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 import lightning_fwd as lf
 from lightning_fwd.cli import main
 from lightning_fwd.cost import step_cost
-from lightning_fwd.data import DriftDataModule
+from lightning_fwd.data import DriftDataModule, load_dataset
 from lightning_fwd.models import SmallConv
+from lightning_fwd.recipes import data_module
 from lightning_fwd.recipes.start import pretrain
 from lightning_fwd.search import (
     Budget,
@@ -193,6 +195,8 @@ def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, mo
     method = lf.SparseUpdate(train=str(tmp_path / "run" / "scheme.yaml"))
     priced = step_cost(net, (x, torch.zeros(1, dtype=torch.int64)), method=method, momentum=spec.momentum)
     assert priced.peak_ram_bytes == found.ram_bytes
+    about = yaml.safe_load((tmp_path / "run" / "scheme.yaml").read_text())["found"]
+    assert about["training"] == {"lr": spec.lr, "epochs": spec.epochs, "batch_size": spec.batch_size, "momentum": spec.momentum}
 
     monkeypatch.setattr("lightning_fwd.search.run._measure", lambda *_: pytest.fail("measured again"))
     assert search(spec, tmp_path / "run", jobs=1) == found
@@ -352,6 +356,20 @@ def test_a_search_may_pretrain_and_starts_each_training_there(tmp_path, monkeypa
     for epochs, expected, said in ((5, Started, None), (6, lf.LightningFwdError, "pretrain.epochs: 5 there, 6 here")):
         with pytest.raises(expected, match=said):
             search(SchemeSearch(**{**SPEC, "weights": None, "pretrain": {"epochs": epochs}}), tmp_path, jobs=1)
+
+
+def test_a_recorded_target_takes_the_place_of_simulated_drifts(tmp_path):
+    digits = load_dataset("digits")
+    arrays = {name: getattr(digits, name) for name in ("x_train", "y_train", "x_test", "y_test")}
+    top = arrays["x_train"].max()
+    np.savez(tmp_path / "recorded.npz", **arrays | {"x_train": top - arrays["x_train"], "x_test": top - arrays["x_test"]})
+    spec = SchemeSearch(**{**SPEC, "drifts": [], "data": {**SPEC["data"], "target_dataset": str(tmp_path / "recorded.npz")}})
+    (drift,) = spec.drifts
+    (x, y), _ = _samples(spec, drift, judging=False)
+    plain, labels = data_module(spec.data, view="target", train_samples=spec.samples, seed=spec.seed).tensors("train")
+    assert torch.equal(x, plain) and torch.equal(y, labels) and x.mean() > 0.5  # ink and paper exchanged
+    with pytest.raises(lf.LightningFwdError, match="drifts=(.|\n)*target_dataset in the data"):
+        SchemeSearch(**{**SPEC, "drifts": []})
 
 
 def test_a_bad_recipe_names_its_keys(tmp_path):
