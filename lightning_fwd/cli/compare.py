@@ -25,6 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--accelerator", choices=("auto", "cpu", "gpu", "cuda", "mps"), help="what trains, in place of the scenario's (auto)"
     )
+    parser.add_argument("--keep-weights", action="store_true", help="store each adapted network in adapted/ (.safetensors)")
     parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
 
 
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
     overrides = {k: v for k in ("seeds", "device", "width", "accelerator") if (v := getattr(options, k)) is not None}
     scenario, console = load_scenario(options.config, overrides), Console()
-    lines = summarise(scenario, compare(scenario, options.out, options.jobs, console))
+    lines = summarise(scenario, compare(scenario, options.out, options.jobs, console, options.keep_weights))
     print_table(scenario, lines, console)
     write_markdown(scenario, lines, options.out / "summary.md")
     plot_pareto(scenario, lines, options.out / "pareto.png")

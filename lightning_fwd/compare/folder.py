@@ -54,7 +54,7 @@ def open_folder(scenario: Scenario, out: Path) -> list[Result]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         used = (out / RESULTS).exists() or any(out.glob("pretrained/*.safetensors"))
-        free = ("rows", "seeds", "controls", "accelerator")
+        free = ("rows", "seeds", "controls", "after_statistics", "accelerator")  # of after_statistics the rows' own settings tell
         if recipe.exists() and used and (changes := differences(recipe.read_text(), scenario.as_yaml(), free)):
             raise LightningFwdError(f"{out} holds results of another scenario", "; ".join(changes), "choose another --out, or delete it")
         recipe.write_text(scenario.as_yaml())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import joblib
 import lightning as L
@@ -16,11 +18,11 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..callbacks.calibrate_heads import CalibrateHeads
-from ..cost import step_cost
+from ..cost import CostReport, step_cost
 from ..errors import RewriteError, StepError
 from ..methods import Statistics, rewrite
 from ..models import build
-from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, worker_count
+from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, store_weights, worker_count
 from ..trace.optimizers import SGD
 from .folder import Result, open_folder, save
 from .scenario import Row, Scenario
@@ -45,12 +47,13 @@ class _StepTimer(L.Callback):
 
 
 @caller_kept()
-def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None) -> list[Result]:
+def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None, keep_weights: bool = False) -> list[Result]:
     """Run what is missing of a comparison and return all its results.
 
     Args:
         out: folder for ``results.csv`` and ``details.csv`` (written again with each finished row), ``scenario.yaml`` and ``pretrained/``.
         jobs: worker processes; one per core by default.
+        keep_weights: store each adapted network as ``adapted/ROW_seedN.safetensors``; finished rows without that file run again.
 
     Raises:
         LightningFwdError: the folder cannot be written, or holds results of another scenario or of other weights; as :meth:`Scenario.check`.
@@ -60,6 +63,8 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     for seed in scenario.seeds:
         require_same_weights(scenario, seed, _weights_file(out, seed))
     results = open_folder(scenario, out)
+    if keep_weights:
+        results = [r for r in results if math.isnan(r.accuracy_adapted) or _adapted_file(out, r.method, r.seed).exists()]
     order, known = {row.name: i for i, row in enumerate(scenario.all_rows())}, {(r.method, r.seed) for r in results}
     todo = [(row, seed) for seed in scenario.seeds for row in scenario.all_rows() if (row.name, seed) not in known]
     untrained = [seed for seed in dict.fromkeys(seed for _, seed in todo) if not _weights_file(out, seed).exists()]
@@ -79,7 +84,7 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
             costs[name] = cost
             progress.advance(bar)
         bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
-        calls = (joblib.delayed(adapt)(scenario, row, seed, out, costs[row.name]) for row, seed in todo)
+        calls = (joblib.delayed(adapt)(scenario, row, seed, out, costs[row.name], keep_weights) for row, seed in todo)
         for result in _parallel(jobs, calls):
             results.append(result)
             results.sort(key=lambda r: (order.get(r.method, len(order)), r.seed))
@@ -111,10 +116,25 @@ def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
             macs_per_step=report.total_macs, peak_ram_bytes=report.peak_ram_bytes, weight_bytes=report.weight_bytes,
             flash_bytes=report.flash_bytes, device_ms_per_step=1e3 * report.latency_s,
         )  # fmt: skip
+        if not report.verdict.fits:
+            cost["note"] = _what_does_not_fit(report)
     return row.name, cost
 
 
-def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Result:
+def _what_does_not_fit(report: CostReport) -> str:
+    """By how much a step exceeds the device, and the largest that lies in its memory then."""
+    verdict, largest = report.verdict, report.peak_tensors[0]
+    said = [f"{-verdict.ram_margin_bytes:,} B of RAM too many, of which {largest.name} ({largest.category}"
+            f"{f' of {largest.layer}' if largest.layer else ''}) takes {largest.bytes:,} B, in the {report.peak_moment}"]  # fmt: skip
+    if verdict.ram_margin_bytes >= 0:
+        said = []
+    if verdict.flash_margin_bytes < 0:
+        category, size = max(report.plan.flash.items(), key=lambda item: item[1])
+        said.append(f"{-verdict.flash_margin_bytes:,} B of Flash too many, of which {category} take {size:,} B")
+    return f"one step does not fit {report.device.name}: {'; '.join(said)}"
+
+
+def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost, keep_weights: bool = False) -> Result:
     """One row: the pretrained model, adapted on the target by one rule."""
     quiet(seed)
     network = pretrained(scenario, _weights_file(out, seed))
@@ -144,12 +164,15 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost) -> Res
             network = fit(row.frozen(network), method, target, training, *before, timer, accelerator=scenario.accelerator)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
         return Result(row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**cost, "note": error.what})
-    if not all(value.isfinite().all() for value in network.state_dict().values()):  # its last step did it: no loss has seen these weights
-        return Result(
-            row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**cost, "note": "it diverged: the weights are not finite"}
-        )
+    adapted = accuracy(network, *target.tensors(scenario.split))
+    # The last steps may have done it: no loss has seen these weights.
+    if math.isnan(adapted) or not all(value.isfinite().all() for value in network.state_dict().values()):
+        note = "it diverged: the adapted weights, or what they predict, are not finite"
+        return Result(row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**cost, "note": note})
+    if keep_weights:
+        store_weights(network, _adapted_file(out, row.name, seed))
     return Result(
-        row.name, seed, **figures, accuracy_adapted=accuracy(network, *target.tensors(scenario.split)), steps=len(timer.seconds),
+        row.name, seed, **figures, accuracy_adapted=adapted, steps=len(timer.seconds),
         seconds_per_step=statistics.median(timer.seconds) if timer.seconds else 0.0,
         accuracy_source_after=accuracy(network, *source.tensors(scenario.split)), **cost,
     )  # fmt: skip
@@ -169,10 +192,19 @@ class _TakeStatistics(L.Callback):
 
 @torch.no_grad()
 def accuracy(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int = 500) -> float:
-    """Percent of samples classified right, eval mode."""
+    """Percent of samples classified right, eval mode; NaN where a prediction holds NaN, of which the largest is no answer."""
     network.eval()
-    right = sum(int((network(xs).argmax(1) == ys).sum()) for xs, ys in zip(x.split(batch), y.split(batch), strict=True))
+    right = 0
+    for xs, ys in zip(x.split(batch), y.split(batch), strict=True):
+        logits = network(xs)
+        if logits.isnan().any():
+            return math.nan
+        right += int((logits.argmax(1) == ys).sum())
     return 100.0 * right / len(y)
+
+
+def _adapted_file(out: Path, row: str, seed: int) -> Path:
+    return out / "adapted" / f"{quote(row, safe=' ')}_seed{seed}.safetensors"
 
 
 def _weights_file(out: Path, seed: int) -> Path:

@@ -131,6 +131,7 @@ class Scenario:
         split: what accuracy is measured on: ``"test"``, or ``"val"`` (held out of training) to choose settings by.
         rows: the rules, beside the controls (none, statistics, head, biases, last block, full backprop).
         controls: whether the controls are run.
+        after_statistics: of every row that learns, the controls too: rules and controls then have the same head start.
         seeds: each pretrains, draws its samples and adapts anew.
         device: named device for latency, energy and the verdict; width: of the arithmetic; cost_batch: samples per priced step.
         accelerator: what trains on this computer, by Lightning's names; ``"auto"`` takes a GPU where there is one. Accuracy is measured on the CPU.
@@ -145,6 +146,7 @@ class Scenario:
     adapt_samples: int = 100
     rows: list[Row] = field(default_factory=list)
     controls: bool = True
+    after_statistics: bool = False
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     device: str = "stm32h735"
     width: Literal["fp32", "int8", "mixed"] = "fp32"
@@ -161,7 +163,10 @@ class Scenario:
         """Controls first; a row of the recipe with a control's name takes its place."""
         own = {row.name: row for row in self.rows}
         controls = [own.pop(c.name, c) for c in CONTROLS] if self.controls else []
-        return [*(dataclasses.replace(r, control=True) for r in controls), *own.values()]
+        rows = [*(dataclasses.replace(r, control=True) for r in controls), *own.values()]
+        if not self.after_statistics:
+            return rows
+        return [row if row.method in (None, "statistics") else dataclasses.replace(row, after_statistics=True) for row in rows]
 
     def data_module(self, seed: int, view: Literal["source", "target"]) -> DriftDataModule:
         """Source or target view for one seed; the target's training part is the few labelled samples."""

@@ -13,6 +13,7 @@ from .start import (
     require_same_weights,
     require_trained,
     starting_network,
+    store_weights,
 )
 from .training import Training, fit, quiet, require_accelerator
 
@@ -34,6 +35,7 @@ __all__ = [
     "require_same_weights",
     "require_trained",
     "starting_network",
+    "store_weights",
     "with_data_folder",
     "worker_count",
 ]

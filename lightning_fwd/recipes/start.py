@@ -81,9 +81,14 @@ def pretrain(recipe: Recipe, seed: int, source: DriftDataModule, file: Path, acc
     network = starting_network(recipe)
     if recipe.pretrain is not None:
         fit(network, Backprop(), source, recipe.pretrain, accelerator=accelerator)
+    store_weights(network, file)
+
+
+def store_weights(network: nn.Module, file: Path) -> None:
+    """Write a network's state as .safetensors, at once: a run that is killed here leaves no half file behind. Tied weights once each."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, file.with_suffix(".part"))
-    file.with_suffix(".part").replace(file)  # a run that is killed here leaves no half file behind
+    save_file({k: v.detach().clone().contiguous() for k, v in network.state_dict().items()}, file.with_suffix(".part"))
+    file.with_suffix(".part").replace(file)
 
 
 def pretrained(recipe: Recipe, file: Path) -> nn.Module:

@@ -10,10 +10,13 @@ import pytest
 import torch
 import yaml
 from rich.console import Console
+from safetensors.torch import load_file
 
 import lightning_fwd.compare.run as run_module
 from lightning_fwd import LightningFwdError
 from lightning_fwd.compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
+from lightning_fwd.cost.device import EXAMPLE
+from lightning_fwd.models import build
 
 TINY = {
     "data": {"dataset": "digits", "drift": "contrast=0.3"},
@@ -149,13 +152,42 @@ def test_a_row_that_diverges_is_a_row_that_says_so_at_every_run(tmp_path):
 
 
 def test_a_last_step_that_destroys_the_weights_and_one_seed_of_two_are_told(tmp_path):
-    row = {"name": "wild", "method": "backprop", "lr": 1e39, "epochs": 1}
+    row = {"name": "wild", "method": "backprop", "lr": 3e38, "epochs": 1}
     s = scenario(tmp_path, rows=[row], adapt={"epochs": 1, "batch_size": 32})  # one step: no loss sees its weights
     (wild,) = compare(s, tmp_path / "out", jobs=1)
-    assert wild.steps == 1 and "not finite" in wild.note
+    assert wild.steps == 1 and "it diverged" in wild.note
     fine = dataclasses.replace(wild, seed=1, accuracy_adapted=50.0, accuracy_source_after=50.0, note="")
     (line,) = summarise(dataclasses.replace(s, seeds=[0, 1]), [fine, wild])
-    assert line.failed == "diverged in 1 of 2" and "not finite" in line.note
+    assert line.failed == "diverged in 1 of 2" and "it diverged" in line.note
+
+
+def test_controls_get_the_head_start_of_the_rules(tmp_path):
+    rows = {row.name: row for row in scenario(tmp_path, controls=True, after_statistics=True).all_rows()}
+    assert {name for name, row in rows.items() if not row.after_statistics} == {"none", "statistics"}
+    assert rows["backprop"].control and rows["pepita"].after_statistics
+    assert not any(row.after_statistics for row in scenario(tmp_path, controls=True).all_rows())
+
+
+def test_a_row_that_does_not_fit_the_device_says_by_how_much_and_why(tmp_path):
+    device = yaml.safe_load(EXAMPLE) | {"name": "tiny", "sram_bytes": {"value": 3000, "kind": "estimate", "source": "a test"}}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(device))
+    s = scenario(tmp_path, rows=[{"name": "all", "method": "backprop"}], device=str(tmp_path / "tiny.yaml"))
+    _, cost = run_module.price(s, s.rows[0])
+    missing = cost["peak_ram_bytes"] - 3000
+    assert f"does not fit tiny: {missing:,} B of RAM too many, of which " in cost["note"] and " takes " in cost["note"]
+    _, fits = run_module.price(dataclasses.replace(s, device="stm32h735"), s.rows[0])
+    assert "note" not in fits
+
+
+def test_adapted_weights_are_kept_on_request_also_of_rows_that_had_finished(tmp_path):
+    rows = [{"name": "all/of it", "method": "backprop", "settings": {"batch_norm": "freeze"}}]
+    s, out = scenario(tmp_path, rows=rows), tmp_path / "out"
+    compare(s, out, jobs=1)
+    assert not (out / "adapted").exists()
+    (result,) = compare(s, out, jobs=1, keep_weights=True)
+    net = build(s.model, **s.model_args)
+    net.load_state_dict(load_file(out / "adapted" / "all%2Fof it_seed0.safetensors"))
+    assert run_module.accuracy(net, *s.data_module(0, "target").tensors("test")) == result.accuracy_adapted
 
 
 def test_the_caller_s_process_is_left_as_it_was(tmp_path, monkeypatch):
