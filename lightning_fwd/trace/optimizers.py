@@ -147,6 +147,8 @@ def of_torch(optimizer: torch.optim.Optimizer) -> tuple[Optimizer, list[str]]:
         settings[key] = max(values) if isinstance(default, (int, float)) else values[0]
         if key not in _WITHOUT_COST and any(value != values[0] for value in values):
             left_out.append(f"{key} differs between parameter groups ({', '.join(map(str, values))}): priced as {settings[key]} for all")
+    model: Optimizer
+    modelled: tuple[str, ...]
     if issubclass(known, torch.optim.Adam):
         beta1, beta2 = map(float, settings["betas"])
         decoupled = bool(settings.get("decoupled_weight_decay", known is torch.optim.AdamW))
