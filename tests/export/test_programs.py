@@ -4,6 +4,7 @@ import copy
 import ctypes
 import dataclasses
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,6 +80,11 @@ def test_momentum_and_the_step_without_a_gradient_tensor(exported):
     weights = sum(p.numel() * 4 for p in tiny("mlp", lf.Backprop())[0].parameters())
     assert report.state == pytest.approx(2 * weights, abs=16 * 12)  # weights and momentum, each buffer aligned to 16 bytes
     assert report.activations < 20 * 16 * 4 + 3 * 4 * (20 + 16 + 16 + 12 + 12 + 4) * 2  # no weight gradient beside the activations
+
+
+def test_the_exporter_loads_by_itself():
+    """Nothing else was imported before: the rules' operators are defined by then."""
+    subprocess.run([sys.executable, "-c", "from lightning_fwd_export import BOARDS, export"], check=True)
 
 
 def test_the_model_is_left_as_it_was():
