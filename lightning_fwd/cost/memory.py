@@ -173,11 +173,11 @@ class _Classifier:
             return "optimizer state"
         if name == COUNTER:
             return "counter"
-        return self.step.category(name, "ram") or ("weights" if name in self.trained else "statistics")
+        return self.step.category(name, "state") or ("weights" if name in self.trained else "statistics")
 
     def constant(self, name: str, mutated: bool) -> str:
         """Category in Flash of a tensor's initial or constant value."""
-        category = self.step.category(name, "flash") or "frozen weights"
+        category = self.step.category(name, "constants") or "frozen weights"
         return "initial weights" if mutated and category in ("constants", "frozen weights") else category
 
     def value(self, node: fx.Node, output: int) -> str:
@@ -188,7 +188,7 @@ class _Classifier:
         if (node, output) in self.gradients:
             return "gradients"
         if phase in ("forward", "second_forward", "goodness", "normalisation"):
-            return self.step.category(layer, "ram") or "activations"
+            return self.step.category(layer, "values") or "activations"
         return {"error": "loss", "projection": "feedback"}.get(phase, "deltas")
 
 

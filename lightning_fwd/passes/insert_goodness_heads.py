@@ -16,7 +16,7 @@ from ..graph.rewritten import RewrittenModel
 class Heads(nn.ModuleDict):
     """The heads of all blocks, by the block's index."""
 
-    priced_as = PricedAs(ram="heads")
+    priced_as = PricedAs(state="heads", values="heads")
 
 
 def insert_goodness_heads(

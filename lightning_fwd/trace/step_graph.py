@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -21,7 +20,7 @@ from ..graph.constants import COUNTER
 from ..graph.modes import kept_modes
 from ..graph.operand import given
 from ..graph.phase import layer, phase
-from ..graph.priced_as import PricedAs, category_of, priced_modules
+from ..graph.priced_as import Memory, PricedAs, category_of, priced_modules
 from ..graph.rewritten import RewrittenModel
 from ..graph.step import Step, StepRecord
 from .decompositions import DEVICE_DECOMPOSITIONS, remove_identities
@@ -75,7 +74,7 @@ class StepGraph:
         """Names of all state that the step writes."""
         return tuple(name for name in self.outputs if name in self.state)
 
-    def category(self, path: str, memory: Literal["ram", "flash"]) -> str:
+    def category(self, path: str, memory: Memory) -> str:
         """The memory category that an inserted module gives what is at ``path`` (a layer or a name of state); "" for the model's own."""
         return category_of(path, self.priced_as, memory)
 

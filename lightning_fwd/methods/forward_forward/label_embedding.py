@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...errors import RewriteError
 from ...graph.priced_as import PricedAs
 
-_PRICED_AS = PricedAs(ram="label embedding")
+_PRICED_AS = PricedAs(values="label embedding")
 
 
 def repeat_samples(x: Tensor, label: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ class FeedbackProjection(nn.Module):
         stored: keep F as a buffer; else regenerate it in every step, with the same values.
     """
 
-    priced_as = PricedAs(flash="feedback matrix")
+    priced_as = PricedAs(constants="feedback matrix")
 
     def __init__(self, input_shape: tuple[int, ...], num_classes: int, scale: float, seed: int, stored: bool = True):
         super().__init__()
