@@ -62,13 +62,10 @@ def test_no_private_attribute_of_another_room_is_used():
 def test_the_prefix_of_inserted_state_is_written_once():
     assert INSERTED == "_lfwd" and COUNTER == "_lfwd.counter"  # of every checkpoint: not to be changed
     assert is_inserted("network._lfwd.heads.0.weight") and not is_inserted("network.fc.weight")
-    written = [
-        f"{module.name}:{node.lineno}"
-        for module in modules().values()
-        for node in ast.walk(module.tree)
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings(module.tree)
-        if re.search(rf"\b{INSERTED}\b", node.value)
-    ]
+    written = []
+    for module in modules().values():
+        texts = {n for n in ast.walk(module.tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)} - docstrings(module.tree)
+        written += [f"{module.name}:{n.lineno}" for n in texts if re.search(rf"\b{INSERTED}\b", n.value)]
     assert [place.partition(":")[0] for place in written] == ["lightning_fwd.graph.constants"], written
 
 
