@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .errors import CaptureError, LightningFwdError, RewriteError, StepError
     from .graph import RewrittenModel
     from .methods import *  # noqa: F403  # every rule of the registry
-    from .methods import METHODS, LearningMethod, rewrite
+    from .methods import METHODS, LearningMethod, rewrite, source_moments
     from .strategies import ForwardOnlyStrategy, unwrap
 
 __version__ = "0.1.0"
@@ -49,6 +49,7 @@ _ROOM_OF = {
     "METHODS": "methods",
     "LearningMethod": "methods",
     "rewrite": "methods",
+    "source_moments": "methods",
     "ForwardOnlyStrategy": "strategies",
     "unwrap": "strategies",
 }
@@ -67,6 +68,7 @@ __all__ = [
     "StepCost",
     "StepError",
     "rewrite",
+    "source_moments",
     "step_cost",
     "unwrap",
 ]

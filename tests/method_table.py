@@ -5,8 +5,11 @@ Beside it the small nets, the data and the LightningModule (that knows nothing o
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -48,6 +51,14 @@ NETS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@cache
+def _moments_of_conv() -> str:
+    """What a network of the table takes along of its source, in a file."""
+    net = NETS["conv"]()
+    file = Path(tempfile.mkdtemp(prefix="lightning_fwd_")) / "moments.safetensors"
+    return lf.source_moments(net, [clusters(net, 32, seed=4)], file)
+
+
 @dataclass(frozen=True)
 class Row:
     """A rule with settings.
@@ -56,6 +67,7 @@ class Row:
         nets: model kinds that it fits. lr: a rate at which it learns within a few epochs on :func:`clusters`.
         exact: eval output is the original's bit for bit (else up to rounding). falls_to: the training loss falls at least to this
             fraction in 8 epochs; None: the rule minimises no loss.
+        writes: of a rule that minimises no loss, whether it gives a tensor of this name a new value.
         trains: whether a parameter of this name gets a gradient in every step. predicts_by_goodness: inference is not the model's own forward.
     """
 
@@ -66,6 +78,7 @@ class Row:
     exact: bool = True
     falls_to: float | None = 0.9
     trains: Callable[[str], bool] = lambda name: True
+    writes: Callable[[str], bool] = lambda name: "running" in name
     predicts_by_goodness: bool = False
 
 
@@ -116,9 +129,23 @@ ROWS = [
     ),
     Row("direct_feedback", lf.DirectFeedback),
     Row("statistics", lf.Statistics, ("conv", "residual"), falls_to=None, trains=lambda name: False),
+    Row("alignment: norms", lambda: lf.Alignment(samples=30), ("conv", "residual"), falls_to=None, trains=lambda name: False),
+    Row(
+        "alignment",
+        lambda: lf.Alignment(_moments_of_conv(), patches=1, samples=30),
+        ("conv",),
+        falls_to=None,
+        trains=lambda name: False,
+        writes=lambda name: "stage" in name,
+    ),
 ]
 CASES = [(row, net) for row in ROWS for net in row.nets]
 CASE_IDS = [f"{row.name}-{net}" for row, net in CASES]
+
+
+WITHOUT_GRADIENT = tuple(
+    name for name, method in lf.METHODS.items() if method.updates_buffers_only
+)  #: they need batch norm, and minimise no loss
 
 
 def named_rows() -> dict[str, Row]:

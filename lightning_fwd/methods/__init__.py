@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..errors import RewriteError
 from ..graph.rewritten import RewrittenModel
+from .alignment import Alignment
+from .alignment import source_moments as source_moments
 from .backprop import Backprop
 from .base import LearningMethod
 from .direct_feedback import DirectFeedback
@@ -30,6 +32,7 @@ METHODS: dict[str, type[LearningMethod]] = {
     "direct_feedback": DirectFeedback,
     "sparse_training": SparseTraining,
     "statistics": Statistics,
+    "alignment": Alignment,
     "zeroth_order": ZerothOrder,
 }
 __all__ = [*(rule.__name__ for rule in METHODS.values()), "DEFAULT", "METHODS", "REFERENCE", "LearningMethod", "get_method", "rewrite"]

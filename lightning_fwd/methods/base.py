@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import is_dataclass
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import RewriteError, StepError
 from ..graph.blocks import Granularity
@@ -66,6 +68,30 @@ class LearningMethod(ABC):
     def beyond_the_step(self, model: RewrittenModel) -> str:
         """What this rule still does at some later step that the traced step (priced, exported) does not hold; "" if nothing."""
         return ""
+
+    def unfinished(self, model: RewrittenModel) -> str:
+        """What is still to come before the model may be used, of a rule that needs a certain number of steps; "" if nothing."""
+        return ""
+
+    def stages(self, model: RewrittenModel) -> Iterator[int]:
+        """Put the model in turn into each state whose step has a cost of its own; yields the samples that its steps see (0: all there are)."""
+        yield 0
+
+    def beside_the_step(self, model: RewrittenModel) -> dict[str, int]:
+        """Bytes that the traced step does not hold: ``"flash"`` that ships with the weights, ``"ram"`` of what is done between steps."""
+        return {}
+
+    def variants(self) -> list[LearningMethod]:
+        """The settings among which an adaptation chooses by the device's own samples; the rule itself where nothing is left open."""
+        return [self]
+
+    def prepared(self, net: nn.Module, source: Any, file: Path) -> LearningMethod:
+        """The rule with what it takes along of the source, measured before the device leaves the house; most take nothing.
+
+        Args:
+            source: batches of the source, ``(input, target)``. file: where to write, less its ending, which the rule chooses.
+        """
+        return self
 
     def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
         """Inference ``(B, ...) -> (B, C)``: the model's own computation unless the rule predicts by other means."""

@@ -223,6 +223,15 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
                 return optimizer.param_groups[sizes.index(max(sizes))]
         return optimizer.param_groups[-1]
 
+    @override
+    def on_train_end(self) -> None:
+        super().on_train_end()
+        if self.rewritten is not None and (left := self.method.unfinished(self.rewritten)):
+            rank_zero_warn(
+                f"{type(self.method).__name__} is not finished: {left}. Layers that it has not reached still expect what the "
+                "earlier ones gave before: train for more epochs, or let it take fewer samples."
+            )
+
     # ---- one step
 
     @override

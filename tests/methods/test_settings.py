@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from method_table import NETS, ROWS, clusters, one_step
+from method_table import NETS, ROWS, WITHOUT_GRADIENT, clusters, one_step
 from torch import nn
 
 import lightning_fwd as lf
@@ -28,13 +28,14 @@ BAD = {
     "sparse_training": [{"density": "a"}, {"interval": 1.5}, {"interval": 0}, {"until": -1}, {"fraction": math.nan}],
     "zeroth_order": [{"scale": math.inf}, {"scale": 0.0}, {"scale": 1e-12}, {"samples": 0}, {"samples": 1.5}, {"samples": True}],
     "statistics": [{"momentum": math.nan}, {"momentum": 2.0}],
+    "alignment": [{"strength": -0.5}, {"strength": 1.5}, {"patch_strength": math.inf}, {"patches": -1}, {"samples": 0}, {"patches": 1.5}],
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "bad"), [(name, bad) for name, every in BAD.items() for bad in every], ids=str)
 def test_bad_settings_are_named(name, bad):
     (setting,) = bad
-    net = MLP(16, (8,), 4) if name != "statistics" else nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    net = MLP(16, (8,), 4) if name not in WITHOUT_GRADIENT else nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
     before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
     with pytest.raises(lf.LightningFwdError, match=f"{setting}(=|: )"):
         lf.rewrite(net, METHODS[name](**bad), torch.rand(2, 16))

@@ -4,7 +4,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
-from method_table import NETS, Task, clusters, loader, one_step, tensors, trainer
+from method_table import NETS, WITHOUT_GRADIENT, Task, clusters, loader, one_step, tensors, trainer
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -144,7 +144,7 @@ def test_wrong_number_of_classes_names_both_numbers(module):
         one_step(lf.rewrite(module.network, "local_loss", x), x, torch.arange(16) % 6, loss=lambda logits, _: logits.sum())
 
 
-@pytest.mark.parametrize("name", [n for n in lf.METHODS if n != "statistics"])
+@pytest.mark.parametrize("name", [n for n in lf.METHODS if n not in WITHOUT_GRADIENT])
 def test_nothing_left_to_train(name, module, refused):
     for parameter in module.network.parameters():
         parameter.requires_grad_(False)
@@ -191,7 +191,7 @@ def test_two_optimizers(module, refused):
     assert not isinstance(module.network, lf.RewrittenModel)
 
 
-@pytest.mark.parametrize("name", [n for n in lf.METHODS if n != "statistics"])
+@pytest.mark.parametrize("name", [n for n in lf.METHODS if n not in WITHOUT_GRADIENT])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_loss_that_is_not_finite(name, value, module, refused):
     class Exploding(Task):
@@ -236,7 +236,7 @@ def test_several_children_and_no_forward():
     assert not torch.equal(before["network.0.weight"], tensors(lf.unwrap(module))["network.0.weight"])
 
 
-@pytest.mark.parametrize("name", [n for n in lf.METHODS if n != "statistics"])
+@pytest.mark.parametrize("name", [n for n in lf.METHODS if n not in WITHOUT_GRADIENT])
 def test_a_penalty_on_parameters_is_not_lost_silently(name, module, refused):
     class Penalised(Task):
         def training_step(self, batch, batch_idx):

@@ -16,7 +16,7 @@ def test_every_rule_in_every_precision(name, precision):
     row = named_rows()[name]
     module = Task(NETS["conv"](), row.lr)
     before = tensors(module.network)
-    trainer(name, precision=precision).fit(module, loader(module.network))
+    trainer(name, precision=precision, max_epochs=2).fit(module, loader(module.network))
     after = tensors(lf.unwrap(module).network)
     assert all(value.isfinite().all() for value in after.values())
     assert any(not torch.equal(value.to(before[key].dtype), before[key]) for key, value in after.items())

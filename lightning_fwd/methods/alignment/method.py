@@ -1,0 +1,201 @@
+"""The rule: measure in rounds, solve between them, fold into the weights.
+
+Second-order statistics as in CORAL (Sun, Feng and Saenko, "Return of frustratingly easy domain adaptation", AAAI 2016, arXiv 1511.05547), at
+every layer instead of the last, by the optimal-transport map between Gaussians, and without the source's data on the device.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...graph.constants import INSERTED
+from ...errors import RewriteError
+from ...graph.phase import layer, phase
+from ...graph.rewritten import RewrittenModel
+from ..base import LearningMethod, Logits, StepRecord, Update, Updates
+from .moments import Moments, mean_and_covariance
+from .places import Place, Round, find_convolutions, find_norms, in_rounds, shift_survives
+from .source import EARLY, read_moments, source_moments
+from .transport import fold, partial, transport
+
+_FLOOR, _FLOOR_OF_PATCHES = 1e-3, 1e-4  #: patches are highly correlated: at 1e-3 most of their directions would count as empty
+
+
+@dataclass
+class Alignment(LearningMethod):
+    """Map what each convolution reads so that its mean and covariance are the source's again, and recompute the batch norm behind it.
+
+    Steps come in rounds. In a round the model predicts ``samples`` samples while the sums of some layers' inputs grow; at its end these layers
+    are solved and written, and the next ones, which read what they give, have their turn. Further steps change nothing.
+
+    Args:
+        source: file of :func:`source_moments`; None: only the batch norms are recomputed, layer by layer.
+        strength: of the map, 0 to 1, in layers aligned by channels; None: an adaptation chooses between 0.5 without and 1.0 with patches; a fit
+            takes 0.5.
+        patches: so many of the first convolutions are aligned by whole patches (what one position reads: C x kernel values), which undoes noise and
+            blur that channels cannot see.
+        patch_strength: of the map in these.
+        samples: per round.
+    """
+
+    updates_buffers_only: ClassVar[bool] = True  # no optimizer: weights are given new values, not gradients
+    positive: ClassVar[tuple[str, ...]] = ("samples",)
+    not_negative: ClassVar[tuple[str, ...]] = ("strength", "patches", "patch_strength")
+    source: str | None = None
+    strength: float | None = None
+    patches: int = 0
+    patch_strength: float = 0.75
+    samples: int = 100
+
+    def variants(self) -> list[LearningMethod]:
+        if self.strength is not None or self.source is None:
+            return [self]
+        return [dataclasses.replace(self, strength=0.5, patches=0), dataclasses.replace(self, strength=1.0, patches=self.patches or EARLY)]
+
+    def prepared(self, net: nn.Module, source: Any, file: Path) -> LearningMethod:
+        if self.source is not None:
+            return self
+        path = file.with_suffix(".moments.safetensors")
+        return dataclasses.replace(self, source=source_moments(net, source, path, patches=max(self.patches, EARLY)))
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        if any(s is not None and s > 1.0 for s in (self.strength, self.patch_strength)):
+            raise RewriteError(
+                f"Alignment: strength={self.strength}, patch_strength={self.patch_strength}", "1 is the whole map", "use 0 to 1"
+            )
+        norms = find_norms(model.graph, model, model.opaque)
+        convolutions: list[Place] = []
+        if self.source is not None:
+            found = find_convolutions(model.graph, model, self.patches)
+            convolutions = [p for p in found if shift_survives(model.graph, model, p)]
+        if not convolutions + norms:
+            raise RewriteError(
+                f"Alignment finds {'no batch norm' if self.source is None else 'no plain convolution'} in {type(model.original).__name__}",
+                "without the source's moments batch norm is all that it sets right"
+                if self.source is None
+                else "its map is folded into these",
+                "give source=FILE, written by lf.source_moments" if self.source is None else "choose another method for this model",
+            )
+        state = _State(self.source, convolutions, norms, model)
+        model.inserted.alignment = state.to(model.example_input.device)
+        state.rounds = in_rounds(model.graph, convolutions + norms)
+        model.freeze({name for name, _ in model.named_parameters()})
+
+    def check_step(self, model: RewrittenModel, x: Tensor, target: Tensor | None) -> None:
+        model.inserted.alignment.refresh()
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        state = model.inserted.alignment
+        now = state.now()
+        with torch.no_grad(), phase("forward"):
+            logits, *values = (now.forward if now else state.rounds[-1].forward)(model, record.input)
+        yield Logits(logits)
+        if now is None:
+            return
+        sums = []
+        for place, value in zip(now.places, values, strict=True):
+            key, moments = state.key(place), state.moments_of(place)
+            with torch.no_grad(), phase("normalisation"), layer(place.path):
+                sums.append(moments.added(value, place.readings(model.get_submodule(place.path))))
+            for name, new in sums[-1].items():
+                yield Update(f"{INSERTED}.alignment.moments.{key}.{name}", getattr(moments, name), value=new)
+        with torch.no_grad(), phase("update"):
+            seen = state.seen + len(record.input)
+        if type(seen) is Tensor and int(seen) >= self.samples:  # never while being traced
+            for place, new in zip(now.places, sums, strict=True):
+                yield from self._set_right(model, state, place, new)
+            yield Update(f"{INSERTED}.alignment.round", state.round, value=state.round + 1)
+            seen = torch.zeros_like(seen)
+        yield Update(f"{INSERTED}.alignment.seen", state.seen, value=seen)
+
+    @torch.no_grad()
+    def _set_right(self, model: RewrittenModel, state: _State, place: Place, sums: dict[str, Tensor]) -> Iterator[Update]:
+        """The end of a round for one layer: what its sums ask for."""
+        module, path = model.get_submodule(place.path), place.path
+        mean, spread = mean_and_covariance(state.moments_of(place).centre, **sums)
+        if place.kind == "norm":
+            unbiased = spread * (sums["count"] / (sums["count"] - 1).clamp_min(1))
+            yield Update(f"{path}.running_mean", module.running_mean, value=mean.to(module.running_mean.dtype))
+            yield Update(f"{path}.running_var", module.running_var, value=unbiased.clamp_min(0).to(module.running_var.dtype))
+            return
+        floor = _FLOOR_OF_PATCHES if self.patches else _FLOOR
+        strength = self.patch_strength if place.kind == "patches" else 0.5 if self.strength is None else self.strength
+        matrix = partial(transport(state.get_buffer(f"{state.key(place)}/spread"), spread, floor), strength)
+        wanted = state.get_buffer(f"{state.key(place)}/mean")
+        weight, added = fold(module, place.kind, matrix, wanted - (matrix * mean if matrix.ndim == 1 else matrix @ mean))
+        yield Update(f"{path}.weight", module.weight, value=weight.to(module.weight.dtype))
+        if module.bias is not None:
+            yield Update(f"{path}.bias", module.bias, value=module.bias + added.to(module.bias.dtype))
+
+    def unfinished(self, model: RewrittenModel) -> str:
+        state = model.inserted.alignment
+        done, rounds = int(state.round), len(state.rounds)
+        left = (rounds - done) * self.samples - int(state.seen)
+        return f"{rounds - done} of {rounds} rounds, {left} samples, are left" if done < rounds else ""
+
+    def beyond_the_step(self, model: RewrittenModel) -> str:
+        return f"after every {self.samples} samples the layers measured are solved and written, and the next ones measured"
+
+    def stages(self, model: RewrittenModel) -> Iterator[int]:
+        for number in range(len(model.inserted.alignment.rounds)):
+            model.inserted.alignment.round.fill_(number)
+            yield self.samples
+        model.inserted.alignment.round.zero_()
+
+    def beside_the_step(self, model: RewrittenModel) -> dict[str, int]:
+        state = model.inserted.alignment
+        widest = max((m.products.numel() for m in state.moments.values() if m.products.ndim == 2), default=0)
+        return {"flash": state.shipped_bytes, "ram": 4 * 4 * widest}  # the sums and three more matrices in fp32, activations being dead
+
+
+class _State(nn.Module):
+    """What the source had, and the sums of the target, of each place.
+
+    Attributes:
+        round, seen: how many rounds are done, and samples of the present one. shipped_bytes: of the source's moments in their file.
+    """
+
+    rounds: list[Round]
+
+    def __init__(self, source: str | None, convolutions: list[Place], norms: list[Place], model: RewrittenModel):
+        super().__init__()
+        device = model.example_input.device
+        self.register_buffer("round", torch.zeros((), dtype=torch.int64, device=device))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.int64, device=device))
+        self.moments, self.shipped_bytes, self._round = nn.ModuleDict(), 0, 0
+        sizes = [_inputs_of(model.get_submodule(p.path), p) for p in convolutions]
+        for place, (mean, spread, size) in zip(convolutions, read_moments(source, convolutions, sizes) if source else [], strict=True):
+            key = self.key(place)
+            self.register_buffer(f"{key}/mean", mean, persistent=False)
+            self.register_buffer(f"{key}/spread", spread, persistent=False)
+            self.moments[key], self.shipped_bytes = Moments(mean, spread.ndim == 2), self.shipped_bytes + size
+        for place in norms:
+            self.moments[self.key(place)] = Moments(model.get_buffer(f"{place.path}.running_mean"), False)
+
+    @staticmethod
+    def key(place: Place) -> str:
+        return place.path.replace(".", "/")
+
+    def moments_of(self, place: Place) -> Moments:
+        return self.moments[self.key(place)]
+
+    def refresh(self) -> None:
+        """Note the round, for a step whose tensors are traced and have no values."""
+        if type(self.round) is Tensor:
+            self._round = int(self.round)
+
+    def now(self) -> Round | None:
+        """What this step measures; None: all rounds are done."""
+        return self.rounds[self._round] if self._round < len(self.rounds) else None
+
+
+def _inputs_of(module: nn.Module, place: Place) -> int:
+    kernel = torch.Size(module.kernel_size).numel() if place.kind == "patches" else 1
+    return module.in_channels * kernel
