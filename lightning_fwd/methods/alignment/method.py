@@ -15,8 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...graph.constants import INSERTED
 from ...errors import RewriteError
+from ...graph.constants import INSERTED
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates

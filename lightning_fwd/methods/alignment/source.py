@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...graph.capture import capture
 from ...errors import LightningFwdError, RewriteError
+from ...graph.capture import capture
 from ...graph.programs import whole
 from ...graph.segment import Segment
 from .moments import Moments, mean_and_covariance
