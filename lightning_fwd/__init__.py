@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .graph import RewrittenModel
     from .methods import *  # noqa: F403  # every rule of the registry
     from .methods import METHODS, LearningMethod, rewrite, source_moments
+    from .passes import widen_head
     from .strategies import ForwardOnlyStrategy, unwrap
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ _ROOM_OF = {
     "source_moments": "methods",
     "ForwardOnlyStrategy": "strategies",
     "unwrap": "strategies",
+    "widen_head": "passes",
 }
 
 __all__ = [
@@ -71,6 +73,7 @@ __all__ = [
     "source_moments",
     "step_cost",
     "unwrap",
+    "widen_head",
 ]
 
 

@@ -31,6 +31,7 @@ class LearningMethod(ABC):
         needs_target: whether the step uses the labels themselves, beside the loss's gradient.
         updates_buffers_only: whether the rule legitimately trains no parameter.
         forward_only: whether the rule propagates no error from one block to the one before.
+        repeats_frozen: whether what lies before the first trained layer gives a sample the same values in every step: they may be kept.
         reaches_input: whether it has an update for an input that requires grad.
         positive, not_negative: settings that must be above 0, or not below.
     """
@@ -38,6 +39,7 @@ class LearningMethod(ABC):
     needs_target: ClassVar[bool] = False
     updates_buffers_only: ClassVar[bool] = False
     forward_only: ClassVar[bool] = True
+    repeats_frozen: ClassVar[bool] = False
     reaches_input: ClassVar[bool] = False
     positive: ClassVar[tuple[str, ...]] = ()
     not_negative: ClassVar[tuple[str, ...]] = ()

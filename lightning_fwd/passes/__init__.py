@@ -9,6 +9,7 @@ from .insert_weight_masks import insert_weight_masks
 from .insert_weight_perturbations import insert_weight_perturbations
 from .share_dropout_masks import share_dropout_masks
 from .slice_weight_gradients import slice_weight_gradients
+from .widen_head import widen_head
 
 __all__ = [
     "fold_batch_norm",
@@ -22,4 +23,5 @@ __all__ = [
     "insert_weight_perturbations",
     "share_dropout_masks",
     "slice_weight_gradients",
+    "widen_head",
 ]

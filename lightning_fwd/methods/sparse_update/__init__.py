@@ -50,6 +50,7 @@ class SparseUpdate(LearningMethod):
     """
 
     forward_only: ClassVar[bool] = False
+    repeats_frozen: ClassVar[bool] = True
     train: Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
     channels: float = 1.0
     biases: Literal["trained", "all", "none"] | Sequence[str] = "trained"
