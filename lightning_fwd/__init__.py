@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .register import register_with_lightning
 
 if TYPE_CHECKING:
+    from .adaptation import Adaptation, Stage, adapt, adaptation_cost
     from .callbacks import CalibrateHeads, Diagnosis, StepCost
     from .classifier import Classifier
     from .cost import step_cost
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _ROOM_OF = {
+    "Adaptation": "adaptation",
+    "Stage": "adaptation",
+    "adapt": "adaptation",
+    "adaptation_cost": "adaptation",
     "CalibrateHeads": "callbacks",
     "Diagnosis": "callbacks",
     "StepCost": "callbacks",
@@ -58,6 +63,7 @@ _ROOM_OF = {
 
 __all__ = [
     "METHODS",
+    "Adaptation",
     "CalibrateHeads",
     "CaptureError",
     "Classifier",
@@ -67,8 +73,11 @@ __all__ = [
     "LightningFwdError",
     "RewriteError",
     "RewrittenModel",
+    "Stage",
     "StepCost",
     "StepError",
+    "adapt",
+    "adaptation_cost",
     "rewrite",
     "source_moments",
     "step_cost",

@@ -18,6 +18,7 @@ LIGHTNING = ("fit", "validate", "test", "predict")
 
 #: Command to its line of help; each is a module of this room with ``add_options(parser)`` and ``run(options)``, imported when it is asked for.
 COMMANDS = {
+    "adapt": "Adapt a trained network to drift in guarded stages: what each did, what it costs, the accuracy before and after.",
     "compare": "Pretrain, drift, adapt by each rule: accuracy and cost in one table.",
     "cost": "What one training step costs: operations, memory, time and energy on a named device.",
     "rewrite": "Show a model's graph before and after a rule's passes.",

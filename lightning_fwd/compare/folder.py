@@ -98,4 +98,6 @@ def _lines(table: Path) -> list[dict[str, str]]:
 
 def _settings(row: Row) -> str:
     """What makes a row's result: its definition, without what it is called."""
-    return json.dumps({k: v for k, v in dataclasses.asdict(row).items() if k not in ("name", "control")}, sort_keys=True)
+    return json.dumps(
+        {k: v for k, v in dataclasses.asdict(row).items() if k not in ("name", "control") and (v or k != "stages")}, sort_keys=True
+    )

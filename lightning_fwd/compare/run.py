@@ -23,8 +23,10 @@ from ..errors import RewriteError, StepError
 from ..methods import Statistics, rewrite
 from ..models import build
 from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, store_weights, worker_count
+from ..recipes.accuracy import accuracy
 from ..trace.optimizers import SGD
 from .folder import Result, open_folder, save
+from .in_stages import price_stages, run_stages, said_of
 from .scenario import Row, Scenario
 
 Cost = dict[str, Any]  #: the cost fields of a :class:`Result`, with a note where there is no figure
@@ -80,7 +82,7 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
         rows = {row.name: row for row, _ in todo}
         bar = progress.add_task("price", total=len(rows), visible=bool(rows))
         costs: dict[str, Cost] = {}
-        for name, cost in _parallel(jobs, (joblib.delayed(price)(scenario, row) for row in rows.values())):
+        for name, cost in _parallel(jobs, (joblib.delayed(price)(scenario, row, out) for row in rows.values())):
             costs[name] = cost
             progress.advance(bar)
         bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
@@ -97,11 +99,16 @@ def _parallel(jobs: int, calls: Iterator) -> Iterator:
     return joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
 
 
-def price(scenario: Scenario, row: Row) -> tuple[str, Cost]:
+def price(scenario: Scenario, row: Row, out: Path) -> tuple[str, Cost]:
     """What one step of a row costs, whatever the weights; nothing where it has no step."""
     quiet(0)
     method = row.build()
     cost = dict(macs_per_step=0, peak_ram_bytes=0, weight_bytes=0, flash_bytes=0, device_ms_per_step=0.0)
+    if row.stages:
+        try:
+            return row.name, price_stages(scenario, row, _weights_file(out, scenario.seeds[0]))
+        except (RewriteError, StepError) as error:
+            return row.name, cost | {"note": f"no cost: {error.what}"}
     if method is not None:
         x, y = (part[: scenario.cost_batch] for part in scenario.data_module(scenario.seeds[0], "target").tensors("train"))
         try:
@@ -145,6 +152,9 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost, keep_w
     )
     method, timer, before = row.build(seed), _StepTimer(), []
     try:
+        if row.stages:
+            done = run_stages(row, network, source, target, _weights_file(out, seed), seed)
+            network, cost = done.network, cost | {"note": "; ".join(filter(None, (cost.get("note", ""), said_of(done))))}
         if row.calibrate:
             before.append(CalibrateHeads(source))
         if row.after_statistics:
@@ -188,19 +198,6 @@ class _TakeStatistics(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for name, value in self.statistics.items():
             pl_module.network.get_buffer(name).copy_(value)
-
-
-@torch.no_grad()
-def accuracy(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, batch: int = 500) -> float:
-    """Percent of samples classified right, eval mode; NaN where a prediction holds NaN, of which the largest is no answer."""
-    network.eval()
-    right = 0
-    for xs, ys in zip(x.split(batch), y.split(batch), strict=True):
-        logits = network(xs)
-        if logits.isnan().any():
-            return math.nan
-        right += int((logits.argmax(1) == ys).sum())
-    return 100.0 * right / len(y)
 
 
 def _adapted_file(out: Path, row: str, seed: int) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import yaml
 from torch import nn
 
+from ..adaptation import Stage, as_stages
 from ..cost.device import load_device
 from ..data import DriftDataModule
 from ..errors import LightningFwdError
@@ -39,7 +40,8 @@ class Row:
         method: registered name of the rule; None leaves the model as it is.
         settings: the rule's arguments.
         lr, epochs: in place of the scenario's.
-        after_statistics: recompute the batch-norm statistics on the same samples first.
+        after_statistics: recompute the batch-norm statistics on the same samples first; short for a first stage "statistics" that nothing guards.
+        stages: in place of method, settings, lr and epochs: a guarded adaptation, each stage as :class:`lightning_fwd.adaptation.Stage` takes it.
         freeze: module paths whose parameters stay as they are, e.g. a stem that reads raw pixels and bears smaller steps than the rest.
         calibrate: fit the rule's inserted heads to the source first, in closed form, as one would before the device leaves the house.
         control: whether it is a control (drawn grey).
@@ -51,17 +53,37 @@ class Row:
     lr: float | None = None
     epochs: int | None = None
     after_statistics: bool = False
+    stages: list[dict[str, Any]] = field(default_factory=list)
     freeze: list[str] = field(default_factory=list)
     calibrate: bool = False
     control: bool = False
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("lr", "epochs"))
+        own = [k for k in ("method", "settings", "lr", "epochs", "after_statistics", "freeze", "calibrate") if getattr(self, k)]
+        if self.stages and own:
+            raise LightningFwdError(
+                f"row {self.name!r}: {', '.join(own)} beside stages",
+                "each stage says its own rule, rate and what it freezes",
+                "write them in the stages; recomputed statistics are a stage: {method: statistics}",
+            )
+        self.adaptation()
         if not isinstance(self.freeze, list) or not all(isinstance(path, str) for path in self.freeze):
             raise LightningFwdError(
                 f"row {self.name!r}: freeze is {self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]"
             )
         require_keywords(self.settings, f"row {self.name!r}: settings")
+
+    def adaptation(self) -> list[Stage]:
+        """Its stages, built; none where it is a single rule.
+
+        Raises:
+            LightningFwdError: one of them is unknown or has settings that it cannot use.
+        """
+        try:
+            return as_stages(self.stages) if self.stages else []
+        except LightningFwdError as error:
+            raise LightningFwdError(f"row {self.name!r}: {error.what}", error.why, error.mend) from error
 
     def build(self, seed: int | None = None) -> LearningMethod | None:
         """The learning rule, or None.

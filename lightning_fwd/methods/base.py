@@ -80,7 +80,8 @@ class LearningMethod(ABC):
         yield 0
 
     def beside_the_step(self, model: RewrittenModel) -> dict[str, int]:
-        """Bytes that the traced step does not hold: ``"flash"`` that ships with the weights, ``"ram"`` of what is done between steps."""
+        """Bytes that the traced step does not hold: ``"flash"`` that ships with the weights, ``"ram"`` of what is done between steps, activations
+        being dead, ``"written"`` of weights that are set without a gradient."""
         return {}
 
     def variants(self) -> list[LearningMethod]:

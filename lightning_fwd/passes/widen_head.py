@@ -24,7 +24,8 @@ def widen_head(net: nn.Module, samples: Tensor) -> fx.GraphModule:
 
     f is what the head read before, z the average of each channel behind each earlier block (a child of the network that holds layers),
     standardised by ``samples``. The weights start at ``[0, W]``, so it predicts what the network did. Any rule that trains the head then
-    trains this one, and ``unwrap`` gives back the network that is returned here: plain torch, with the original's layers under their names and the wider head.
+    trains this one, and ``unwrap`` gives back the network that is returned here: plain torch, with the original's layers under their
+    names and the wider head.
 
     Args:
         net: a classifier that ends in a linear layer; not changed, but its layers are shared, all but the head.

@@ -168,7 +168,7 @@ def test_what_ships_and_what_solving_takes_is_told(trained):
     model = lf.rewrite(net, lf.Alignment(file), samples(1)[:2])
     beside = model.method.beside_the_step(model)
     values = 3 * 2 * 4 + 3 * 2 + 6 * 2 * 4 + 6 * 2 * 4 + 15 * 2  # first, single, kernel: mean, deviation fp32; correlations fp16
-    assert beside == {"flash": values, "ram": 4 * 4 * 36}
+    assert beside == {"flash": values, "ram": 4 * 4 * 36, "written": 4 * (18 + 6 + 6 + 270 + 5)}
     assert [n for n in model.method.stages(model)] == [100] * len(model.inserted.alignment.rounds) and not model.inserted.alignment.round
 
 
@@ -201,3 +201,21 @@ def test_what_it_cannot_measure_is_told(tmp_path):
         lf.source_moments(nn.Sequential(nn.Linear(4, 2)), [torch.zeros(2, 4)], tmp_path / "none")
     with pytest.raises(lf.LightningFwdError, match="cannot write"):
         lf.source_moments(Net(), [samples(1)], tmp_path / "no" / "folder")
+
+
+def test_what_a_round_costs_on_resnet8(tmp_path):
+    """The figures of the rule's page."""
+    net, x = ResNet8().eval(), torch.zeros(1, 3, 32, 32)
+    file = lf.source_moments(net, [255 * torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))], tmp_path / "net")
+    kinds: dict[str, list[tuple[int, float]]] = {}
+    for patches in (0, 2):
+        model = lf.rewrite(net, lf.Alignment(file, patches=patches), x)
+        for (first, *_), _ in zip([r.places for r in model.inserted.alignment.rounds], model.method.stages(model), strict=True):
+            if first.path in ("block1.conv1", "block2.conv1", "block3.conv2") and (patches == 0 or first.kind == "patches"):
+                report = lf.step_cost(model, x)
+                kinds.setdefault(first.kind, []).append((report.total_macs // 1000, report.peak_ram_bytes / 1024))
+        solve = model.method.beside_the_step(model)["ram"] / 1024
+        lf.unwrap(model)
+        assert solve == (324 if patches else 64)
+    assert kinds["patches"] == [(24298, pytest.approx(389, abs=1))]
+    assert [round(kmac) for kmac, _ in kinds["channels"]] == [12763, 13042, 12763] and max(ram for _, ram in kinds["channels"]) < 230

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from method_table import NETS, Task, clusters, loader, tensors, trainer
+from method_table import NETS, WITHOUT_GRADIENT, Task, clusters, loader, tensors, trainer
 from rules_in_lightning import RULES, OwnLayers, every_rule, moved, task
 from torch import nn
 from torch.nn import functional as F
@@ -65,7 +65,7 @@ class FrontEnd(Task):
         return torch.optim.SGD(self.parameters(), 0.05)
 
 
-@pytest.mark.parametrize("rule", ["backprop", *(r for r in lf.METHODS if r not in ("backprop", "statistics"))])
+@pytest.mark.parametrize("rule", ["backprop", *(r for r in lf.METHODS if r not in ("backprop", *WITHOUT_GRADIENT))])
 def test_a_layer_ahead_of_the_network_learns_or_is_refused(rule):
     module, run = task(cls=FrontEnd), trainer(lf.ForwardOnlyStrategy(rule, module="network"))
     if rule == "backprop":

@@ -152,7 +152,10 @@ class Alignment(LearningMethod):
     def beside_the_step(self, model: RewrittenModel) -> dict[str, int]:
         state = model.inserted.alignment
         widest = max((m.products.numel() for m in state.moments.values() if m.products.ndim == 2), default=0)
-        return {"flash": state.shipped_bytes, "ram": 4 * 4 * widest}  # the sums and three more matrices in fp32, activations being dead
+        written = sum(
+            4 * p.numel() for r in state.rounds for x in r.places if x.kind != "norm" for p in model.get_submodule(x.path).parameters()
+        )
+        return {"flash": state.shipped_bytes, "ram": 4 * 4 * widest, "written": written}  # the sums and three more matrices in fp32
 
 
 class _State(nn.Module):

@@ -1,0 +1,165 @@
+"""Adapt a model in stages, each held against doing nothing on samples that it did not learn from; what harms is rolled back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LightningFwdError, StepError
+from .guard import Samples, loss_of, read_samples, split
+from .stage import Stage, as_stages
+from .train import train
+
+
+@dataclass
+class StageResult:
+    """What became of a stage.
+
+    Attributes:
+        name: of the stage. kept: whether its result was taken. chosen: the rate, or the settings, where there was a choice.
+        before, after: what it was judged by, without and with it: cross-entropy of labelled samples, or entropy of predictions. judged_on: how many.
+        note: why it was rolled back, or that nothing guarded it.
+    """
+
+    name: str
+    kept: bool
+    chosen: str
+    before: float
+    after: float
+    judged_on: int
+    note: str = ""
+
+    def __str__(self) -> str:
+        said = (
+            f"{self.name}: {'kept' if self.kept else 'rolled back'}, loss {self.before:.3f} -> {self.after:.3f} on {self.judged_on} samples"
+        )
+        return said + "".join(f"; {more}" for more in (self.chosen, self.note) if more)
+
+
+@dataclass
+class Adaptation:
+    """The adapted network, in eval mode, and what was done."""
+
+    network: nn.Module
+    stages: list[StageResult]
+
+    @property
+    def rolled_back(self) -> list[str]:
+        """Names of the stages that would have harmed."""
+        return [stage.name for stage in self.stages if not stage.kept]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.stages))
+
+
+def adapt(
+    net: nn.Module, stages: Any, data: Any, *, unlabelled: Any = None, held_back: float = 1 / 3, refit: bool = True, seed: int = 0
+) -> Adaptation:
+    """Run the stages in order on a copy of a network.
+
+    A share of the labelled samples is held back. A stage is kept if the loss there is lower with it than without; of several rates or
+    settings the one with the lowest loss is taken. Until a stage has learned from labels, all of them judge: none was used. At the end
+    the stages that were kept are run once more from the start, with their rates, on all labelled samples. Without labels nothing guards,
+    and settings are chosen by the entropy of the predictions.
+
+    Args:
+        net: a classifier; left as it is.
+        stages: a list of :class:`Stage`, rules or names of rules, or mappings of a stage's arguments (as in a recipe).
+        data: ``(x, y)`` of the target, or ``x`` without labels, batches of these, or a LightningDataModule.
+        unlabelled: more samples of the target, for stages that need no labels.
+        held_back: the share of labelled samples that judge; 0: no stage is guarded, and each must say all its settings.
+        refit: whether kept stages learn from the samples held back too, in the end.
+        seed: of what is held back and of the order of samples.
+
+    Raises:
+        LightningFwdError: stages or data that cannot be used, labels lacking for a stage that learns, too few samples to hold any back.
+    """
+    stages, samples = as_stages(stages), read_samples(data, unlabelled)
+    _check(stages, samples, held_back)
+    run = _Run(samples, held_back, seed)
+    state, results, taken = copy.deepcopy(net).eval(), [], []
+    before_learning, learned = state, False
+    for stage in stages:
+        state, result, choice = run.try_stage(state, stage, learned)
+        results.append(result)
+        if choice is not None:
+            taken.append(choice)
+            learned = learned or stage.learns
+            before_learning = before_learning if learned else state
+    if refit and learned and held_back > 0:
+        state = before_learning
+        first = next(i for i, stage in enumerate(taken) if stage.learns)
+        for stage in taken[first:]:
+            state = train(state, stage, *run.all_for(stage), seed)
+    return Adaptation(state, results)
+
+
+def _check(stages: list[Stage], samples: Samples, held_back: float) -> None:
+    if not 0.0 <= held_back < 1.0:
+        raise LightningFwdError(f"adapt: held_back={held_back}", "it is a share of the labelled samples", "use 0 <= held_back < 1")
+    learning = [stage.name for stage in stages if stage.learns]
+    if learning and samples.y is None:
+        raise LightningFwdError(
+            f"stage {learning[0]} learns from labels and got none", "", "give (x, y), or stages without labels: statistics, alignment"
+        )
+    if samples.y is not None and held_back > 0 and len(split(samples.y, held_back, 0)[1]) < 2:
+        raise LightningFwdError(
+            f"adapt: {held_back:g} of {len(samples.y)} labelled samples are too few to judge by",
+            "",
+            "hold more back, or none (held_back=0)",
+        )
+    if held_back == 0 and (unsaid := [stage.name for stage in stages if stage.is_open and (stage.learns or samples.y is not None)]):
+        raise LightningFwdError(
+            f"stage {unsaid[0]} leaves a choice open and held_back is 0", "nothing judges what is best", "give one rate and all settings"
+        )
+
+
+class _Run:
+    """The samples of one adaptation, divided."""
+
+    def __init__(self, samples: Samples, held_back: float, seed: int):
+        self.samples, self.seed, self.guarded = samples, seed, samples.y is not None and held_back > 0
+        self.kept = self.held = torch.arange(len(samples.x))
+        if self.guarded:
+            self.kept, self.held = split(samples.y, held_back, seed)
+
+    def all_for(self, stage: Stage) -> tuple[Tensor, Tensor | None]:
+        """All samples that a stage can learn from."""
+        return (self.samples.x, self.samples.y) if stage.learns else (self.samples.inputs, None)
+
+    def try_stage(self, state: nn.Module, stage: Stage, learned: bool) -> tuple[nn.Module, StageResult, Stage | None]:
+        """``(network, what became of the stage, the candidate taken or None)``."""
+        judge = self.held if stage.learns or learned else torch.arange(len(self.samples.x))
+        x, y = self.samples.x[judge], None if self.samples.y is None else self.samples.y[judge]
+        before, open_ = loss_of(state, x, y), stage.is_open
+        best, tried = (float("inf"), state, None), []
+        for candidate, net, why in self._candidates(state, stage):
+            after = float("inf") if net is None else loss_of(net, x, y)
+            tried.append(why)
+            if net is not None and after < best[0]:
+                best = after, net, candidate
+        after, net, choice = best
+        result = StageResult(stage.name, True, choice.choice() if choice and open_ else "", before, after, len(judge))
+        if choice is None:
+            why = next((why for why in tried if why), "its loss is not finite")
+            return state, replace(result, kept=False, note=why), None
+        if not self.guarded:
+            return net, replace(result, note="not guarded: no labels are held back"), choice
+        if after >= before:
+            return state, replace(result, kept=False, note="it does harm"), None
+        return net, result, choice
+
+    def _candidates(self, state: nn.Module, stage: Stage) -> Iterator[tuple[Stage, nn.Module | None, str]]:
+        x, y = self.all_for(stage)
+        if stage.learns and self.guarded:
+            x, y = x[self.kept], y[self.kept]
+        for candidate in stage.candidates():
+            try:
+                yield candidate, train(state, candidate, x, y, self.seed), ""
+            except StepError as error:  # diverged
+                yield candidate, None, error.what

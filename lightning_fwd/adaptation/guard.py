@@ -1,0 +1,98 @@
+"""What a network is judged by, and the labelled samples that are held back for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import LightningFwdError
+
+_CHUNK = 250
+
+
+@dataclass
+class Samples:
+    """What a device has collected.
+
+    Attributes:
+        x: labelled inputs ``(N, ...)``, or all where there are no labels. y: their classes ``(N,)``, or None. more: further inputs without labels.
+    """
+
+    x: Tensor
+    y: Tensor | None
+    more: Tensor | None
+
+    @property
+    def inputs(self) -> Tensor:
+        """All inputs, labelled or not."""
+        return self.x if self.more is None else torch.cat([self.x, self.more])
+
+
+def read_samples(data: Any, unlabelled: Any = None) -> Samples:
+    """Samples in memory from ``(x, y)``, ``x``, batches of these, or a LightningDataModule (its training part).
+
+    Raises:
+        LightningFwdError: there are none, or labels do not fit them.
+    """
+    x, y = _tensors(data)
+    more = None if unlabelled is None else _tensors(unlabelled)[0]
+    if len(x) < 2 or (y is not None and (y.shape != x.shape[:1] or y.is_floating_point())):
+        found = f"{len(x)} samples" + ("" if y is None else f" and labels of shape {tuple(y.shape)} and {y.dtype}")
+        raise LightningFwdError(
+            f"adapt got {found}", "it needs two samples at least, and a class index for each", "give (x (N, ...), y (N,))"
+        )
+    if more is not None and more.shape[1:] != x.shape[1:]:
+        raise LightningFwdError(
+            f"unlabelled samples have shape {tuple(more.shape[1:])}, the labelled ones {tuple(x.shape[1:])}", "", "give samples of one kind"
+        )
+    return Samples(x, None if y is None else y.long(), more)
+
+
+def _tensors(data: Any) -> tuple[Tensor, Tensor | None]:
+    if isinstance(data, Tensor):
+        return data, None
+    if isinstance(data, tuple | list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        if isinstance(data, tuple) or data[1].ndim == 1:  # a list of two tensors may be two batches without labels
+            return data[0], data[1]
+    if hasattr(data, "train_dataloader"):
+        data.prepare_data()
+        data.setup("fit")
+        data = data.train_dataloader()
+    if not isinstance(data, Iterable):
+        raise LightningFwdError(f"adapt got {type(data).__name__}", "", "give (x, y), batches of (x, y), or a LightningDataModule")
+    parts = [_tensors(batch) for batch in data]
+    if not parts:
+        raise LightningFwdError("adapt got no samples", "the data are empty", "give (x, y), or batches of (x, y)")
+    labels = [y for _, y in parts if y is not None]
+    return torch.cat([x for x, _ in parts]), torch.cat(labels) if len(labels) == len(parts) else None
+
+
+def split(y: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices ``(kept, held back)``: of each class ``share`` is held back, rounded at random so that the total comes out."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(y), generator=generator)
+    order = order[torch.argsort(y[order].cpu(), stable=True)]  # class by class, each in random order
+    places = torch.arange(len(y)) * share + torch.rand((), generator=generator)
+    held = torch.floor(places + share) > torch.floor(places)  # every 1/share-th
+    return order[~held], order[held]
+
+
+@torch.no_grad()
+def loss_of(net: nn.Module, x: Tensor, y: Tensor | None) -> float:
+    """Mean cross-entropy on labelled samples; without labels the mean entropy of the predictions, in nats. Infinite where it is not finite."""
+    net.eval()
+    total = 0.0
+    for start in range(0, len(x), _CHUNK):
+        logits = net(x[start : start + _CHUNK]).float()
+        if y is not None:
+            total += float(F.cross_entropy(logits, y[start : start + _CHUNK], reduction="sum"))
+        else:
+            logs = logits.log_softmax(1)
+            total -= float((logs.exp() * logs).sum())
+    mean = total / len(x)
+    return mean if mean == mean else float("inf")

@@ -1,0 +1,142 @@
+"""An adaptation priced as one: the peak of its dearest stage, the sum of its work."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..cost import CostReport, price, step_cost, trace_inference
+from ..cost.device import Device
+from ..methods import rewrite
+from .stage import Stage, as_stages
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """One stage.
+
+    Attributes:
+        name: of the stage. step: its dearest step, by peak RAM.
+        peak_ram_bytes: of its steps and of what is done between them. flash_bytes: of the step, and of what ships with the weights for this stage.
+        macs: of all its steps, over all candidates and the run that takes all samples, and of the inferences that judge.
+        rollback_bytes: of what it changes, which is kept as it was until the stage is judged.
+    """
+
+    name: str
+    step: CostReport
+    peak_ram_bytes: int
+    flash_bytes: int
+    macs: int
+    rollback_bytes: int
+
+
+@dataclass(frozen=True)
+class AdaptationCost:
+    """All stages on one device.
+
+    Attributes:
+        stages: in order. inference_macs: of one prediction.
+    """
+
+    stages: list[StageCost]
+    inference_macs: int
+
+    @property
+    def peak_ram_bytes(self) -> int:
+        """The dearest stage's: nothing but weights lives on between stages."""
+        return max(stage.peak_ram_bytes for stage in self.stages)
+
+    @property
+    def flash_bytes(self) -> int:
+        """Of the stage that needs most beside the weights, and the largest copy that is kept to go back to."""
+        return max(stage.flash_bytes for stage in self.stages) + max(stage.rollback_bytes for stage in self.stages)
+
+    @property
+    def macs(self) -> int:
+        return sum(stage.macs for stage in self.stages)
+
+    @property
+    def dearest_step(self) -> CostReport:
+        """The step with the most operations of any stage."""
+        return max((stage.step for stage in self.stages), key=lambda step: step.total_macs)
+
+
+def adaptation_cost(
+    net: nn.Module,
+    stages: Any,
+    example: Tensor,
+    labelled: int,
+    unlabelled: int = 0,
+    held_back: float = 1 / 3,
+    device: str | Path | Device | None = None,
+    width: str = "fp32",
+) -> AdaptationCost:
+    """Price an adaptation as :func:`adapt` runs it, from its graphs, without running it.
+
+    Features that a stage could keep are made anew in every step, as on a device that has no room for them.
+
+    Args:
+        net: the network; not changed. example: a batch ``(B, ...)``; its size counts.
+        labelled, unlabelled: how many samples of each kind the adaptation has.
+
+    Raises:
+        RewriteError, StepError: a rule does not fit the network, or cannot be priced at this batch.
+    """
+    net, costs, stages = copy.deepcopy(net).eval(), [], as_stages(stages)
+    inference = _inference(net, stages[0], example, width)
+    held = round(held_back * labelled)
+    for stage in stages:
+        if stage.head == "blocks":
+            net = stage.network(net, torch.cat([example, example]))
+        macs, peak, flash, dearest = inference * held, 0, 0, None  # without the stage
+        for candidate in stage.candidates():
+            reports = _reports(net, candidate, example, device, width)
+            for report, seen, beside in reports:
+                samples = seen or _samples_seen(candidate, labelled - held, labelled + unlabelled)
+                macs += math.ceil(samples / len(example)) * report.total_macs
+                peak = max(peak, report.peak_ram_bytes, beside.get("ram", 0))
+                flash = max(flash, report.flash_bytes + beside.get("flash", 0))
+                dearest = report if dearest is None or report.peak_ram_bytes > dearest.peak_ram_bytes else dearest
+            macs += inference * held
+        if stage.learns and held:
+            again = _samples_seen(candidate, labelled, 0)
+            macs += math.ceil(again / len(example)) * dearest.total_macs
+        costs.append(StageCost(stage.name, dearest, peak, flash, macs, _changed(net, stage, example)))
+    return AdaptationCost(costs, inference)
+
+
+def _samples_seen(stage: Stage, labelled: int, inputs: int) -> int:
+    return (stage.epochs or (5 if stage.learns else 1)) * (labelled if stage.learns else inputs)
+
+
+def _reports(net: nn.Module, stage: Stage, example: Tensor, device: Any, width: str) -> list[tuple[CostReport, int, dict[str, int]]]:
+    """The cost of each kind of step that a rule takes, the samples they see (0: all), and what it needs beside them."""
+    own = copy.deepcopy(net)
+    for path in stage.freeze:
+        own.get_submodule(path).requires_grad_(False)
+    model = rewrite(own, stage.method, torch.cat([example, example]))
+    batch = example, torch.zeros(len(example), dtype=torch.int64)
+    beside = stage.method.beside_the_step(model)
+    return [(step_cost(model, batch, device, width, momentum=stage.momentum), n, beside) for n in stage.method.stages(model)]
+
+
+def _inference(net: nn.Module, stage: Stage, example: Tensor, width: str) -> int:
+    """MAC of one sample's prediction; every stage predicts by the network's own layers."""
+    model = rewrite(copy.deepcopy(net), next(stage.candidates()).method, torch.cat([example, example]))
+    return price(trace_inference(model, example), model, width=width).total_macs // len(example)
+
+
+def _changed(net: nn.Module, stage: Stage, example: Tensor) -> int:
+    """Bytes (fp32) of what a stage writes: trained parameters, or for a rule without gradients everything that it may set."""
+    model = rewrite(copy.deepcopy(net), next(stage.candidates()).method, torch.cat([example, example]))
+    if stage.learns:
+        parts = [(p, model.part_of(n)) for n, p in model.named_parameters() if p.requires_grad]
+        return sum(4 * (p.numel() if part is None else part.of(p).numel()) for p, part in parts)
+    norms = [m for m in model.original.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return 4 * sum(2 * m.num_features for m in norms) + model.method.beside_the_step(model).get("written", 0)

@@ -1,0 +1,140 @@
+"""One stage of an adaptation: a learning rule, and how it is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LightningFwdError
+from ..methods import METHODS, LearningMethod, get_method
+from ..passes import widen_head
+from ..settings import check_settings
+
+
+@dataclass
+class Stage:
+    """A learning rule on its turn. SGD, the loss is the cross-entropy.
+
+    Args:
+        method: a rule or its registered name. settings: of a rule given by name.
+        lr: of the optimizer; of several the one that is best on the samples held back is taken.
+        epochs: passes over the labelled samples; None: 5, and of a rule that needs no labels one, or as many as it asks for.
+        batch_size, momentum, schedule: as usual.
+        head: ``"blocks"`` puts a head over all blocks in the place of the network's own first, see :func:`lightning_fwd.widen_head`.
+        freeze: paths of modules whose parameters stay as they are.
+        name: what reports call it; by default the rule's name.
+    """
+
+    method: LearningMethod | str
+    settings: dict[str, Any] = field(default_factory=dict)
+    lr: float | Sequence[float] = 0.01
+    epochs: int | None = None
+    batch_size: int = 16
+    momentum: float = 0.9
+    schedule: Literal["constant", "cosine"] = "cosine"
+    head: Literal["own", "blocks"] = "own"
+    freeze: Sequence[str] = ()
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        check_settings(self, LightningFwdError, ("epochs", "batch_size"), ("momentum",))
+        if not isinstance(self.settings, dict) or (self.settings and not isinstance(self.method, str)):
+            raise LightningFwdError(
+                f"stage {self.name or self.method}: settings={self.settings!r}",
+                "settings are a mapping, of a rule that is given by its name",
+                "write e.g. settings: {train: head}",
+            )
+        self.method = get_method(self.method, **self.settings)
+        self.settings = {}
+        self.name = self.name or next((n for n, kind in METHODS.items() if type(self.method) is kind), type(self.method).__name__)
+        rates = [self.lr] if isinstance(self.lr, int | float) else self.lr
+        good = isinstance(rates, Sequence) and not isinstance(rates, str) and len(rates) > 0
+        if not good or not all(isinstance(r, int | float) and not isinstance(r, bool) and 0 < r < float("inf") for r in rates):
+            raise LightningFwdError(f"stage {self.name}: lr={self.lr!r}", "", "give a positive number, or a list of them to choose from")
+        self.lr = tuple(map(float, rates))
+        if isinstance(self.freeze, str) or not all(isinstance(path, str) for path in self.freeze):
+            raise LightningFwdError(f"stage {self.name}: freeze={self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]")
+
+    @property
+    def learns(self) -> bool:
+        """Whether it needs labels."""
+        return not self.method.updates_buffers_only
+
+    def candidates(self) -> Iterator[Stage]:
+        """The stage with one rule, nothing left open, and one rate: all among which an adaptation chooses."""
+        for rule in self.method.variants():
+            for lr in self.lr if self.learns else self.lr[:1]:
+                yield dataclasses.replace(self, method=rule, lr=lr)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is anything to choose."""
+        return len(list(self.candidates())) > 1
+
+    def choice(self) -> str:
+        """Of a candidate, what was chosen, for reports."""
+        return f"lr {self.lr[0]:g}" if self.learns else repr(self.method)
+
+    def prepared(self, net: nn.Module, source: Any, file: Path) -> Stage:
+        """The stage with what its rule takes along of the source, see :meth:`LearningMethod.prepared`."""
+        return dataclasses.replace(self, method=self.method.prepared(net, source, file))
+
+    def network(self, net: nn.Module, samples: Tensor) -> nn.Module:
+        """``net`` itself or with the head that the stage asks for, what ``freeze`` names frozen; ``samples (N, ...)`` of the target.
+
+        Raises:
+            LightningFwdError: ``freeze`` names no module with parameters, or the head cannot be widened.
+        """
+        if self.head == "blocks":
+            net = widen_head(net, samples)
+        modules = dict(net.named_modules())
+        for path in self.freeze:
+            if path not in modules or not any(True for _ in modules[path].parameters()):
+                known = ", ".join(name for name, child in net.named_children() if any(True for _ in child.parameters()))
+                raise LightningFwdError(f"stage {self.name}: freeze: {path!r} is no module with parameters", "", f"there are: {known}")
+            modules[path].requires_grad_(False)
+        return net
+
+    def optimizer(self, parameters: list[nn.Parameter], steps: int) -> tuple[Callable[[], None], Callable[[], None]]:
+        """``(clear gradients, step)`` of SGD over so many steps; nothing where no parameter learns."""
+        if not parameters:
+            return (lambda: None), (lambda: None)
+        sgd = torch.optim.SGD(parameters, self.lr[0], self.momentum)
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(sgd, max(1, steps)) if self.schedule == "cosine" else None
+
+        def step() -> None:
+            sgd.step()
+            if cosine is not None:
+                cosine.step()
+
+        return sgd.zero_grad, step
+
+
+def as_stages(stages: Any) -> list[Stage]:
+    """A list of stages, rules, names of rules, or mappings of a stage's arguments as stages.
+
+    Raises:
+        LightningFwdError: it is empty or no list, or holds something else.
+    """
+    if isinstance(stages, str | dict | Stage | LearningMethod):
+        stages = [stages]
+    if not isinstance(stages, Sequence) or not stages:
+        raise LightningFwdError(f"stages is {stages!r}", "an adaptation is a list of stages", "give e.g. ['statistics', 'sparse_update']")
+    known = [f.name for f in dataclasses.fields(Stage)]
+    made = []
+    for stage in stages:
+        if isinstance(stage, dict):
+            if unknown := [str(key) for key in stage if key not in known]:
+                raise LightningFwdError(f"stages: unknown {', '.join(unknown)}", "", f"known keys: {', '.join(known)}")
+            if "method" not in stage:
+                raise LightningFwdError(f"stages: {stage!r} names no method", "", "write e.g. {method: statistics}")
+            made.append(Stage(**stage))
+        else:
+            made.append(stage if isinstance(stage, Stage) else Stage(stage))
+    return made

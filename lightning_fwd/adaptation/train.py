@@ -1,0 +1,107 @@
+"""One stage, trained: the plain loop of a device."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from ..errors import RewriteError, StepError
+from ..graph.frozen_prefix import Split, split_frozen
+from ..graph.rewritten import RewrittenModel
+from ..methods import rewrite
+from .stage import Stage
+
+_CHUNK = 250  #: samples whose frozen part is run at a time
+
+
+def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) -> nn.Module:
+    """A copy of the network after a stage with one rule and one rate.
+
+    What lies before the first trained layer is run once per sample, where the rule allows it: a device with room for features does the same.
+
+    Args:
+        x: samples ``(N, ...)``. y: their classes ``(N,)``; None for a rule that needs no labels.
+        seed: of the order.
+
+    Raises:
+        RewriteError, StepError: the rule does not fit, or it diverged.
+    """
+    net = stage.network(copy.deepcopy(net).eval(), x)
+    model = rewrite(net, stage.method, x[:2])
+    split = _frozen_part(model)
+    if split is not None:
+        with torch.no_grad():
+            x = torch.cat([split.before(model, part)[0] for part in x.split(_CHUNK)])
+        tail = _tail(model, split)
+        model.undo()
+        model = rewrite(tail, stage.method, x[:2])
+    _steps(model.train(), stage, x, y, seed)
+    _same_without_the_rule(model.eval(), stage, x[:8])
+    broken = [name for name, p in [*net.named_parameters(), *net.named_buffers()] if p.is_floating_point() and not p.isfinite().all()]
+    if broken:
+        raise StepError(f"{', '.join(broken[:3])} not finite after stage {stage.name}", "it diverged", "lower the rate")
+    return net.eval()
+
+
+@torch.no_grad()
+def _same_without_the_rule(model: RewrittenModel, stage: Stage, x: Tensor) -> None:
+    """Give the network back; refuse a rule that predicted by means of its own, which the next stage would not have."""
+    predicted = model(x)
+    if not torch.allclose(model.undo().eval()(x), predicted, rtol=1e-2, atol=1e-2 * float(predicted.abs().max()), equal_nan=True):
+        raise RewriteError(
+            f"stage {stage.name}: {stage.method!r} predicts by other means than the network's own layers",
+            "the stages hand one network on, without what a rule inserted",
+            "choose settings by which it predicts by the network (prediction='own')",
+        )
+
+
+def _steps(model: RewrittenModel, stage: Stage, x: Tensor, y: Tensor | None, seed: int) -> None:
+    rule, count = stage.method, math.ceil(len(x) / stage.batch_size)
+    epochs = stage.epochs or (5 if stage.learns else 1)
+    clear, step = stage.optimizer([p for p in model.parameters() if p.requires_grad], epochs * count)
+    nothing = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # a rule without labels has no use for the loss
+    target, epoch = nothing if y is None else y, 0
+    while epoch < epochs or rule.unfinished(model):
+        for index in _order(len(x), stage.batch_size, 1000 * seed + epoch):
+            if epoch >= epochs and not rule.unfinished(model):
+                break
+            clear()
+            with model.step(target[index]):
+                loss = F.cross_entropy(model(x[index]), target[index])
+            model.backward(loss)
+            step()
+        epoch += 1
+
+
+def _order(count: int, batch: int, seed: int) -> Iterator[Tensor]:
+    yield from torch.randperm(count, generator=torch.Generator().manual_seed(seed)).split(batch)
+
+
+def _frozen_part(model: RewrittenModel) -> Split | None:
+    """Where the graph's trained part begins, if what comes before may be run once: one tensor, nothing random, norms as stored."""
+    if not (model.method.repeats_frozen and model.method.freeze_batch_norm) or model.draws_in_training:
+        return None
+    split = split_frozen(model.graph_before, model.original, {name for name, p in model.named_parameters() if p.requires_grad})
+    one = len(split.entries) == 1 and split.entries[0].op != "placeholder"
+    return split if one and getattr(split.entries[0].meta.get("tensor_meta"), "shape", (0,))[0] == 2 else None
+
+
+def _tail(model: RewrittenModel, split: Split) -> nn.Module:
+    """The rest of the network as a network on the frozen part's values; its layers are the network's own, under their names."""
+    graph, copies = fx.Graph(), {}
+    copies[split.entries[0]] = graph.placeholder("input")
+
+    def copy_of(node: fx.Node) -> fx.Node:
+        if node not in copies:  # a constant
+            copies[node] = graph.node_copy(node, copy_of)
+        return copies[node]
+
+    for node in split.after:
+        copies[node] = graph.node_copy(node, copy_of)
+    graph.output(copies[split.output])
+    return fx.GraphModule(model.original, graph, type(model.original).__name__).eval()

@@ -1,0 +1,71 @@
+"""``lightning-fwd adapt``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from ..errors import LightningFwdError
+from .options import NAMES
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    from ..adaptation import Stage
+    from ..recipes.adaptation import AdaptationRecipe
+    from .names import documentation
+
+    keys = ((AdaptationRecipe, "Keys of an adaptation"), (Stage, "Keys of each of its stages"))
+    parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), NAMES])
+    parser.add_argument("-c", "--config", required=True, help="recipe, e.g. recipes/adapt_resnet8.yaml")
+    parser.add_argument("--out", required=True, type=Path, help="folder for adapted.safetensors, report.txt and the source's moments")
+    parser.add_argument("--seed", type=int, help="in place of the recipe's")
+    parser.add_argument("--device", help="in place of the recipe's")
+    parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the recipe's")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Adapt a trained network to drift in guarded stages: what each did, what it costs, the accuracy before and after."""
+    from safetensors.torch import save_file
+
+    from ..adaptation import adapt, adaptation_cost
+    from ..recipes import quiet, require_data, require_fit, require_trained, starting_network
+    from ..recipes.accuracy import accuracy
+    from ..recipes.adaptation import load_adaptation
+
+    overrides = {key: value for key in ("seed", "device", "width") if (value := getattr(options, key)) is not None}
+    recipe, console = load_adaptation(options.config, overrides), Console()
+    stages, network = recipe.built_stages(), starting_network(recipe).eval()
+    source, target = recipe.data_module("source"), recipe.data_module("target")
+    for data in (source, target):
+        require_data(data, "labelled + unlabelled")
+    require_fit(network, source)
+    require_trained(recipe, network, source, "test")
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LightningFwdError(f"cannot write to {options.out}", str(error), "choose another --out") from error
+    quiet(recipe.seed)
+    stages = [stage.prepared(network, source, options.out / "source") for stage in stages]
+    x, y = target.tensors("train")
+    more = x[recipe.labelled :] if recipe.unlabelled else None
+    done = adapt(
+        network, stages, (x[: recipe.labelled], y[: recipe.labelled]), unlabelled=more, held_back=recipe.held_back, seed=recipe.seed
+    )
+    cost = adaptation_cost(
+        network, stages, x[:1], recipe.labelled, recipe.unlabelled, recipe.held_back, device=recipe.device, width=recipe.width
+    )
+    before, after = (accuracy(net, *target.tensors("test")) for net in (network, done.network))
+    said = [
+        f"{recipe.model} on {target.title}: {before:.1f} % before, {after:.1f} % adapted by {recipe.labelled} labelled samples",
+        *map(str, done.stages),
+        *(f"{s.name}: peak {s.peak_ram_bytes / 1024:,.1f} KiB RAM, {s.macs / 1e6:,.0f} MMAC in all" for s in cost.stages),
+        f"as one: peak {cost.peak_ram_bytes / 1024:,.1f} KiB RAM, {cost.flash_bytes / 1024:,.1f} KiB flash, {cost.macs / 1e6:,.0f} MMAC "
+        f"(as many as {cost.macs / cost.inference_macs:,.0f} inferences), {recipe.width}",
+    ]
+    console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
+    (options.out / "report.txt").write_text("\n".join(said) + "\n")
+    save_file({name: value.contiguous() for name, value in done.network.state_dict().items()}, options.out / "adapted.safetensors")
+    console.print(f"wrote {options.out}/adapted.safetensors, report.txt", highlight=False)
+    return 0

@@ -1,0 +1,78 @@
+"""The recipe of one adaptation, for ``lightning-fwd adapt``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..adaptation import Stage, as_stages
+from ..errors import LightningFwdError
+from ..settings import check_settings
+from ..strict_yaml import load_yaml
+from .read import from_mapping, with_data_folder
+from .start import data_module, require_keywords
+from .training import Training
+
+
+@dataclass
+class AdaptationRecipe:
+    """A trained network, the target's samples, and the stages that adapt it.
+
+    Args:
+        data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...).
+        stages: a list of the arguments of :class:`lightning_fwd.adaptation.Stage`.
+        model, model_args: for :func:`lightning_fwd.models.build`.
+        weights: file of trained weights; ``${LIGHTNING_FWD_DATA}`` may stand in it.
+        labelled: samples with labels. unlabelled: further ones without.
+        held_back: share of the labelled samples that judge the stages.
+        seed: of the samples, what is held back, and their order.
+        device, width: for the price.
+    """
+
+    data: dict[str, Any]
+    stages: list[dict[str, Any]]
+    model: str
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    labelled: int = 100
+    unlabelled: int = 0
+    held_back: float = 1 / 3
+    seed: int = 0
+    device: str = "stm32h735"
+    width: Literal["fp32", "int8", "mixed"] = "fp32"
+    pretrain: Training | None = None  #: always None: what an adaptation starts from is trained already
+
+    def __post_init__(self) -> None:
+        check_settings(self, LightningFwdError, ("labelled",), ("unlabelled", "held_back"))
+        for name in ("data", "model_args"):
+            require_keywords(getattr(self, name), name)
+        if self.pretrain is not None:
+            raise LightningFwdError("pretrain in the recipe of an adaptation", "it starts from trained weights", "give weights: FILE")
+
+    def built_stages(self) -> list[Stage]:
+        """The stages, checked."""
+        return as_stages(self.stages)
+
+    def data_module(self, view: Literal["source", "target"]) -> Any:
+        """Source or target; the target's training part is the labelled samples and the unlabelled ones."""
+        more = {"train_samples": self.labelled + self.unlabelled} if view == "target" else {}
+        return data_module(self.data, view=view, seed=self.seed, **more)
+
+
+def load_adaptation(path: str | Path, overrides: dict[str, Any] | None = None) -> AdaptationRecipe:
+    """An adaptation from a YAML file, keys checked.
+
+    Raises:
+        LightningFwdError: the file is missing, is no YAML mapping, or has unknown keys.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise LightningFwdError(f"no recipe {path}", "", "give a YAML file such as recipes/adapt_resnet8.yaml")
+    try:
+        raw = load_yaml(with_data_folder(path.read_text(), path))
+    except yaml.YAMLError as error:
+        raise LightningFwdError(f"{path} is not YAML", str(error), "mend the file") from error
+    return from_mapping(AdaptationRecipe, {**raw, **(overrides or {})} if isinstance(raw, dict) else raw, str(path))

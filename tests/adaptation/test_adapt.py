@@ -1,0 +1,169 @@
+"""Stages in order, guarded: what helps is kept, what harms is rolled back and named, and the network given stays as it was."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from method_table import Task, clusters, loader, trainer
+from torch import Tensor, nn
+
+import lightning_fwd as lf
+from lightning_fwd.adaptation.guard import read_samples, split
+from lightning_fwd.adaptation.train import train
+from lightning_fwd.models import SmallConv
+
+
+@pytest.fixture(scope="module")
+def net() -> nn.Module:
+    """Trained on the clusters of the table."""
+    torch.manual_seed(0)
+    module = Task(SmallConv(1, (6, 8), 4), lr=0.05)
+    trainer("backprop", max_epochs=10).fit(module, loader(module.network))
+    return lf.unwrap(module).network.eval()
+
+
+def drifted(net: nn.Module, count: int = 96) -> tuple[Tensor, Tensor]:
+    x, y = clusters(net, count)
+    return 0.3 * x - 1.0, y
+
+
+def accuracy(net: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((net(x).argmax(1) == y).float().mean())
+
+
+def state(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def unchanged(net: nn.Module, before: dict[str, Tensor]) -> bool:
+    return all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_stages_win_back_what_drift_took(net, tmp_path):
+    x, y = drifted(net)
+    before = state(net)
+    source = lf.source_moments(net, [clusters(net)], tmp_path / "net")
+    stages = [lf.Alignment(source, samples=96), lf.Stage("sparse_update", {"train": "head"}, lr=[0.01, 0.1], head="blocks", name="head")]
+    done = lf.adapt(net, stages, (x, y))
+    assert accuracy(net, x, y) < 0.6 and accuracy(done.network, x, y) > 0.9
+    assert [s.name for s in done.stages] == ["alignment", "head"] and done.stages[0].kept and done.stages[0].judged_on == 96
+    assert done.stages[1].judged_on == 32 and done.stages[0].after < done.stages[0].before
+    assert unchanged(net, before) and not done.network.training
+    assert all(not hasattr(m, "_lfwd") for m in done.network.modules())
+
+
+def test_what_harms_is_rolled_back_and_named(net):
+    """At home recomputed statistics of two classes alone harm; so does a rate that is far too high."""
+    x, y = clusters(net)
+    before = state(net)
+    few = y < 2
+    wild = lf.Stage(lf.SparseUpdate(2), lr=1e4, name="wild")
+    done = lf.adapt(net, ["statistics", wild], (x, y), unlabelled=10 + 5 * x[few].repeat(9, 1, 1, 1))
+    assert done.rolled_back == ["statistics", "wild"] and "harm" in done.stages[0].note and "statistics: rolled back" in str(done)
+    assert unchanged(done.network, before)
+
+
+def test_a_rate_that_diverges_is_left_for_one_that_does_not(net):
+    x, y = drifted(net)
+    stage = lf.Stage(lf.SparseUpdate(2), lr=[float("1e30"), 0.02], momentum=0.0)
+    done = lf.adapt(net, [stage], (x, y))
+    assert done.stages[0].kept and done.stages[0].chosen == "lr 0.02"
+    done = lf.adapt(net, [lf.Stage(lf.SparseUpdate(2), lr=1e30)], (x, y))
+    assert done.rolled_back == ["sparse_update"] and unchanged(done.network, net.state_dict())
+
+
+def test_without_labels_nothing_guards_and_entropy_chooses(net, tmp_path):
+    x, _ = drifted(net)
+    source = lf.source_moments(net, [clusters(net)], tmp_path / "net")
+    done = lf.adapt(net, [lf.Alignment(source, samples=96)], x)
+    assert done.stages[0].kept and "not guarded" in done.stages[0].note and "Alignment(" in done.stages[0].chosen
+    with pytest.raises(lf.LightningFwdError, match="learns from labels and got none"):
+        lf.adapt(net, ["statistics", "sparse_update"], x)
+
+
+def test_kept_stages_learn_from_all_labels_in_the_end(net):
+    x, y = drifted(net)
+    stage = lf.Stage(lf.SparseUpdate("head"), lr=0.05, epochs=3)
+    done = lf.adapt(net, [stage], (x, y), seed=4)
+    expected = train(net, next(stage.candidates()), x, y, 4)
+    assert done.stages[0].kept and unchanged(done.network, expected.state_dict())
+    kept, _ = split(y, 1 / 3, 4)
+    tried = lf.adapt(net, [stage], (x, y), seed=4, refit=False).network
+    assert unchanged(tried, train(net, next(stage.candidates()), x[kept], y[kept], 4).state_dict())
+
+
+@pytest.mark.parametrize("rule", [lf.SparseUpdate("head"), lf.SparseUpdate(1), lf.SparseUpdate(["stage2"], channels=0.5)], ids=repr)
+def test_keeping_the_frozen_part_s_values_changes_nothing(net, rule, monkeypatch):
+    x, y = drifted(net)
+    stage = next(lf.Stage(rule, lr=0.05, epochs=2).candidates())
+    kept = train(net, stage, x, y, 0)
+    monkeypatch.setattr(type(rule), "repeats_frozen", False)
+    for name, value in train(net, stage, x, y, 0).state_dict().items():
+        torch.testing.assert_close(kept.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_every_class_is_held_back_in_its_share():
+    y = torch.arange(90) % 3
+    kept, held = split(y, 1 / 3, 1)
+    assert sorted([*kept.tolist(), *held.tolist()]) == list(range(90)) and len(held) == 30
+    assert all(9 <= int((y[held] == c).sum()) <= 11 for c in range(3))
+    assert not torch.equal(held, split(y, 1 / 3, 2)[1])
+
+
+def test_samples_come_in_every_form(net):
+    x, y = clusters(net, 12)
+    for data in ((x, y), [(x[:5], y[:5]), (x[5:], y[5:])], torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), 5)):
+        got = read_samples(data)
+        assert torch.equal(got.x, x) and torch.equal(got.y, y) and got.inputs is got.x
+    assert read_samples(x, [(x, y)]).inputs.shape[0] == 24 and read_samples([x[:5], x[5:]]).y is None
+
+
+@pytest.mark.parametrize(
+    ("stages", "data", "more", "message"),
+    [
+        ([], None, {}, "an adaptation is a list of stages"),
+        (3, None, {}, "an adaptation is a list of stages"),
+        (["no_rule"], None, {}, "unknown method 'no_rule'"),
+        ([{"settings": {}}], None, {}, "names no method"),
+        ([{"method": "statistics", "rate": 1}], None, {}, "unknown rate"),
+        ([{"method": "sparse_update", "lr": []}], None, {}, "give a positive number"),
+        ([{"method": "sparse_update", "lr": "0.1"}], None, {}, "give a positive number"),
+        ([{"method": "sparse_update", "freeze": "stem"}], None, {}, "paths of modules"),
+        ([{"method": "sparse_update", "freeze": ["stem"]}], None, {}, "'stem' is no module"),
+        ([{"method": "sparse_update", "head": "all"}], None, {}, "head='all'"),
+        (["sparse_update"], (torch.zeros(4, 1, 8, 8), torch.zeros(4)), {}, "a class index for each"),
+        (["sparse_update"], (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)), {}, "too few to judge by"),
+        (["sparse_update"], None, {"held_back": 1.0}, "held_back=1.0"),
+        ([{"method": "sparse_update", "lr": [0.1, 0.01]}], None, {"held_back": 0.0}, "leaves a choice open"),
+        (["statistics"], [], {}, "no samples"),
+        (["statistics"], 3, {}, "got int"),
+        (["statistics"], None, {"unlabelled": torch.zeros(3, 2, 8, 8)}, r"unlabelled samples have shape"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_changed(net, stages, data, more, message):
+    before = state(net)
+    with pytest.raises(lf.LightningFwdError, match=message):
+        lf.adapt(net, stages, drifted(net) if data is None else data, **more)
+    assert unchanged(net, before)
+
+
+def test_it_is_priced_as_one(net, tmp_path):
+    source = lf.source_moments(net, [clusters(net)], tmp_path / "net")
+    x = torch.zeros(1, 1, 8, 8)
+    stages = [
+        lf.Alignment(source, strength=1.0),
+        lf.Stage(lf.SparseUpdate("head"), lr=[0.01, 0.1], head="blocks"),
+        lf.Stage(lf.SparseUpdate(2), epochs=1),
+    ]
+    cost = lf.adaptation_cost(net, stages, x, labelled=90, device="stm32h735")
+    alignment, head, blocks = cost.stages
+    assert cost.peak_ram_bytes == max(s.peak_ram_bytes for s in cost.stages) and cost.macs == sum(s.macs for s in cost.stages)
+    wide = lf.step_cost(lf.widen_head(copy.deepcopy(net), x.repeat(2, 1, 1, 1)), x, method=lf.SparseUpdate("head"), momentum=0.9)
+    assert head.step.total_macs == wide.total_macs and head.peak_ram_bytes == wide.peak_ram_bytes
+    inference = cost.inference_macs
+    assert head.macs == (2 * 5 * 60 + 5 * 90) * wide.total_macs + 3 * 30 * inference  # two rates on what is kept, one on all; judged thrice
+    assert head.rollback_bytes == 4 * 4 * (6 + 8 + 1) and alignment.rollback_bytes > blocks.rollback_bytes > head.rollback_bytes
+    assert alignment.macs > 4 * 100 * inference  # four rounds of 100 samples
+    assert cost.dearest_step.latency_s > 0
