@@ -25,7 +25,7 @@ from .places import Place, Round, find_convolutions, find_norms, in_rounds, shif
 from .source import EARLY, read_moments, source_moments
 from .transport import fold, partial, transport
 
-_FLOOR, _FLOOR_OF_PATCHES = 1e-3, 1e-4  #: patches are highly correlated: at 1e-3 most of their directions would count as empty
+_FLOOR, _FLOOR_OF_PATCHES = 1e-3, 1e-4  #: neighbouring pixels vary together: a patch has many directions in which it varies little
 
 
 @dataclass
@@ -39,8 +39,8 @@ class Alignment(LearningMethod):
         source: file of :func:`source_moments`; None: only the batch norms are recomputed, layer by layer.
         strength: of the map, 0 to 1, in layers aligned by channels; None: an adaptation chooses between 0.5 without and 1.0 with patches; a fit
             takes 0.5.
-        patches: so many of the first convolutions are aligned by whole patches (what one position reads: C x kernel values), which undoes noise and
-            blur that channels cannot see.
+        patches: so many of the first convolutions are aligned by whole patches (what one position reads: C x kernel values), which tells noise
+            from what it covers.
         patch_strength: of the map in these.
         samples: per round.
     """
