@@ -90,11 +90,13 @@ def adaptation_cost(
     """
     net, costs, stages = copy.deepcopy(net).eval(), [], as_stages(stages)
     inference = _inference(net, stages[0], example, width)
-    held = round(held_back * labelled)
+    held, learned = round(held_back * labelled), False
     for stage in stages:
         if stage.head == "blocks":
             net = stage.network(net, torch.cat([example, example]))
-        macs, peak, flash, dearest = inference * held, 0, 0, None  # without the stage
+        learned = learned or stage.learns
+        judging = inference * (held if learned else labelled or unlabelled)
+        macs, peak, flash, dearest = judging, 0, 0, None  # judged without the stage, then with each candidate
         for candidate in stage.candidates():
             reports = _reports(net, candidate, example, device, width)
             for report, seen, beside in reports:
@@ -103,7 +105,7 @@ def adaptation_cost(
                 peak = max(peak, report.peak_ram_bytes, beside.get("ram", 0))
                 flash = max(flash, report.flash_bytes + beside.get("flash", 0))
                 dearest = report if dearest is None or report.peak_ram_bytes > dearest.peak_ram_bytes else dearest
-            macs += inference * held
+            macs += judging
         if stage.learns and held:
             again = _samples_seen(candidate, labelled, 0)
             macs += math.ceil(again / len(example)) * dearest.total_macs
