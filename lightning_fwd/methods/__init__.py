@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import RewriteError
 from ..graph.rewritten import RewrittenModel
-from .alignment import Alignment
-from .alignment import source_moments as source_moments
+from .alignment import Alignment, source_moments
 from .backprop import Backprop
 from .base import LearningMethod
 from .direct_feedback import DirectFeedback
@@ -35,7 +34,16 @@ METHODS: dict[str, type[LearningMethod]] = {
     "alignment": Alignment,
     "zeroth_order": ZerothOrder,
 }
-__all__ = [*(rule.__name__ for rule in METHODS.values()), "DEFAULT", "METHODS", "REFERENCE", "LearningMethod", "get_method", "rewrite"]
+__all__ = [
+    *(rule.__name__ for rule in METHODS.values()),
+    "DEFAULT",
+    "METHODS",
+    "REFERENCE",
+    "LearningMethod",
+    "get_method",
+    "rewrite",
+    "source_moments",
+]
 REFERENCE = "backprop"  #: what every other rule is held against; what a plain model is priced as
 DEFAULT = "local_loss"  #: of a strategy that is told none
 

@@ -172,10 +172,10 @@ def test_a_row_that_does_not_fit_the_device_says_by_how_much_and_why(tmp_path):
     device = yaml.safe_load(EXAMPLE) | {"name": "tiny", "sram_bytes": {"value": 3000, "kind": "estimate", "source": "a test"}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(device))
     s = scenario(tmp_path, rows=[{"name": "all", "method": "backprop"}], device=str(tmp_path / "tiny.yaml"))
-    _, cost = run_module.price(s, s.rows[0])
+    _, cost = run_module.price(s, s.rows[0], tmp_path)
     missing = cost["peak_ram_bytes"] - 3000
     assert f"does not fit tiny: {missing:,} B of RAM too many, of which " in cost["note"] and " takes " in cost["note"]
-    _, fits = run_module.price(dataclasses.replace(s, device="stm32h735"), s.rows[0])
+    _, fits = run_module.price(dataclasses.replace(s, device="stm32h735"), s.rows[0], tmp_path)
     assert "note" not in fits
 
 
@@ -303,7 +303,7 @@ def test_each_seed_draws_its_own_feedback_unless_the_row_says_which(tmp_path):
 def test_the_momentum_that_trains_is_priced(tmp_path):
     s = scenario(tmp_path)
     plain = dataclasses.replace(s, adapt=dataclasses.replace(s.adapt, momentum=0.0))
-    with_state, without = (run_module.price(one, s.rows[2])[1] for one in (s, plain))
+    with_state, without = (run_module.price(one, s.rows[2], tmp_path)[1] for one in (s, plain))
     weights = sum(p.numel() for p in run_module.build(s.model, **s.model_args).parameters())
     assert 0 < with_state["peak_ram_bytes"] - without["peak_ram_bytes"] <= 4 * weights + 1024
 
