@@ -59,7 +59,7 @@ def test_an_unknown_accelerator_is_refused():
 
 
 def test_without_vela_it_is_told_how_to_get_it(monkeypatch, capsys):
-    monkeypatch.setattr("lightning_fwd_export.npu.find_spec", lambda name: None)
+    monkeypatch.setattr("lightning_fwd_export.npu.lower.find_spec", lambda name: None)
     assert main(["npu", "--model", "streaming_wake_word"]) == 2
     assert "pip install -e '.[npu]'" in capsys.readouterr().err.replace("\n", " ")
 
