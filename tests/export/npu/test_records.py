@@ -28,14 +28,14 @@ def test_a_record_is_ten_bytes_and_comes_back(bias, scale, shift, accelerator):
     assert len(data) == RECORD and Record.decode(data, accelerator) == record
 
 
-@given(st.floats(1e-6, 0.999))
+@given(st.floats(1e-6, 4))
 @settings(max_examples=50, deadline=None)
 def test_a_gain_becomes_the_nearest_record(gain):
     record = Record.of_gain(3.4, gain)
     assert record.bias == 3 and record.gain == pytest.approx(gain, rel=2**-30) and record.scale % 2 == 1
 
 
-@pytest.mark.parametrize("gain", [0.0, -0.1, 1.0])
+@pytest.mark.parametrize("gain", [0.0, -0.1, 2.0**31])
 def test_a_gain_that_no_record_holds_is_refused(gain):
     with pytest.raises(ExportError, match="gain"):
         Record.of_gain(0, gain)

@@ -102,12 +102,18 @@ def _named(net: nn.Module, lowered: Lowered, records: Sequence[LayerRecords], gr
         if not layer.convolution.depthwise and real.ndim > 2:
             real = np.moveaxis(real, 1, -1)  # TOSA has the input channels last
         stored, real = (w.reshape(layer.convolution.channels, -1) for w in (stored, real))
-        top = real.max(axis=1, keepdims=True)
-        if stored.shape != real.shape or np.abs(stored / 127 - real / np.where(top > 0, top, 1))[top[:, 0] > 0].max(initial=0) > 0.02:
+        if stored.shape != real.shape or not _alike(stored, real):
             raise ExportError(
                 f"the weights compiled for {path} are not its own", "layers were compiled in another order", "report the network"
             )
     return dict(zip(lowered.layers, records, strict=True))
+
+
+def _alike(stored: np.ndarray, real: np.ndarray) -> bool:
+    """Whether magnitudes ``(channels, weights)`` are those of the floats up to a factor per channel and one step of the quantisation."""
+    steps, top = (w.max(axis=1, keepdims=True) for w in (stored, real))
+    known = ((steps > 0) & (top > 0))[:, 0]
+    return bool((np.abs(stored[known] / steps[known] - real[known] / top[known]) <= 1.01 / steps[known]).all())
 
 
 def _inputs(lowered: Lowered) -> tuple[Quantised, ...]:

@@ -38,15 +38,15 @@ class Record:
         """The nearest record to a real bias and a positive gain.
 
         Raises:
-            ExportError: a gain that is not positive or needs no shift: the hardware's scale is unsigned and only shrinks.
+            ExportError: a gain that is not positive or too large: the hardware's scale is unsigned and its shift only divides.
         """
-        if not 2.0**-63 < gain < 1:
-            raise ExportError(f"a gain of {gain}", "a record's scale is unsigned and its shift only divides", "keep gains between 0 and 1")
+        if not 0 < gain < 2.0**31:
+            raise ExportError(f"a gain of {gain}", "a record's scale is unsigned and its shift only divides", "keep gains above 0")
         fraction, exponent = np.frexp(gain)
-        multiplier, shift = round(float(fraction) * 2**31), 31 - int(exponent)
+        multiplier, shift = int(float(fraction) * 2**31), 31 - int(exponent)
         if shift > 63:
-            multiplier, shift = multiplier >> (shift - 63), 63
-        return cls.of(int(np.clip(round(bias), -(2**31), 2**31 - 1)), multiplier, shift)
+            multiplier, shift = multiplier >> min(shift - 63, 31), 63
+        return cls.of(int(np.clip(np.rint(bias), -(2**31), 2**31 - 1)), multiplier, shift)
 
     @property
     def gain(self) -> float:

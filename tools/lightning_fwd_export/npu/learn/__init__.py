@@ -1,0 +1,9 @@
+"""What the CPU beside the NPU computes while it learns, in the arithmetic of the device: float32, one operation after the other.
+
+The C that is exported does the same operations in the same order, so that both come to the same records, bit for bit.
+"""
+
+from .head import Head
+from .learner import NpuLearner
+
+__all__ = ["Head", "NpuLearner"]

@@ -1,0 +1,94 @@
+"""The loop as a device runs it, with the simulator in the NPU's place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import Tensor, nn
+
+from ...errors import ExportError
+from ..compile import NpuProgram, compile_network
+from ..simulator import Simulator
+from ..split import RECORDS, SplitProgram, split_records
+from ..taps import Tapped, insert_taps
+from .affine import Affine
+from .head import Head
+from .statistics import Statistics, align, measure
+
+_LOGITS, _FEATURES, _TAPS = 0, 1, 2
+
+
+class NpuLearner:
+    """A compiled network that learns by its records, and a head on the CPU.
+
+    Args:
+        net: a classifier, see :func:`.insert_taps`.
+        calibration: ``(N, ...)`` inputs of the source domain: they give the ranges of the quantisation.
+        accelerator: an Ethos-U55, by Vela's name.
+
+    Attributes:
+        program: the compiled network. split: the same with its records in a table.
+        table: the records now, as the NPU reads them.
+    """
+
+    def __init__(self, net: nn.Module, calibration: Tensor, accelerator: str = "ethos-u55-128"):
+        self.tapped: Tapped = insert_taps(net, calibration[:1])
+        batches = [(calibration[k : k + 1],) for k in range(len(calibration))]
+        self.program: NpuProgram = compile_network(self.tapped.module, batches[0], accelerator, batches)
+        self.split: SplitProgram = split_records(self.program)
+        self._check_taps()
+        regions = self.split.regions()
+        self.table: bytearray = regions[RECORDS]
+        self.simulator = Simulator(self.split.binary, regions)
+        self.affine = {name: Affine.neutral(self.split.read(self.table, name)) for name in self.tapped.layers}
+
+    def store(self, x: Tensor) -> np.ndarray:
+        """Inputs ``(N, ...)`` as the NPU takes them: int8, channels last."""
+        (quantised,) = self.program.inputs
+        return quantised.store((x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous().numpy())
+
+    def run(self, stored: np.ndarray, batch: int = 64) -> list[np.ndarray]:
+        """int8 ``(N, ...)`` of every output of the network: logits, features, taps."""
+        pieces = [self.simulator(stored[k : k + batch]) for k in range(0, len(stored), batch)]
+        return [np.concatenate([piece[output.slot] for piece in pieces]) for output in self.program.outputs]
+
+    def measure(self, stored: np.ndarray, layer: str) -> Statistics:
+        """A layer's statistics on these inputs: two inferences each."""
+        affine, tap = self.affine[layer], _TAPS + self.tapped.layers.index(layer)
+
+        def probe(gain: np.ndarray, offset: np.ndarray, start: int, stop: int) -> np.ndarray:
+            self.split.write(self.table, layer, affine.records(gain, offset))
+            return self.run(stored[start:stop])[tap].astype(np.int64).sum(axis=0)
+
+        found = measure(affine, self.program.layers[layer].convolution.zero_point, probe, len(stored))
+        self.split.write(self.table, layer, affine.records())
+        return found
+
+    def source_statistics(self, stored: np.ndarray) -> dict[str, Statistics]:
+        """Of all layers, the records as they are: what a device gets with it as constants."""
+        return {layer: self.measure(stored, layer) for layer in self.tapped.layers}
+
+    def adapt_statistics(self, stored: np.ndarray, source: Mapping[str, Statistics]) -> None:
+        """Layer by layer from the input on, give every channel the source's mean and spread. Needs no labels."""
+        for layer in self.tapped.layers:
+            align(self.affine[layer], self.measure(stored, layer), source[layer])
+            self.split.write(self.table, layer, self.affine[layer].records())
+
+    def features(self, stored: np.ndarray) -> np.ndarray:
+        """float32 ``(N, F)``, the input of the head."""
+        return self.program.outputs[_FEATURES].real(self.run(stored)[_FEATURES])
+
+    def logits(self, stored: np.ndarray) -> np.ndarray:
+        """float32 ``(N, classes)``, of the head on the NPU."""
+        return self.program.outputs[_LOGITS].real(self.run(stored)[_LOGITS])
+
+    def head(self, lr: float, momentum: float, batch: int, steps: int) -> Head:
+        """The last layer as it was trained, to learn on the CPU."""
+        linear = self.tapped.module.get_submodule(self.tapped.head)
+        return Head(linear.weight.detach().numpy(), linear.bias.detach().numpy(), lr, momentum, batch, steps)
+
+    def _check_taps(self) -> None:
+        for layer, output in zip(self.tapped.layers, self.program.outputs[_TAPS:], strict=True):
+            if output.zero_point != self.program.layers[layer].convolution.zero_point:
+                raise ExportError(f"the tap of {layer} is quantised otherwise than its layer", "", "report the network")

@@ -1,0 +1,84 @@
+"""A network with what its learning reads as further outputs: the features before the last layer, and pooled channels of normalised layers."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from lightning_fwd.graph.blocks import shape_of
+from lightning_fwd.graph.capture import capture
+
+from ..errors import ExportError
+
+
+@dataclass(frozen=True)
+class Tapped:
+    """A copy of the network that returns ``(logits, features, *taps)``.
+
+    Attributes:
+        head: path of the last, linear layer; ``features (B, F)`` are its input.
+        layers: paths of the convolutions under batch norm, in the order of execution; each has a tap ``(B, C)``: the mean over positions of
+            what the NPU stores for it, after batch norm and, where a ReLU follows at once, after that.
+    """
+
+    module: fx.GraphModule
+    head: str
+    layers: tuple[str, ...]
+
+
+def insert_taps(net: nn.Module, example: Tensor) -> Tapped:
+    """Trace a classifier and add the outputs.
+
+    Args:
+        net: in any mode; a copy in eval mode is taken.
+        example: one input ``(1, ...)``.
+
+    Raises:
+        CaptureError: the network cannot be traced.
+        ExportError: it does not end in a linear layer, or has no convolution under batch norm.
+    """
+    module = capture(copy.deepcopy(net).eval(), example).graph_module
+    graph = module.graph
+    (result,) = graph.find_nodes(op="output")
+    head = result.args[0]
+    if not _runs(head, module, nn.Linear):
+        raise ExportError(
+            f"{type(net).__name__} does not end in a linear layer", "it is what learns on the CPU", "take a classifier that does"
+        )
+    taps = {node.target: _stored(node, module) for node in graph.nodes if _runs(node, module, nn.Conv2d) and _normalised(node, module)}
+    if not taps:
+        raise ExportError(
+            f"{type(net).__name__} has no convolution under batch norm", "their statistics are what is learned without labels"
+        )
+    with graph.inserting_before(result):
+        pooled = [_pooled(graph, node) for node in taps.values()]
+    result.args = ((head, head.args[0], *pooled),)
+    graph.lint()
+    module.recompile()
+    return Tapped(module, str(head.target), tuple(map(str, taps)))
+
+
+def _runs(node: fx.Node, module: nn.Module, kind: type[nn.Module]) -> bool:
+    return node.op == "call_module" and isinstance(module.get_submodule(node.target), kind)
+
+
+def _normalised(node: fx.Node, module: nn.Module) -> fx.Node | None:
+    """The batch norm that alone reads a convolution."""
+    users = list(node.users)
+    return users[0] if len(users) == 1 and _runs(users[0], module, nn.BatchNorm2d) else None
+
+
+def _stored(convolution: fx.Node, module: nn.Module) -> fx.Node:
+    """What the NPU keeps: batch norm is folded into the convolution, and a ReLU that alone reads it becomes its clamp."""
+    norm = _normalised(convolution, module)
+    users = list(norm.users)
+    relu = len(users) == 1 and (_runs(users[0], module, nn.ReLU) or users[0].target in (torch.relu, nn.functional.relu, "relu"))
+    return users[0] if relu else norm
+
+
+def _pooled(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    mean = graph.call_function(nn.functional.avg_pool2d, (node, tuple(shape_of(node)[2:])), {"stride": 1})
+    return graph.call_function(torch.flatten, (mean, 1))
