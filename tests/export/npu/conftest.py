@@ -9,6 +9,8 @@ from torch import nn
 pytest.importorskip("executorch", reason="needs the extra [export]")
 
 from lightning_fwd_export.npu.compile import NpuProgram, compile_network
+from lightning_fwd_export.npu.learn import NpuLearner
+from lightning_fwd_export.npu.learn.affine import Affine
 
 from lightning_fwd.models import DSCNN, FCAutoencoder, MobileNetV1, ResNet8, StreamingWakeWord
 
@@ -32,6 +34,13 @@ class TinyResidual(nn.Module):
         return self.classifier(features), features
 
 
+class OnlyLogits(TinyResidual):
+    """The same as a classifier."""
+
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
 def compiled(net: nn.Module, shape: tuple[int, ...], accelerator: str) -> NpuProgram:
     """Calibrated on noise: what is tested is the same for any weights."""
     torch.manual_seed(0)
@@ -44,6 +53,23 @@ def tiny() -> NpuProgram:
         pytest.skip("Vela is not installed: pip install -e '.[npu]'")
     torch.manual_seed(0)
     return compiled(TinyResidual(), (3, 8, 8), "ethos-u55-128")
+
+
+@pytest.fixture
+def learner(small_learner):
+    """A network on the simulated NPU, its records as compiled, and the network itself."""
+    npu, net = small_learner
+    npu.table[:] = npu.split.table
+    for layer in npu.tapped.layers:
+        npu.affine[layer] = Affine.neutral(npu.split.read(npu.table, layer))
+    return npu, net
+
+
+@pytest.fixture(scope="session")
+def small_learner(tiny):
+    torch.manual_seed(0)
+    net = OnlyLogits().eval()
+    return NpuLearner(net, torch.randn(16, 3, 8, 8)), net
 
 
 @pytest.fixture(scope="session")

@@ -3,24 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from conftest import TinyResidual
 from lightning_fwd_export import ExportError
-from lightning_fwd_export.npu.learn import Head, NpuLearner
+from lightning_fwd_export.npu.learn import Head
 from lightning_fwd_export.npu.learn.head import exp, softmax
 from lightning_fwd_export.npu.taps import insert_taps
 from torch import nn
-
-
-class OnlyLogits(TinyResidual):
-    def forward(self, x):
-        return super().forward(x)[0]
-
-
-@pytest.fixture(scope="module")
-def learner():
-    torch.manual_seed(0)
-    net = OnlyLogits().eval()
-    return NpuLearner(net, torch.randn(16, 3, 8, 8)), net
 
 
 def test_probing_measures_what_float_shows(learner):

@@ -36,6 +36,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--normalize", choices=("standard", "byte"), help="how the samples are scaled")
     parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
     parser.add_argument("--test-samples", type=positive, default=100, help="of the drifted data, with --drift")
+    parser.add_argument("--npu", metavar="ETHOS-U55-...", help="write what learns on this NPU, which only infers (needs --dataset)")
     parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
     parser.add_argument("--trust-unsealed", action="store_true", help="accept a .pte that another tool wrote")
     parser.set_defaults(defaults={action.dest: action.default for action in parser._actions})
@@ -65,6 +66,11 @@ def run(options: argparse.Namespace) -> int:
         raise ExportError(
             "nothing to export", "neither --model, --config nor --pte is given", "e.g. --model resnet8 --method sparse_update"
         )
+    if options.npu:
+        from .export_npu import export_npu
+
+        export_npu(options, console)
+        return 0
     _export_model(options, console)
     return 0
 

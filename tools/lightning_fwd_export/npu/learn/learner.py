@@ -16,7 +16,8 @@ from .affine import Affine
 from .head import Head
 from .statistics import Statistics, align, measure
 
-_LOGITS, _FEATURES, _TAPS = 0, 1, 2
+#: numbers of the outputs; a tap per layer follows
+LOGITS, FEATURES, TAPS = 0, 1, 2
 
 
 class NpuLearner:
@@ -55,7 +56,7 @@ class NpuLearner:
 
     def measure(self, stored: np.ndarray, layer: str) -> Statistics:
         """A layer's statistics on these inputs: two inferences each."""
-        affine, tap = self.affine[layer], _TAPS + self.tapped.layers.index(layer)
+        affine, tap = self.affine[layer], TAPS + self.tapped.layers.index(layer)
 
         def probe(gain: np.ndarray, offset: np.ndarray, start: int, stop: int) -> np.ndarray:
             self.split.write(self.table, layer, affine.records(gain, offset))
@@ -77,11 +78,11 @@ class NpuLearner:
 
     def features(self, stored: np.ndarray) -> np.ndarray:
         """float32 ``(N, F)``, the input of the head."""
-        return self.program.outputs[_FEATURES].real(self.run(stored)[_FEATURES])
+        return self.program.outputs[FEATURES].real(self.run(stored)[FEATURES])
 
     def logits(self, stored: np.ndarray) -> np.ndarray:
         """float32 ``(N, classes)``, of the head on the NPU."""
-        return self.program.outputs[_LOGITS].real(self.run(stored)[_LOGITS])
+        return self.program.outputs[LOGITS].real(self.run(stored)[LOGITS])
 
     def head(self, lr: float, momentum: float, batch: int, steps: int) -> Head:
         """The last layer as it was trained, to learn on the CPU."""
@@ -89,6 +90,6 @@ class NpuLearner:
         return Head(linear.weight.detach().numpy(), linear.bias.detach().numpy(), lr, momentum, batch, steps)
 
     def _check_taps(self) -> None:
-        for layer, output in zip(self.tapped.layers, self.program.outputs[_TAPS:], strict=True):
+        for layer, output in zip(self.tapped.layers, self.program.outputs[TAPS:], strict=True):
             if output.zero_point != self.program.layers[layer].convolution.zero_point:
                 raise ExportError(f"the tap of {layer} is quantised otherwise than its layer", "", "report the network")

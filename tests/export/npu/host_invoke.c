@@ -1,0 +1,38 @@
+/* The exported code on the host: lfwd_npu_invoke calls what the test gives, images lie in one array. */
+#include <string.h>
+
+#include "lfwd_npu.h"
+
+static int (*npu)(uint8_t *arena, const uint8_t *table);
+static const int8_t *all_images;
+
+int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size_t *sizes, int count)
+{
+    if (count != 3 || bytes != LFWD_NPU_COMMAND_BYTES || sizes[1] != LFWD_NPU_ARENA_BYTES || memcmp(commands, "COP1", 4)) return -2;
+    return npu((uint8_t *)(uintptr_t)bases[1], (const uint8_t *)(uintptr_t)bases[2]);
+}
+
+static const int8_t *image(void *context, int number)
+{
+    (void)context;
+    return all_images + (size_t)number * LFWD_NPU_INPUT_BYTES;
+}
+
+void host_use(int (*function)(uint8_t *, const uint8_t *))
+{
+    npu = function;
+    lfwd_npu_init();
+}
+
+int host_align(const int8_t *images, int count)
+{
+    all_images = images;
+    return lfwd_align_statistics(image, NULL, count);
+}
+
+void host_state(uint8_t *table, float *weight, float *bias)
+{
+    memcpy(table, lfwd_npu.table, sizeof lfwd_npu.table);
+    memcpy(weight, lfwd_npu.weight, sizeof lfwd_npu.weight);
+    memcpy(bias, lfwd_npu.bias, sizeof lfwd_npu.bias);
+}

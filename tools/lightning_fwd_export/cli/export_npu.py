@@ -1,0 +1,61 @@
+"""``lightning-fwd export --npu``: what learns on an NPU that only infers."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.table import Table
+
+from lightning_fwd.cli.options import build_model
+
+from ..errors import ExportError
+from ..quiet import quiet
+
+#: options of the other exports, and of a drift that only they simulate
+_OTHERS = ("board", "run", "int8", "drift", "config", "batch", "lr", "momentum", "steps", "method")
+_CALIBRATION = 256
+
+
+def export_npu(options: argparse.Namespace, console: Console) -> None:
+    """Write the C of statistics and head for an Ethos-U55, and print what it takes.
+
+    Raises:
+        ExportError: an option that has no meaning here is given, or the network cannot be exported.
+    """
+    from lightning_fwd.data import DriftDataModule
+    from lightning_fwd.models.weights import KERAS, load_state, load_weights, read_checkpoint
+
+    with quiet():
+        from ..npu.export_learning import export_learning
+
+    if stated := [f"--{name}" for name in _OTHERS if getattr(options, name) != options.defaults[name]]:
+        raise ExportError(
+            f"--npu with {', '.join(stated)}",
+            "what is exported for an NPU is statistics and the head; rate, batch and momentum are arguments of lfwd_train_begin",
+            "leave these options out",
+        )
+    if not options.dataset:
+        raise ExportError(
+            "--npu needs samples of the source domain", "they give ranges and statistics", "give --dataset, e.g. --dataset cifar10"
+        )
+    net, _ = build_model(options, 1, lambda: None)
+    if options.weights and options.weights.suffix in KERAS:
+        load_weights(net, options.weights)
+    elif options.weights:
+        load_state(net, read_checkpoint(options.weights))
+    samples = DriftDataModule(options.dataset, normalize=options.normalize).calibration_batch(_CALIBRATION)
+    report = export_learning(net, samples, options.npu, options.out)
+    table = Table("", "", show_header=False, title=f"{report.network} learns on an {report.accelerator}")
+    table.columns[1].justify = "right"
+    table.add_row("cycles per inference (Vela, an estimate)", f"{report.cycles_per_inference:,}")
+    table.add_row(f"ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * report.cycles_per_inference / report.clock_hz:.3f}")
+    table.add_row("inferences per image of lfwd_align_statistics", f"{report.inferences_per_probed_image}")
+    table.add_row("inferences per lfwd_train_step", "1")
+    table.add_row("records", f"{report.records:,}")
+    table.add_row("  their table in RAM, bytes", f"{report.table_bytes:,}")
+    table.add_row("RAM, static, bytes", f"{report.ram_bytes:,}")
+    table.add_row("  of it the NPU's arena", f"{report.arena_bytes:,}")
+    table.add_row("Flash without code, bytes", f"{report.flash_bytes:,}")
+    console.print(table)
+    console.print(f"C in {options.out / 'c'}", highlight=False, soft_wrap=True)

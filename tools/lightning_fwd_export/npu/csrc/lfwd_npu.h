@@ -1,0 +1,68 @@
+/* A network on an NPU that only infers, and what the CPU beside it does so that it learns.
+ *
+ *     lfwd_npu_init();                                        the records as compiled, the head as trained
+ *     lfwd_align_statistics(next_image, context, 256);        no labels: 2 inferences per image and layer
+ *     lfwd_train_begin(0.01f, 0.9f, 16, 500);                 rate, momentum, samples per update, updates
+ *     lfwd_train_step(image, label);                          one inference, and after every 16th an update
+ *     lfwd_predict(image, logits);
+ *
+ * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned. */
+#ifndef LFWD_NPU_H
+#define LFWD_NPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "lfwd_npu_model.h"
+
+/* Yours: runs the command stream and waits. bases[0]: constants (Flash), bases[1]: arena (RAM, written), bases[2]: table of records (RAM, the CPU
+ * has just written to it: clean the data cache). lfwd_npu_ethosu.c is an example for Arm's driver. */
+int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size_t *sizes, int count);
+
+typedef const int8_t *(*lfwd_image)(void *context, int number);
+
+void lfwd_npu_init(void);
+int lfwd_align_statistics(lfwd_image image, void *context, int images);
+void lfwd_train_begin(float rate, float momentum, int batch, int updates);
+int lfwd_train_step(const int8_t *image, int label);
+int lfwd_predict(const int8_t *image, float *logits);
+
+/* One record: ten bytes that the NPU reads for a channel. gain is above 0. */
+void lfwd_put_record(uint8_t *record, int32_t bias, float gain);
+
+/* One inference of an image into the arena; outputs lie at LFWD_NPU_*_OFFSET and at the layers' taps. */
+int lfwd_npu_run(const int8_t *image);
+
+/* A layer whose channels' gains and offsets are learned. The arrays have one entry per channel. */
+typedef struct {
+    uint16_t channels;
+    uint16_t first; /* of its channels among those of all layers */
+    int16_t zero_point;
+    uint32_t tap; /* in the arena: pooled output, int8 */
+    const uint32_t *places; /* of the records in the table */
+    const float *mean, *spread; /* of the source domain */
+} lfwd_npu_layer;
+
+extern const lfwd_npu_layer lfwd_npu_layers[LFWD_NPU_LAYERS];
+extern const uint8_t lfwd_npu_commands[LFWD_NPU_COMMAND_BYTES], lfwd_npu_constants[LFWD_NPU_CONSTANT_BYTES];
+extern const uint8_t lfwd_npu_original[LFWD_NPU_TABLE_BYTES]; /* the records as compiled */
+extern const float lfwd_npu_head_weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], lfwd_npu_head_bias[LFWD_NPU_CLASSES];
+
+/* Everything in RAM. */
+typedef struct {
+    uint8_t arena[LFWD_NPU_ARENA_BYTES];
+    uint8_t table[LFWD_NPU_TABLE_BYTES];
+    float gain[LFWD_NPU_CHANNELS], offset[LFWD_NPU_CHANNELS]; /* of all layers that learn; offset in steps of int8 */
+    int32_t sums[LFWD_NPU_MOST_CHANNELS];
+    float measured[LFWD_NPU_MOST_CHANNELS];
+    float features[LFWD_NPU_FEATURES];
+    float weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias[LFWD_NPU_CLASSES];
+    float weight_moment[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_moment[LFWD_NPU_CLASSES];
+    float weight_gradient[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_gradient[LFWD_NPU_CLASSES];
+    float rate, momentum;
+    int batch, updates, seen, updated;
+} lfwd_npu_memory;
+
+extern lfwd_npu_memory lfwd_npu;
+
+#endif

@@ -1,0 +1,91 @@
+/* The last layer, on the CPU: softmax, cross entropy, momentum. Operations and their order are those of learn/head.py of the exporter. */
+#include <math.h>
+#include <string.h>
+
+#include "lfwd_npu.h"
+
+/* exp(x) for x <= 0, after Cephes: the same on every machine with IEEE floats. */
+static float exponential(float x)
+{
+    if (x < -87.0f) return 0.0f;
+    const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+    float y = 1.9875691500e-4f;
+    y = y * r + 1.3981999507e-3f;
+    y = y * r + 8.3334519073e-3f;
+    y = y * r + 4.1665795894e-2f;
+    y = y * r + 1.6666665459e-1f;
+    y = y * r + 5.0000001201e-1f;
+    return ldexpf(y * (r * r) + r + 1.0f, (int)n);
+}
+
+static void head(float *logits)
+{
+    const int8_t *stored = (const int8_t *)lfwd_npu.arena + LFWD_NPU_FEATURES_OFFSET;
+    for (int i = 0; i < LFWD_NPU_FEATURES; i++)
+        lfwd_npu.features[i] = (float)(stored[i] - LFWD_NPU_FEATURES_ZERO_POINT) * LFWD_NPU_FEATURES_SCALE;
+    for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
+        float sum = lfwd_npu.bias[k];
+        for (int i = 0; i < LFWD_NPU_FEATURES; i++) sum = sum + lfwd_npu.weight[k][i] * lfwd_npu.features[i];
+        logits[k] = sum;
+    }
+}
+
+int lfwd_predict(const int8_t *image, float *logits)
+{
+    const int error = lfwd_npu_run(image);
+    if (!error) head(logits);
+    return error;
+}
+
+void lfwd_train_begin(float rate, float momentum, int batch, int updates)
+{
+    lfwd_npu.rate = rate;
+    lfwd_npu.momentum = momentum;
+    lfwd_npu.batch = batch;
+    lfwd_npu.updates = updates;
+    lfwd_npu.seen = lfwd_npu.updated = 0;
+    memset(lfwd_npu.weight_moment, 0, sizeof lfwd_npu.weight_moment);
+    memset(lfwd_npu.bias_moment, 0, sizeof lfwd_npu.bias_moment);
+    memset(lfwd_npu.weight_gradient, 0, sizeof lfwd_npu.weight_gradient);
+    memset(lfwd_npu.bias_gradient, 0, sizeof lfwd_npu.bias_gradient);
+}
+
+static void step(float *value, float *moment, float *gradient, int count, float rate)
+{
+    for (int i = 0; i < count; i++) {
+        moment[i] = lfwd_npu.momentum * moment[i] + gradient[i] / (float)lfwd_npu.batch;
+        value[i] = value[i] - rate * moment[i];
+        gradient[i] = 0.0f;
+    }
+}
+
+static void update(void)
+{
+    const float rate = lfwd_npu.rate * ((float)(lfwd_npu.updates - lfwd_npu.updated) / (float)lfwd_npu.updates);
+    step(&lfwd_npu.weight[0][0], &lfwd_npu.weight_moment[0][0], &lfwd_npu.weight_gradient[0][0],
+         LFWD_NPU_CLASSES * LFWD_NPU_FEATURES, rate);
+    step(lfwd_npu.bias, lfwd_npu.bias_moment, lfwd_npu.bias_gradient, LFWD_NPU_CLASSES, rate);
+    lfwd_npu.updated++;
+    lfwd_npu.seen = 0;
+}
+
+int lfwd_train_step(const int8_t *image, int label)
+{
+    float error[LFWD_NPU_CLASSES], sum = 0.0f;
+    const int failed = lfwd_predict(image, error);
+    if (failed || lfwd_npu.updated >= lfwd_npu.updates) return failed; /* after the last update it only infers */
+    float most = error[0];
+    for (int k = 1; k < LFWD_NPU_CLASSES; k++) most = fmaxf(most, error[k]);
+    for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
+        error[k] = exponential(error[k] - most);
+        sum = sum + error[k];
+    }
+    for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
+        error[k] = error[k] / sum - (k == label ? 1.0f : 0.0f);
+        for (int i = 0; i < LFWD_NPU_FEATURES; i++)
+            lfwd_npu.weight_gradient[k][i] = lfwd_npu.weight_gradient[k][i] + error[k] * lfwd_npu.features[i];
+        lfwd_npu.bias_gradient[k] = lfwd_npu.bias_gradient[k] + error[k];
+    }
+    if (++lfwd_npu.seen == lfwd_npu.batch) update();
+    return 0;
+}

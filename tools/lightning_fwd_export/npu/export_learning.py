@@ -1,0 +1,88 @@
+"""From a classifier and samples of its source domain to a folder of C that learns on an inference-only NPU, with a report of what it takes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from ..errors import ExportError
+from .learn import NpuLearner
+from .simulator.weights import MICRO_BLOCKS
+from .write_c import write_c
+
+#: what one adaptation of a layer's statistics runs: once for the mean, once for the spread
+_INFERENCES_PER_IMAGE = 2
+
+
+@dataclass(frozen=True)
+class NpuReport:
+    """What was exported, and what it takes.
+
+    Attributes:
+        layers: whose statistics are adapted. records: of all layers, each rewritable.
+        table_bytes: all records, in RAM. flash_bytes, ram_bytes: constants and static data; code and stack come on top.
+        cycles_per_inference: with the taps, Vela's estimate. clock_hz: of the system that Vela assumes.
+        inferences_per_probed_image: how often each of the images of ``lfwd_align_statistics`` is run.
+    """
+
+    network: str
+    accelerator: str
+    layers: tuple[str, ...]
+    records: int
+    table_bytes: int
+    flash_bytes: int
+    ram_bytes: int
+    arena_bytes: int
+    cycles_per_inference: int
+    clock_hz: float
+    inferences_per_probed_image: int
+
+
+def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: str | Path) -> NpuReport:
+    """Compile, measure the source domain's statistics on the simulated NPU, write ``out/c`` and ``out/report.json``.
+
+    Args:
+        net: a classifier that ends in a linear layer, with convolutions under batch norm; it is not changed.
+        calibration: ``(N, ...)`` samples of the source domain: ranges of the quantisation, and the statistics to come back to.
+        accelerator: an Ethos-U55, by Vela's name.
+
+    Raises:
+        ExportError: the accelerator or the network is not supported; nothing is written then.
+    """
+    if accelerator not in MICRO_BLOCKS:
+        raise ExportError(
+            f"no learning on {accelerator!r}",
+            "the source's statistics are measured on the simulator",
+            f"take one of {', '.join(MICRO_BLOCKS)}",
+        )
+    learner = NpuLearner(net, calibration, accelerator)
+    source = learner.source_statistics(learner.store(calibration))
+    write_c(learner, source, Path(out) / "c")
+    report = _report(learner, type(net).__name__)
+    (Path(out) / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    return report
+
+
+def _report(learner: NpuLearner, network: str) -> NpuReport:
+    binary, table, layers = learner.split.binary, len(learner.split.table), learner.tapped.layers
+    channels = [len(learner.split.places[layer]) for layer in layers]
+    linear = learner.tapped.module.get_submodule(learner.tapped.head)
+    head = 4 * linear.out_features * (linear.in_features + 1)
+    # lfwd_npu_memory: gain and offset, sums and means of one layer, features; weights, moments and gradients of the head; six settings
+    state = 4 * (2 * sum(channels) + 2 * max(channels) + linear.in_features) + 3 * head + 4 * 6
+    return NpuReport(
+        network=network,
+        accelerator=binary.accelerator,
+        layers=layers,
+        records=learner.program.records,
+        table_bytes=table,
+        flash_bytes=len(binary.commands) + len(binary.constants) + table + head + 12 * sum(channels),
+        ram_bytes=binary.arena + table + state,
+        arena_bytes=binary.arena,
+        cycles_per_inference=learner.program.cycles,
+        clock_hz=learner.program.clock_hz,
+        inferences_per_probed_image=_INFERENCES_PER_IMAGE * len(layers),
+    )

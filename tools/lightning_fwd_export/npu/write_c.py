@@ -1,0 +1,102 @@
+"""The C of a network that learns on an NPU: its bytes and numbers as source, beside the code that uses them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .learn.learner import FEATURES, TAPS, NpuLearner
+from .learn.statistics import Statistics
+
+_CSRC = Path(__file__).parent / "csrc"
+
+
+def write_c(learner: NpuLearner, source: Mapping[str, Statistics], folder: Path) -> None:
+    """Write ``lfwd_npu_model.{h,c}``, and copy the code and its Makefile.
+
+    Args:
+        learner: as compiled; what it has learned is not written.
+        source: statistics of the source domain, layer by layer.
+        folder: made if missing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in sorted(_CSRC.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    (folder / "lfwd_npu_model.h").write_text(_header(learner))
+    (folder / "lfwd_npu_model.c").write_text(_source(learner, source))
+
+
+def _header(learner: NpuLearner) -> str:
+    binary, features = learner.split.binary, learner.program.outputs[FEATURES]
+    (image,), (quantised,) = binary.inputs, learner.program.inputs
+    channels = [len(learner.split.places[layer]) for layer in learner.tapped.layers]
+    linear = learner.tapped.module.get_submodule(learner.tapped.head)
+    numbers = {
+        "COMMAND_BYTES": len(binary.commands),
+        "CONSTANT_BYTES": len(binary.constants),
+        "TABLE_BYTES": len(learner.split.table),
+        "ARENA_BYTES": binary.arena,
+        "LAYERS": len(channels),
+        "CHANNELS": sum(channels),
+        "MOST_CHANNELS": max(channels),
+        "CLASSES": linear.out_features,
+        "FEATURES": linear.in_features,
+        "INPUT_BYTES": image.size,
+        "INPUT_OFFSET": image.offset,
+        "INPUT_SCALE": _float(quantised.scale),
+        "INPUT_ZERO_POINT": f"({quantised.zero_point})",
+        "FEATURES_OFFSET": binary.outputs[features.slot].offset,
+        "FEATURES_SCALE": _float(features.scale),
+        "FEATURES_ZERO_POINT": f"({features.zero_point})",
+    }
+    lines = [f"#define LFWD_NPU_{name} {number}" for name, number in numbers.items()]
+    title = f"/* {learner.program.network} on an {binary.accelerator}: {learner.program.cycles:,} cycles per inference, the compiler's estimate. */"
+    return "\n".join([title, "#ifndef LFWD_NPU_MODEL_H", "#define LFWD_NPU_MODEL_H", "", *lines, "", "#endif", ""])
+
+
+def _source(learner: NpuLearner, source: Mapping[str, Statistics]) -> str:
+    binary, split = learner.split.binary, learner.split
+    linear = learner.tapped.module.get_submodule(learner.tapped.head)
+    parts, rows, first = ['#include "lfwd_npu.h"', ""], [], 0
+    aligned = " __attribute__((aligned(16)))"
+    for name, size, data in (
+        ("commands", "COMMAND_BYTES", binary.commands),
+        ("constants", "CONSTANT_BYTES", binary.constants),
+        ("original", "TABLE_BYTES", split.table),
+    ):
+        parts.append(_array(f"const uint8_t lfwd_npu_{name}[LFWD_NPU_{size}]{aligned}", map(str, data)))
+    parts.append(_array("const float lfwd_npu_head_weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES]", map(_row, linear.weight.detach().numpy())))
+    parts.append(_array("const float lfwd_npu_head_bias[LFWD_NPU_CLASSES]", map(_float, linear.bias.detach().numpy())))
+    for k, layer in enumerate(learner.tapped.layers):
+        places, tap = split.places[layer], binary.outputs[learner.program.outputs[TAPS + k].slot]
+        zero_point = learner.program.layers[layer].convolution.zero_point
+        parts.append(f"/* {layer} */")
+        parts.append(_array(f"static const uint32_t places{k}[]", map(str, places)))
+        parts.append(_array(f"static const float mean{k}[]", map(_float, source[layer].mean)))
+        parts.append(_array(f"static const float spread{k}[]", map(_float, source[layer].spread)))
+        rows.append(f"{{{len(places)}, {first}, {zero_point}, {tap.offset}, places{k}, mean{k}, spread{k}}}")
+        first += len(places)
+    parts.append(_array("const lfwd_npu_layer lfwd_npu_layers[LFWD_NPU_LAYERS]", rows))
+    return "\n".join(parts)
+
+
+def _array(declaration: str, items: Iterable[str]) -> str:
+    lines, line = [], "   "
+    for item in items:
+        if len(line) + len(item) > 140:
+            lines.append(line)
+            line = "   "
+        line += f" {item},"
+    return "\n".join([f"{declaration} = {{", *lines, line, "};", ""])
+
+
+def _row(values: np.ndarray) -> str:
+    return "{" + ", ".join(map(_float, values)) + "}"
+
+
+def _float(value: float) -> str:
+    """A float32 exactly: hexadecimal, as C99 reads it."""
+    return f"{float(np.float32(value)).hex()}f"
