@@ -11,10 +11,10 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ...errors import RewriteError
 from ...graph.blocks import Block, parameters_of
+from ...graph.cross_entropy import cross_entropy
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads
@@ -105,7 +105,7 @@ class LocalLoss(LearningMethod):
                 total = goodness.detach() if total is None else total + goodness.detach()
             if parameters:
                 with torch.enable_grad(), phase("goodness"):
-                    loss = F.cross_entropy(goodness, record.target) * record.loss_scale
+                    loss = cross_entropy(goodness, record.target) * record.loss_scale
                 yield from local_gradients(parameters, loss)
                 del loss
             del goodness

@@ -1,0 +1,7 @@
+"""Learning in integers: a rule's step lowered to int8 activations, int16 masters and int32 sums, the same bits in Python and on a device without FPU."""
+
+from .lower_step import IntegerStep, lower_step
+from .rule import IntegerRule
+from .settings import Integer
+
+__all__ = ["Integer", "IntegerRule", "IntegerStep", "lower_step"]

@@ -1,0 +1,65 @@
+"""Exponents before the first step: of weights from their values, of activations from the float network on the first batch."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from .lower_step import IntegerStep
+from .lowering import PREFIX
+from .masters import UNKNOWN, fits, row_exponents, value_exponent
+from .settings import Integer
+
+
+class _Largest(fx.Interpreter):
+    """Runs a float step and keeps the largest magnitude of some of its values."""
+
+    def __init__(self, module: fx.GraphModule, wanted: set[str]):
+        super().__init__(module)
+        self.wanted, self.found = wanted, {}
+
+    def run_node(self, n: fx.Node) -> object:
+        value = super().run_node(n)
+        if n.name in self.wanted:
+            self.found[n.name] = float(value.abs().max())
+        return value
+
+
+def exponent_buffers(*steps: IntegerStep) -> dict[str, Tensor]:
+    """Every exponent that the steps read, by the name of its buffer in ``inserted.integer``; unknown yet."""
+    return {
+        name.removeprefix(PREFIX): torch.full(step.graph.node(name).meta["val"].shape, UNKNOWN, dtype=torch.int8)
+        for step in steps
+        for name in step.graph.state
+        if name.startswith(PREFIX)
+    }
+
+
+@torch.no_grad()
+def calibrate_weights(step: IntegerStep, model: nn.Module, buffers: dict[str, Tensor], settings: Integer) -> None:
+    """Exponents of rows that have none yet, or whose weights were exchanged for larger ones."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in step.weights:
+        learns, exponents = name in step.trained, buffers[name.replace(".", "/")]
+        if int(exponents[0]) == UNKNOWN or not fits(parameters[name], exponents, learns):
+            exponents.copy_(row_exponents(parameters[name], settings.room if learns else 0, settings.scales == "row"))
+
+
+@torch.no_grad()
+def calibrate_activations(step: IntegerStep, state: dict[str, Tensor], x: Tensor, target: Tensor, buffers: dict[str, Tensor]) -> None:
+    """Exponents of activations that have none yet, from the float step on one batch.
+
+    Args:
+        state: the float step's tensors by name; optimizer state that it lacks is zero.
+    """
+    missing = {name: node for name, node in step.activations.items() if int(buffers[name.removeprefix(PREFIX)]) == UNKNOWN}
+    if not missing:
+        return
+    names = {node: name for name, node in (step.source.inputs | step.source.state).items()}
+    known = state | {"input": x, "target": target}
+    holders = [n for n in step.source.graph.nodes if n.op == "placeholder"]
+    values = [known[names[n.name]] if names[n.name] in known else torch.zeros(n.meta["val"].shape) for n in holders]
+    largest = _Largest(step.source.module, set(missing.values()))
+    largest.run(*values)
+    for name, node in missing.items():
+        buffers[name.removeprefix(PREFIX)].copy_(value_exponent(largest.found[node]))

@@ -1,0 +1,111 @@
+"""Lower a traced float step to integer operations: the step that trains, is priced and is shipped without a float.
+
+The rules stay as they are. Their traced step (flat aten, autograd and optimizer written out) is walked once; each operation becomes ``lfwd::int_*``
+operations on int8 activations, int16 errors and int32 sums, each value with an exponent. A parameter's gradient is not lowered but its factors are: the
+update multiplies them by the rate, adds up and rounds once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from ..errors import StepError
+from ..trace.step_graph import StepGraph
+from . import backward_rules, forward_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
+from .lower_updates import lower_update
+from .lowering import RULES, Lowering
+from .values import Value
+
+
+@dataclass
+class IntegerStep:
+    """A step in integers.
+
+    Attributes:
+        graph: as a :class:`StepGraph`; inputs ``"input"`` int8, ``"target"`` int64, ``"rate"`` int32 ``(3,)`` (multiplier, exponent, momentum in
+            Q15); results ``"logits"`` int32 with ``"logits_exponent"`` int8, and the new state. Weights that learn are int16 masters, frozen
+            ones int8, biases int32; exponents stand under ``_lfwd.integer.``.
+        source: the float step that it was made from.
+        activations: name of each activation's exponent, to the node of the float step whose values it scales.
+        weights: names of the matrices that the step reads. trained: of all parameters that it changes.
+    """
+
+    graph: StepGraph
+    source: StepGraph
+    activations: dict[str, str]
+    weights: tuple[str, ...]
+    trained: tuple[str, ...]
+
+
+def lower_step(source: StepGraph, error_bits: int = 16) -> IntegerStep:
+    """Lower a training step or an inference.
+
+    Args:
+        source: as traced inside :func:`lightning_fwd.graph.cross_entropy.whole_softmax_errors`, with :func:`cross_entropy` as the loss; with momentum,
+            if the integer step shall have it (its value is an input).
+        error_bits: of the widest errors, 8 to 16; layers with many outputs take fewer, so that no sum overflows.
+
+    Raises:
+        StepError: something in the step has no integer form; named with its layer and the reason.
+    """
+    low = Lowering(source, error_bits)
+    wanted, ready = _needed(source), _updates_by_moment(source)
+    momentum = any(name.startswith("optimizer.momentum.") for name in source.state)
+    for node in source.graph.nodes:
+        low.at = node
+        if node in wanted and node.op == "placeholder":
+            low.declare(node, learned=low.learns(node))
+        elif node in wanted and node.op == "call_function":
+            rule = RULES.get(getattr(node.target, "overloadpacket", node.target))
+            if rule is None:
+                raise low.refuse(node, f"{node.target} has no integer form")
+            low.values[node] = rule(low, node)
+        for name, gradient in ready.get(node, []):
+            lower_update(low, name, gradient, momentum)
+    logits = low.values[source.results["logits"]]
+    if not isinstance(logits, Value) or logits.kind != "sum" or logits.factor != 1.0:
+        raise StepError(
+            "the logits are no sums of a layer", "the softmax of an integer step reads those", "end the model in a linear layer"
+        )
+    graph = low.finish(logits.node, low.exponent_node(logits.exponent))
+    return IntegerStep(graph, source, low.activations, tuple(low.weights), source.trained)
+
+
+def _needed(source: StepGraph) -> set[fx.Node]:
+    """Nodes of the prediction and of the gradients: neither the loss's value nor the optimizer's arithmetic."""
+    by_name = {n.name: n for n in source.graph.nodes}
+    stack = [source.results["logits"], *(by_name[name] for name in source.gradients.values()), *map(source.node, source.trained)]
+    stack += [n for name in source.trained for n in _index(source.results[name])]
+    found: set[fx.Node] = set()
+    while stack:
+        node = stack.pop()
+        if node not in found:
+            found.add(node)
+            stack += [] if "full_like" in str(node.target) else node.all_input_nodes  # takes a shape alone
+    return found
+
+
+def _updates_by_moment(source: StepGraph) -> dict[fx.Node, list[tuple[str, fx.Node]]]:
+    """Node to the parameters that are updated after it, with their gradients: as soon as the gradient is known and nothing reads the old value any
+    more, so that errors and activations die early."""
+    wanted = _needed(source)
+    order = {node: i for i, node in enumerate(source.graph.nodes)}
+    by_name = {n.name: n for n in source.graph.nodes}
+    moments: dict[fx.Node, list[tuple[str, fx.Node]]] = {}
+    for name in source.trained:
+        gradient, stack, readers = by_name[source.gradients[name]], [source.node(name)], []
+        while stack:  # a transposed weight is read where the product is
+            users = [u for u in stack.pop().users if u in wanted]
+            readers += users
+            stack += [u for u in users if u.target is torch.ops.aten.permute.default]
+        moments.setdefault(max([gradient, *readers], key=order.__getitem__), []).append((name, gradient))
+    return moments
+
+
+def _index(result: fx.Node) -> list[fx.Node]:
+    """The channels that learn, which the new value of a partly trained weight is written to."""
+    args = result.args[1] if "index_put" in str(result.target) else []
+    return [n for n in args if isinstance(n, fx.Node)]

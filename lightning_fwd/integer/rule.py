@@ -1,0 +1,201 @@
+"""Training in integers as a learning rule around another: the lowered step runs, and the device's bits come out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..errors import RewriteError, StepError
+from ..graph.blocks import Granularity
+from ..graph.cross_entropy import cross_entropy, whole_softmax_errors
+from ..graph.rewritten import RewrittenModel
+from ..methods.base import LearningMethod, Logits, StepRecord, Update, Updates
+from ..passes import fold_batch_norm
+from ..trace.step_graph import COUNTER, StepGraph, trace_inference, trace_step
+from .calibrate import calibrate_activations, calibrate_weights, exponent_buffers
+from .lower_step import IntegerStep, lower_step
+from .lower_updates import MOMENTUM
+from .lowering import PREFIX, RATE, exponents_of
+from .masters import from_bias, from_master, quantise, to_bias, to_frozen, to_master, velocity_scale
+from .rate import Rate
+from .settings import Integer
+
+
+@dataclass
+class IntegerRule(LearningMethod):
+    """Another rule, its step lowered to integers.
+
+    Args:
+        method: the rule that learns.
+        integer: settings of the arithmetic.
+
+    Rate and momentum come from :class:`Rate`, which the strategy fills from the user's SGD.
+
+    Raises:
+        RewriteError: the rule's step is not the step alone, or batch norm would keep statistics of the batch.
+        StepError: something in the step has no integer form; named.
+    """
+
+    method: LearningMethod
+    integer: Integer
+
+    def __post_init__(self) -> None:
+        self.rate, self._steps = Rate(), {}
+
+    # ---- what the wrapped rule says of itself
+
+    @property
+    def needs_target(self) -> bool:
+        return True  # the error is made in the step, from the labels
+
+    @property
+    def updates_buffers_only(self) -> bool:
+        return self.method.updates_buffers_only
+
+    @property
+    def forward_only(self) -> bool:
+        return self.method.forward_only
+
+    @property
+    def granularity(self) -> Granularity:
+        return self.method.granularity
+
+    @property
+    def freeze_batch_norm(self) -> bool:
+        return True  # it is folded
+
+    def beyond_the_step(self, model: RewrittenModel) -> str:
+        return self.method.beyond_the_step(model)
+
+    # ---- rewriting
+
+    def rewrite(self, model: RewrittenModel) -> None:
+        norms = [path for path, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if norms and getattr(self.method, "batch_norm", "freeze") == "train":
+            raise RewriteError(
+                f"{norms[0]} keeps statistics of the batch",
+                "integers see batch norm folded into the layer before",
+                f"use {type(self.method).__name__}(batch_norm='freeze')",
+            )
+        if norms and getattr(self.method, "batch_norm", "freeze") != "fold":
+            fold_batch_norm(model)
+        self.method.rewrite(model)
+        if omitted := self.beyond_the_step(model):
+            raise RewriteError(f"{type(self.method).__name__} cannot be trained in integers", f"beside its step there is {omitted}")
+
+    def prepare(self, model: RewrittenModel) -> None:
+        """Insert the exponents, unknown yet; once, when the model stands."""
+        if not hasattr(model.inserted, "integer"):
+            x = model.example_input
+            target = torch.zeros(x.shape[:1], dtype=torch.int64)
+            model.inserted.integer = nn.Module()
+            for name, value in exponent_buffers(self.step(model, x, target), self.prediction(model, x)).items():
+                model.inserted.integer.register_buffer(name, value)
+
+    # ---- the lowered graphs, one per shape of the batch
+
+    def step(self, model: RewrittenModel, x: Tensor, target: Tensor) -> IntegerStep:
+        """The training step for batches of this shape."""
+        key = ("train", tuple(x.shape), self.rate.momentum > 0)
+        if key not in self._steps:
+            self._steps[key] = lower_step(self.traced(model, x, target), self.integer.error_bits)
+        return self._steps[key]
+
+    def traced(self, model: RewrittenModel, x: Tensor, target: Tensor) -> StepGraph:
+        """The float step that is lowered."""
+        with whole_softmax_errors():
+            return trace_step(model, (x, target), loss=cross_entropy, momentum=0.5 if self.rate.momentum > 0 else 0.0)
+
+    def prediction(self, model: RewrittenModel, x: Tensor) -> IntegerStep:
+        """The inference for inputs of this shape."""
+        key = ("predict", tuple(x.shape))
+        if key not in self._steps:
+            self._steps[key] = lower_step(trace_inference(model, x), self.integer.error_bits)
+        return self._steps[key]
+
+    # ---- running
+
+    def integers(self, model: RewrittenModel, step: IntegerStep) -> dict[str, Tensor]:
+        """The lowered graph's state, from what the model and the optimizer hold in float."""
+        buffers, parameters = dict(model.named_buffers()), dict(model.named_parameters(remove_duplicate=False))
+        state = {}
+        for name in step.graph.state:
+            if name.startswith(MOMENTUM):
+                state[name] = self._velocity(step, name.removeprefix(MOMENTUM), parameters, buffers)
+            elif name in buffers:
+                state[name] = buffers[name]
+            elif parameters[name].ndim == 1:
+                state[name] = to_bias(parameters[name])
+            else:
+                state[name] = (to_master if name in step.trained else to_frozen)(parameters[name], buffers[exponents_of(name)])
+        return state
+
+    def _velocity(self, step: IntegerStep, name: str, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+        like = step.graph.node(MOMENTUM + name).meta["val"]
+        kept = self.rate.velocity(parameters[name])
+        if kept is None:
+            return torch.zeros(like.shape, dtype=like.dtype)
+        return (kept.double() / velocity_scale(parameters[name], buffers.get(exponents_of(name)))).round().to(like.dtype)
+
+    def calibrate(self, model: RewrittenModel, x: Tensor, target: Tensor) -> IntegerStep:
+        """The step for a batch of this shape, its exponents known; where they were not, from this batch."""
+        self.prepare(model)
+        step, buffers = self.step(model, x, target), dict(model.inserted.integer.named_buffers())
+        calibrate_weights(step, model, buffers, self.integer)
+        floats = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
+        calibrate_activations(step, floats, x, target, buffers)
+        return step
+
+    def run(self, model: RewrittenModel, x: Tensor, target: Tensor, counter: Tensor) -> tuple[IntegerStep, dict[str, Tensor]]:
+        """One step in integers on a float batch; the model is left as it was, but for exponents that were unknown."""
+        if x.device.type != "cpu":
+            raise StepError(
+                f"integers run on the CPU, the batch is on {x.device}", "their reference is no GPU kernel", "use accelerator='cpu'"
+            )
+        step = self.calibrate(model, x, target)
+        state = self.integers(model, step) | {COUNTER: counter, RATE: self.rate.integers()}
+        return step, step.graph.run(model, quantise(x, model.inserted.integer.input), target, **state)
+
+    def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        if type(record.input) is not Tensor:  # traced: the float step, to be lowered, priced or held against
+            yield from self.method.updates(model, record)
+            return
+        if int(record.counter) != int(model.inserted.counter):
+            raise StepError("two training forwards in one step", "a step in integers is one graph, updates included", "call the model once")
+        step, results = self.run(model, record.input, record.target, record.counter)
+        logits = results["logits"].double() * torch.exp2(-results["logits_exponent"].double())
+        error = yield Logits(logits.float())
+        self._require_softmax(logits, record.target, error)
+        yield from self._new_state(model, step, results)
+
+    def _require_softmax(self, logits: Tensor, target: Tensor, error: Tensor) -> None:
+        own = (logits.softmax(1) - F.one_hot(target, logits.shape[1])) / len(target)
+        if not torch.allclose(error.double(), own, rtol=1e-3, atol=1e-5 / len(target)):
+            raise StepError(
+                "the gradient of the loss is not (softmax(logits) - labels) / batch",
+                "the integer step computes that error itself, so another loss, label smoothing or weights of classes would be ignored",
+                "use cross_entropy with mean reduction, or train in float",
+            )
+
+    def _new_state(self, model: RewrittenModel, step: IntegerStep, results: dict[str, Tensor]) -> Updates:
+        buffers, parameters = dict(model.named_buffers()), dict(model.named_parameters(remove_duplicate=False))
+        new = {name: value for name, value in results.items() if name.startswith(PREFIX)}
+        for name in step.trained:
+            parameter, exponents = parameters[name], new.get(exponents_of(name))
+            value = from_bias(results[name]) if exponents is None else from_master(results[name], exponents)
+            yield Update(name, parameter, value=value)
+            if MOMENTUM + name in results:
+                self.rate.keep(parameter, (results[MOMENTUM + name].double() * velocity_scale(parameter, exponents)).float())
+        for name, value in new.items():
+            yield Update(name, buffers[name], value=value)
+
+    def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
+        """The float network before the first step; the integer network afterwards."""
+        if type(x) is not Tensor or not model.has_learned or not hasattr(model.inserted, "integer"):
+            return self.method.predict(model, x)
+        step = self.prediction(model, x)
+        results = step.graph.run(model, quantise(x, model.inserted.integer.input), **self.integers(model, step))
+        return (results["logits"].double() * torch.exp2(-results["logits_exponent"].double())).float()
