@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import fx
 
+from ..graph import cross_entropy  # noqa: F401  (defines lfwd::softmax_error)
 from .forward_rules import linear, weight_of
 from .lowering import Lowering, lfwd, rule
 from .softmax import ERROR_EXPONENT

@@ -8,6 +8,7 @@ import operator
 import torch
 from torch import fx
 
+from ..graph import bit_mask  # noqa: F401  (defines lfwd::positive_bits)
 from .lowering import Lowering, lfwd, rule
 from .values import Gradient, Transposed, Value
 

@@ -16,7 +16,7 @@ from ..errors import StepError
 from ..trace.step_graph import StepGraph
 from . import backward_rules, forward_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
 from .lower_updates import lower_update
-from .lowering import RULES, Lowering
+from .lowering import Lowering, rule_of
 from .values import Value
 
 
@@ -40,18 +40,20 @@ class IntegerStep:
     trained: tuple[str, ...]
 
 
-def lower_step(source: StepGraph, error_bits: int = 16) -> IntegerStep:
+def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...] = ()) -> IntegerStep:
     """Lower a training step or an inference.
 
     Args:
         source: as traced inside :func:`lightning_fwd.graph.cross_entropy.whole_softmax_errors`, with :func:`cross_entropy` as the loss; with momentum,
             if the integer step shall have it (its value is an input).
+        masters: of an inference: parameters that the training step changes, which are int16 here too.
         error_bits: of the widest errors, 8 to 16; layers with many outputs take fewer, so that no sum overflows.
 
     Raises:
         StepError: something in the step has no integer form; named with its layer and the reason.
     """
-    low = Lowering(source, error_bits)
+    masters = source.trained or masters
+    low = Lowering(source, error_bits, masters)
     wanted, ready = _needed(source), _updates_by_moment(source)
     momentum = any(name.startswith("optimizer.momentum.") for name in source.state)
     for node in source.graph.nodes:
@@ -59,7 +61,7 @@ def lower_step(source: StepGraph, error_bits: int = 16) -> IntegerStep:
         if node in wanted and node.op == "placeholder":
             low.declare(node, learned=low.learns(node))
         elif node in wanted and node.op == "call_function":
-            rule = RULES.get(getattr(node.target, "overloadpacket", node.target))
+            rule = rule_of(node)
             if rule is None:
                 raise low.refuse(node, f"{node.target} has no integer form")
             low.values[node] = rule(low, node)
@@ -71,7 +73,7 @@ def lower_step(source: StepGraph, error_bits: int = 16) -> IntegerStep:
             "the logits are no sums of a layer", "the softmax of an integer step reads those", "end the model in a linear layer"
         )
     graph = low.finish(logits.node, low.exponent_node(logits.exponent))
-    return IntegerStep(graph, source, low.activations, tuple(low.weights), source.trained)
+    return IntegerStep(graph, source, low.activations, tuple(low.weights), masters)
 
 
 def _needed(source: StepGraph) -> set[fx.Node]:

@@ -28,10 +28,21 @@ def rule(*targets: object) -> Callable[[Rule], Rule]:
     """Register how operations of the float step are lowered: gives a Value, or whatever the rules of its users expect."""
 
     def register(function: Rule) -> Rule:
-        RULES.update({getattr(t, "overloadpacket", t): function for t in targets})
+        RULES.update({_name(t): function for t in targets})
         return function
 
     return register
+
+
+def rule_of(node: fx.Node) -> Rule | None:
+    """How a node is lowered, None where nothing knows."""
+    return RULES.get(_name(node.target))
+
+
+def _name(target: object) -> object:
+    """An operator by its name: given another overload later (an out variant, for the exporter), its packet is another object."""
+    packet = getattr(target, "overloadpacket", target)
+    return getattr(packet, "_qualified_op_name", packet)
 
 
 class Lowering:
@@ -44,8 +55,8 @@ class Lowering:
         weights: parameters read, in order.
     """
 
-    def __init__(self, source: StepGraph, error_bits: int):
-        self.source, self.error_bits = source, error_bits
+    def __init__(self, source: StepGraph, error_bits: int, masters: tuple[str, ...]):
+        self.source, self.error_bits, self.masters = source, error_bits, masters
         self.graph, self.values, self.results = fx.Graph(), {}, {}
         self.names = {node: name for name, node in (source.inputs | source.state).items()}
         self.inputs: dict[str, fx.Node] = {}
@@ -145,7 +156,7 @@ class Lowering:
             self.weights.append(name)
 
     def learns(self, node: fx.Node) -> bool:
-        return self.names.get(node.name) in self.source.trained
+        return self.names.get(node.name) in self.masters
 
     # ---- widths
 

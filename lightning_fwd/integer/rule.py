@@ -113,7 +113,9 @@ class IntegerRule(LearningMethod):
         """The inference for inputs of this shape."""
         key = ("predict", tuple(x.shape))
         if key not in self._steps:
-            self._steps[key] = lower_step(trace_inference(model, x), self.integer.error_bits)
+            example = model.example_input
+            trained = self.step(model, example, torch.zeros(example.shape[:1], dtype=torch.int64)).trained
+            self._steps[key] = lower_step(trace_inference(model, x), self.integer.error_bits, trained)
         return self._steps[key]
 
     # ---- running

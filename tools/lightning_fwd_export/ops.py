@@ -16,6 +16,8 @@ from torch.library import Library, impl, register_fake
 from torch.nn import functional as F
 
 import lightning_fwd.methods  # noqa: F401  (the rules define operators, e.g. lfwd::positive_bits; lightning_fwd itself loads no room)
+from lightning_fwd.integer.operators import FUNCTIONAL as INTEGER
+from lightning_fwd.integer.operators import UPDATES as INTEGER_UPDATES
 
 _lib = Library("lfwd", "DEF")
 UPDATES = ("sgd", "sgd_outer", "sgd_conv2d", "sgd_part")
@@ -96,6 +98,7 @@ _THEIR_OUT_VARIANTS = [  # kept: a Library that is collected takes its operators
     _out_variant(torch.ops.lfwd.positive_bits.default),
     _out_variant(torch.ops.lfwd.where_bits.default),
     _out_variant(torch.ops.lfwd.modulate_from_seed.default),
+    *(_out_variant(getattr(torch.ops.lfwd, name).default) for name in INTEGER),
 ]
 
 
@@ -203,7 +206,7 @@ def reinplace_updates(program: ExportedProgram) -> None:
     Safe only where nothing reads the old state after the update, so each is moved behind the last reader of its state.
     Raises AssertionError if an update's state is no buffer of the program.
     """
-    functional = {getattr(edge_ops.edge.lfwd, n).default: getattr(edge_ops.edge.lfwd, f"{n}_").default for n in UPDATES}
+    functional = {getattr(edge_ops.edge.lfwd, n).default: getattr(edge_ops.edge.lfwd, f"{n}_").default for n in (*UPDATES, *INTEGER_UPDATES)}
     graph = program.graph
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):

@@ -117,20 +117,22 @@ def build_program(
     train_step: StepGraph,
     forward: StepGraph,
     values: dict[str, Tensor],
-    example_batch: tuple[Tensor, Tensor],
+    example_batch: tuple[Tensor, ...],
     lower: Callable[[ExportedProgram, str], ExportedProgram] | None = None,
     compile_config: EdgeCompileConfig | None = None,
     numbers: dict[str, int | float] | None = None,
+    results: tuple[str, ...] = ("loss", "logits"),
 ) -> StepProgram:
     """Export both graphs over shared state.
 
     Args:
         train_step, forward: traced and fused graphs.
         values: every state tensor of either, by name; the initial weights.
-        example_batch: input and target of the program's fixed shapes.
+        example_batch: input and target of the program's fixed shapes, and rate of a step in integers.
         lower: further passes over each edge program, given its method's name (int8 kernels); the result then has a ``reference``.
         compile_config: of ``to_edge``, where the lowering needs its own.
         numbers: constants to keep in the program; read after the lowering.
+        results: what the training step returns; a prediction returns those that it has.
 
     Raises:
         ExportError: an update or an initial value would be lost.
@@ -140,10 +142,10 @@ def build_program(
     if not weights:
         raise ExportError("the step changes no weights: there is nothing to learn on the device")
     state = State(values, mutated)
-    x, target = example_batch
+    x, *rest = example_batch
     modules = {
-        "forward": (as_module(forward, state, ["logits"]), (x,)),
-        "train_step": (as_module(train_step, state, ["loss", "logits"]), _inputs(train_step, x, target)),
+        "forward": (as_module(forward, state, [r for r in results if r in forward.outputs]), (x,)),
+        "train_step": (as_module(train_step, state, results), _inputs(train_step, x, *rest)),
         "get_weights": (_GetWeights(state, weights), ()),
     }
     with preserve_node_meta():
@@ -174,8 +176,9 @@ def build_program(
     return StepProgram(seal(executorch.buffer), weights, arenas, dict(numbers or {}), reference)
 
 
-def _inputs(step: StepGraph, x: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    return tuple({"input": x, "target": target}[name] for name in step.inputs)
+def _inputs(step: StepGraph, *batch: Tensor) -> tuple[Tensor, ...]:
+    given = dict(zip(("input", "target", "rate"), batch, strict=False))
+    return tuple(given[name] for name in step.inputs)
 
 
 def _require_updates(program: ExportedProgram, state: State, mutated: Iterable[str], stage: str) -> None:

@@ -161,7 +161,7 @@ def _scatter(c: Context) -> str:
 
 def _select(c: Context, x: Tensor, dim: int, index: Tensor) -> str:
     c.contiguous(x, index, c.out)
-    suffix = {"float": "f32", "int64_t": "i64"}.get(x.ctype)
+    suffix = {"float": "f32", "int64_t": "i64", "int8_t": "s8"}.get(x.ctype)
     c.require(suffix is not None and c.out.ctype == x.ctype, f"not for {x.ctype}")
     c.require(x.shape[dim] > 0 and c.out.count == x.count // x.shape[dim] * index.count, "shapes do not match")
     pointers = f"{c.pointer(index, 'int64_t')}, {index.count}, {c.pointer(c.out)}"

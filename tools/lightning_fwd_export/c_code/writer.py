@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from .. import __name__ as _package
 from ..errors import ExportError
 from ..pte import Method, Program, Tensor
-from . import elementwise, int8, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
+from . import elementwise, int8, integer, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
 from .kernels import KERNELS, Context, no_kernel, number
 
 _FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
@@ -157,10 +157,16 @@ def _function(m: Method, unit: Unit) -> str:
 
 _PARAMETERS = {"train_step": (["input", "target"], ["loss", "logits"]), "forward": (["input"], ["logits"])}
 
+_INTEGER = {
+    "train_step": (["input", "target", "rate"], ["logits", "logits_exponent"]),
+    "forward": (["input"], ["logits", "logits_exponent"]),
+}
+
 
 def _parameters(m: Method) -> tuple[list[str], list[str]]:
     """Names of a function's inputs and outputs: what they are in the methods of this exporter, numbers in those of others."""
-    inputs, outputs = _PARAMETERS.get(m.name, ([], []))
+    integer = bool(m.outputs) and m.outputs[0].ctype == "int32_t"
+    inputs, outputs = (_INTEGER if integer else _PARAMETERS).get(m.name, ([], []))
     known = len(m.inputs) <= len(inputs) and len(m.outputs) <= len(outputs)
     numbered = [f"in{k}" for k in range(len(m.inputs))], [f"out{k}" for k in range(len(m.outputs))]
     return (inputs[: len(m.inputs)], outputs[: len(m.outputs)]) if known else numbered
@@ -266,6 +272,7 @@ def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bod
             '#include "lfwd_constants.h"',
             '#include "lfwd_float.h"',
             '#include "lfwd_int8.h"',
+            '#include "lfwd_integer.h"',
             "",
             "/* Planned memory: values that are never alive together share bytes, whatever their types: -fno-strict-aliasing. */",
             *arenas,

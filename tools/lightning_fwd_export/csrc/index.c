@@ -39,6 +39,7 @@
     }
 LFWD_GATHER(f32, float)
 LFWD_GATHER(i64, int64_t)
+LFWD_GATHER(s8, int8_t)
 
 void lfwd_scatter_f32(const float *in, lfwd_axis axis, const int64_t *index, int32_t index_dim, const float *source,
                       float *out)

@@ -133,6 +133,7 @@ void lfwd_scatter_value_i64(const int64_t *in, lfwd_axis axis, const int64_t *in
 void lfwd_scatter_add_f32(const float *in, lfwd_axis axis, const int64_t *index, int32_t index_dim,
                           const float *source, float *out);
 void lfwd_index_select_f32(const float *in, lfwd_axis axis, const int64_t *index, int32_t count, float *out);
+void lfwd_index_select_s8(const int8_t *in, lfwd_axis axis, const int64_t *index, int32_t count, int8_t *out);
 void lfwd_index_select_i64(const int64_t *in, lfwd_axis axis, const int64_t *index, int32_t count, int64_t *out);
 
 /* matmul_f32.c */

@@ -1,0 +1,78 @@
+/* Kernels of a training step in integers: int8 activations, int16 errors and master weights, int32 sums, each value with an int8 exponent
+ * (value = q * 2^-exponent). No float anywhere. Tensors are contiguous in their logical order (NCHW); the definition of every function is
+ * the reference of the operator of the same name in lightning_fwd/integer, whose bits it gives.
+ */
+#ifndef LFWD_INTEGER_H
+#define LFWD_INTEGER_H
+#include <stdint.h>
+
+/* A convolution; a 1-d one is a 2-d one of height 1. */
+typedef struct {
+    int32_t batch, in_c, in_h, in_w, out_c, out_h, out_w, k_h, k_w, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, groups;
+} lfwd_int_conv_shape;
+
+typedef struct {
+    int32_t planes, in_h, in_w, out_h, out_w, k_h, k_w, stride_h, stride_w, pad_h, pad_w;
+} lfwd_int_pool_shape;
+
+/* A weight: int16 masters (the high byte is the int8 view) or frozen int8 values, with an exponent per row. */
+typedef struct {
+    const int16_t *masters; /* or 0 */
+    const int8_t *frozen;
+    const int8_t *exponents;
+} lfwd_int_weight;
+
+/* What an update multiplies: c (rate times error, int16) and x (int8), their exponents, and where its draws come from. */
+typedef struct {
+    const int16_t *c;
+    const int8_t *c_exponent, *x, *x_exponent, *exponents;
+    const int64_t *counter;
+    uint32_t stream;
+} lfwd_int_update;
+
+/* integer_rescale.c */
+void lfwd_int_exponent(const int8_t *a, int32_t na, const int8_t *b, int32_t nb, int32_t sign, int32_t constant, int8_t *out);
+void lfwd_int_larger(const int8_t *a, const int8_t *b, int8_t *out);
+void lfwd_int_requantise(const int32_t *acc, int32_t n, const int8_t *exponent, const int8_t *out_exponent, int32_t mult, int32_t relu,
+                         int8_t *y);
+void lfwd_int_needed_exponent(const int32_t *acc, int32_t n, const int8_t *exponent, int32_t mult, int32_t relu, int8_t *out);
+void lfwd_int_coarsen(int8_t *exponent, const int8_t *needed);
+void lfwd_int_narrow_shift(const int32_t *acc, const int8_t *mask, int32_t n, int32_t bits, int8_t *out);
+void lfwd_int_narrow(const int32_t *acc, const int8_t *mask, int32_t n, const int8_t *shift, int32_t bits, int16_t *e);
+void lfwd_int_mask(const int16_t *e, const int8_t *mask, int32_t n, int16_t *out);
+void lfwd_int_pool_sum(const int8_t *x, const lfwd_int_pool_shape *s, int32_t *out);
+void lfwd_int_add(const int8_t *a, const int8_t *a_exponent, const int8_t *b, const int8_t *b_exponent, int32_t n, int32_t *out);
+void lfwd_int_softmax_error(const int32_t *logits, const int8_t *exponent, const int64_t *target, int32_t batch, int32_t classes, int16_t *e);
+
+/* integer_layers.c */
+void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, int32_t batch, int32_t out,
+                     int32_t in, int32_t *acc);
+void lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
+void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
+                   int32_t *acc);
+void lfwd_int_conv_back(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, int32_t *acc);
+
+/* integer_updates.c. index: which inputs learn (0: all); columns: inputs of the whole weight; scratch: a draw (uint16) per column that learns,
+ * two of a velocity. */
+void lfwd_int_apply_rate(const int16_t *e, int32_t n, const int32_t *rate, int32_t mult, int32_t bits, int16_t *c);
+void lfwd_int_rate_exponent(const int32_t *rate, const int8_t *e_exponent, int32_t ne, int32_t constant, int8_t *out);
+void lfwd_int_outer_update(int16_t *masters, const lfwd_int_update *u, int32_t batch, int32_t out, int32_t in, const int64_t *index,
+                           int32_t columns, uint16_t *scratch);
+void lfwd_int_outer_velocity(int16_t *velocity, const lfwd_int_update *u, const int32_t *rate, int32_t batch, int32_t out, int32_t in,
+                             uint16_t *scratch);
+void lfwd_int_conv_update(int16_t *masters, const lfwd_int_update *u, const lfwd_int_conv_shape *s, const int64_t *index, int32_t columns,
+                          uint16_t *scratch);
+void lfwd_int_conv_velocity(int16_t *velocity, const lfwd_int_update *u, const int32_t *rate, const lfwd_int_conv_shape *s,
+                            uint16_t *scratch);
+void lfwd_int_apply_velocity(int16_t *masters, const int16_t *velocity, const int64_t *counter, uint32_t stream, int32_t rows, int32_t in,
+                             int32_t taps, const int64_t *index, int32_t columns, uint16_t *scratch);
+void lfwd_int_bias_update(int32_t *bias, const int16_t *c, const int8_t *c_exponent, const int64_t *counter, uint32_t stream, int32_t batch,
+                          int32_t out, int32_t positions);
+void lfwd_int_bias_velocity(int32_t *velocity, const int16_t *c, const int8_t *c_exponent, const int64_t *counter, uint32_t stream,
+                            const int32_t *rate, int32_t batch, int32_t out, int32_t positions);
+void lfwd_int_apply_bias_velocity(int32_t *bias, const int32_t *velocity, const int64_t *counter, uint32_t stream, int32_t n);
+void lfwd_int_saturated(const int16_t *masters, int32_t rows, int32_t columns, const int64_t *counter, int8_t *flags);
+void lfwd_int_ratchet(int16_t *values, const int8_t *flags, int32_t rows, int32_t columns, int32_t offset);
+void lfwd_int_ratchet_exponents(int8_t *exponents, const int8_t *flags, int32_t rows);
+void lfwd_int_next(int64_t *counter);
+#endif
