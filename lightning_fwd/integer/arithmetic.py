@@ -43,6 +43,10 @@ def shift_stochastic(x: Tensor, s: Tensor | int, draw: Tensor) -> Tensor:
     Of more than 16 bits that are cut off, the lowest are dropped before the draw (a bias below 2**-16 of a step).
     """
     s = torch.as_tensor(s, dtype=torch.int64)
+    if bool((s > 16).all()):
+        return ((x.int() >> (s - 16).clamp(max=31).int()) + draw) >> 16
+    if bool(((s > 0) & (s <= 16)).all()):
+        return (x.int() + (draw >> (16 - s).int())) >> s.int()
     low = (x + (draw >> (16 - s.clamp(0, 16)))) >> s.clamp(0, 16)
     high = ((x >> (s - 16).clamp(0, 31)) + draw) >> 16
     return torch.where(s > 16, high, torch.where(s > 0, low, shift(x, s.clamp(max=0))))
@@ -57,8 +61,8 @@ def draws(counter: Tensor, stream: int, rows: int, columns: int) -> Tensor:
     """
     key = hash32(hash32(counter.reshape(())) + stream)
     pair = hash32(torch.arange((columns + 1) // 2) + key)
-    line = torch.stack([pair & 0xFFFF, pair >> 16], 1).flatten()[:columns]
-    row = hash32(torch.arange(rows) + hash32(key + (1 << 31))) & 0xFFFF
+    line = torch.stack([pair & 0xFFFF, pair >> 16], 1).flatten()[:columns].int()
+    row = (hash32(torch.arange(rows) + hash32(key + (1 << 31))) & 0xFFFF).int()
     return (line[None] + row[:, None]) & 0xFFFF
 
 

@@ -11,8 +11,8 @@ UNKNOWN = 127  #: an exponent that no batch was seen for yet
 
 
 def _scale(exponents: Tensor | int, ndim: int) -> Tensor:
-    """``2**exponent`` per row, in float64."""
-    e = torch.as_tensor(exponents, dtype=torch.float64)
+    """``2**exponent`` per row. In float32 throughout this file: powers of two, times integers of at most 24 bits, are exact."""
+    e = torch.as_tensor(exponents, dtype=torch.float32)
     return torch.exp2(e.reshape(-1, *[1] * (ndim - 1)))
 
 
@@ -22,7 +22,7 @@ def row_exponents(weight: Tensor, room: int, by_row: bool) -> Tensor:
     Args:
         by_row: a scale for each output; otherwise one for the whole weight, in all rows.
     """
-    top = weight.detach().double().abs().flatten(1).amax(1)
+    top = weight.detach().abs().flatten(1).amax(1)
     top = torch.where(top > 0, top, top.max().clamp(min=2.0**-20)) if by_row else top.max().clamp(min=2.0**-20).expand_as(top)
     return (torch.log2(127.5 / top).floor() - room).clamp(-40, 60).to(torch.int8)
 
@@ -34,39 +34,39 @@ def value_exponent(largest: float) -> Tensor:
 
 def quantise(x: Tensor, exponent: Tensor) -> Tensor:
     """An input as int8, ``-127..127``."""
-    return (x.detach().double() * _scale(exponent, 1)).round().clamp(-127, 127).to(torch.int8)
+    return (x.detach() * _scale(exponent, 1)).round().clamp(-127, 127).to(torch.int8)
 
 
 def to_master(parameter: Tensor, exponents: Tensor) -> Tensor:
     """A weight that learns, as stored: int16 whose high byte is the int8 view."""
-    return saturate((parameter.detach().double() * _scale(exponents + VIEW_BITS, parameter.ndim)).round() + HALF, 16).to(torch.int16)
+    return saturate((parameter.detach() * _scale(exponents + VIEW_BITS, parameter.ndim)).round() + HALF, 16).to(torch.int16)
 
 
 def from_master(master: Tensor, exponents: Tensor) -> Tensor:
     """What a stored master stands for, in float32: exact."""
-    return ((master.double() - HALF) / _scale(exponents + VIEW_BITS, master.ndim)).float()
+    return (master.float() - HALF) * _scale(-(exponents + VIEW_BITS), master.ndim)
 
 
 def to_frozen(parameter: Tensor, exponents: Tensor) -> Tensor:
     """A weight that does not learn: int8."""
-    return (parameter.detach().double() * _scale(exponents, parameter.ndim)).round().clamp(-127, 127).to(torch.int8)
+    return (parameter.detach() * _scale(exponents, parameter.ndim)).round().clamp(-127, 127).to(torch.int8)
 
 
 def to_bias(parameter: Tensor) -> Tensor:
-    return saturate((parameter.detach().double() * 2.0**BIAS_EXPONENT).round(), BIAS_BITS).to(torch.int32)
+    return saturate((parameter.detach() * 2.0**BIAS_EXPONENT).round(), BIAS_BITS).to(torch.int32)
 
 
 def from_bias(bias: Tensor) -> Tensor:
-    return (bias.double() * 2.0**-BIAS_EXPONENT).float()
+    return bias.float() * 2.0**-BIAS_EXPONENT
 
 
 def velocity_scale(parameter: Tensor, exponents: Tensor | None) -> Tensor:
     """What a velocity's unit is in float: of a weight's rows, or of a bias."""
-    below = BIAS_EXPONENT if exponents is None else exponents.double() + VIEW_BITS
+    below = BIAS_EXPONENT if exponents is None else exponents.float() + VIEW_BITS
     return 1 / _scale(below + VELOCITY_FRACTION, parameter.ndim if exponents is not None else 1)
 
 
 def fits(parameter: Tensor, exponents: Tensor, learns: bool) -> bool:
     """Whether no weight lies beyond the range of its row's exponent."""
     top = 128.0 if learns else 127.5
-    return bool(((parameter.detach().double() * _scale(exponents, parameter.ndim)).abs() <= top).all())
+    return bool(((parameter.detach() * _scale(exponents, parameter.ndim)).abs() <= top).all())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from ..errors import RewriteError, StepError
 from ..graph.blocks import Granularity
@@ -43,7 +44,7 @@ class IntegerRule(LearningMethod):
     integer: Integer
 
     def __post_init__(self) -> None:
-        self.rate, self._steps = Rate(), {}
+        self.rate, self._steps, self._weights_known = Rate(), {}, False
 
     # ---- what the wrapped rule says of itself
 
@@ -95,6 +96,15 @@ class IntegerRule(LearningMethod):
             for name, value in exponent_buffers(self.step(model, x, target), self.prediction(model, x)).items():
                 model.inserted.integer.register_buffer(name, value)
 
+    def follow(self, optimizer: Optimizer) -> None:
+        """Take rate and momentum from an optimizer, and look at the weights anew: a checkpoint may have been loaded.
+
+        Raises:
+            StepError: it is no SGD of one rate.
+        """
+        self.rate.follow(optimizer)
+        self._weights_known = False
+
     # ---- the lowered graphs, one per shape of the batch
 
     def step(self, model: RewrittenModel, x: Tensor, target: Tensor) -> IntegerStep:
@@ -140,13 +150,15 @@ class IntegerRule(LearningMethod):
         kept = self.rate.velocity(parameters[name])
         if kept is None:
             return torch.zeros(like.shape, dtype=like.dtype)
-        return (kept.double() / velocity_scale(parameters[name], buffers.get(exponents_of(name)))).round().to(like.dtype)
+        return (kept / velocity_scale(parameters[name], buffers.get(exponents_of(name)))).round().to(like.dtype)
 
     def calibrate(self, model: RewrittenModel, x: Tensor, target: Tensor) -> IntegerStep:
         """The step for a batch of this shape, its exponents known; where they were not, from this batch."""
         self.prepare(model)
         step, buffers = self.step(model, x, target), dict(model.inserted.integer.named_buffers())
-        calibrate_weights(step, model, buffers, self.integer)
+        if not self._weights_known:
+            calibrate_weights(step, model, buffers, self.integer)
+            self._weights_known = True
         floats = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
         calibrate_activations(step, floats, x, target, buffers)
         return step
@@ -190,7 +202,7 @@ class IntegerRule(LearningMethod):
             value = from_bias(results[name]) if exponents is None else from_master(results[name], exponents)
             yield Update(name, parameter, value=value)
             if MOMENTUM + name in results:
-                self.rate.keep(parameter, (results[MOMENTUM + name].double() * velocity_scale(parameter, exponents)).float())
+                self.rate.keep(parameter, results[MOMENTUM + name].float() * velocity_scale(parameter, exponents))
         for name, value in new.items():
             yield Update(name, buffers[name], value=value)
 
