@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .cost import step_cost
     from .errors import CaptureError, LightningFwdError, RewriteError, StepError
     from .graph import RewrittenModel
+    from .integer import Integer
     from .methods import *  # noqa: F403  # every rule of the registry
     from .methods import METHODS, LearningMethod, rewrite, source_moments
     from .passes import widen_head
@@ -52,6 +53,7 @@ _ROOM_OF = {
     "RewriteError": "errors",
     "StepError": "errors",
     "RewrittenModel": "graph",
+    "Integer": "integer",
     "METHODS": "methods",
     "LearningMethod": "methods",
     "rewrite": "methods",
@@ -69,6 +71,7 @@ __all__ = [
     "Classifier",
     "Diagnosis",
     "ForwardOnlyStrategy",
+    "Integer",
     "LearningMethod",
     "LightningFwdError",
     "RewriteError",

@@ -23,11 +23,13 @@ from typing_extensions import override
 from ..errors import LightningFwdError
 from ..graph.constants import COUNTER, INSERTED
 from ..graph.rewritten import RewrittenModel
+from ..integer import Integer, IntegerRule
 from ..methods import DEFAULT, LearningMethod, get_method
 from .averaging import spare_frozen_norms
 from .batch import Key, example_batch, input_of, target_of
 from .fresh_norms import warn_of_fresh_norms
 from .install import folded_state, inserted_state, install, installed, load_folded_state, split_state, unwrap
+from .integer import require_plain_steps
 
 
 class ForwardOnlyStrategy(SingleDeviceStrategy):
@@ -41,6 +43,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         method: a learning rule, or its registered name.
         module: attribute of the LightningModule that is the network; by default the child that holds all parameters, else the whole module.
         example_input: a batch ``(B, ...)``; by default ``example_input_array``, else two samples of the data.
+        integer: train the rule's step lowered to integers, with the bits of a device without FPU; rate and momentum are those of the user's SGD.
         input_key, target_key: where the input and the labels are in a batch, if not first and second or under a usual name.
 
     Example:
@@ -49,6 +52,7 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
 
     Raises:
         CaptureError, RewriteError: the network cannot be captured, or the rule does not apply to it.
+        StepError: with ``integer``: no SGD, a loss other than cross-entropy, or a step that cannot be lowered.
         LightningFwdError: several devices, 16-mixed precision, several optimizers, LBFGS under a forward-only rule, or no example input.
     """
 
@@ -61,10 +65,11 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         example_input: Tensor | None = None,
         input_key: Key = None,
         target_key: Key = None,
+        integer: Integer | None = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.method = get_method(method)
+        self.method = get_method(method) if integer is None else IntegerRule(get_method(method), integer)
         self._module_name, self._example_input = module, example_input
         self._input_key, self._target_key = input_key, target_key
         self._parallel_devices: list[torch.device] = []
@@ -144,7 +149,9 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         x = self._find_example(model)
         training = model._trainer is not None and model.trainer.training
         if x is not None and any(True for _ in model.parameters()):
-            install(model, self.method, x, self._module_name)
+            rewritten = install(model, self.method, x, self._module_name)
+            if isinstance(rewritten.method, IntegerRule):
+                rewritten.method.prepare(rewritten)
         elif training and x is not None:
             raise LightningFwdError(
                 f"{type(model).__name__} has no parameters yet",
@@ -198,6 +205,9 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
             )
         if self.optimizers and self.rewritten is not None:
             self._adopt_inserted(self.optimizers[0])
+            if isinstance(self.rewritten.method, IntegerRule):  # an equal rule may have been installed by an earlier fit
+                require_plain_steps(trainer)
+                self.rewritten.method.follow(self.optimizers[0])
             warn_of_fresh_norms(self.rewritten)
 
     def _adopt_inserted(self, optimizer: Optimizer) -> None:

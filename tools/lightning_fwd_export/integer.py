@@ -45,7 +45,9 @@ def integer_calls(model: RewrittenModel, batches: Iterable[Batch]) -> Iterator[t
         yield quantise(x, model.inserted.integer.input), target, model.method.rate.integers()
 
 
-def reference_run(model: RewrittenModel, calls: list[tuple[Tensor, ...]], example_batch: Batch) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+def reference_run(
+    model: RewrittenModel, calls: list[tuple[Tensor, ...]], example_batch: Batch
+) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
     """What Python computes: results of every step, and the state after the last. The model is left as it was."""
     rule: IntegerRule = model.method
     step = rule.calibrate(model, *example_batch)
@@ -114,12 +116,12 @@ def check_integer(
     learned = library.weights()
     if learned != (wanted := expected_weights(program, state)):
         at = next(i for i, (a, b) in enumerate(zip(learned, wanted, strict=True)) if a != b)
-        raise ExportError(f"weights differ from Python from byte {at} on after {len(calls)} steps: a defect worth reporting. Nothing is written")
+        raise ExportError(
+            f"weights differ from Python from byte {at} on after {len(calls)} steps: a defect worth reporting. Nothing is written"
+        )
     return Check(len(calls), 0.0, 0.0, 0.0, calls), learned
 
 
 def expected_weights(program: StepProgram, state: dict[str, Tensor]) -> bytes:
     """The bytes that ``lfwd_get_weights`` gives for a state."""
     return b"".join(np.ascontiguousarray(state[name].numpy()).tobytes() for name in program.weights)
-
-

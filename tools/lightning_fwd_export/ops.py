@@ -206,7 +206,9 @@ def reinplace_updates(program: ExportedProgram) -> None:
     Safe only where nothing reads the old state after the update, so each is moved behind the last reader of its state.
     Raises AssertionError if an update's state is no buffer of the program.
     """
-    functional = {getattr(edge_ops.edge.lfwd, n).default: getattr(edge_ops.edge.lfwd, f"{n}_").default for n in (*UPDATES, *INTEGER_UPDATES)}
+    functional = {
+        getattr(edge_ops.edge.lfwd, n).default: getattr(edge_ops.edge.lfwd, f"{n}_").default for n in (*UPDATES, *INTEGER_UPDATES)
+    }
     graph = program.graph
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):

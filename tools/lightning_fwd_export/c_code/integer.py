@@ -193,7 +193,9 @@ def _outer_velocity(c: Context) -> str:
 @kernel("lfwd::int_conv_update_.")
 def _conv_update(c: Context) -> str:
     state, x = c.tensor(0), c.tensor(4)
-    learning = Tensor(-1, (state.shape[0], x.shape[1] // c.number(12), *state.shape[2:]), tuple(range(len(state.shape))), "", 2, "", None, 0, None)
+    learning = Tensor(
+        -1, (state.shape[0], x.shape[1] // c.number(12), *state.shape[2:]), tuple(range(len(state.shape))), "", 2, "", None, 0, None
+    )
     shape, scratch = _shape(c, x, learning, c.tensor(2), 9), c.unit.scratch(2 * math.prod(learning.shape[1:]), c)
     return f"lfwd_int_conv_update({c.p(0, 'int16_t')}, {_update(c, 1)}, {shape}, {_part(c, 8)}, (uint16_t *)(void *){scratch})"
 
