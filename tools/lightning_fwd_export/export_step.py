@@ -24,6 +24,7 @@ from lightning_fwd.cost.schedule import (
 )
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.integer import IntegerRule
 from lightning_fwd.models.weights import require_finite
 from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_step
 
@@ -153,6 +154,10 @@ def export_program(
         )
     source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     _require_alike(model, example_batch, source)
+    if isinstance(model.method, IntegerRule):
+        from .integer import export_integer
+
+        return export_integer(model, example_batch, Path(out_dir), target_board if run else None, source[:steps], lr, momentum, progress)
     require_few_steps(model, example_batch[0])
     try:
         program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
 
+from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.integer.lowering import RATE
 from lightning_fwd.integer.masters import quantise
-from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.integer.rate import Rate
 
+from .boards import run_on_board
+from .boards.board import Board
 from .check import Batch, Check
 from .errors import ExportError
-from .generate_c import write_sources
+from .generate_c import translate, write_sources
 from .host.runtime import compiler, run_tool
 from .program import StepProgram, build_program
 from .pte import Program
+
+if TYPE_CHECKING:
+    from .export_step import ExportReport
 
 RESULTS = ("logits", "logits_exponent")
 
@@ -95,7 +104,6 @@ def check_integer(
     model: RewrittenModel,
     batches: list[Batch],
     example_batch: Batch,
-    progress: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Check, bytes]:
     """Hold the program's C on this machine against Python: every logit of every step and every weight at the end, bit for bit.
 
@@ -125,3 +133,56 @@ def check_integer(
 def expected_weights(program: StepProgram, state: dict[str, Tensor]) -> bytes:
     """The bytes that ``lfwd_get_weights`` gives for a state."""
     return b"".join(np.ascontiguousarray(state[name].numpy()).tobytes() for name in program.weights)
+
+
+def export_integer(
+    model: RewrittenModel,
+    example_batch: Batch,
+    out: Path,
+    target_board: Board | None,
+    batches: list[Batch],
+    lr: float,
+    momentum: float,
+    progress: Callable[[str], None],
+) -> tuple[StepProgram, ExportReport]:
+    """Export a step in integers; see :func:`lightning_fwd_export.export`. Rate and momentum are inputs of the step: here those of the check.
+
+    Raises:
+        ExportError: an operation has no kernel, or a bit differs between Python, this machine and the board. Nothing is written then.
+    """
+    from .export_step import ExportReport, board_calls
+
+    if model.method.rate.optimizer is None:
+        model.method.rate = Rate(lr, momentum)
+    progress("lowering the step to integers")
+    program = build_integer(model, example_batch)
+    checked, sources = translate(program.data, "step.pte")
+    progress(f"holding {len(batches)} steps against Python, bit for bit")
+    check, learned = check_integer(program, checked, sources, model, batches, example_batch)
+    measured = None
+    if target_board is not None:
+        progress(f"training on {target_board.name}")
+        with tempfile.TemporaryDirectory() as folder:
+            write_sources(sources, folder)
+            measured = run_on_board(folder, target_board, checked, board_calls(check))
+        if measured.weights != learned:
+            raise ExportError(f"weights learned on {target_board.name} differ from Python's: a defect worth reporting. Nothing is written")
+    code = out / "c"
+    write_sources(sources, code)
+    (out / "step.pte").write_bytes(program.data)
+    report = ExportReport(str(out / "step.pte"), str(code), program.weights, check.steps, 0.0, *program.arenas["train_step"])
+    if measured is not None:
+        report.board = {
+            "board": measured.board.name,
+            "cpu": measured.board.cpu,
+            "steps": check.steps,
+            "instructions_per_training_step": measured.instructions_per("train_step"),
+            "instructions_per_inference": measured.instructions_per("forward"),
+            "flash_bytes": measured.flash,
+            "flash_constants_bytes": measured.constants,
+            "ram_bytes": measured.ram,
+            "stack_bytes": max(measured.stack.values()),
+            "weight_difference_to_host": 0.0,
+        }
+    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    return program, report

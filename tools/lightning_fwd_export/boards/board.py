@@ -33,6 +33,7 @@ _MPS2 = {"flash": (0x0, 4 << 20), "ram": (0x20000000, 4 << 20), "tick_ns": 40.0}
 BOARDS: dict[str, Board] = {
     b.name: b
     for b in (
+        Board("mps2-an385", "Cortex-M3", ("-mcpu=cortex-m3",), **_MPS2),  # no FPU: for steps in integers
         Board("mps2-an386", "Cortex-M4", ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16", "-mfloat-abi=hard"), **_MPS2),
         Board("mps2-an500", "Cortex-M7", ("-mcpu=cortex-m7", "-mfpu=fpv5-d16", "-mfloat-abi=hard"), **_MPS2),
         Board(

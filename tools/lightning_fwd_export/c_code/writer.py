@@ -240,7 +240,9 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
         "",
         "One call at a time: not from an interrupt while another runs. All memory is static (*_RAM below), constants",
         "are const and stay in Flash; nothing is allocated. int8 inputs are round(x / scale) + zero point, images",
-        "channels last (NHWC); class labels are int64_t.",
+        "channels last (NHWC); class labels are int64_t. A step in integers takes round(x * 2^LFWD_INPUT_EXPONENT)",
+        "within -127..127 (NCHW) and its rate as {multiplier, exponent, momentum * 2^15}: rate = multiplier * 2^-exponent,",
+        "multiplier below 2^15; logits are integers * 2^-logits_exponent.",
     ]
     return "/* " + "\n".join(f" * {line}".rstrip() for line in lines)[3:] + " */"
 
