@@ -1,0 +1,124 @@
+"""A step in integers as C: the bits of Python, on this machine and on boards with and without an FPU."""
+
+import shutil
+import subprocess
+
+import pytest
+import torch
+from torch import nn
+
+import lightning_fwd as lf
+from lightning_fwd.integer import IntegerRule
+from lightning_fwd.integer.rate import Rate
+from lightning_fwd_export.boards import run_on_board
+from lightning_fwd_export.errors import ExportError
+from lightning_fwd_export.export_step import board_calls
+from lightning_fwd_export.generate_c import translate, write_sources
+from lightning_fwd_export.integer import build_integer, check_integer, integer_calls, reference_run
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+
+
+def conv() -> nn.Module:
+    """Stride 2, depthwise, pointwise, dilation, a residual sum, pooling."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem = nn.Conv2d(1, 8, 3, stride=2, padding=1)
+            self.depthwise, self.pointwise = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=8), nn.Conv2d(8, 12, 1)
+            self.same, self.head = nn.Conv2d(12, 12, 3, padding=1), nn.Linear(12, 10)
+
+        def forward(self, x):
+            h = self.pointwise(self.depthwise(self.stem(x).relu()).relu()).relu()
+            return self.head(self.same(h).relu().mean((2, 3)))
+
+    return Net()
+
+
+def one_dimensional() -> nn.Module:
+    return nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 6, 5, stride=2, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 32, 10))
+
+
+ROWS = {
+    "backprop-mlp": (lf.Backprop, mlp),
+    "backprop-conv": (lf.Backprop, conv),
+    "backprop-1d": (lf.Backprop, one_dimensional),
+    "local_loss-mlp": (lf.LocalLoss, mlp),
+    "local_loss-conv": (lf.LocalLoss, conv),
+    "sparse-channels": (lambda: lf.SparseUpdate({"same": 0.5, "head": 1.0}), conv),
+    "sparse-biases": (lambda: lf.SparseUpdate("biases"), conv),
+}
+
+
+def made(row: str, momentum: float, steps: int, batch: int = 4):
+    """Model, program, checked program, sources, batches of digits."""
+    from lightning_fwd.data import DriftDataModule
+
+    x, y = DriftDataModule("digits", seed=0).tensors("train")
+    x = x.reshape(-1, 1, 8, 8)
+    torch.manual_seed(0)
+    method, net = (part() for part in ROWS[row])
+    model = lf.rewrite(net, IntegerRule(method, lf.Integer()), x[:batch])
+    model.method.rate = Rate(0.1, momentum)
+    batches = [(x[k * batch : (k + 1) * batch], y[k * batch : (k + 1) * batch]) for k in range(steps)]
+    program = build_integer(model, batches[0])
+    return model, program, *translate(program.data), batches
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("row", ROWS)
+def test_c_on_this_machine_has_the_bits_of_python(row, momentum):
+    model, program, checked, sources, batches = made(row, momentum, steps=20)
+    check, learned = check_integer(program, checked, sources, model, batches, batches[0])
+    assert check.steps == 20 and any(learned)
+
+
+def test_a_kernel_that_strays_by_a_bit_is_told():
+    model, program, checked, sources, batches = made("backprop-mlp", 0.0, steps=2)
+    sources["lfwd_model.c"] = sources["lfwd_model.c"].replace("lfwd_int_next(", "(void)(")
+    with pytest.raises(ExportError, match="differ"):
+        check_integer(program, checked, sources, model, batches, batches[0])
+
+
+def test_the_reference_leaves_the_model_as_it_was():
+    model, _, _, _, batches = made("backprop-mlp", 0.9, steps=3)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    reference_run(model, list(integer_calls(model, batches)), batches[0])
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.board
+@pytest.mark.slow
+@pytest.mark.parametrize("row", ROWS)
+def test_boards_have_the_bits_of_python_over_200_steps(row, tmp_path):
+    """Cortex-M3 (no FPU), M4, M7, M55: every weight after 200 steps on digits."""
+    model, program, checked, sources, batches = made(row, 0.9, steps=200)
+    check, learned = check_integer(program, checked, sources, model, batches, batches[0])
+    write_sources(sources, tmp_path)
+    for board in ("mps2-an385", "mps2-an386", "mps2-an500", "mps3-an547"):
+        assert run_on_board(tmp_path, board, checked, board_calls(check)).weights == learned, board
+
+
+@pytest.mark.board
+@pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="needs arm-none-eabi-gcc")
+def test_nothing_of_a_step_for_the_m0_plus_is_a_float(tmp_path):
+    """Linked with all that it calls, the step has no floating-point helper of the compiler in it."""
+    *_, sources, _ = made("sparse-channels", 0.9, steps=1)
+    write_sources(sources, tmp_path)
+    (tmp_path / "main.c").write_text(
+        '#include "lfwd_model.h"\nstatic int8_t x[1 << 12]; static int64_t y[64]; static int32_t rate[3], z[4096]; static int8_t f[1];\n'
+        "int main(void) { lfwd_init(); lfwd_train_step(x, y, rate, z, f); lfwd_forward(x, z, f); return 0; }\n"
+        "void _exit(int code) { (void)code; for (;;) {} }\n"
+    )
+    files = [tmp_path / "main.c", tmp_path / "lfwd_model.c", *sorted((tmp_path / "kernels").glob("*.c"))]
+    command = ["arm-none-eabi-gcc", "-mcpu=cortex-m0plus", "-mthumb", "-O2", "-std=c99", "-ffunction-sections", "-fdata-sections"]
+    command += ["-Wno-overlength-strings", f"-I{tmp_path}", f"-I{tmp_path / 'kernels'}", *map(str, files), "--specs=nano.specs", "--specs=nosys.specs"]
+    subprocess.run([*command, "-Wl,--gc-sections", "-lm", "-o", str(tmp_path / "step.elf")], check=True, capture_output=True)
+    listed = subprocess.run(["arm-none-eabi-nm", str(tmp_path / "step.elf")], check=True, capture_output=True, text=True).stdout
+    symbols = [line.split()[-1] for line in listed.splitlines()]
+    assert "lfwd_train_step" in symbols
+    floats = [s for s in symbols if s.startswith(("__aeabi_f", "__aeabi_d", "__aeabi_i2", "__aeabi_ui2", "__aeabi_l2f", "__aeabi_l2d"))]
+    assert [s for s in floats if not s.startswith("__aeabi_div0")] == []
