@@ -1,7 +1,7 @@
 """Cross-entropy whose gradient is one node of a traced step, ``softmax_error``, where whoever traces asks for it.
 
-In float it is :func:`torch.nn.functional.cross_entropy`, bit for bit. A step that is lowered to integers needs the error ``p - y`` as an operation, not as
-the dozen that autograd makes of it.
+In float it is :func:`torch.nn.functional.cross_entropy`, bit for bit. A step that is lowered to integers needs the error ``p - y`` as one
+operation, not as the dozen that autograd makes of it.
 """
 
 from __future__ import annotations

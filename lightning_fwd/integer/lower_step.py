@@ -1,8 +1,8 @@
 """Lower a traced float step to integer operations: the step that trains, is priced and is shipped without a float.
 
 The rules stay as they are. Their traced step (flat aten, autograd and optimizer written out) is walked once; each operation becomes ``lfwd::int_*``
-operations on int8 activations, int16 errors and int32 sums, each value with an exponent. A parameter's gradient is not lowered but its factors are: the
-update multiplies them by the rate, adds up and rounds once.
+operations on int8 activations, int16 errors and int32 sums, each value with an exponent. A parameter's gradient is not lowered but its factors are:
+the update multiplies them by the rate, adds up and rounds once.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import fx
 
 from ..errors import StepError
-from ..trace.step_graph import StepGraph
+from ..trace import StepGraph
 from . import backward_rules, forward_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
-from .lower_updates import lower_update
+from .lower_updates import MOMENTUM, lower_update
 from .lowering import Lowering, rule_of
 from .values import Value
 
@@ -44,8 +44,8 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
     """Lower a training step or an inference.
 
     Args:
-        source: as traced inside :func:`lightning_fwd.graph.cross_entropy.whole_softmax_errors`, with :func:`cross_entropy` as the loss; with momentum,
-            if the integer step shall have it (its value is an input).
+        source: as traced inside :func:`lightning_fwd.graph.cross_entropy.whole_softmax_errors`, with :func:`cross_entropy` as the loss; with
+            momentum, if the integer step shall have it (its value is an input).
         masters: of an inference: parameters that the training step changes, which are int16 here too.
         error_bits: of the widest errors, 8 to 16; layers with many outputs take fewer, so that no sum overflows.
 
@@ -55,7 +55,7 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
     masters = source.trained or masters
     low = Lowering(source, error_bits, masters)
     wanted, ready = _needed(source), _updates_by_moment(source)
-    momentum = any(name.startswith("optimizer.momentum.") for name in source.state)
+    momentum = any(name.startswith(MOMENTUM) for name in source.state)
     for node in source.graph.nodes:
         low.at = node
         if node in wanted and node.op == "placeholder":
@@ -91,8 +91,10 @@ def _needed(source: StepGraph) -> set[fx.Node]:
 
 
 def _updates_by_moment(source: StepGraph) -> dict[fx.Node, list[tuple[str, fx.Node]]]:
-    """Node to the parameters that are updated after it, with their gradients: as soon as the gradient is known and nothing reads the old value any
-    more, so that errors and activations die early."""
+    """Node to the parameters that are updated after it, with their gradients.
+
+    As soon as the gradient is known and nothing reads the old value any more, so that errors and activations die early.
+    """
     wanted = _needed(source)
     order = {node: i for i, node in enumerate(source.graph.nodes)}
     by_name = {n.name: n for n in source.graph.nodes}

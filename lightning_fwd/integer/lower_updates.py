@@ -7,11 +7,12 @@ import math
 import torch
 from torch import fx
 
+from ..trace.optimizers import state_name
 from .arithmetic import HALF, as_multiplier
 from .lowering import RATE, Lowering, exponents_of, lfwd
 from .values import Gradient, Value
 
-MOMENTUM = "optimizer.momentum."
+MOMENTUM = state_name("momentum", "")
 STREAMS = 4  #: of draws per parameter: change, velocity, application, one to spare
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from ..errors import StepError
-from ..trace.step_graph import COUNTER, StepGraph
+from ..graph.constants import COUNTER, INSERTED
+from ..trace import StepGraph
 from .arithmetic import as_multiplier
 from .values import Exponent, Value
 
 lfwd = torch.ops.lfwd
-RATE, PREFIX = "rate", "_lfwd.integer."  #: the input of rate and momentum; where exponents live
+RATE, PREFIX = "rate", f"{INSERTED}.integer."  #: the input of rate and momentum; where exponents live
 Rule = Callable[["Lowering", fx.Node], object]
 RULES: dict[object, Rule] = {}
 

@@ -19,7 +19,10 @@ def int_exponent(a, b, sign, constant):
 
 @operator("int_requantise(Tensor acc, Tensor exponent, Tensor out_exponent, int mult, bool relu)", int8_like)
 def int_requantise(acc, exponent, out_exponent, mult, relu):
-    """Sums to int8 activations of exponent ``out_exponent``, saturated to ``-127..127`` (0..127 after a ReLU); ``mult * 2**-15`` is a factor on them."""
+    """Sums to int8 activations of exponent ``out_exponent``, saturated to ``-127..127``, 0..127 after a ReLU.
+
+    ``mult * 2**-15`` is a factor on the sums.
+    """
     y = shift(multiply(acc.long(), mult), exponent.long() - out_exponent.long())
     return y.clamp(0 if relu else -127, 127)
 

@@ -15,7 +15,8 @@ from ..graph.cross_entropy import cross_entropy, whole_softmax_errors
 from ..graph.rewritten import RewrittenModel
 from ..methods.base import LearningMethod, Logits, StepRecord, Update, Updates
 from ..passes import fold_batch_norm
-from ..trace.step_graph import COUNTER, StepGraph, trace_inference, trace_step
+from ..graph.constants import COUNTER
+from ..trace import StepGraph, trace_inference, trace_step
 from .calibrate import calibrate_activations, calibrate_weights, exponent_buffers
 from .lower_step import IntegerStep, lower_step
 from .lower_updates import MOMENTUM

@@ -115,7 +115,14 @@ def test_nothing_of_a_step_for_the_m0_plus_is_a_float(tmp_path):
     )
     files = [tmp_path / "main.c", tmp_path / "lfwd_model.c", *sorted((tmp_path / "kernels").glob("*.c"))]
     command = ["arm-none-eabi-gcc", "-mcpu=cortex-m0plus", "-mthumb", "-O2", "-std=c99", "-ffunction-sections", "-fdata-sections"]
-    command += ["-Wno-overlength-strings", f"-I{tmp_path}", f"-I{tmp_path / 'kernels'}", *map(str, files), "--specs=nano.specs", "--specs=nosys.specs"]
+    command += [
+        "-Wno-overlength-strings",
+        f"-I{tmp_path}",
+        f"-I{tmp_path / 'kernels'}",
+        *map(str, files),
+        "--specs=nano.specs",
+        "--specs=nosys.specs",
+    ]
     subprocess.run([*command, "-Wl,--gc-sections", "-lm", "-o", str(tmp_path / "step.elf")], check=True, capture_output=True)
     listed = subprocess.run(["arm-none-eabi-nm", str(tmp_path / "step.elf")], check=True, capture_output=True, text=True).stdout
     symbols = [line.split()[-1] for line in listed.splitlines()]
