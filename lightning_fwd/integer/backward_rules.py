@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from ..graph import cross_entropy  # noqa: F401  (defines lfwd::softmax_error)
-from .forward_rules import linear, weight_of
+from .forward_rules import convolution_back, linear, weight_of
 from .lowering import Lowering, lfwd, rule
 from .softmax import ERROR_EXPONENT
 from .values import Gradient, NotPositive, Transposed, Value
@@ -51,11 +51,7 @@ def convolution_backward(low: Lowering, node: fx.Node) -> tuple:
     e, geometry = low.error(grad), (list(stride), list(padding), list(dilation), groups)
 
     def back() -> Value:
-        if weight.op != "placeholder":
-            raise low.refuse(node, "the weight is computed")
-        exponents = low.weight_exponents(low.names[weight.name])
-        acc = low.emit(lfwd.int_conv_back, e.node, low.values[weight], exponents, list(x.meta["val"].shape), *geometry)
-        return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor)
+        return convolution_back(low, next(u for u in node.users if u.args[1] == 0), grad, weight, geometry)
 
     return back, lambda: Gradient(e, low.activation(x), geometry), Gradient(e)
 

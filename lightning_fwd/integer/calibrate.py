@@ -46,7 +46,9 @@ def calibrate_weights(step: IntegerStep, model: nn.Module, buffers: dict[str, Te
 
 
 @torch.no_grad()
-def calibrate_activations(step: IntegerStep, state: dict[str, Tensor], x: Tensor, target: Tensor, buffers: dict[str, Tensor]) -> None:
+def calibrate_activations(
+    step: IntegerStep, state: dict[str, Tensor], x: Tensor, target: Tensor | None, buffers: dict[str, Tensor]
+) -> None:
     """Exponents of activations that have none yet, from the float step on one batch.
 
     Args:

@@ -77,6 +77,8 @@ def addmm(low: Lowering, node: fx.Node) -> Value:
 @rule(aten.convolution)
 def convolution(low: Lowering, node: fx.Node) -> Value:
     x, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
+    if transposed and isinstance(low.values[x], Value) and low.values[x].kind != "activation" and bias is None:
+        return convolution_back(low, node, x, weight, (list(stride), list(padding), list(dilation), groups))
     if transposed or len(stride) > 2 or weight.op != "placeholder":
         raise low.refuse(node, "a transposed or 3-d convolution, or a weight that is computed")
     _fits(low, node, math.prod(_shape(weight)[1:]))
@@ -86,6 +88,15 @@ def convolution(low: Lowering, node: fx.Node) -> Value:
     acc = low.emit(lfwd.int_conv, a.node, low.values[weight], exponents, b, low.exponent_node(a.exponent), *geometry)
     learned = a.learned or low.learns(weight) or (bias is not None and low.learns(bias))
     return Value(acc, low.plus(a.exponent, exponents), "sum", a.factor, learned=learned)
+
+
+def convolution_back(low: Lowering, node: fx.Node, grad: fx.Node, weight: fx.Node, geometry: tuple) -> Value:
+    """The error that a convolution hands to its input, which has the size of ``node``."""
+    if weight.op != "placeholder":
+        raise low.refuse(node, "the weight is computed")
+    e, exponents = low.error(grad), low.weight_exponents(low.names[weight.name])
+    acc = low.emit(lfwd.int_conv_back, e.node, low.values[weight], exponents, list(_shape(node)), *geometry)
+    return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor)
 
 
 @rule(aten.relu)

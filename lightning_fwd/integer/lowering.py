@@ -210,8 +210,9 @@ class Lowering:
             if user.target is torch.ops.aten.mm.default and user.args[0] is float_node:
                 products.append(user.args[1].meta["val"].shape[0])
             if user.target is torch.ops.aten.convolution_backward.default and user.args[-1][0]:
-                weight = user.args[2].meta["val"]
-                products.append(weight.shape[0] // user.args[9] * math.prod(weight.shape[2:]))
+                products.append(_products(user.args[2], user.args[9]))
+            if user.target is torch.ops.aten.convolution.default and user.args[6]:  # transposed: an error handed back
+                products.append(_products(user.args[1], user.args[8]))
             if user.target in (torch.ops.aten.view.default, torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor):
                 products.append(1 << max(0, 24 - self._bits_of(user)))
         bits = min(self.error_bits, 24 - max(products).bit_length() + (max(products).bit_count() == 1))
@@ -240,3 +241,9 @@ class Lowering:
 
     def counter(self) -> fx.Node:
         return self.state_of(COUNTER, (), torch.int64)
+
+
+def _products(weight: fx.Node, groups: int) -> int:
+    """How many products a value of the error behind a convolution sums up, at most."""
+    shape = weight.meta["val"].shape
+    return shape[0] // groups * math.prod(shape[2:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,11 @@ from torch.optim import Optimizer
 
 from ..errors import RewriteError, StepError
 from ..graph.blocks import Granularity
+from ..graph.constants import COUNTER
 from ..graph.cross_entropy import cross_entropy, whole_softmax_errors
 from ..graph.rewritten import RewrittenModel
 from ..methods.base import LearningMethod, Logits, StepRecord, Update, Updates
 from ..passes import fold_batch_norm
-from ..graph.constants import COUNTER
 from ..trace import StepGraph, trace_inference, trace_step
 from .calibrate import calibrate_activations, calibrate_weights, exponent_buffers
 from .lower_step import IntegerStep, lower_step
@@ -45,7 +46,19 @@ class IntegerRule(LearningMethod):
     integer: Integer
 
     def __post_init__(self) -> None:
-        self.rate, self._steps, self._weights_known = Rate(), {}, False
+        self.rate = Rate()
+        self._forget_models()
+
+    def _forget_models(self) -> None:
+        self._steps: WeakKeyDictionary[nn.Module, dict[tuple, IntegerStep]] = WeakKeyDictionary()  # by model: a rule may be used again
+        self._known: WeakSet[nn.Module] = WeakSet()  # models whose weights were looked at
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_steps", "_known")}  # made again where needed
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._forget_models()
 
     # ---- what the wrapped rule says of itself
 
@@ -104,16 +117,16 @@ class IntegerRule(LearningMethod):
             StepError: it is no SGD of one rate.
         """
         self.rate.follow(optimizer)
-        self._weights_known = False
+        self._known.clear()
 
     # ---- the lowered graphs, one per shape of the batch
 
     def step(self, model: RewrittenModel, x: Tensor, target: Tensor) -> IntegerStep:
         """The training step for batches of this shape."""
-        key = ("train", tuple(x.shape), self.rate.momentum > 0)
-        if key not in self._steps:
-            self._steps[key] = lower_step(self.traced(model, x, target), self.integer.error_bits)
-        return self._steps[key]
+        steps, key = self._steps.setdefault(model, {}), ("train", tuple(x.shape), self.rate.momentum > 0)
+        if key not in steps:
+            steps[key] = lower_step(self.traced(model, x, target), self.integer.error_bits)
+        return steps[key]
 
     def traced(self, model: RewrittenModel, x: Tensor, target: Tensor) -> StepGraph:
         """The float step that is lowered."""
@@ -122,12 +135,12 @@ class IntegerRule(LearningMethod):
 
     def prediction(self, model: RewrittenModel, x: Tensor) -> IntegerStep:
         """The inference for inputs of this shape."""
-        key = ("predict", tuple(x.shape))
-        if key not in self._steps:
+        steps, key = self._steps.setdefault(model, {}), ("predict", tuple(x.shape))
+        if key not in steps:
             example = model.example_input
             trained = self.step(model, example, torch.zeros(example.shape[:1], dtype=torch.int64)).trained
-            self._steps[key] = lower_step(trace_inference(model, x), self.integer.error_bits, trained)
-        return self._steps[key]
+            steps[key] = lower_step(trace_inference(model, x), self.integer.error_bits, trained)
+        return steps[key]
 
     # ---- running
 
@@ -157,11 +170,20 @@ class IntegerRule(LearningMethod):
         """The step for a batch of this shape, its exponents known; where they were not, from this batch."""
         self.prepare(model)
         step, buffers = self.step(model, x, target), dict(model.inserted.integer.named_buffers())
-        if not self._weights_known:
+        if model not in self._known:
             calibrate_weights(step, model, buffers, self.integer)
-            self._weights_known = True
+            self._known.add(model)
+        self._calibrate_activations(model, step, x, target)
+        return step
+
+    def _calibrate_activations(self, model: RewrittenModel, step: IntegerStep, x: Tensor, target: Tensor | None) -> None:
         floats = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
-        calibrate_activations(step, floats, x, target, buffers)
+        calibrate_activations(step, floats, x, target, dict(model.inserted.integer.named_buffers()))
+
+    def calibrated_prediction(self, model: RewrittenModel, x: Tensor) -> IntegerStep:
+        """The inference, with exponents for what only a prediction computes."""
+        step = self.prediction(model, x)
+        self._calibrate_activations(model, step, x, None)
         return step
 
     def run(self, model: RewrittenModel, x: Tensor, target: Tensor, counter: Tensor) -> tuple[IntegerStep, dict[str, Tensor]]:
@@ -211,6 +233,6 @@ class IntegerRule(LearningMethod):
         """The float network before the first step; the integer network afterwards."""
         if type(x) is not Tensor or not model.has_learned or not hasattr(model.inserted, "integer"):
             return self.method.predict(model, x)
-        step = self.prediction(model, x)
+        step = self.calibrated_prediction(model, x)
         results = step.graph.run(model, quantise(x, model.inserted.integer.input), **self.integers(model, step))
         return (results["logits"].double() * torch.exp2(-results["logits_exponent"].double())).float()

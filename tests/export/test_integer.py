@@ -5,24 +5,24 @@ import subprocess
 
 import pytest
 import torch
-from torch import nn
-
-import lightning_fwd as lf
-from lightning_fwd.integer import IntegerRule
-from lightning_fwd.integer.rate import Rate
 from lightning_fwd_export.boards import run_on_board
 from lightning_fwd_export.errors import ExportError
 from lightning_fwd_export.export_step import board_calls
 from lightning_fwd_export.generate_c import translate, write_sources
 from lightning_fwd_export.integer import build_integer, check_integer, integer_calls, reference_run
+from torch import nn
+
+import lightning_fwd as lf
+from lightning_fwd.integer import IntegerRule
+from lightning_fwd.integer.rate import Rate
 
 
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
 
 
-def conv() -> nn.Module:
-    """Stride 2, depthwise, pointwise, dilation, a residual sum, pooling."""
+def conv(residual: bool = False) -> nn.Module:
+    """Stride 2, depthwise, pointwise, dilation, pooling, and a residual sum if asked."""
 
     class Net(nn.Module):
         def __init__(self):
@@ -33,7 +33,7 @@ def conv() -> nn.Module:
 
         def forward(self, x):
             h = self.pointwise(self.depthwise(self.stem(x).relu()).relu()).relu()
-            return self.head(self.same(h).relu().mean((2, 3)))
+            return self.head(((self.same(h) + h) if residual else self.same(h)).relu().mean((2, 3)))
 
     return Net()
 
@@ -49,6 +49,7 @@ ROWS = {
     "local_loss-mlp": (lf.LocalLoss, mlp),
     "local_loss-conv": (lf.LocalLoss, conv),
     "sparse-channels": (lambda: lf.SparseUpdate({"same": 0.5, "head": 1.0}), conv),
+    "sparse-residual": (lambda: lf.SparseUpdate({"same": 1.0, "head": 1.0}), lambda: conv(residual=True)),
     "sparse-biases": (lambda: lf.SparseUpdate("biases"), conv),
 }
 

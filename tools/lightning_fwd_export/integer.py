@@ -41,7 +41,7 @@ def build_integer(model: RewrittenModel, example_batch: Batch) -> StepProgram:
     """
     rule, (x, target) = model.method, example_batch
     step = rule.calibrate(model, x, target)
-    forward = rule.prediction(model, x)
+    forward = rule.calibrated_prediction(model, x)
     values = rule.integers(model, forward) | rule.integers(model, step)
     numbers = {"input_exponent": int(model.inserted.integer.input)}
     batch = (quantise(x, model.inserted.integer.input), target, rule.rate.integers())

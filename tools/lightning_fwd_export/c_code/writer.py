@@ -165,8 +165,8 @@ _INTEGER = {
 
 def _parameters(m: Method) -> tuple[list[str], list[str]]:
     """Names of a function's inputs and outputs: what they are in the methods of this exporter, numbers in those of others."""
-    integer = bool(m.outputs) and m.outputs[0].ctype == "int32_t"
-    inputs, outputs = (_INTEGER if integer else _PARAMETERS).get(m.name, ([], []))
+    in_integers = bool(m.outputs) and m.outputs[0].ctype == "int32_t"
+    inputs, outputs = (_INTEGER if in_integers else _PARAMETERS).get(m.name, ([], []))
     known = len(m.inputs) <= len(inputs) and len(m.outputs) <= len(outputs)
     numbered = [f"in{k}" for k in range(len(m.inputs))], [f"out{k}" for k in range(len(m.outputs))]
     return (inputs[: len(m.inputs)], outputs[: len(m.outputs)]) if known else numbered
