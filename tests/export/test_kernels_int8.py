@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_calls import call
+from lightning_fwd_export import ops_int8  # noqa: F401  (defines lfwd::quantized_*)
 from torch.nn import functional as F
 
 FAST = settings(max_examples=40, deadline=None)
@@ -26,14 +27,15 @@ def rand_s8(shape, generator):
 @st.composite
 def convolutions(draw):
     k_h, k_w = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    dilation = draw(st.integers(1, 2)), draw(st.integers(1, 2))
     return {
-        "in_h": draw(st.integers(k_h, 9)),
-        "in_w": draw(st.integers(k_w, 9)),
+        "size": (draw(st.integers((k_h - 1) * dilation[0] + 1, 9)), draw(st.integers((k_w - 1) * dilation[1] + 1, 9))),
         "in_c": draw(st.integers(1, 9)),
         "out_c": draw(st.integers(1, 7)),
         "k": (k_h, k_w),
         "stride": (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
         "pads": [draw(st.integers(0, 2)) for _ in range(4)],
+        "dilation": dilation,
         "batch": draw(st.integers(1, 2)),
         "offset": draw(st.integers(-127, 128)),
         "bias": draw(st.booleans()),
@@ -45,48 +47,33 @@ def convolutions(draw):
 
 @FAST
 @given(c=convolutions())
-def test_convolutions_equal_integer_arithmetic(csrc, c):
+def test_convolutions_equal_integer_arithmetic_and_their_operators(csrc, c):
+    """Three ways: the C kernel, float64 with the rounding of this file, and the operator's own reference."""
     g = torch.Generator().manual_seed(c["seed"])
-    depthwise = c["depthwise"]
+    depthwise, offset = c["depthwise"], c["offset"]
     in_c, out_c = c["in_c"], c["in_c"] * c["multiple"] if depthwise else c["out_c"]
-    x = rand_s8((c["batch"], in_c, c["in_h"], c["in_w"]), g)
+    x = rand_s8((c["batch"], in_c, *c["size"]), g)
     w = rand_s8((out_c, 1 if depthwise else in_c, *c["k"]), g)
     bias = torch.randint(-2000, 2000, (out_c,), generator=g, dtype=torch.int32) if c["bias"] else None
     multiplier = torch.randint(2**30, 2**31 - 1, (out_c,), generator=g, dtype=torch.int32)
     shift = torch.randint(-12, 2, (out_c,), generator=g, dtype=torch.int32)
     top, left, bottom, right = c["pads"]
-    padded = F.pad((x.double() + c["offset"]), (left, right, top, bottom))  # a padded position is the zero point, hence 0 here
-    b = bias.double() if c["bias"] else None
-    exact = F.conv2d(padded, w.double(), b, c["stride"], groups=in_c if depthwise else 1).to(torch.int64)
+    padded = F.pad((x.double() + offset), (left, right, top, bottom))  # a padded position is the zero point, hence 0 here
+    exact = F.conv2d(padded, w.double(), None, c["stride"], 0, c["dilation"], in_c if depthwise else 1).to(torch.int64)
+    exact += 0 if bias is None else bias.view(1, -1, 1, 1)
     expected = (requantise(exact, multiplier.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)) - 3).clamp(-100, 110).to(torch.int8)
-    out = torch.empty((c["batch"], *exact.shape[2:], out_c), dtype=torch.int8)
-    fields = [
-        c["batch"],
-        c["in_h"],
-        c["in_w"],
-        in_c,
-        *exact.shape[2:],
-        out_c,
-        *c["k"],
-        w.shape[1],
-        *c["stride"],
-        top,
-        left,
-        1,
-        1,
-        c["offset"],
-        -3,
-        -100,
-        110,
-    ]
-    nhwc = x.permute(0, 2, 3, 1).contiguous()
+    fields = [c["batch"], *c["size"], in_c, *exact.shape[2:], out_c, *c["k"], w.shape[1], *c["stride"], top, left, *c["dilation"]]
+    fields += [offset, -3, -100, 110, 0]
+    start = (w.flatten(1).sum(1) * offset + (0 if bias is None else bias)).to(torch.int32)
+    weight, operator, more = w.permute(0, 2, 3, 1).contiguous(), torch.ops.lfwd.quantized_conv2d, ()
     if depthwise:
-        weight = w.permute(1, 2, 3, 0).contiguous()
-        call(csrc.lfwd_depthwise_conv2d_s8, fields, nhwc, weight, bias, multiplier, shift, out)
-    else:
-        weight = w.permute(0, 2, 3, 1).contiguous()
-        call(csrc.lfwd_conv2d_s8, fields, nhwc, weight, bias, multiplier, shift, None, 0, out)
+        weight, operator, more = w.permute(1, 2, 3, 0).contiguous(), torch.ops.lfwd.quantized_depthwise_conv2d, (c["multiple"],)
+    out = torch.empty((c["batch"], *exact.shape[2:], out_c), dtype=torch.int8)
+    kernel = csrc.lfwd_depthwise_conv2d_s8 if depthwise else csrc.lfwd_conv2d_s8
+    call(kernel, fields, x.permute(0, 2, 3, 1).contiguous(), weight, start, multiplier, shift, None, 0, out)
     assert torch.equal(out.permute(0, 3, 1, 2), expected)
+    geometry, bounds = (list(c["stride"]), c["pads"], list(c["dilation"]), *more), (-100, 110, torch.empty(1, dtype=torch.uint8))
+    assert torch.equal(operator(x, weight, bias, *geometry, offset, -3, multiplier, shift, *bounds), expected)
 
 
 @FAST
@@ -96,10 +83,11 @@ def test_linear_equals_integer_arithmetic(csrc, rows, n_in, n_out, seed):
     x, w = rand_s8((rows, n_in), g), rand_s8((n_out, n_in), g)
     bias = torch.randint(-999, 999, (n_out,), generator=g, dtype=torch.int32)
     exact = (x.double() + 7) @ (w.double() + 2).T + bias
+    start = (bias + 7 * (w.int() + 2).sum(1)).to(torch.int32)
     multiplier, shift = 1_500_000_000, -9
     expected = (requantise(exact.long(), torch.tensor(multiplier), torch.tensor(shift)) + 5).clamp(-128, 127).to(torch.int8)
     out = torch.empty((rows, n_out), dtype=torch.int8)
-    call(csrc.lfwd_linear_s8, [rows, n_in, n_out, 7, 2, 5, multiplier, shift, -128, 127], x, w, bias, out)
+    call(csrc.lfwd_linear_s8, [rows, n_in, n_out, 2, 5, multiplier, shift, -128, 127, 0], x, w, start, out)
     assert torch.equal(out, expected)
 
 

@@ -124,7 +124,7 @@ def test_dropout_in_a_frozen_body_leaves_it_in_int8(tmp_path, caplog):
         lf.rewrite(net, lf.SparseUpdate(), x), (x, y), tmp_path, int8=True, calibration=[torch.randn_like(x) for _ in range(8)], steps=5
     )
     step = [c.operator for c in read_program(program.data).methods["train_step"].calls]
-    assert step.count("cortex_m::quantized_conv2d.out") == 2 and "aten::convolution.out" not in step
+    assert step.count("lfwd::quantized_conv2d.out") == 2 and "aten::convolution.out" not in step
     assert not [r for r in caplog.records if r.name.startswith(("executorch", "torchao"))]
 
 

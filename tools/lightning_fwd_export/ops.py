@@ -13,7 +13,6 @@ from executorch.exir.dialects._ops import ops as edge_ops
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.library import Library, impl, register_fake
-from torch.nn import functional as F
 
 import lightning_fwd.methods  # noqa: F401  (the rules define operators, e.g. lfwd::positive_bits; lightning_fwd itself loads no room)
 from lightning_fwd.integer.operators import FUNCTIONAL as INTEGER
@@ -67,7 +66,7 @@ for _name, _reference in zip(UPDATES, (_sgd, _sgd_outer, _sgd_conv2d, _sgd_part)
     _define_update(_name, _reference)
 
 
-def _define(schema: str, reference, fake) -> None:
+def define(schema: str, reference, fake) -> None:
     """A functional operator with an out variant."""
     name = schema[: schema.index("(")]
     _lib.define(f"{schema} -> Tensor")
@@ -81,7 +80,7 @@ def _relu_backward(grad: Tensor, result: Tensor) -> Tensor:
     return torch.where(result > 0, grad, 0.0)
 
 
-_define("relu_backward(Tensor grad, Tensor result)", _relu_backward, lambda grad, result: torch.empty_like(grad))
+define("relu_backward(Tensor grad, Tensor result)", _relu_backward, lambda grad, result: torch.empty_like(grad))
 
 
 def _out_variant(operator: torch._ops.OpOverload) -> Library:
@@ -106,7 +105,7 @@ def _avg_pool2d_backward(grad, input, kernel_size, stride, padding, ceil_mode, c
     return torch.ops.aten.avg_pool2d_backward(grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
-_define(
+define(
     "avg_pool2d_backward(Tensor grad, Tensor input, int[] kernel_size, int[] stride, int[] padding, bool ceil_mode, "
     "bool count_include_pad, int? divisor_override)",
     _avg_pool2d_backward,
@@ -120,14 +119,14 @@ def _max_pool2d_backward(grad: Tensor, size: list[int], index: Tensor) -> Tensor
     return flat.scatter_add(-1, index.flatten(-2), grad.flatten(-2)).reshape(size)
 
 
-_define("max_pool2d_backward(Tensor grad, int[] size, Tensor index)", _max_pool2d_backward, lambda grad, size, index: grad.new_empty(size))
+define("max_pool2d_backward(Tensor grad, int[] size, Tensor index)", _max_pool2d_backward, lambda grad, size, index: grad.new_empty(size))
 
 
 def _adaptive_avg_pool2d_backward(grad: Tensor, size: list[int]) -> Tensor:
     return torch.ops.aten._adaptive_avg_pool2d_backward(grad, grad.new_empty(size))
 
 
-_define("adaptive_avg_pool2d_backward(Tensor grad, int[] size)", _adaptive_avg_pool2d_backward, lambda grad, size: grad.new_empty(size))
+define("adaptive_avg_pool2d_backward(Tensor grad, int[] size)", _adaptive_avg_pool2d_backward, lambda grad, size: grad.new_empty(size))
 
 
 def _conv2d_grad_input(grad, weight, size, stride, padding, dilation, groups) -> Tensor:
@@ -145,59 +144,11 @@ def _conv2d_grad_weight(grad, input, size, stride, padding, dilation, groups) ->
 
 
 for _name, _reference in (("conv2d_grad_input", _conv2d_grad_input), ("conv2d_grad_weight", _conv2d_grad_weight)):
-    _define(
+    define(
         f"{_name}(Tensor grad, Tensor other, int[] size, int[] stride, int[] padding, int[] dilation, int groups)",
         _reference,
         lambda grad, other, size, *args: grad.new_empty(size),
     )
-
-
-def _quantized_conv2d(input, weight, bias, stride, padding, dilation, input_offset, *rest) -> Tensor:
-    """``cortex_m::quantized_conv2d`` with padding (top, left, bottom, right); padded positions are the input's zero point."""
-    top, left, bottom, right = padding
-    padded = F.pad(input.to(torch.int32), (left, right, top, bottom), value=-input_offset).to(torch.int8)
-    padded = padded.to(memory_format=torch.channels_last)
-    return torch.ops.cortex_m.quantized_conv2d(padded, weight, bias, stride, [0, 0], dilation, input_offset, *rest)
-
-
-def _quantized_conv2d_fake(input, weight, bias, stride, padding, dilation, *rest) -> Tensor:
-    top, left, bottom, right = padding
-    size = [
-        (n + before + after - d * (k - 1) - 1) // s + 1
-        for n, before, after, d, k, s in zip(
-            input.shape[2:], (top, left), (bottom, right), dilation, weight.shape[1:3], stride, strict=True
-        )
-    ]
-    out = input.new_empty((input.shape[0], weight.shape[0], *size), dtype=torch.int8)
-    return out.to(memory_format=torch.channels_last)
-
-
-_define(
-    "quantized_conv2d(Tensor input, Tensor weight, Tensor? bias, int[] stride, int[] padding, int[] dilation, "
-    "int input_offset, int output_offset, Tensor requantize_multipliers, Tensor requantize_shifts, "
-    "int activation_min, int activation_max, Tensor scratch)",
-    _quantized_conv2d,
-    _quantized_conv2d_fake,
-)
-
-
-def _quantized_avg_pool2d(input, kernel_size, stride, padding) -> Tensor:
-    """The mean of int8 values, half away from zero, padding not counted (``cortex_m``'s reference rounds half to even, in float)."""
-    mean = F.avg_pool2d(input.double(), kernel_size, stride, padding, count_include_pad=False)
-    rounded = torch.where(mean >= 0, (mean + 0.5).floor(), (mean - 0.5).ceil())
-    return rounded.to(torch.int8).to(memory_format=torch.channels_last)
-
-
-def _quantized_avg_pool2d_fake(input, kernel_size, stride, padding) -> Tensor:
-    shape = F.avg_pool2d(input.to(torch.float32), kernel_size, stride, padding).shape
-    return input.new_empty(shape).to(memory_format=torch.channels_last)
-
-
-_define(
-    "quantized_avg_pool2d(Tensor input, int[] kernel_size, int[] stride, int[] padding)",
-    _quantized_avg_pool2d,
-    _quantized_avg_pool2d_fake,
-)
 
 
 def reinplace_updates(program: ExportedProgram) -> None:

@@ -1,4 +1,7 @@
-"""Plan where each tensor of a program lies: largest first, each at the lowest offset that is free during its life.
+"""Plan where each tensor of a program lies: one after the other, each at the lowest offset that is free during its life.
+
+Which comes first decides how well they fit. The largest do; then, for some rounds, what ended highest is placed before all others, and the smallest
+plan is kept.
 
 Beyond ExecuTorch's own planner: an elementwise operator writes over an input that dies with it, and results that only
 alias updated weights take no memory.
@@ -17,6 +20,7 @@ from executorch.exir.memory_planning import (
 from executorch.exir.passes import MemoryPlanningPass
 from torch import fx
 
+_ROUNDS = 24
 # Operators whose kernels read element i before they write element i, here and in ExecuTorch's runtime.
 _UNARY = "abs clamp elu exp expm1 gelu hardtanh leaky_relu log log1p neg reciprocal relu rsqrt sigmoid sqrt tanh"
 _BINARY = "add sub mul div maximum minimum bitwise_and bitwise_xor remainder"
@@ -40,7 +44,7 @@ def memory_planning_pass() -> MemoryPlanningPass:
 def first_fit(alignment, specs, graph_module: fx.GraphModule, graph_signature, extra_padding: int = 0) -> MemoryAlgoResult:
     """ExecuTorch's planner interface: an arena and offset for every spec, and the size of each arena."""
     owned = {id(s) for n in graph_module.graph.nodes if n.op != "output" for s in get_node_tensor_specs(n)}
-    result, sizes = MemoryAlgoResult({}, []), {1: 0}
+    result = MemoryAlgoResult({}, [])
     for spec in specs:
         spec.realign(alignment)
         assert spec.storage_base is None, "views of slices are not planned"
@@ -48,9 +52,42 @@ def first_fit(alignment, specs, graph_module: fx.GraphModule, graph_signature, e
     for spec in specs:
         if id(spec) not in owned:  # stands at the output only, for a weight that was updated in place
             result.spec_dict[spec] = SpecAllocResult(spec.mem_id or 1, 0, 0)
+    placed, sizes = _best(groups)
+    for group, arena, offset in placed:
+        for spec in group:
+            result.spec_dict[spec] = SpecAllocResult(arena, 0, offset)
+    sizes = {1: 0} | sizes
+    result.bufsizes = [0] + [sizes.get(k, 0) + extra_padding for k in range(1, max(sizes) + 1)]
+    return result
+
+
+def _life(group: list) -> tuple[int, int]:
+    return min(s.lifetime[0] for s in group), max(s.lifetime[1] for s in group)
+
+
+def _best(groups: list[list]) -> tuple[list[tuple[list, int, int]], dict[int, int]]:
+    """The smallest plan found: each group with its arena and offset, and the size of each arena."""
+    order = sorted(groups, key=lambda g: (-g[0].allocated_memory, _life(g)[0]))
+    best, total = None, 0
+    for _ in range(_ROUNDS):
+        placed, sizes = _place(order)
+        if best is None or sum(sizes.values()) < total:
+            best, total = (placed, sizes), sum(sizes.values())
+        if not placed:
+            break
+        highest = max(placed, key=lambda p: p[2] + p[0][0].allocated_memory)[0]
+        if highest is order[0]:
+            break
+        order = [highest, *(g for g in order if g is not highest)]
+    return best
+
+
+def _place(groups: list[list]) -> tuple[list[tuple[list, int, int]], dict[int, int]]:
+    """The groups placed in this order."""
     placed: list[tuple[int, int, int, int, int]] = []  # arena, first use, last use, offset, end
-    for group in sorted(groups, key=lambda g: (-g[0].allocated_memory, min(s.lifetime[0] for s in g))):
-        first, last = min(s.lifetime[0] for s in group), max(s.lifetime[1] for s in group)
+    result, sizes = [], {}
+    for group in groups:
+        first, last = _life(group)
         arena, size, offset = group[0].mem_id or 1, group[0].allocated_memory, 0
         alive = sorted((p[3], p[4]) for p in placed if p[0] == arena and p[1] <= last and first <= p[2])
         for start, end in alive:
@@ -59,10 +96,8 @@ def first_fit(alignment, specs, graph_module: fx.GraphModule, graph_signature, e
             offset = max(offset, end)
         placed.append((arena, first, last, offset, offset + size))
         sizes[arena] = max(sizes.get(arena, 0), offset + size)
-        for spec in group:
-            result.spec_dict[spec] = SpecAllocResult(arena, 0, offset)
-    result.bufsizes = [0] + [sizes.get(k, 0) + extra_padding for k in range(1, max(sizes) + 1)]
-    return result
+        result.append((group, arena, offset))
+    return result, sizes
 
 
 def _groups(specs: list, graph_module: fx.GraphModule) -> list[list]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+
 from ..pte import Tensor
 from .kernels import Context, kernel, number
 
@@ -23,17 +27,38 @@ def _flat(c: Context, *tensors: Tensor) -> int:
     return first.count
 
 
-def _per_channel(c: Context, channels: int, *arguments: int) -> str:
-    for k in arguments:
-        c.require(c.arg(k) is None or c.tensor(k).count == channels, f"argument {k} does not match {channels} channels")
-    return ", ".join(c.p(k, "int32_t") for k in arguments)
+def _start(c: Context, weight: np.ndarray, k: int, input_offset: int) -> list[int]:
+    """What each output's sum begins with: bias (argument ``k``) + input_offset * sum of its weights (``weight``: a row per output)."""
+    bias = np.zeros(len(weight), np.int64) if c.arg(k) is None else _constant(c, k).astype(np.int64)
+    c.require(bias.shape == (len(weight),), f"argument {k} does not match {len(weight)} channels")
+    start = bias + input_offset * weight.sum(1)
+    largest = np.abs(start) + 128 * np.abs(weight).sum(1)
+    c.require(
+        bool((largest < 2**31).all()),
+        f"output {int(largest.argmax())} sums up to {int(largest.max())}, beyond 32 bits: its weights are nearly zero beside its bias",
+    )
+    return start.tolist()
 
 
-def _shifts_in_range(c: Context, k: int) -> None:
+def _narrow(weight: np.ndarray, start: list[int], shift: np.ndarray) -> int:
+    """Whether the fast bodies may run: sums within 30 bits and their sign, right shifts."""
+    largest = np.abs(np.array(start)) + 128 * np.abs(weight).sum(1)
+    return int((largest < 2**30).all() and (shift <= 0).all())
+
+
+def _constant(c: Context, k: int) -> np.ndarray:
     t = c.tensor(k)
-    c.require(t.data is not None, "shifts are no constant")
-    values = [int.from_bytes(t.data[i : i + 4], "little", signed=True) for i in range(0, len(t.data), 4)]
-    c.require(all(-31 <= v <= 31 for v in values), "a requantisation shift is beyond 31 bits")
+    c.require(t.data is not None and t.arena is None, f"argument {k} is no constant, and int8 weights are summed up at export")
+    c.require(t.ctype in ("int8_t", "int32_t"), f"argument {k} is {t.ctype}")
+    return np.frombuffer(t.data, "i1" if t.ctype == "int8_t" else "<i4")
+
+
+def _requantisation(c: Context, channels: int, multiplier: int, shift: int) -> np.ndarray:
+    """The shifts, checked."""
+    c.require(all(c.tensor(k).count == channels for k in (multiplier, shift)), f"requantisation does not match {channels} channels")
+    values = _constant(c, shift)
+    c.require(bool((np.abs(values) <= 31).all()), "a requantisation shift is beyond 31 bits")
+    return values
 
 
 def _range(c: Context, low: int, high: int) -> list[int]:
@@ -65,30 +90,31 @@ def _pads(c: Context, k: int) -> list[int]:
 
 @kernel("cortex_m::quantized_conv2d.out", "lfwd::quantized_conv2d.out")
 def _conv2d(c: Context) -> str:
-    weight = c.tensor(1)
-    c.contiguous(weight)
-    out_c, k_h, k_w, k_c = weight.shape
+    out_c, k_h, k_w, k_c = c.tensor(1).shape
     fields = _conv_fields(c, (k_h, k_w, k_c), _pads(c, 4), 3)
     c.require(fields[6] == out_c and fields[3] % k_c == 0 and out_c % (fields[3] // k_c) == 0, "channels do not match the weight")
-    _shifts_in_range(c, 9)
-    params = c.table("lfwd_conv2d_s8_params", [*fields, c.number(6), c.number(7), *_range(c, 10, 11)])
-    channels = _per_channel(c, out_c, 2, 8, 9)
-    scratch = c.tensor(12)
-    pointers = f"{c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {channels}, {c.pointer(scratch)}, {scratch.nbytes}"
-    return f"lfwd_conv2d_s8({params}, {pointers}, {c.pointer(c.out, 'int8_t')})"
+    return _convolution(c, "lfwd_conv2d_s8", _constant(c, 1).reshape(out_c, -1), fields, 6)
 
 
 @kernel("cortex_m::quantized_depthwise_conv2d.out", "lfwd::quantized_depthwise_conv2d.out")
 def _depthwise(c: Context) -> str:
-    weight = c.tensor(1)
-    c.contiguous(weight)
-    one, k_h, k_w, out_c = weight.shape
+    one, k_h, k_w, out_c = c.tensor(1).shape
     fields = _conv_fields(c, (k_h, k_w, 1), _pads(c, 4), 3)
     c.require(one == 1 and fields[6] == out_c and out_c == fields[3] * c.number(6), "channels do not match the weight")
-    _shifts_in_range(c, 10)
-    params = c.table("lfwd_conv2d_s8_params", [*fields, c.number(7), c.number(8), *_range(c, 11, 12)])
-    channels = _per_channel(c, out_c, 2, 9, 10)
-    return f"lfwd_depthwise_conv2d_s8({params}, {c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {channels}, {c.pointer(c.out, 'int8_t')})"
+    return _convolution(c, "lfwd_depthwise_conv2d_s8", _constant(c, 1).reshape(-1, out_c).T, fields, 7)
+
+
+def _convolution(c: Context, function: str, weight: np.ndarray, fields: list[int], a: int) -> str:
+    """The call; ``a`` is the position of the input's offset, behind which both operators go on alike."""
+    c.contiguous(c.tensor(1))
+    weight = weight.astype(np.int64)
+    start = _start(c, weight, 2, c.number(a))
+    shift = _requantisation(c, len(weight), a + 2, a + 3)
+    fields = [*fields, c.number(a), c.number(a + 1), *_range(c, a + 4, a + 5), _narrow(weight, start, shift)]
+    scratch = c.tensor(a + 6)
+    channels = f"{c.unit.constant('int32_t', start)}, {c.p(a + 2, 'int32_t')}, {c.p(a + 3, 'int32_t')}"
+    tensors = f"{c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {channels}, {c.pointer(scratch)}, {scratch.nbytes}"
+    return f"{function}({c.table('lfwd_conv2d_s8_params', fields)}, {tensors}, {c.pointer(c.out, 'int8_t')})"
 
 
 @kernel("cortex_m::quantized_linear.out")
@@ -100,12 +126,13 @@ def _linear(c: Context) -> str:
     c.require(x.shape[-1:] == (in_features,) and c.out.shape == (*x.shape[:-1], out_features), "shapes do not match")
     multiplier, shift = c.ints(7, 1)[0], c.ints(8, 1)[0]
     c.require(-31 <= shift <= 31, "the requantisation shift is beyond 31 bits")
-    rows = x.count // in_features
-    offsets = [c.number(k) for k in (4, 5, 6)]
-    fields = [rows, in_features, out_features, *offsets, multiplier, shift, *_range(c, 10, 9)]
-    params = c.table("lfwd_linear_s8_params", fields)
-    bias = _per_channel(c, out_features, 2)
-    return f"lfwd_linear_s8({params}, {c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {bias}, {c.pointer(c.out, 'int8_t')})"
+    matrix = _constant(c, 1).reshape(out_features, in_features).astype(np.int64) + c.number(5)
+    start = _start(c, matrix, 2, c.number(4))
+    narrow = _narrow(matrix, start, np.array([shift]))
+    sizes = [x.count // in_features, in_features, out_features]
+    fields = [*sizes, c.number(5), c.number(6), multiplier, shift, *_range(c, 10, 9), narrow]
+    params, first = c.table("lfwd_linear_s8_params", fields), c.unit.constant("int32_t", start)
+    return f"lfwd_linear_s8({params}, {c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {first}, {c.pointer(c.out, 'int8_t')})"
 
 
 @kernel("cortex_m::quantized_add.out")
@@ -166,12 +193,12 @@ def _max_pool(c: Context) -> str:
 def _pad(c: Context) -> str:
     x, out = c.tensor(0), c.out
     before, after = c.ints(1, 4), c.ints(2, 4)
-    sizes = [x.shape[d] for d in x.order]
-    sizes = [1] * (4 - len(sizes)) + sizes
-    c.require(min(before + after) >= 0 and x.order == out.order or out.count == 1, "negative padding or another layout")
-    total = 1
-    for n, b, a in zip(sizes, before, after, strict=True):
-        total *= n + b + a
+    # of one channel, or one pixel, both layouts are the same memory: there the dialect counts channels last
+    last = len(x.shape) == 4 and (x.shape[1] == 1 or x.shape[2:] == (1, 1))
+    order = (0, 2, 3, 1) if last else x.order
+    sizes = [1] * (4 - len(x.shape)) + [x.shape[d] for d in order]
+    c.require(min(before + after) >= 0 and (last or x.order == out.order), "negative padding or another layout")
+    total = math.prod(n + b + a for n, b, a in zip(sizes, before, after, strict=True))
     c.require(total == out.count and -128 <= c.number(3) <= 127, "padding does not fit the output")
     lists = ", ".join(f"(const int32_t[4]){{{', '.join(map(str, v))}}}" for v in (sizes, before, after))
     return f"lfwd_pad_s8({c.p(0, 'int8_t')}, {lists}, {c.number(3)}, {c.pointer(out, 'int8_t')})"

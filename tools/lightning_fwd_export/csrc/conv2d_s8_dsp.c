@@ -1,7 +1,7 @@
 /* Int8 convolution with the dual 16-bit multiply-accumulate (SMLAD).
  *
- * Two output pixels at a time are unfolded (im2col) to int16 with the input offset added, so that a padded position is
- * plain zero; then two filters run over both: 16 MAC per 8 SMLAD. Bytes are expanded in the order 0, 2, 1, 3, which
+ * Two output pixels at a time are unfolded (im2col) to int16, padding as the zero point; then two filters run over both: 16 MAC per
+ * 8 SMLAD. Bytes are expanded in the order 0, 2, 1, 3, which
  * SXTB16 gives for free and which costs nothing as long as inputs and weights agree. The two columns are interleaved
  * by groups of four values, so one pointer walks both.
  */
@@ -17,28 +17,28 @@ static inline int32_t slot(int32_t k, int32_t lane)
     return (k >> 2) * 8 + lane * 4 + order[k & 3];
 }
 
-static int32_t put_run(int16_t *columns, int32_t lane, int32_t k, const int8_t *run, int32_t count, int32_t offset)
+static int32_t put_run(int16_t *columns, int32_t lane, int32_t k, const int8_t *run, int32_t count)
 {
-    const uint32_t pair = lfwd_offset_pair(offset);
     const int32_t end = k + count;
-    while (k < end && (k & 3)) columns[slot(k++, lane)] = (int16_t)(*run++ + offset);
+    while (k < end && (k & 3)) columns[slot(k++, lane)] = *run++;
     uint32_t *out = (uint32_t *)(void *)(columns + slot(k, lane));
     for (; k + 4 <= end; k += 4, run += 4, out += 4) {
         const uint32_t word = lfwd_load4(run);
-        out[0] = lfwd_even_plus(pair, word);
-        out[1] = lfwd_odd_plus(pair, word);
+        out[0] = lfwd_even(word);
+        out[1] = lfwd_odd(word);
     }
-    while (k < end) columns[slot(k++, lane)] = (int16_t)(*run++ + offset);
+    while (k < end) columns[slot(k++, lane)] = *run++;
     return end;
 }
 
-static int32_t put_zeros(int16_t *columns, int32_t lane, int32_t k, int32_t count)
+static int32_t put_value(int16_t *columns, int32_t lane, int32_t k, int32_t count, int16_t value)
 {
     const int32_t end = k + count;
-    while (k < end && (k & 3)) columns[slot(k++, lane)] = 0;
+    const uint32_t pair = ((uint32_t)value & 0xFFFFu) | ((uint32_t)value << 16);
+    while (k < end && (k & 3)) columns[slot(k++, lane)] = value;
     uint32_t *out = (uint32_t *)(void *)(columns + slot(k, lane));
-    for (; k + 4 <= end; k += 4, out += 4) out[0] = out[1] = 0;
-    while (k < end) columns[slot(k++, lane)] = 0;
+    for (; k + 4 <= end; k += 4, out += 4) out[0] = out[1] = pair;
+    while (k < end) columns[slot(k++, lane)] = value;
     return end;
 }
 
@@ -48,18 +48,18 @@ static void unfold(const lfwd_conv2d_s8_params *p, const int8_t *input, int32_t 
     const int32_t top = y * p->stride_h - p->pad_top, left = x * p->stride_w - p->pad_left, c = p->in_c;
     const int32_t from = left < 0 ? -left : 0;
     const int32_t to = left + p->kernel_w > p->in_w ? p->in_w - left : p->kernel_w;
+    const int16_t zero_point = (int16_t)-p->input_offset;
     int32_t k = 0;
     for (int32_t ky = 0; ky < p->kernel_h; ky++) {
         const int32_t iy = top + ky;
         if (iy < 0 || iy >= p->in_h || from >= to) {
-            k = put_zeros(columns, lane, k, p->kernel_w * c);
+            k = put_value(columns, lane, k, p->kernel_w * c, zero_point);
             continue;
         }
-        k = put_zeros(columns, lane, k, from * c);
-        k = put_run(columns, lane, k, input + (iy * p->in_w + left + from) * c, (to - from) * c, p->input_offset);
-        k = put_zeros(columns, lane, k, (p->kernel_w - to) * c);
+        if (from) k = put_value(columns, lane, k, from * c, zero_point);
+        k = put_run(columns, lane, k, input + (iy * p->in_w + left + from) * c, (to - from) * c);
+        if (to < p->kernel_w) k = put_value(columns, lane, k, (p->kernel_w - to) * c, zero_point);
     }
-    put_zeros(columns, lane, k, (4 - (k & 3)) & 3);
 }
 
 /* sums: filter 0 on pixel 0 and 1, filter 1 on pixel 0 and 1. */
@@ -96,11 +96,11 @@ static inline void dot2x2(const int8_t *w0, const int8_t *w1, const int16_t *col
     sums[0] = s0, sums[1] = s1, sums[2] = s2, sums[3] = s3;
 }
 
-void lfwd_conv2d_s8_dsp(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *weight, const int32_t *bias,
+void lfwd_conv2d_s8_dsp(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *weight, const int32_t *start,
                         const int32_t *multiplier, const int32_t *shift, void *scratch, int8_t *output)
 {
     int16_t *columns = scratch;
-    const int32_t filter = p->kernel_h * p->kernel_w * p->in_c, pixels = p->out_h * p->out_w;
+    const int32_t filter = p->kernel_h * p->kernel_w * p->in_c, pixels = p->out_h * p->out_w, offset = p->output_offset;
     for (int32_t pixel = 0; pixel < pixels; pixel += 2) {
         const int32_t both = pixel + 1 < pixels; /* an odd last pixel runs twice, stored once */
         const int32_t second = pixel + both;
@@ -109,15 +109,15 @@ void lfwd_conv2d_s8_dsp(const lfwd_conv2d_s8_params *p, const int8_t *input, con
         int8_t *out0 = output + pixel * p->out_c, *out1 = output + second * p->out_c;
         for (int32_t o = 0; o < p->out_c; o += 2) {
             const int32_t o1 = o + 1 < p->out_c ? o + 1 : o;
-            int32_t sums[4] = {0, 0, 0, 0};
-            if (bias) sums[0] = sums[1] = bias[o], sums[2] = sums[3] = bias[o1];
+            int32_t sums[4] = {start[o], start[o], start[o1], start[o1]};
             dot2x2(weight + o * filter, weight + o1 * filter, columns, filter, sums);
-            out0[o] = lfwd_requantize_s8(sums[0], multiplier[o], shift[o], p->output_offset, p->act_min, p->act_max);
-            out1[o] = lfwd_requantize_s8(sums[1], multiplier[o], shift[o], p->output_offset, p->act_min, p->act_max);
-            out0[o1] = lfwd_requantize_s8(sums[2], multiplier[o1], shift[o1], p->output_offset, p->act_min, p->act_max);
-            out1[o1] = lfwd_requantize_s8(sums[3], multiplier[o1], shift[o1], p->output_offset, p->act_min, p->act_max);
+            out0[o] = lfwd_requantize_narrow(sums[0], multiplier[o], shift[o], offset);
+            out1[o] = lfwd_requantize_narrow(sums[1], multiplier[o], shift[o], offset);
+            out0[o1] = lfwd_requantize_narrow(sums[2], multiplier[o1], shift[o1], offset);
+            out1[o1] = lfwd_requantize_narrow(sums[3], multiplier[o1], shift[o1], offset);
         }
     }
+    lfwd_bound(output, pixels * p->out_c, p->act_min, p->act_max);
 }
 #else
 typedef int lfwd_conv2d_s8_dsp_not_built; /* ISO C forbids an empty translation unit */

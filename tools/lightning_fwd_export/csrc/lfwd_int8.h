@@ -3,6 +3,11 @@
  * real = scale * (q - zero_point). "offset" arguments follow CMSIS-NN: input_offset = -zero_point of the input,
  * output_offset = +zero_point of the output. Every kernel exists as plain C; where the compiler says so
  * (__ARM_FEATURE_DSP, __ARM_FEATURE_MVE) a faster body with the same bits takes its place. LFWD_PLAIN forces plain C.
+ *
+ * "start" is what a sum begins with, added up at export: bias + input_offset * sum(weights). The input then enters as it is, and
+ * a padded position as the zero point: sum(w (x + offset)) + bias = sum(w x) + start.
+ * "narrow" is the exporter's word that every sum stays within 30 bits and its sign and that every shift is to the right. The fast
+ * bodies rely on it; without it the plain ones run: same result, slower.
  */
 #ifndef LFWD_INT8_H
 #define LFWD_INT8_H
@@ -32,31 +37,35 @@ typedef struct {
     int32_t dilation_h, dilation_w;
     int32_t input_offset, output_offset;
     int32_t act_min, act_max;
+    int32_t narrow;
 } lfwd_conv2d_s8_params;
 
-/* Scratch that lets lfwd_conv2d_s8 take its fast path: two int16 columns (DSP), or one int8 column and a start value per
- * channel (MVE). One size serves every core. */
-#define LFWD_CONV2D_S8_SCRATCH(kernel_h, kernel_w, in_c, out_c) (4 * (kernel_h) * (kernel_w) * (in_c) + 4 * (out_c) + 16)
+/* Scratch that lets the fast bodies run (aligned to 4 bytes; one size serves every core). Convolution: two columns, int16 with
+ * DSP. Depthwise: a pixel of zero points. */
+#define LFWD_CONV2D_S8_SCRATCH(kernel_h, kernel_w, in_c) (4 * (kernel_h) * (kernel_w) * (in_c) + 16)
+#define LFWD_DEPTHWISE_S8_SCRATCH(in_c) ((in_c) + 16)
 
-/* weight (out_c, kernel_h, kernel_w, kernel_c); bias may be null; multiplier and shift per output channel.
- * Without enough scratch the plain body runs: same result, slower. */
-void lfwd_conv2d_s8(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *weight, const int32_t *bias,
+/* weight (out_c, kernel_h, kernel_w, kernel_c); start, multiplier and shift per output channel. */
+void lfwd_conv2d_s8(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *weight, const int32_t *start,
                     const int32_t *multiplier, const int32_t *shift, void *scratch, int32_t scratch_bytes,
                     int8_t *output);
 
 /* weight (kernel_h, kernel_w, out_c), out_c = in_c * depth multiplier. */
 void lfwd_depthwise_conv2d_s8(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *weight,
-                              const int32_t *bias, const int32_t *multiplier, const int32_t *shift, int8_t *output);
+                              const int32_t *start, const int32_t *multiplier, const int32_t *shift, void *scratch,
+                              int32_t scratch_bytes, int8_t *output);
 
 typedef struct {
     int32_t rows, in_features, out_features;
-    int32_t input_offset, filter_offset, output_offset;
+    int32_t filter_offset; /* with one, the plain body runs */
+    int32_t output_offset;
     int32_t multiplier, shift;
     int32_t act_min, act_max;
+    int32_t narrow;
 } lfwd_linear_s8_params;
 
 /* weight (out_features, in_features). */
-void lfwd_linear_s8(const lfwd_linear_s8_params *p, const int8_t *input, const int8_t *weight, const int32_t *bias,
+void lfwd_linear_s8(const lfwd_linear_s8_params *p, const int8_t *input, const int8_t *weight, const int32_t *start,
                     int8_t *output);
 
 typedef struct {

@@ -40,5 +40,31 @@ static inline int32x4_t lfwd_requantize_x4(int32x4_t value, int32x4_t multiplier
     const int32x4_t fix_up = vshrq_n_s32(vandq_s32(high, shift), 31);
     return vrshlq_s32(vqaddq_s32(high, fix_up), shift);
 }
+/* Four dot products of `count` values with one x. */
+static inline int32x4_t lfwd_dot4(const int8_t *w0, const int8_t *w1, const int8_t *w2, const int8_t *w3, const int8_t *x,
+                                  int32_t count)
+{
+    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
+    for (int32_t block = count >> 4; block > 0; block--) {
+        const int8x16_t xv = vldrbq_s8(x);
+        s0 = vmladavaq_s8(s0, xv, vldrbq_s8(w0));
+        s1 = vmladavaq_s8(s1, xv, vldrbq_s8(w1));
+        s2 = vmladavaq_s8(s2, xv, vldrbq_s8(w2));
+        s3 = vmladavaq_s8(s3, xv, vldrbq_s8(w3));
+        x += 16, w0 += 16, w1 += 16, w2 += 16, w3 += 16;
+    }
+    if (count & 15) {
+        const mve_pred16_t valid = vctp8q((uint32_t)(count & 15));
+        const int8x16_t xv = vldrbq_z_s8(x, valid); /* lanes beyond the filter read as zero */
+        s0 = vmladavaq_s8(s0, xv, vldrbq_z_s8(w0, valid));
+        s1 = vmladavaq_s8(s1, xv, vldrbq_z_s8(w1, valid));
+        s2 = vmladavaq_s8(s2, xv, vldrbq_z_s8(w2, valid));
+        s3 = vmladavaq_s8(s3, xv, vldrbq_z_s8(w3, valid));
+    }
+    int32x4_t sums = vdupq_n_s32(s0);
+    sums = vsetq_lane_s32(s1, sums, 1);
+    sums = vsetq_lane_s32(s2, sums, 2);
+    return vsetq_lane_s32(s3, sums, 3);
+}
 #endif
 #endif

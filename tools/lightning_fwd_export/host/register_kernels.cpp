@@ -4,6 +4,8 @@
 #include <executorch/runtime/kernel/kernel_runtime_context.h>
 #include <executorch/runtime/kernel/operator_registry.h>
 
+#include <vector>
+
 extern "C" {
 #include "lfwd_float.h"
 #include "lfwd_int8.h"
@@ -49,27 +51,43 @@ void mul(KernelRuntimeContext &, Args a) {
     lfwd_mul_s8(s8(a, 0), integer(a, 1), s8(a, 2), integer(a, 3), integer(a, 4), integer(a, 5), integer(a, 6),
                 count(a, 7), s8(a, 7));
 }
-// Stride at `stride`, then padding and dilation; kernel size at dimensions 1 and 2 of the weight in both layouts.
+// Padding is given for both sides of a dimension, or as (top, left, bottom, right): the first two serve for either.
+// Stride at `stride`, then padding and dilation; kernel size at dimensions 1 and 2 of the weight in both layouts. Not narrow: plain C.
 lfwd_conv2d_s8_params conv_params(Args a, size_t stride, int32_t kernel_c, size_t offsets, size_t range, size_t out) {
     return {size(a, 0, 0), size(a, 0, 2), size(a, 0, 3), size(a, 0, 1), size(a, out, 2), size(a, out, 3),
             size(a, out, 1), size(a, 1, 1), size(a, 1, 2), kernel_c, item(a, stride, 0), item(a, stride, 1),
             item(a, stride + 1, 0), item(a, stride + 1, 1), item(a, stride + 2, 0), item(a, stride + 2, 1),
-            integer(a, offsets), integer(a, offsets + 1), integer(a, range), integer(a, range + 1)};
+            integer(a, offsets), integer(a, offsets + 1), integer(a, range), integer(a, range + 1), 0};
+}
+// What the exporter adds up for a board: bias + offset * sum of an output's weights; weight k of output o at o * row + k * step.
+std::vector<int32_t> start(Args a, int32_t outputs, int32_t weights, int32_t row, int32_t step, int32_t offset, int32_t filter_offset) {
+    std::vector<int32_t> sums(static_cast<size_t>(outputs));
+    const int8_t *w = s8(a, 1);
+    const int32_t *bias = s32(a, 2);
+    for (int32_t o = 0; o < outputs; o++) {
+        int32_t sum = 0;
+        for (int32_t k = 0; k < weights; k++) sum += w[o * row + k * step] + filter_offset;
+        sums[static_cast<size_t>(o)] = (bias ? bias[o] : 0) + offset * sum;
+    }
+    return sums;
 }
 void conv2d(KernelRuntimeContext &, Args a) {
     const lfwd_conv2d_s8_params p = conv_params(a, 3, size(a, 1, 3), 6, 10, 13);
-    lfwd_conv2d_s8(&p, s8(a, 0), s8(a, 1), s32(a, 2), s32(a, 8), s32(a, 9), data<void>(a, 12),
-                   static_cast<int32_t>(tensor(a, 12).nbytes()), s8(a, 13));
+    const int32_t weights = p.kernel_h * p.kernel_w * p.kernel_c;
+    lfwd_conv2d_s8(&p, s8(a, 0), s8(a, 1), start(a, p.out_c, weights, weights, 1, p.input_offset, 0).data(), s32(a, 8), s32(a, 9),
+                   nullptr, 0, s8(a, 13));
 }
 void depthwise(KernelRuntimeContext &, Args a) {
     const lfwd_conv2d_s8_params p = conv_params(a, 3, 1, 7, 11, 14);
-    lfwd_depthwise_conv2d_s8(&p, s8(a, 0), s8(a, 1), s32(a, 2), s32(a, 9), s32(a, 10), s8(a, 14));
+    lfwd_depthwise_conv2d_s8(&p, s8(a, 0), s8(a, 1), start(a, p.out_c, p.kernel_h * p.kernel_w, 1, p.out_c, p.input_offset, 0).data(),
+                             s32(a, 9), s32(a, 10), nullptr, 0, s8(a, 14));
 }
 void linear(KernelRuntimeContext &, Args a) {
-    const int32_t in_features = size(a, 1, 1);
-    const lfwd_linear_s8_params p = {count(a, 0) / in_features, in_features, size(a, 1, 0), integer(a, 4), integer(a, 5),
-                                     integer(a, 6), item(a, 7, 0), item(a, 8, 0), integer(a, 10), integer(a, 9)};
-    lfwd_linear_s8(&p, s8(a, 0), s8(a, 1), s32(a, 2), s8(a, 11));
+    const int32_t in_features = size(a, 1, 1), out_features = size(a, 1, 0);
+    const lfwd_linear_s8_params p = {count(a, 0) / in_features, in_features, out_features, integer(a, 5), integer(a, 6),
+                                     item(a, 7, 0), item(a, 8, 0), integer(a, 10), integer(a, 9), 0};
+    lfwd_linear_s8(&p, s8(a, 0), s8(a, 1),
+                   start(a, out_features, in_features, in_features, 1, integer(a, 4), p.filter_offset).data(), s8(a, 11));
 }
 lfwd_pool_s8_params pool_params(Args a, size_t out, int32_t low, int32_t high) {
     return {size(a, 0, 0), size(a, 0, 2), size(a, 0, 3), size(a, 0, 1), size(a, out, 2), size(a, out, 3), item(a, 1, 0),
@@ -90,7 +108,11 @@ void lookup(KernelRuntimeContext &, Args a) { lfwd_lookup_s8(s8(a, 0), s8(a, 1),
 void pad(KernelRuntimeContext &, Args a) {
     int32_t sizes[4] = {1, 1, 1, 1}, before[4], after[4];
     const auto x = tensor(a, 0);
-    for (ssize_t d = 0; d < x.dim(); d++) sizes[4 - x.dim() + d] = size(a, 0, x.dim_order()[static_cast<size_t>(d)]);
+    // of one channel, or one pixel, both layouts are the same memory: there the dialect counts channels last
+    const bool last = x.dim() == 4 && (x.size(1) == 1 || (x.size(2) == 1 && x.size(3) == 1));
+    const ssize_t channels_last[4] = {0, 2, 3, 1};
+    for (ssize_t d = 0; d < x.dim(); d++)
+        sizes[4 - x.dim() + d] = size(a, 0, last ? channels_last[d] : x.dim_order()[static_cast<size_t>(d)]);
     for (size_t d = 0; d < 4; d++) before[d] = item(a, 1, d), after[d] = item(a, 2, d);
     lfwd_pad_s8(s8(a, 0), sizes, before, after, static_cast<int8_t>(integer(a, 3)), s8(a, 4));
 }
@@ -176,6 +198,7 @@ Kernel kernels[] = {
     Kernel("cortex_m::quantized_activation.out", lookup),
     Kernel("cortex_m::pad.out", pad),
     Kernel("lfwd::quantized_conv2d.out", conv2d),
+    Kernel("lfwd::quantized_depthwise_conv2d.out", depthwise),
     Kernel("lfwd::quantized_avg_pool2d.out", avg_pool2d),
     Kernel("lfwd::sgd_", sgd),
     Kernel("lfwd::sgd_outer_", sgd_outer),
