@@ -34,14 +34,22 @@ class Check:
     same_predictions: float | None = None
 
 
+def example_inputs(example: Tensor, count: int, seed: int = 0) -> Iterator[Tensor]:
+    """Inputs of the example's shape where no real data is given: its mean and spread, otherwise noise."""
+    return (x for x, _ in example_batches((example, torch.zeros(example.shape[:1], dtype=torch.int64)), 1, count, seed))
+
+
 def example_batches(example: Batch, num_classes: int, steps: int, seed: int = 0) -> Iterator[Batch]:
-    """Batches of the example's shape where no real data is given: its mean and spread, otherwise noise; labels drawn."""
+    """Inputs as above; labels drawn, or the input again where the example's target is a tensor of the input's shape."""
     generator = torch.Generator().manual_seed(seed)
     x, target = example
     mean, spread = x.mean(), x.std() if x.numel() > 1 and float(x.std()) > 0 else torch.tensor(1.0)
     for _ in range(steps):
-        noise = torch.randn(x.shape, generator=generator) * spread
-        yield mean + noise, torch.randint(0, num_classes, target.shape, generator=generator, dtype=target.dtype)
+        drawn = mean + torch.randn(x.shape, generator=generator) * spread
+        if target.is_floating_point():
+            yield drawn, drawn if target.shape == x.shape else torch.randn(target.shape, generator=generator)
+        else:
+            yield drawn, torch.randint(0, num_classes, target.shape, generator=generator, dtype=target.dtype)
 
 
 def check_program(

@@ -141,7 +141,7 @@ def export_program(
         )
     model = count_dropout(model, int8)
     _require_batch(model, example_batch)
-    _require_folder(Path(out_dir))
+    require_folder(Path(out_dir))
     target_board = find_board(board) if board else None
     if missing := target_board and run and missing_tools():
         raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
@@ -158,12 +158,15 @@ def export_program(
         from .integer import export_integer
 
         return export_integer(model, example_batch, Path(out_dir), target_board if run else None, source[:steps], lr, momentum, progress)
-    require_few_steps(model, example_batch[0])
+    require_few_steps(model.original, example_batch[0])
     try:
         program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)
         checked, sources = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
     except NoKernel as error:
-        line, mend = source_line(model, error.layer), error.mend + ("; or export in float, without int8" if int8 else "")
+        line, mend = (
+            source_line(model.original, error.layer, model.opaque),
+            error.mend + ("; or export in float, without int8" if int8 else ""),
+        )
         raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, mend, error.layer) from error
     uses_target = "target" in train_step.inputs
     progress(f"holding {min(steps, len(source))} steps against PyTorch")
@@ -226,7 +229,7 @@ def _require_alike(model: RewrittenModel, example: Batch, batches: list[Batch]) 
             )
 
 
-def _require_folder(out: Path) -> None:
+def require_folder(out: Path) -> None:
     """Refuse a place that cannot be written, before the minutes of work and not after."""
     existing = next(p for p in (out, *out.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):

@@ -14,14 +14,16 @@ from executorch.backends.cortex_m.quantizer.quantizer import CortexMQuantizer
 from executorch.backends.cortex_m.target_config import CortexM, CortexMTargetConfig
 from executorch.exir import EdgeProgramManager, to_edge
 from executorch.exir.passes.quantize_io_pass import QuantizeInputs, QuantizeOutputs
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torch.fx.traceback import preserve_node_meta
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from .errors import ExportError
 from .height_one import to_height_one
 from .lower_int8 import lower
+from .program import Method
 
 compile_config = cortex_m_edge_compile_config
 
@@ -64,20 +66,31 @@ def quantise(net: nn.Module, calibration: Iterable[Tensor], example: Tensor) -> 
     return convert_pt2e(prepared)
 
 
-def int8_inference(net: nn.Module, calibration: Iterable[Tensor], example: Tensor, int8_io: bool = True) -> EdgeProgramManager:
-    """Edge program with one method ``forward``, int8 throughout.
-
-    Args:
-        net, calibration, example: as for :func:`quantise`.
-        int8_io: take and return int8; scale and zero point are in the program as ``forward_input0_scale`` and so on.
+def int8_inference(net: nn.Module, calibration: Iterable[Tensor], example: Tensor) -> EdgeProgramManager:
+    """Edge program with one method ``forward``, int8 throughout, input and output included: scale and zero point are in the program as
+    ``forward_input0_scale`` and so on. Arguments and errors as for :func:`quantise` and :func:`lower_int8`.
     """
     quantised = quantise(net, calibration, example)
-    program = torch.export.export(quantised, (channels_last(example),), strict=True)
+    label_layers(quantised.graph)
+    with preserve_node_meta():
+        program = torch.export.export(Method(quantised), (channels_last(example),), strict=False)
     edge = to_edge({"forward": program}, compile_config=compile_config())
-    if int8_io:
-        edge = edge.transform([QuantizeInputs(edge, [0], "forward"), QuantizeOutputs(edge, [0], "forward")])
+    edge = edge.transform([QuantizeInputs(edge, [0], "forward"), QuantizeOutputs(edge, [0], "forward")])
     edge._edge_programs["forward"] = lower_int8(edge.exported_program("forward"))
     return edge
+
+
+def label_layers(graph: fx.Graph) -> None:
+    """Note each node's layer where torch.export carries it along; what a pass inserted belongs to the layer before it."""
+    for node in graph.nodes:
+        before = ((n.meta.get("custom") or {}).get("layer", "") for n in reversed(node.all_input_nodes) if n.op == "call_function")
+        node.meta["custom"] = {**(node.meta.get("custom") or {}), "layer": layer_of(node) or next(before, ""), "phase": "forward"}
+
+
+def layer_of(node: fx.Node) -> str:
+    """Module path that torch.export noted for a node, without the wrapper's prefix."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return stack[-1][0].removeprefix("L['self'].") if stack else ""
 
 
 def lower_int8(program: ExportedProgram) -> ExportedProgram:

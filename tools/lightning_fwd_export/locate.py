@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import fx, nn
 
 import lightning_fwd
-from lightning_fwd.graph.rewritten import RewrittenModel
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in .*\n\s*(.*)')
 _NOT_THEIRS = (*(str(Path(package.__file__).parent) for package in (torch, lightning_fwd)), str(Path(__file__).parent), "<")
@@ -27,10 +27,11 @@ class _Tracer(fx.Tracer):
         return module_qualified_name in self.whole or super().is_leaf_module(m, module_qualified_name)
 
 
-def source_line(model: RewrittenModel, layer: str) -> str:
-    """``file.py:12 "x = self.conv(x)"``: where the original network runs the module ``layer`` (a path), or "" where that cannot be told."""
+def source_line(net: nn.Module, layer: str, whole: Iterable[str] = ()) -> str:
+    """``file.py:12 "x = self.conv(x)"``: where a network runs the module ``layer`` (a path), or "" where that cannot be told; ``whole``: modules
+    that are not traced into."""
     try:
-        graph = _Tracer(set(model.opaque)).trace(model.original)
+        graph = _Tracer(set(whole)).trace(net)
     except Exception:  # whatever the model's code raises on a traced value
         return ""
     for node in graph.nodes:

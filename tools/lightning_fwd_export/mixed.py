@@ -22,7 +22,7 @@ from lightning_fwd.trace.step_graph import StepGraph
 from .check import Batch, Check, compare
 from .errors import ExportError
 from .host.runtime import HostProgram
-from .int8 import channels_last, compile_config, lower_int8, quantise
+from .int8 import channels_last, compile_config, layer_of, lower_int8, quantise
 from .program import StepProgram, build_program
 
 
@@ -107,12 +107,6 @@ def _value_of(step: StepGraph, node: fx.Node, model: nn.Module, x: Tensor) -> Te
     return values[node].detach()
 
 
-def _layer_of(node: fx.Node) -> str:
-    """Module path that torch.export noted for a node, without the wrapper's prefix."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return stack[-1][0].removeprefix("L['self'].") if stack else ""
-
-
 def _start_at(step: StepGraph, boundary: fx.Node, body: fx.GraphModule) -> None:
     """Let the graph compute its boundary by ``body(input)``, in the memory layout that the float part reads."""
     step.module.add_module("body", body)
@@ -125,7 +119,7 @@ def _start_at(step: StepGraph, boundary: fx.Node, body: fx.GraphModule) -> None:
     for node in [n for n in step.graph.nodes if n not in before]:  # the quantiser's notes in meta["custom"] stay with their nodes
         node.target = f"body.{node.target}" if node.op == "get_attr" else node.target
         latest = next((n.meta["layer"] for n in reversed(node.all_input_nodes) if n.op == "call_function"), "")
-        node.meta |= {"layer": _layer_of(node) or latest, "phase": "forward"}
+        node.meta |= {"layer": layer_of(node) or latest, "phase": "forward"}
     value.meta |= {"val": boundary.meta["val"], "layer": boundary.meta.get("layer", "")}
     boundary.replace_all_uses_with(value)
     step.graph.eliminate_dead_code()

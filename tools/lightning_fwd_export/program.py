@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import torch
-from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge
+from executorch.exir import EdgeCompileConfig, EdgeProgramManager, ExecutorchBackendConfig, to_edge
 from executorch.exir.passes.init_mutable_pass import InitializedMutableBufferPass
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -93,7 +93,7 @@ def _fetch(graph: fx.Graph, state: State, name: str, values: dict[fx.Node, fx.No
     return values[node]
 
 
-class _Method(nn.Module):
+class Method(nn.Module):
     """A graph run node by node, so that torch.export carries each node's notes over to what it traces."""
 
     def __init__(self, body: nn.Module):
@@ -149,10 +149,8 @@ def build_program(
         "get_weights": (_GetWeights(state, weights), ()),
     }
     with preserve_node_meta():
-        exported = {name: torch.export.export(_Method(body), inputs, strict=False) for name, (body, inputs) in modules.items()}
-    # a fresh list: ExecuTorch appends it to itself with every method, so a shared one doubles for ever
-    config = compile_config or EdgeCompileConfig(_check_ir_validity=False, preserve_ops=list(_PRESERVED))
-    edge = to_edge(exported, compile_config=config)
+        exported = {name: torch.export.export(Method(body), inputs, strict=False) for name, (body, inputs) in modules.items()}
+    edge = to_edge(exported, compile_config=compile_config or float_config())
     reference = None
     for name in modules:
         if lower is not None:
@@ -160,20 +158,35 @@ def build_program(
         if lower is not None and name == "train_step":
             reference = copy.deepcopy(edge.exported_program(name)).module()
         reinplace_updates(edge.exported_program(name))
-        _label(edge.exported_program(name).graph)
+        label(edge.exported_program(name).graph)
     _require_updates(edge.exported_program("train_step"), state, mutated, "lowering")
-    edge._config_methods = dict(numbers or {}) or None
+    data, arenas = serialise(edge, numbers or {}, ["state_learned_"])
+    return StepProgram(data, weights, {name: arenas[name] for name in modules if name in arenas}, dict(numbers or {}), reference)
+
+
+def serialise(
+    edge: EdgeProgramManager, numbers: dict[str, int | float], initialised: list[str]
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """The sealed file of an edge program, and each method's planned bytes: (activations, shared mutable state).
+
+    Args:
+        numbers: constants to keep in the program. initialised: parts of the names of the buffers whose initial content goes along.
+    """
+    edge._config_methods = dict(numbers) or None
     executorch = edge.to_executorch(
         ExecutorchBackendConfig(
-            passes=[InitializedMutableBufferPass(["state_learned_"]), _fill_labels],
+            passes=[*([InitializedMutableBufferPass(initialised)] if initialised else []), _fill_labels],
             memory_planning_pass=memory_planning_pass(),
             emit_stacktrace=True,
         )
     )
     plans = executorch.executorch_program.execution_plan
-    arenas = {p.name: (p.non_const_buffer_sizes + [0, 0])[1:3] for p in plans}
-    arenas = {name: tuple(sizes) for name, sizes in arenas.items() if name in modules}
-    return StepProgram(seal(executorch.buffer), weights, arenas, dict(numbers or {}), reference)
+    return seal(executorch.buffer), {p.name: tuple((p.non_const_buffer_sizes + [0, 0])[1:3]) for p in plans}
+
+
+def float_config() -> EdgeCompileConfig:
+    """Of ``to_edge``; made afresh: ExecuTorch appends the list to itself with every method, so a shared one doubles for ever."""
+    return EdgeCompileConfig(_check_ir_validity=False, preserve_ops=list(_PRESERVED))
 
 
 def _inputs(step: StepGraph, *batch: Tensor) -> tuple[Tensor, ...]:
@@ -191,7 +204,7 @@ def _require_updates(program: ExportedProgram, state: State, mutated: Iterable[s
 # ---- layer and phase travel in the .pte where ExecuTorch keeps stack traces
 
 
-def _label(graph: fx.Graph) -> None:
+def label(graph: fx.Graph) -> None:
     for node in graph.nodes:
         custom = node.meta.get("custom") or {}
         node.meta["stack_trace"] = _frame(custom.get("layer", ""), custom.get("phase", ""))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_fwd.graph.modes import kept_modes
-from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.trace.step_graph import StepGraph
 
 from .errors import ExportError
@@ -16,8 +15,8 @@ MOST_OPERATIONS = 6000
 _MEND = "feed a shorter sequence (a strided convolution or pooling in front shortens it), or put a convolution over time in its place"
 
 
-def require_few_steps(model: RewrittenModel, x: Tensor) -> None:
-    """Run the original network once and count how often each recurrent layer steps.
+def require_few_steps(net: nn.Module, x: Tensor) -> None:
+    """Run a network once and count how often each recurrent layer steps.
 
     Raises:
         ExportError: more than ``MOST_STEPS`` times, layers and directions counted each.
@@ -31,11 +30,11 @@ def require_few_steps(model: RewrittenModel, x: Tensor) -> None:
             length = along * module.num_layers * (2 if module.bidirectional else 1)
         steps[path] = steps.get(path, 0) + length
 
-    recurrent = [(path, m) for path, m in model.original.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
+    recurrent = [(path, m) for path, m in net.named_modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
     hooks = [m.register_forward_pre_hook(lambda m, inputs, path=path: count(path, m, inputs)) for path, m in recurrent]
     try:
-        with torch.no_grad(), kept_modes(model.original):
-            model.original.eval()(x) if hooks else None
+        with torch.no_grad(), kept_modes(net):
+            net.eval()(x) if hooks else None
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,4 +1,4 @@
-"""Ship the training step: ExecuTorch program, C, emulated board."""
+"""Ship the training step, or inference alone: ExecuTorch program, C, emulated board."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from lightning_fwd.cli.options import add_model_options, build_method, build_mod
 from ..errors import ExportError
 from ..quiet import quiet
 
+LOSSES = ("cross_entropy", "mse")
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     from ..boards import BOARDS
@@ -24,14 +26,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, required=False)  # --pte and --config need none
     parser.add_argument("-c", "--config", type=Path, help="recipe of lightning-fwd fit: model, rule, rate and data are taken from it")
     parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or Keras .npz or .h5")
-    parser.add_argument("--out", required=True, type=Path, help="folder for step.pte, c/ and report.json")
+    parser.add_argument("--out", required=True, type=Path, help="folder for step.pte (or inference.pte), c/ and report.json")
+    parser.add_argument("--inference", action="store_true", help="ship the network to predict and not to learn: no rule, no training step")
     parser.add_argument("--batch", type=positive, default=1, help="batch size of the program")
     parser.add_argument("--lr", type=float, default=0.01)
     parser.add_argument("--momentum", type=float, default=0.0)
-    parser.add_argument("--steps", type=positive, default=50, help="training steps checked on the host, and run on the board")
+    parser.add_argument("--loss", choices=LOSSES, help="default: mse to its own input for a network without classes, else cross_entropy")
+    parser.add_argument(
+        "--steps", type=positive, default=50, help="training steps (or predictions) checked on the host, and run on the board"
+    )
     parser.add_argument("--board", choices=sorted(BOARDS), help="emulated board, with --run")
-    parser.add_argument("--run", action="store_true", help="train on the board's emulator")
-    parser.add_argument("--int8", action="store_true", help="quantise what lies before the first trained layer (needs --dataset)")
+    parser.add_argument("--run", action="store_true", help="train (or predict) on the board's emulator")
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="quantise what lies before the first trained layer, or all of it with --inference (needs --dataset)",
+    )
     parser.add_argument("--dataset", help="real samples: a name or path as lightning_fwd.data knows it")
     parser.add_argument("--normalize", choices=("standard", "byte"), help="how the samples are scaled")
     parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
@@ -82,8 +92,11 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     from ..checkpoint import load_inserted, sample_shape
 
     with quiet():  # ExecuTorch and what it imports speak while they load
+        from ..export_inference import export_inference
         from ..export_step import export_program
 
+    if options.inference and options.drift:
+        raise ExportError("--inference --drift", "a device that only predicts does not adapt", "leave --inference out, or --drift")
     described = getattr(options, "data", {})
     if options.dataset and options.dataset != (described.get("init_args") or {}).get("dataset"):  # --dataset wins
         described = {"init_args": {"dataset": options.dataset}}
@@ -112,7 +125,20 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         raise ExportError("--drift and --int8 need real samples", "", "give --dataset, e.g. --dataset cifar10")
     import torch
 
+    common = {"board": options.board, "run": options.run, "calibration": calibration, "int8": options.int8}
+    if options.inference:
+        with _progress() as progress:
+            inputs = [x for x, _ in batches] if batches else None
+            _, report = export_inference(net, example, options.out, **common, inputs=inputs, samples=options.steps, progress=progress)
+        _print_inference(report, console)
+        return
     target = batches[0][1] if batches else torch.zeros(options.batch, dtype=torch.int64)
+    loss = torch.nn.functional.cross_entropy
+    if (options.loss or ("mse" if getattr(net, "num_classes", 0) is None else "")) == "mse":
+        loss, target = torch.nn.functional.mse_loss, example
+        batches = [(x, x) for x, _ in batches] if batches else None
+        if options.drift:
+            raise ExportError("--drift with a network that reconstructs its input", "its accuracy is not defined", "leave --drift out")
     rule = build_method(options) if isinstance(options.method, str) else options.method
     model = rewrite(net.eval(), rule, example)
     load_inserted(model, checkpoint)
@@ -121,10 +147,8 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
             model,
             (example, target),
             options.out,
-            board=options.board,
-            run=options.run,
-            calibration=calibration,
-            int8=options.int8,
+            **common,
+            loss=loss,
             lr=options.lr,
             momentum=options.momentum,
             batches=batches,
@@ -171,6 +195,28 @@ def _take(data, count: int, batch: int) -> list[tuple]:
         if len(batches) == before:
             raise ExportError(f"the data set has fewer than {batch} samples", "", "lower --batch")
     return batches
+
+
+def _print_inference(report, console: Console) -> None:
+    table = Table("", "measured", "ledger", title="inference")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    board = report.board
+    table.add_row("RAM, bytes", f"{board.get('ram_bytes', report.activations):,}", f"{report.ledger['ram_bytes']:,}")
+    if board:
+        table.add_row("Flash, bytes", f"{board['flash_bytes']:,}", "")
+        table.add_row("  constants", f"{board['flash_constants_bytes']:,}", "")
+        table.add_row("stack, bytes", f"{board['stack_bytes']:,}", "")
+        table.add_row("instructions", f"{board['instructions_per_inference']:,}", "")
+        table.add_row("difference to host", f"{board['difference_to_host']:.1e}", "")
+    table.add_row("MAC", "", f"{report.ledger['macs']:,}")
+    console.print(table)
+    followed = f"within {report.difference:.1e} of PyTorch"
+    if report.relative_error is not None:
+        followed = f"equal to PyTorch's own int8 run bit for bit, {100 * report.relative_error:.1f} % from float (root mean square)"
+    if report.same_predictions is not None:
+        followed += f", {100 * report.same_predictions:.1f} % of predictions as in float"
+    console.print(f"{report.program}: {report.samples} predictions {followed}; C in {report.code}", highlight=False, soft_wrap=True)
 
 
 def _print(report, console: Console) -> None:
