@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ..errors import ExportError
 
+SHIFT = 5  # the emulator's clock: one instruction = 2**5 ns, about one tick of the counters
+
 
 @dataclass(frozen=True)
 class Board:
@@ -27,6 +29,10 @@ class Board:
     ram: tuple[int, int]
     tick_ns: float
     defines: tuple[str, ...] = ()
+
+    def instructions(self, ticks: int) -> int:
+        """What the emulator ran in so many ticks of the counter."""
+        return round(ticks * self.tick_ns / 2**SHIFT)
 
 
 _MPS2 = {"flash": (0x0, 4 << 20), "ram": (0x20000000, 4 << 20), "tick_ns": 40.0}

@@ -18,13 +18,13 @@ import numpy as np
 from ..errors import ExportError
 from ..host.runtime import cache_folder, run_tool
 from ..pte import Method, Program, Tensor
-from .board import Board, board
+from .board import SHIFT, Board, board
 
 _HERE = Path(__file__).parent
 _GCC, _SIZE, _NM, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "arm-none-eabi-nm", "qemu-system-arm"
 PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
-_SHIFT = 5  # the emulator's clock: one instruction = 2**5 ns, about one tick of the counters
 _DTYPES = {"float": "<f4", "int8_t": "i1", "uint8_t": "u1", "int16_t": "<i2", "int32_t": "<i4", "int64_t": "<i8"}
+SEMIHOSTING = ("--specs=rdimon.specs", "-lc", "-lrdimon", "-lm")
 _WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion"]
 
 
@@ -99,10 +99,15 @@ def run_on_board(
         work = Path(folder)
         (work / "runner_methods.h").write_text(_runner_methods(runnable, weights))
         (work / "footprint_methods.h").write_text(_footprint_methods(runnable, weights))
-        objects = _compile(work, Path(c_dir), target, optimise)
-        runner = _link(work, Path(c_dir), target, "runner", objects, ["--specs=rdimon.specs", "-lc", "-lrdimon", "-lm"])
-        footprint = _link(
-            work, Path(c_dir), target, "footprint", objects, ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"]
+        objects = compile_objects(work, Path(c_dir), target, optimise)
+        runner = link(work, Path(c_dir), target, _HERE / "runner.c", objects)
+        footprint = link(
+            work,
+            Path(c_dir),
+            target,
+            _HERE / "footprint.c",
+            objects,
+            ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"],
         )
         report.flash, report.ram = _sizes(footprint)
         report.constants = _constants(footprint)
@@ -110,12 +115,13 @@ def run_on_board(
         if weights:
             requests += struct.pack("<I", len(runnable))
         (work / "input.bin").write_bytes(requests)
-        _emulate(work, runner, target, timeout)
+        emulate(work, runner, target, timeout)
         _decode((work / "output.bin").read_bytes(), {m.name: m for m in runnable}, report, weights)
     return report
 
 
-def _compile(work: Path, c_dir: Path, target: Board, optimise: Sequence[str]) -> list[str]:
+def compile_objects(work: Path, c_dir: Path, target: Board, optimise: Sequence[str]) -> list[str]:
+    """The generated C and its kernels, and the linker script in ``work``."""
     flags = [
         *target.flags,
         "-mthumb",
@@ -158,9 +164,10 @@ def _object(source: Path, folder: Path, flags: list[str]) -> str:
     return target
 
 
-def _link(work: Path, c_dir: Path, target: Board, name: str, objects: list[str], libraries: list[str]) -> Path:
-    elf = work / f"{name}.elf"
-    sources = [str(_HERE / "startup.c"), str(_HERE / f"{name}.c")]
+def link(work: Path, c_dir: Path, target: Board, main: Path, objects: list[str], libraries: Sequence[str] = SEMIHOSTING) -> Path:
+    """Firmware for a board around ``main``; ``work`` holds what ``compile_objects`` left there."""
+    elf = work / f"{main.stem}.elf"
+    sources = [str(_HERE / "startup.c"), str(main)]
     includes = [f"-I{folder}" for folder in (work, _HERE, c_dir)]
     flags = [*target.flags, "-mthumb", "-O2", "-std=gnu99", "-Wall", *target.defines, "-ffunction-sections", "-nostartfiles"]
     command = [
@@ -192,7 +199,8 @@ def _constants(elf: Path) -> int:
     return sum(int(s[1], 16) for s in symbols if len(s) == 4 and s[3].startswith("constant_"))
 
 
-def _emulate(work: Path, elf: Path, target: Board, timeout: float) -> None:
+def emulate(work: Path, elf: Path, target: Board, timeout: float) -> None:
+    """Run firmware in folder ``work`` to its end."""
     command = [
         _QEMU,
         "-M",
@@ -203,7 +211,7 @@ def _emulate(work: Path, elf: Path, target: Board, timeout: float) -> None:
         "-serial",
         "none",
         "-icount",
-        f"shift={_SHIFT}",
+        f"shift={SHIFT}",
         "-semihosting-config",
         "enable=on,target=native",
         "-kernel",
@@ -296,7 +304,7 @@ def _decode(data: bytes, methods: dict[str, Method], report: BoardReport, weight
     for name in report.methods:
         ticks, stack = struct.unpack_from("<II", data, at)
         at += 8
-        report.instructions.append(round(ticks * report.board.tick_ns / 2**_SHIFT))
+        report.instructions.append(report.board.instructions(ticks))
         report.stack[name] = max(report.stack.get(name, 0), stack)
         outputs = []
         for t in methods[name].outputs:

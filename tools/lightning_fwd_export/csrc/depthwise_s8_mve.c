@@ -1,5 +1,5 @@
 /* Int8 depthwise convolution on Helium: channels lie side by side in NHWC, so one lane is one channel, four at a time in int32.
- * Four neighbouring pixels inside the image share the weights and, at stride 1, the columns between them. */
+ * The usual filter, 3x3 at stride 1, walks along a row with three sums on the way: each column of the image is read once. */
 #include "depthwise_s8_body.h"
 #include "lfwd_requantize.h"
 #if LFWD_MVE
@@ -17,67 +17,115 @@ static inline void store(const lfwd_conv2d_s8_params *p, int8_t *out, int32x4_t 
     vstrbq_p_s32(out, vminq_s32(vmaxq_s32(q, vdupq_n_s32(p->act_min)), vdupq_n_s32(p->act_max)), valid);
 }
 
-/* One pixel. */
-static __attribute__((noinline)) void one_pixel(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *zeros,
-                                                const int8_t *weight, const int32_t *start, const int32_t *multiplier,
-                                                const int32_t *shift, int32_t top, int32_t left, int8_t *output)
+static inline int32x4_t load(const int8_t *from, int32_t full, mve_pred16_t valid)
+{
+    return full ? vldrbq_s32(from) : vldrbq_z_s32(from, valid);
+}
+
+/* Up to four channels from `o` on of a whole image, any filter. */
+static inline __attribute__((always_inline)) void any_filter(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *zeros,
+                                                             const int8_t *weight, const int32_t *start, const int32_t *multiplier,
+                                                             const int32_t *shift, int32_t o, int32_t full, int8_t *output)
 {
     const int32_t channels = p->in_c, row = p->dilation_h * p->in_w * channels, step = p->dilation_w * channels;
-    const int inside = lfwd_inside(p, top, left);
-    const int8_t *const corner = input + (top * p->in_w + left) * channels;
-    for (int32_t o = 0; o < channels; o += 4) {
-        const mve_pred16_t valid = vctp32q((uint32_t)(channels - o));
-        int32x4_t sum = vldrwq_z_s32(start + o, valid);
-        const int8_t *w = weight + o;
-        if (inside) {
-            const int8_t *x = corner + o;
-            for (int32_t ky = p->kernel_h; ky > 0; ky--, x += row) {
-                const int8_t *pixel = x;
-                for (int32_t kx = p->kernel_w; kx > 0; kx--, pixel += step, w += channels)
-                    sum = mac(sum, vldrbq_z_s32(pixel, valid), vldrbq_z_s32(w, valid));
+    const int32_t last_top = p->in_h - 1 - (p->kernel_h - 1) * p->dilation_h;
+    const int32_t last_left = p->in_w - 1 - (p->kernel_w - 1) * p->dilation_w;
+    const mve_pred16_t valid = vctp32q((uint32_t)(channels - o));
+    const int32x4_t begin = vldrwq_z_s32(start + o, valid), m = vldrwq_z_s32(multiplier + o, valid);
+    const int32x4_t s = vldrwq_z_s32(shift + o, valid);
+    const int32_t kernel_h = p->kernel_h, kernel_w = p->kernel_w; /* a store of int8_t may change *p, for all that a compiler knows */
+    int8_t *out = output + o;
+    for (int32_t y = 0; y < p->out_h; y++) {
+        const int32_t top = y * p->stride_h - p->pad_top, rows_inside = top >= 0 && top <= last_top;
+        for (int32_t i = 0; i < p->out_w; i++, out += channels) {
+            const int32_t left = i * p->stride_w - p->pad_left;
+            const int8_t *w = weight + o;
+            int32x4_t sum = begin;
+            if (rows_inside && left >= 0 && left <= last_left) {
+                const int8_t *x = input + (top * p->in_w + left) * channels + o;
+                if (kernel_w == 1) {
+                    for (int32_t k = kernel_h; k > 0; k--, x += row, w += channels)
+                        sum = mac(sum, load(x, full, valid), load(w, full, valid));
+                } else {
+                    for (int32_t ky = kernel_h; ky > 0; ky--, x += row) {
+                        const int8_t *pixel = x;
+                        for (int32_t k = kernel_w; k > 0; k--, pixel += step, w += channels)
+                            sum = mac(sum, load(pixel, full, valid), load(w, full, valid));
+                    }
+                }
+            } else {
+                for (int32_t ky = 0; ky < kernel_h; ky++)
+                    for (int32_t kx = 0; kx < kernel_w; kx++, w += channels)
+                        sum = mac(sum, load(lfwd_tap(p, input, zeros, top, left, ky, kx) + o, full, valid), load(w, full, valid));
             }
-        } else {
-            for (int32_t ky = 0; ky < p->kernel_h; ky++)
-                for (int32_t kx = 0; kx < p->kernel_w; kx++, w += channels)
-                    sum = mac(sum, vldrbq_z_s32(lfwd_tap(p, input, zeros, top, left, ky, kx) + o, valid), vldrbq_z_s32(w, valid));
+            store(p, out, sum, m, s, valid);
         }
-        store(p, output + o, sum, vldrwq_z_s32(multiplier + o, valid), vldrwq_z_s32(shift + o, valid), valid);
     }
 }
 
-/* Four pixels side by side, 3x3 at stride 1, undilated, all inside the image. */
-static __attribute__((noinline)) void four_pixels(const lfwd_conv2d_s8_params *p, const int8_t *corner, const int8_t *weight,
-                                                  const int32_t *start, const int32_t *multiplier, const int32_t *shift,
-                                                  int8_t *output)
+/* Where the three rows of a window walk: `x` the next pixel, `next` what leads to the one after: nothing for a row outside the image,
+ * which is one pixel of zero points. */
+typedef struct {
+    const int8_t *x0, *x1, *x2;
+    int32_t next0, next1, next2;
+} rows;
+
+/* The sums of the outputs that a column of the image is first, second and third in. */
+typedef struct {
+    int32x4_t first, second, third;
+} walk;
+
+static inline __attribute__((always_inline)) walk add_column(walk s, int32x4_t start, const int32x4_t w[9], int32x4_t x0, int32x4_t x1,
+                                                             int32x4_t x2)
 {
-    const int32_t channels = p->in_c, row = p->in_w * channels;
-    for (int32_t o = 0; o < channels; o += 4) {
-        const mve_pred16_t valid = vctp32q((uint32_t)(channels - o));
-        int32x4_t s0 = vldrwq_z_s32(start + o, valid), s1 = s0, s2 = s0, s3 = s0;
-        const int8_t *x = corner + o, *w = weight + o;
-        for (int32_t ky = 3; ky > 0; ky--, x += row, w += 3 * channels) {
-            const int32x4_t w0 = vldrbq_z_s32(w, valid), w1 = vldrbq_z_s32(w + channels, valid);
-            const int32x4_t w2 = vldrbq_z_s32(w + 2 * channels, valid);
-            const int8_t *pixel = x;
-            int32x4_t v = vldrbq_z_s32(pixel, valid);
-            s0 = mac(s0, v, w0);
-            v = vldrbq_z_s32(pixel += channels, valid);
-            s0 = mac(s0, v, w1), s1 = mac(s1, v, w0);
-            v = vldrbq_z_s32(pixel += channels, valid);
-            s0 = mac(s0, v, w2), s1 = mac(s1, v, w1), s2 = mac(s2, v, w0);
-            v = vldrbq_z_s32(pixel += channels, valid);
-            s1 = mac(s1, v, w2), s2 = mac(s2, v, w1), s3 = mac(s3, v, w0);
-            v = vldrbq_z_s32(pixel += channels, valid);
-            s2 = mac(s2, v, w2), s3 = mac(s3, v, w1);
-            v = vldrbq_z_s32(pixel += channels, valid);
-            s3 = mac(s3, v, w2);
+    walk r;
+    r.third = mac(mac(mac(s.second, x0, w[2]), x1, w[5]), x2, w[8]);
+    r.second = mac(mac(mac(s.first, x0, w[1]), x1, w[4]), x2, w[7]);
+    r.first = mac(mac(mac(start, x0, w[0]), x1, w[3]), x2, w[6]);
+    return r;
+}
+
+static inline __attribute__((always_inline)) walk next_column(walk s, int32x4_t start, const int32x4_t w[9], rows *at, int32_t full,
+                                                              mve_pred16_t valid)
+{
+    const int32x4_t x0 = load(at->x0, full, valid), x1 = load(at->x1, full, valid), x2 = load(at->x2, full, valid);
+    at->x0 += at->next0, at->x1 += at->next1, at->x2 += at->next2;
+    return add_column(s, start, w, x0, x1, x2);
+}
+
+/* Up to four channels from `o` on of a whole image, 3x3 at stride 1, padded by at most one column on either side. */
+static inline __attribute__((always_inline)) void walk_rows(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *zeros,
+                                                            const int8_t *weight, const int32_t *start, const int32_t *multiplier,
+                                                            const int32_t *shift, int32_t o, int32_t full, int8_t *output)
+{
+    const int32_t channels = p->in_c, left = p->pad_left, right = p->out_w + 2 - left - p->in_w;
+    const mve_pred16_t valid = vctp32q((uint32_t)(channels - o));
+    const int32x4_t begin = vldrwq_z_s32(start + o, valid), m = vldrwq_z_s32(multiplier + o, valid);
+    const int32x4_t s = vldrwq_z_s32(shift + o, valid), zero_point = vdupq_n_s32(-p->input_offset);
+    int32x4_t w[9];
+    for (int32_t k = 0; k < 9; k++) w[k] = vldrbq_z_s32(weight + o + k * channels, valid);
+    int8_t *out = output + o;
+    for (int32_t y = 0; y < p->out_h; y++) {
+        const int32_t top = y - p->pad_top;
+        const int32_t in0 = top >= 0, in1 = top >= -1 && top + 1 < p->in_h, in2 = top + 2 < p->in_h;
+        const int8_t *const x = input + top * p->in_w * channels + o;
+        rows at = {in0 ? x : zeros, in1 ? x + p->in_w * channels : zeros, in2 ? x + 2 * p->in_w * channels : zeros,
+                   in0 ? channels : 0, in1 ? channels : 0, in2 ? channels : 0};
+        walk sums = {begin, begin, begin};
+        if (left)
+            sums = add_column(sums, begin, w, zero_point, zero_point, zero_point);
+        else
+            sums = next_column(sums, begin, w, &at, full, valid);
+        sums = next_column(sums, begin, w, &at, full, valid);
+        for (int32_t i = p->out_w - (right > 0); i > 0; i--, out += channels) {
+            sums = next_column(sums, begin, w, &at, full, valid);
+            store(p, out, sums.third, m, s, valid);
         }
-        const int32x4_t m = vldrwq_z_s32(multiplier + o, valid), s = vldrwq_z_s32(shift + o, valid);
-        int8_t *out = output + o;
-        store(p, out, s0, m, s, valid);
-        store(p, out + channels, s1, m, s, valid);
-        store(p, out + 2 * channels, s2, m, s, valid);
-        store(p, out + 3 * channels, s3, m, s, valid);
+        if (right > 0) {
+            sums = add_column(sums, begin, w, zero_point, zero_point, zero_point);
+            store(p, out, sums.third, m, s, valid);
+            out += channels;
+        }
     }
 }
 
@@ -85,20 +133,23 @@ void lfwd_depthwise_s8_mve(const lfwd_conv2d_s8_params *p, const int8_t *input, 
                            const int32_t *multiplier, const int32_t *shift, void *scratch, int8_t *output)
 {
     int8_t *zeros = scratch;
-    const int shared = p->kernel_h == 3 && p->kernel_w == 3 && p->stride_w == 1 && p->dilation_h == 1 && p->dilation_w == 1;
-    memset(zeros, (int8_t)-p->input_offset, (size_t)p->in_c);
-    for (int32_t y = 0; y < p->out_h; y++) {
-        const int32_t top = y * p->stride_h - p->pad_top;
-        for (int32_t i = 0; i < p->out_w;) {
-            const int32_t left = i - p->pad_left;
-            if (shared && i + 4 <= p->out_w && lfwd_inside(p, top, left) && lfwd_inside(p, top, left + 3)) {
-                four_pixels(p, input + (top * p->in_w + left) * p->in_c, weight, start, multiplier, shift, output);
-                i += 4, output += 4 * p->in_c;
-            } else {
-                one_pixel(p, input, zeros, weight, start, multiplier, shift, top, i * p->stride_w - p->pad_left, output);
-                i++, output += p->in_c;
-            }
-        }
+    const int32_t channels = p->in_c;
+    const int usual = p->kernel_h == 3 && p->kernel_w == 3 && p->stride_h == 1 && p->stride_w == 1 && p->dilation_h == 1 &&
+                      p->dilation_w == 1 && p->pad_top <= 2 && p->pad_left <= 1 && p->out_w + 1 - p->pad_left <= p->in_w &&
+                      p->in_w - p->pad_left >= 1 && p->in_w + p->pad_left >= 2;
+    memset(zeros, (int8_t)-p->input_offset, (size_t)channels);
+    int32_t o = 0;
+    for (; o + 4 <= channels; o += 4) {
+        if (usual)
+            walk_rows(p, input, zeros, weight, start, multiplier, shift, o, 1, output);
+        else
+            any_filter(p, input, zeros, weight, start, multiplier, shift, o, 1, output);
+    }
+    if (o < channels) {
+        if (usual)
+            walk_rows(p, input, zeros, weight, start, multiplier, shift, o, 0, output);
+        else
+            any_filter(p, input, zeros, weight, start, multiplier, shift, o, 0, output);
     }
 }
 #else

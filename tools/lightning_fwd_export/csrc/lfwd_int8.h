@@ -40,8 +40,8 @@ typedef struct {
     int32_t narrow;
 } lfwd_conv2d_s8_params;
 
-/* Scratch that lets the fast bodies run (aligned to 4 bytes; one size serves every core). Convolution: two columns, int16 with
- * DSP. Depthwise: a pixel of zero points. */
+/* Scratch that lets the fast bodies run (aligned to 4 bytes; one size serves every core). Convolution: two columns of int16 with
+ * DSP, four of int8 with Helium. Depthwise: a pixel of zero points. */
 #define LFWD_CONV2D_S8_SCRATCH(kernel_h, kernel_w, in_c) (4 * (kernel_h) * (kernel_w) * (in_c) + 16)
 #define LFWD_DEPTHWISE_S8_SCRATCH(in_c) ((in_c) + 16)
 
