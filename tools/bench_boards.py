@@ -39,7 +39,7 @@ with quiet():  # ExecuTorch and what it imports speak while they load
     from lightning_fwd_export.generate_c import pte_to_c
     from lightning_fwd_export.int8 import int8_inference
     from lightning_fwd_export.mixed import quantise_input
-    from lightning_fwd_export.program import serialise
+    from lightning_fwd_export.program import label, serialise
     from lightning_fwd_export.pte import Program
 
 HERE = Path(__file__).parent / "benchmarks" / "boards"
@@ -87,6 +87,7 @@ def exported(network: str, folder: Path) -> tuple[Program, torch.Tensor]:
     samples = [low + (high - low) * torch.rand(1, *net.input_shape, generator=generator) for _ in range(8)]
     with quiet():
         edge = int8_inference(net, samples, samples[0])
+        label(edge.exported_program("forward").graph)
         program = pte_to_c(serialise(edge, edge._config_methods, [])[0], folder)
     return program, quantise_input(samples[0], program.numbers, "forward")
 

@@ -250,6 +250,8 @@ def build(
 ):
     """The sealed program, and the traced training step it came from."""
     progress("tracing the step")
+    x, target = example_batch
+    example_batch = x, target.clone() if target is x else target  # one tensor twice would be traced as one input
     train_step = trace_step(model, example_batch, loss=loss, optimizer="sgd", lr=lr, momentum=momentum)
     forward = trace_inference(model, example_batch[0])
     require_few_operations(train_step)

@@ -41,7 +41,7 @@ def _shifted(pointer: str, offset: int) -> str:
     return f"{pointer} + {offset}" if offset else pointer
 
 
-@kernel("aten::permute_copy.out")
+@kernel("aten::permute_copy.out", "cortex_m::transpose.out")
 def _permute(c: Context) -> str:
     dims = [d % max(len(c.tensor(0).shape), 1) for d in c.ints(1)]
     return _permuted(c, dims)

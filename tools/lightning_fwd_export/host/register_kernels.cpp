@@ -117,6 +117,17 @@ void pad(KernelRuntimeContext &, Args a) {
     lfwd_pad_s8(s8(a, 0), sizes, before, after, static_cast<int8_t>(integer(a, 3)), s8(a, 4));
 }
 
+void transpose(KernelRuntimeContext &, Args a) {
+    const auto x = tensor(a, 0), out = tensor(a, 2);
+    lfwd_strides s = {{1, 1, 1, 1}, {0, 0, 0, 0}, {0, 0, 0, 0}};
+    for (ssize_t d = 0, k = 4 - out.dim(); d < out.dim(); d++, k++) {
+        s.size[k] = size(a, 2, d);
+        s.in[k] = static_cast<int32_t>(x.strides()[static_cast<size_t>(item(a, 1, static_cast<size_t>(d)))]);
+        s.out[k] = static_cast<int32_t>(out.strides()[static_cast<size_t>(d)]);
+    }
+    lfwd_copy_strided(data<void>(a, 0), &s, static_cast<int32_t>(x.element_size()), data<void>(a, 2));
+}
+
 void sgd(KernelRuntimeContext &, Args a) { lfwd_sgd_f32(f32(a, 0), f32(a, 1), count(a, 0), real(a, 2), real(a, 3)); }
 void sgd_outer(KernelRuntimeContext &, Args a) {
     lfwd_sgd_outer_f32(f32(a, 0), f32(a, 1), f32(a, 2), size(a, 1, 0), size(a, 1, 1), size(a, 2, 1), real(a, 3),
@@ -197,6 +208,7 @@ Kernel kernels[] = {
     Kernel("cortex_m::minimum.out", minimum),
     Kernel("cortex_m::quantized_activation.out", lookup),
     Kernel("cortex_m::pad.out", pad),
+    Kernel("cortex_m::transpose.out", transpose),
     Kernel("lfwd::quantized_conv2d.out", conv2d),
     Kernel("lfwd::quantized_depthwise_conv2d.out", depthwise),
     Kernel("lfwd::quantized_avg_pool2d.out", avg_pool2d),
