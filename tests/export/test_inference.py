@@ -30,7 +30,7 @@ class Keyword(nn.Module):
 
 
 class Dilated(nn.Module):
-    """Frames that come last in memory, dilated convolutions, a pooling whose padding does not count."""
+    """Dilated convolutions, and a pooling whose padding does not count."""
 
     def __init__(self):
         super().__init__()
@@ -38,8 +38,14 @@ class Dilated(nn.Module):
         self.pool, self.head = nn.AvgPool2d(3, 2, 1, count_include_pad=False), nn.Linear(128, 4)
 
     def forward(self, x):
-        x = x.permute(0, 3, 1, 2).contiguous()
         return self.head(self.pool(torch.relu(self.depthwise(torch.relu(self.conv(x))))).flatten(1))
+
+
+class Permuted(Dilated):
+    """Its channel comes last."""
+
+    def forward(self, x):
+        return super().forward(x.permute(0, 3, 1, 2).contiguous())
 
 
 class Autoencoder(nn.Sequential):
@@ -49,7 +55,12 @@ class Autoencoder(nn.Sequential):
         super().__init__(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 5), nn.ReLU(), nn.Linear(5, 20))
 
 
-NETS = {"keyword": (Keyword, (1, 13, 10)), "dilated": (Dilated, (8, 8, 1)), "autoencoder": (Autoencoder, (20,))}
+NETS = {
+    "keyword": (Keyword, (1, 13, 10)),
+    "dilated": (Dilated, (1, 8, 8)),
+    "permuted": (Permuted, (8, 8, 1)),
+    "autoencoder": (Autoencoder, (20,)),
+}
 
 
 def samples(shape, batch=1, count=8):
@@ -58,7 +69,7 @@ def samples(shape, batch=1, count=8):
 
 
 @pytest.mark.parametrize(("net", "int8", "batch"), [
-    ("keyword", True, 1), ("keyword", True, 2), ("keyword", False, 1), ("dilated", True, 1), ("dilated", False, 1), ("autoencoder", True, 3),
+    ("keyword", True, 1), ("keyword", True, 2), ("keyword", False, 1), ("dilated", True, 1), ("permuted", False, 1), ("autoencoder", True, 3),
 ])  # fmt: skip
 def test_predictions_equal_pytorch(tmp_path, net, int8, batch):
     torch.manual_seed(0)
