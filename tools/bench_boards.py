@@ -34,7 +34,7 @@ from lightning_fwd.models import MODELS
 with quiet():  # ExecuTorch and what it imports speak while they load
     from lightning_fwd_export.boards import BOARDS, run_on_board
     from lightning_fwd_export.boards.board import Board
-    from lightning_fwd_export.boards.run import compile_objects, emulate, link
+    from lightning_fwd_export.boards.build import SEMIHOSTED, compile_model, emulate, link
     from lightning_fwd_export.errors import ExportError
     from lightning_fwd_export.generate_c import pte_to_c
     from lightning_fwd_export.int8 import int8_inference
@@ -120,8 +120,8 @@ def by_layer(code: Path, x: torch.Tensor, board: Board, instead: Sequence[str] =
         values = ", ".join(map(str, x.permute(0, 2, 3, 1).flatten().tolist() if x.dim() == 4 else x.flatten().tolist()))
         (work / "input.h").write_text(f"static const int8_t input[{x.numel()}] = {{{values}}};\n")
         replaced = {"conv2d_s8", "depthwise_s8", "linear_s8", "pool_s8", "elementwise_s8"} if instead else set()
-        objects = [o for o in compile_objects(work, work, board, ["-O2"]) if Path(o).stem not in replaced]
-        emulate(work, link(work, work, board, HERE / "layers.c", [*objects, *instead]), board, 600)
+        objects = [o for o in compile_model(work, work, board, ["-O2"]) if Path(o).stem not in replaced]
+        emulate(work, link(work, work, board, HERE / "layers.c", [*objects, *instead], SEMIHOSTED), board, 600)
         total, calls, output = (work / "layers.txt").read_text().splitlines()
     return [int(total), *map(int, calls.split())], np.array(output.split(), np.int8)
 

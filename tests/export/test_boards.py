@@ -83,10 +83,11 @@ def test_fifty_steps_on_a_board_equal_the_host(exported, emulator, record_proper
         ("inference", measured.instructions_per("forward")),
         ("flash", measured.flash),
         ("ram", measured.ram),
-        ("ledger_ram", report.ledger["exported_ram_bytes"]),
+        ("ledger_ram", report.ledger["shipped_ram_bytes"]),
         ("stack", max(measured.stack.values())),
     ):
         record_property(name, value)
+    assert abs(measured.ram - report.ledger["shipped_ram_bytes"]) <= 0.02 * measured.ram
     assert worst <= 1e-5 * max(1.0, max(float(np.abs(o).max()) for call in outputs for o in call)) and drift <= 1e-5
 
 

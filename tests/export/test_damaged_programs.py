@@ -46,7 +46,7 @@ def test_damage_behind_the_seal_never_crashes_and_never_leaves_its_arenas(progra
     for changed in mutations(plain[:-1] if len(plain) % 2 else plain, 250, seed=1):
         try:
             checked = read_program(changed, trust_unsealed=True)
-            files = write_c(checked, "mutated")
+            files = write_c(checked, "mutated").files
         except ExportError:
             continue
         survived += 1

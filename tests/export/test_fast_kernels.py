@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lightning_fwd_export.boards import BOARDS
-from lightning_fwd_export.boards.run import emulate, link
+from lightning_fwd_export.boards.build import SEMIHOSTED, emulate, link
 from lightning_fwd_export.generate_c import CSRC
 
 KERNELS = "conv2d_s8 conv2d_s8_dsp conv2d_s8_mve depthwise_s8 depthwise_s8_dsp depthwise_s8_mve linear_s8 pool_s8 elementwise_s8".split()
@@ -57,7 +57,7 @@ def test_fast_bodies_equal_plain_c_on_drawn_shapes(kernels, tmp_path, board, see
     main = tmp_path / "main.c"
     source = __file__.replace("test_fast_kernels.py", "fast_against_plain.c")
     main.write_text(f'#define SEED {seed}u\n#define SHAPES 150\n#include "{source}"\n')
-    elf = link(work, CSRC, BOARDS[board], main, objects)
+    elf = link(work, CSRC, BOARDS[board], main, objects, SEMIHOSTED)
     emulate(work, elf, BOARDS[board], 120)  # raises with the exit code of the kernel that differs
 
 

@@ -33,65 +33,6 @@ def test_matrix_products(csrc, m, k, n, seed):
     close(state, expected)
 
 
-@st.composite
-def convolutions(draw):
-    groups = draw(st.integers(1, 3))
-    k_h, k_w = draw(st.integers(1, 3)), draw(st.integers(1, 4))
-    d_h, d_w = draw(st.integers(1, 2)), draw(st.integers(1, 2))
-    return {
-        "batch": draw(st.integers(1, 2)),
-        "in_c": groups * draw(st.integers(1, 2)),
-        "out_c": groups * draw(st.integers(1, 3)),
-        "h": draw(st.integers((k_h - 1) * d_h + 1, 9)),
-        "w": draw(st.integers((k_w - 1) * d_w + 1, 12)),
-        "kernel": (k_h, k_w),
-        "stride": (draw(st.integers(1, 3)), draw(st.integers(1, 3))),
-        "pad": (draw(st.integers(0, 2)), draw(st.integers(0, 2))),
-        "dilation": (d_h, d_w),
-        "groups": groups,
-        "seed": draw(st.integers(0, 99)),
-    }
-
-
-@FAST
-@given(c=convolutions())
-def test_convolution_and_its_gradients(csrc, c):
-    torch.manual_seed(c["seed"])
-    x = torch.randn(c["batch"], c["in_c"], c["h"], c["w"])
-    w, b = torch.randn(c["out_c"], c["in_c"] // c["groups"], *c["kernel"]), torch.randn(c["out_c"])
-    expected = F.conv2d(x, w, b, c["stride"], c["pad"], c["dilation"], c["groups"])
-    shape = [
-        c["batch"],
-        c["in_c"],
-        c["h"],
-        c["w"],
-        c["out_c"],
-        *expected.shape[2:],
-        *c["kernel"],
-        *c["stride"],
-        *c["pad"],
-        *c["dilation"],
-        c["groups"],
-    ]
-    out = torch.empty(expected.shape)
-    call(csrc.lfwd_conv2d_f32, x, w, b, shape, out)
-    close(out, expected)
-    grad = torch.randn(expected.shape)
-    gi, gw, _ = torch.ops.aten.convolution_backward(
-        grad, x, w, None, c["stride"], c["pad"], c["dilation"], False, [0, 0], c["groups"], [True, True, False]
-    )
-    for function, args, like in (
-        (csrc.lfwd_conv2d_grad_input_f32, (grad, w), gi),
-        (csrc.lfwd_conv2d_grad_weight_f32, (grad, x), gw),
-    ):
-        got = torch.empty(like.shape)
-        call(function, *args, shape, got)
-        close(got, like, 1e-4)
-    updated = w.clone()
-    call(csrc.lfwd_sgd_conv2d_f32, updated, grad, x, shape, 0.1, 0.5)
-    close(updated, 0.5 * w - 0.1 * gw, 1e-4)
-
-
 @FAST
 @given(h=st.integers(2, 8), w=st.integers(2, 8), k=st.integers(1, 3), s=st.integers(1, 3), count_pad=st.booleans(), seed=st.integers(0, 9))
 def test_pooling_and_its_gradients(csrc, h, w, k, s, count_pad, seed):

@@ -15,14 +15,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_fwd.cost import price
-from lightning_fwd.cost.memory import plan_memory
-from lightning_fwd.cost.schedule import (
-    apply_updates_at_once,
-    split_convolution_backward,
-    stream_gradients,
-    write_in_place,
-)
-from lightning_fwd.cost.widths import Widths
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.models.weights import require_finite
@@ -30,6 +22,7 @@ from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_ste
 
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
+from .c_code.writer import Written
 from .check import Batch, Check, check_program, example_batches
 from .count_dropout import count_dropout
 from .errors import ExportError, NoKernel
@@ -52,8 +45,10 @@ class ExportReport:
             integer step).
         same_predictions: of an int8 program, the share of samples that it classifies as the float model does, before any training.
         activations, state: planned bytes of the training step.
-        ledger: what ``lf.step_cost`` predicts: ``peak_ram_bytes`` (scheduled), ``exported_ram_bytes`` (without its fused and reordered loops, which
-            calls of one kernel per operation do not have), ``flash_bytes`` (constants; it knows no code), ``macs_per_step``.
+        ram: the program's static arrays, bytes by name: what the generated C declares, scratch of its kernels included.
+        ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes`` (constants and
+            tables of the generated C), and what ``lf.step_cost`` predicts from the graph alone: ``scheduled_ram_bytes`` (the ideal of fused and reordered
+            loops, which calls of one kernel per operation do not reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
         board: figures of the run on the emulated board, empty without one.
     """
 
@@ -65,6 +60,7 @@ class ExportReport:
     activations: int
     state: int
     same_predictions: float | None = None
+    ram: dict[str, int] = field(default_factory=dict)
     ledger: dict[str, int] = field(default_factory=dict)
     board: dict[str, object] = field(default_factory=dict)
 
@@ -161,7 +157,7 @@ def export_program(
     require_few_steps(model.original, example_batch[0])
     try:
         program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)
-        checked, sources = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
+        checked, written = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
     except NoKernel as error:
         line, mend = (
             source_line(model.original, error.layer, model.opaque),
@@ -178,7 +174,7 @@ def export_program(
         check = check_program(program, model, source[:steps], uses_target, lr, momentum, loss)
     out = Path(out_dir)
     code = out / "c"
-    write_sources(sources, code)
+    write_sources(written.files, code)
     (out / "step.pte").write_bytes(program.data)
     activations, state = program.arenas["train_step"]
     progress("pricing the step")
@@ -191,7 +187,8 @@ def export_program(
         activations,
         state,
         check.same_predictions,
-        ledger=_ledger(model, example_batch, loss, momentum, int8),
+        ram=written.ram,
+        ledger=_ledger(model, example_batch, loss, momentum, int8, written),
     )
     if target_board is not None and run:
         progress(f"training on {target_board.name}")
@@ -309,17 +306,14 @@ def _board_figures(measured: BoardReport, program: StepProgram, check: Check) ->
     }
 
 
-def _ledger(model: RewrittenModel, example_batch: Batch, loss, momentum: float, int8: bool) -> dict[str, int]:
-    """What the cost ledger predicts. RAM twice: as a device with fused and reordered loops would run the step, and as this exporter runs it."""
+def _ledger(model: RewrittenModel, example_batch: Batch, loss, momentum: float, int8: bool, written: Written) -> dict[str, int]:
+    """Memory of the program as generated, and what the cost ledger says of the step, scheduled as a device with fused loops would run it."""
     width = "mixed" if int8 else "fp32"
-    step = trace_step(model, example_batch, loss=loss, momentum=momentum)
-    cost = price(step, model, width=width)
-    for transform in (split_convolution_backward, apply_updates_at_once, stream_gradients, write_in_place):
-        step = transform(step)
-    exported = plan_memory(step, Widths(step, width)).peak_bytes
+    cost = price(trace_step(model, example_batch, loss=loss, momentum=momentum), model, width=width)
     return {
-        "peak_ram_bytes": cost.peak_ram_bytes,
-        "exported_ram_bytes": exported,
+        "shipped_ram_bytes": written.ram_bytes,
+        "shipped_constants_bytes": written.constants,
+        "scheduled_ram_bytes": cost.peak_ram_bytes,
         "flash_bytes": cost.flash_bytes,
         "macs_per_step": cost.total_macs,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from .c_code.writer import write_c
+from .c_code.writer import Written, write_c
 from .errors import ExportError
 from .pte import Program, read_program
 
@@ -34,13 +34,13 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
         if not path.is_file():
             raise ExportError(f"{path}: no such file")
         program, name = path.read_bytes(), path.name
-    checked, files = translate(program, name, trust_unsealed)
-    write_sources(files, out_dir)
+    checked, written = translate(program, name, trust_unsealed)
+    write_sources(written.files, out_dir)
     return checked
 
 
-def translate(program: bytes, name: str = "a program", trust_unsealed: bool = False) -> tuple[Program, dict[str, str]]:
-    """What a program holds and the C files made from it, by name; nothing is written. Arguments and errors as for :func:`pte_to_c`."""
+def translate(program: bytes, name: str = "a program", trust_unsealed: bool = False) -> tuple[Program, Written]:
+    """What a program holds and the C made from it; nothing is written to disk. Arguments and errors as for :func:`pte_to_c`."""
     checked = read_program(program, trust_unsealed)
     return checked, write_c(checked, name)
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import os
 import shutil
 import struct
-import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -16,16 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ExportError
-from ..host.runtime import cache_folder, run_tool
 from ..pte import Method, Program, Tensor
-from .board import SHIFT, Board, board
+from .board import Board, board
+from .build import BARE, FOOTPRINT, GCC, QEMU, RUNNER, SEMIHOSTED, SHIFT, SIZE, compile_model, emulate, link, linked_constants, linked_sizes
 
-_HERE = Path(__file__).parent
-_GCC, _SIZE, _NM, _QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "arm-none-eabi-nm", "qemu-system-arm"
 PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 _DTYPES = {"float": "<f4", "int8_t": "i1", "uint8_t": "u1", "int16_t": "<i2", "int32_t": "<i4", "int64_t": "<i8"}
-SEMIHOSTING = ("--specs=rdimon.specs", "-lc", "-lrdimon", "-lm")
-_WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion"]
 
 
 @dataclass
@@ -62,7 +54,7 @@ class BoardReport:
 
 def missing_tools() -> list[str]:
     """Programs a board run needs and this machine lacks."""
-    return [tool for tool in (_GCC, _SIZE, _QEMU) if shutil.which(tool) is None]
+    return [tool for tool in (GCC, SIZE, QEMU) if shutil.which(tool) is None]
 
 
 def run_on_board(
@@ -99,18 +91,11 @@ def run_on_board(
         work = Path(folder)
         (work / "runner_methods.h").write_text(_runner_methods(runnable, weights))
         (work / "footprint_methods.h").write_text(_footprint_methods(runnable, weights))
-        objects = compile_objects(work, Path(c_dir), target, optimise)
-        runner = link(work, Path(c_dir), target, _HERE / "runner.c", objects)
-        footprint = link(
-            work,
-            Path(c_dir),
-            target,
-            _HERE / "footprint.c",
-            objects,
-            ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"],
-        )
-        report.flash, report.ram = _sizes(footprint)
-        report.constants = _constants(footprint)
+        objects = compile_model(work, Path(c_dir), target, optimise)
+        runner = link(work, Path(c_dir), target, RUNNER, objects, SEMIHOSTED)
+        footprint = link(work, Path(c_dir), target, FOOTPRINT, objects, BARE)
+        report.flash, report.ram = linked_sizes(footprint)
+        report.constants = linked_constants(footprint)
         requests = _encode(runnable, calls, report)
         if weights:
             requests += struct.pack("<I", len(runnable))
@@ -118,113 +103,6 @@ def run_on_board(
         emulate(work, runner, target, timeout)
         _decode((work / "output.bin").read_bytes(), {m.name: m for m in runnable}, report, weights)
     return report
-
-
-def compile_objects(work: Path, c_dir: Path, target: Board, optimise: Sequence[str]) -> list[str]:
-    """The generated C and its kernels, and the linker script in ``work``."""
-    flags = [
-        *target.flags,
-        "-mthumb",
-        *optimise,
-        *_WARNINGS,
-        "-fno-math-errno",
-        "-fno-strict-aliasing",
-        "-ffunction-sections",
-        "-fdata-sections",
-    ]
-    script = (_HERE / "link.ld").read_text()
-    for name, (origin, length) in (("FLASH", target.flash), ("RAM", target.ram)):
-        script = script.replace(f"{name}_ORIGIN", hex(origin)).replace(f"{name}_LENGTH", hex(length))
-    (work / "link.ld").write_text(script)
-    model = _object(c_dir / "lfwd_model.c", work, [*flags, f"-I{c_dir}", f"-I{c_dir / 'kernels'}"])
-    return [model, *_kernel_objects(c_dir / "kernels", flags)]
-
-
-def _kernel_objects(kernels: Path, flags: list[str]) -> list[str]:
-    """The kernel library for these flags: compiled once per source state, kept in the user's cache folder."""
-    sources = sorted(kernels.glob("*.[ch]"))
-    version = run_tool([_GCC, "-dumpfullversion"], "asking the compiler for its version")
-    digest = hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in sources) + " ".join([version, *flags]).encode())
-    folder = cache_folder() / f"board-kernels-{digest.hexdigest()[:16]}"
-    if not folder.exists():
-        with tempfile.TemporaryDirectory(dir=cache_folder()) as work:
-            objects = Path(work) / "objects"
-            objects.mkdir()
-            for source in sources:
-                if source.suffix == ".c":
-                    _object(source, objects, flags)
-            with contextlib.suppress(OSError):  # another process was first
-                os.replace(objects, folder)
-    return [str(p) for p in sorted(folder.glob("*.o"))]
-
-
-def _object(source: Path, folder: Path, flags: list[str]) -> str:
-    target = str(folder / f"{source.stem}.o")
-    run_tool([_GCC, *flags, "-c", str(source), "-o", target], f"compiling {source.name}")
-    return target
-
-
-def link(work: Path, c_dir: Path, target: Board, main: Path, objects: list[str], libraries: Sequence[str] = SEMIHOSTING) -> Path:
-    """Firmware for a board around ``main``; ``work`` holds what ``compile_objects`` left there."""
-    elf = work / f"{main.stem}.elf"
-    sources = [str(_HERE / "startup.c"), str(main)]
-    includes = [f"-I{folder}" for folder in (work, _HERE, c_dir)]
-    flags = [*target.flags, "-mthumb", "-O2", "-std=gnu99", "-Wall", *target.defines, "-ffunction-sections", "-nostartfiles"]
-    command = [
-        _GCC,
-        *flags,
-        *includes,
-        *sources,
-        *objects,
-        "-Wl,--gc-sections",
-        "-Wl,--no-warn-rwx-segments",
-        "-T",
-        str(work / "link.ld"),
-        *libraries,
-        "-o",
-        str(elf),
-    ]
-    run_tool(command, f"linking for {target.name} (Flash {target.flash[1]} B, RAM {target.ram[1]} B)")
-    return elf
-
-
-def _sizes(elf: Path) -> tuple[int, int]:
-    text, data, bss = map(int, run_tool([_SIZE, str(elf)], "reading sizes").splitlines()[1].split()[:3])
-    return text + data, data + bss
-
-
-def _constants(elf: Path) -> int:
-    """Bytes of the generated ``constant_N`` arrays that the linker kept."""
-    symbols = [line.split() for line in run_tool([_NM, "-S", str(elf)], "reading symbols").splitlines()]
-    return sum(int(s[1], 16) for s in symbols if len(s) == 4 and s[3].startswith("constant_"))
-
-
-def emulate(work: Path, elf: Path, target: Board, timeout: float) -> None:
-    """Run firmware in folder ``work`` to its end."""
-    command = [
-        _QEMU,
-        "-M",
-        target.name,
-        "-nographic",
-        "-monitor",
-        "none",
-        "-serial",
-        "none",
-        "-icount",
-        f"shift={SHIFT}",
-        "-semihosting-config",
-        "enable=on,target=native",
-        "-kernel",
-        str(elf),
-    ]
-    try:
-        done = subprocess.run(command, cwd=work, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout)
-    except subprocess.TimeoutExpired as error:
-        raise ExportError(f"{target.name} did not finish within {timeout:.0f} s") from error
-    reasons = {99: "a processor fault", 3: "too little input", 2: "no file access"}
-    if done.returncode:
-        why = reasons.get(done.returncode, f"exit code {done.returncode}")
-        raise ExportError(f"the run on {target.name} ended in {why}: {done.stderr[-500:]}")
 
 
 # ---- the runner's generated part and its protocol
@@ -304,7 +182,7 @@ def _decode(data: bytes, methods: dict[str, Method], report: BoardReport, weight
     for name in report.methods:
         ticks, stack = struct.unpack_from("<II", data, at)
         at += 8
-        report.instructions.append(report.board.instructions(ticks))
+        report.instructions.append(round(ticks * report.board.tick_ns / 2**SHIFT))
         report.stack[name] = max(report.stack.get(name, 0), stack)
         outputs = []
         for t in methods[name].outputs:

@@ -39,10 +39,11 @@ class Context:
     Attributes:
         call: the operator call.
         unit: collects constants, tables and scratch of the C unit (see ``writer.Unit``).
+        position: of the call in its method.
     """
 
-    def __init__(self, call: Call, unit: Any):
-        self.call, self.unit, self.before = call, unit, []
+    def __init__(self, call: Call, unit: Any, position: int):
+        self.call, self.unit, self.position, self.before = call, unit, position, []
 
     def fail(self, why: str) -> NoKernel:
         return no_kernel(self.call, why)
@@ -102,9 +103,13 @@ class Context:
         names = {"float": "f32", "int64_t": "i64", "uint8_t": "u8", "int32_t": "i32", "int8_t": "s8"}
         cast = f"lfwd_cast_{names.get(t.ctype)}_{names.get(ctype)}"
         self.require(cast in CASTS, f"no conversion from {t.ctype} to {ctype}")
-        scratch = self.unit.scratch(t.count * (8 if ctype == "int64_t" else 4 if ctype == "float" else 1), self)
-        self.before.append(f"{cast}({self.pointer(t)}, {t.count}, ({ctype} *){scratch});")
-        return f"(const {ctype} *){scratch}"
+        scratch = self.scratch(t.count * (8 if ctype == "int64_t" else 4 if ctype == "float" else 1))
+        self.before.append(f"{cast}({self.pointer(t)}, {t.count}, {scratch});")
+        return scratch
+
+    def scratch(self, nbytes: int) -> str:
+        """Pointer to working memory of this call, 0 where it needs none."""
+        return self.unit.scratch(nbytes, self.position) if nbytes else "0"
 
     def scalar(self, value: float | int, ctype: str) -> str:
         """Pointer to one constant."""

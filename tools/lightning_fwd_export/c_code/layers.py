@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..pte import Tensor
 from .kernels import Context, kernel, number
+from .scratch import conv2d_scratch
 from .shapes import axis, broadcast_strides
 
 
@@ -64,8 +65,18 @@ def _linear(c: Context) -> str:
 # ---- convolution
 
 
-def conv_shape(c: Context, x: Tensor, weight: Tensor, out: Tensor, stride, padding, dilation, groups: int) -> str:
-    """``lfwd_conv2d_shape``; a 1-d convolution is a 2-d one of height 1."""
+def _conv(c: Context, kind: str, x: Tensor, weight: Tensor, out: Tensor, first: int, groups: int) -> tuple[str, str]:
+    """``lfwd_conv2d_shape`` and the scratch of a kernel of this kind.
+
+    Args:
+        first: position of stride among the arguments, padding and dilation behind it; groups: position of the number of groups.
+    """
+    fields = conv_fields(c, x, weight, out, c.ints(first), c.ints(first + 1), c.ints(first + 2), c.number(groups))
+    return c.table("lfwd_conv2d_shape", fields), c.scratch(4 * conv2d_scratch(kind, fields))
+
+
+def conv_fields(c: Context, x: Tensor, weight: Tensor, out: Tensor, stride, padding, dilation, groups: int) -> list[int]:
+    """Fields of ``lfwd_conv2d_shape``; a 1-d convolution is a 2-d one of height 1."""
     c.contiguous(x, weight, out)
     c.require(len(x.shape) in (3, 4) and len(weight.shape) == len(out.shape) == len(x.shape), "not a 1-d or 2-d convolution")
     spatial = len(x.shape) - 2
@@ -83,8 +94,7 @@ def conv_shape(c: Context, x: Tensor, weight: Tensor, out: Tensor, stride, paddi
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip((in_h, in_w), padding, dilation, (k_h, k_w), stride, strict=True)
     ]
     c.require([out_h, out_w] == expected and out.shape[:2] == (batch, out_c), f"output {out.shape} does not follow from the input")
-    fields = [batch, in_c, in_h, in_w, out_c, out_h, out_w, k_h, k_w, *stride, *padding, *dilation, groups]
-    return c.table("lfwd_conv2d_shape", fields)
+    return [batch, in_c, in_h, in_w, out_c, out_h, out_w, k_h, k_w, *stride, *padding, *dilation, groups]
 
 
 @kernel("aten::convolution.out")
@@ -92,12 +102,12 @@ def _convolution(c: Context) -> str:
     x, w = c.tensor(0), c.tensor(1)
     if c.arg(6):  # transposed: what a convolution's input gradient computes
         c.require(c.arg(2) is None, "transposed convolution with a bias")
-        shape = conv_shape(c, c.out, w, x, c.ints(3), c.ints(4), c.ints(5), c.number(8))
-        return f"lfwd_conv2d_grad_input_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
-    shape = conv_shape(c, x, w, c.out, c.ints(3), c.ints(4), c.ints(5), c.number(8))
+        shape, work = _conv(c, "grad_input", c.out, w, x, 3, 8)
+        return f"lfwd_conv2d_grad_input_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {work}, {c.pointer(c.out, 'float')})"
+    shape, work = _conv(c, "forward", x, w, c.out, 3, 8)
     c.require(c.arg(2) is None or c.tensor(2).count == w.shape[0], "bias does not match")
     pointers = f"{c.p(0, 'float')}, {c.p(1, 'float')}, {c.p(2, 'float')}"
-    return f"lfwd_conv2d_f32({pointers}, {shape}, {c.pointer(c.out, 'float')})"
+    return f"lfwd_conv2d_f32({pointers}, {shape}, {work}, {c.pointer(c.out, 'float')})"
 
 
 @kernel("aten::convolution_backward.out")
@@ -107,14 +117,14 @@ def _convolution_backward(c: Context) -> str:
 
 @kernel("lfwd::conv2d_grad_input.out")
 def _conv2d_grad_input(c: Context) -> str:
-    shape = conv_shape(c, c.out, c.tensor(1), c.tensor(0), c.ints(3), c.ints(4), c.ints(5), c.number(6))
-    return f"lfwd_conv2d_grad_input_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
+    shape, work = _conv(c, "grad_input", c.out, c.tensor(1), c.tensor(0), 3, 6)
+    return f"lfwd_conv2d_grad_input_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {work}, {c.pointer(c.out, 'float')})"
 
 
 @kernel("lfwd::conv2d_grad_weight.out")
 def _conv2d_grad_weight(c: Context) -> str:
-    shape = conv_shape(c, c.tensor(1), c.out, c.tensor(0), c.ints(3), c.ints(4), c.ints(5), c.number(6))
-    return f"lfwd_conv2d_grad_weight_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {c.pointer(c.out, 'float')})"
+    shape, work = _conv(c, "update", c.tensor(1), c.out, c.tensor(0), 3, 6)
+    return f"lfwd_conv2d_grad_weight_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {shape}, {work}, {c.pointer(c.out, 'float')})"
 
 
 # ---- updates in place: state = decay * state - lr * gradient
@@ -153,8 +163,8 @@ def _sgd_part(c: Context) -> str:
 @kernel("lfwd::sgd_conv2d_.")
 def _sgd_conv2d(c: Context) -> str:
     state, grad, x = c.tensor(0), c.tensor(1), c.tensor(2)
-    shape = conv_shape(c, x, state, grad, c.ints(5), c.ints(6), c.ints(7), c.number(8))
-    return f"lfwd_sgd_conv2d_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {c.p(2, 'float')}, {shape}, {_rates(c, 3, 4)})"
+    shape, work = _conv(c, "update", x, state, grad, 5, 8)
+    return f"lfwd_sgd_conv2d_f32({c.p(0, 'float')}, {c.p(1, 'float')}, {c.p(2, 'float')}, {shape}, {_rates(c, 3, 4)}, {work})"
 
 
 # ---- pooling and normalisation

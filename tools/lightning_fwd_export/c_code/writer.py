@@ -10,6 +10,7 @@ from ..errors import ExportError
 from ..pte import Method, Program, Tensor
 from . import elementwise, int8, integer, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
 from .kernels import KERNELS, Context, no_kernel, number
+from .liveness import ACTIVATIONS, Gaps
 
 _FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
 GET_WEIGHTS = "get_weights"
@@ -18,12 +19,14 @@ _COPIES = {"aten::clone.out", "dim_order_ops::_clone_dim_order.out", "aten::alia
 
 @dataclass
 class Unit:
-    """What the calls of all methods share: constants, shape tables, arenas and scratch."""
+    """What the calls of all methods share: constants, shape tables and arenas. ``gaps``: where scratch of the method at hand may lie."""
 
     constants: dict[tuple[str, bytes], str] = field(default_factory=dict)
     tables: dict[str, str] = field(default_factory=dict)
     arenas: dict[int, str] = field(default_factory=dict)
     used: dict[str, str] = field(default_factory=dict)
+    gaps: Gaps | None = None
+    activation_bytes: int = 0
     scratch_bytes: int = 0
 
     def pointer(self, t: Tensor) -> str:
@@ -42,15 +45,37 @@ class Unit:
         text = f"{ctype} %s = {_braces(fields)};"
         return "&" + self.tables.setdefault(text, f"{ctype.removeprefix('lfwd_')}_{len(self.tables)}")
 
-    def scratch(self, nbytes: int, context: Context) -> str:
-        start = getattr(context, "scratch_used", 0)
-        context.scratch_used = start + -(-nbytes // 8) * 8
-        self.scratch_bytes = max(self.scratch_bytes, context.scratch_used)
-        return f"(lfwd_scratch + {start})"
+    def scratch(self, nbytes: int, position: int) -> str:
+        """Pointer to working memory of call ``position``: bytes of the activation arena that nothing else uses meanwhile."""
+        place = self.gaps.place(position, nbytes)
+        self.activation_bytes = max(self.activation_bytes, self.gaps.end)
+        self.scratch_bytes = max(self.scratch_bytes, nbytes)
+        return f"(void *)({self.arenas.setdefault(ACTIVATIONS, 'lfwd_activations')} + {place})"
 
 
-def write_c(program: Program, source: str) -> dict[str, str]:
-    """The generated files by name.
+@dataclass(frozen=True)
+class Written:
+    """Generated C, and what it takes of a device beside code.
+
+    Attributes:
+        files: text by name.
+        ram: bytes of each static array, by name: all of the program's RAM but the stack.
+        scratch: the largest working memory of one call; it lies in the activations.
+        constants: bytes of constants and tables in Flash.
+    """
+
+    files: dict[str, str]
+    ram: dict[str, int]
+    scratch: int
+    constants: int
+
+    @property
+    def ram_bytes(self) -> int:
+        return sum(self.ram.values())
+
+
+def write_c(program: Program, source: str) -> Written:
+    """The generated files, and the memory they declare.
 
     Args:
         program: what ``read_program`` returned.
@@ -73,19 +98,24 @@ def write_c(program: Program, source: str) -> dict[str, str]:
             sizes[k] = max(sizes.get(k, 0), size)
     for k in list(sizes) + list(weight_arenas):
         sizes[k] = max([sizes.get(k, 0), *(m.arenas[k] for m in methods.values() if k in weight_arenas and k < len(m.arenas))])
-        unit.arenas[k] = {1: "lfwd_activations"}.get(k, "lfwd_weights" if k in weight_arenas else f"lfwd_arena_{k}")
+        unit.arenas[k] = {ACTIVATIONS: "lfwd_activations"}.get(k, "lfwd_weights" if k in weight_arenas else f"lfwd_arena_{k}")
     if 1 in weight_arenas and len(run) > 1:
         raise ExportError("methods do not share their weights; plan memory with share_mutable_buffers=True")
     bodies = [_function(m, unit) for m in run.values()]
     if direct:
         bodies.append(_weight_access(direct, unit))
+    if unit.activation_bytes:
+        sizes[ACTIVATIONS] = max(sizes.get(ACTIVATIONS, 0), unit.activation_bytes)
     init = [f"    {_initialise(t, unit)};" for t in weights]
     prototypes = [_prototype(m) + ";" for m in run.values()] + (_WEIGHT_PROTOTYPES if direct else [])
-    return {
+    files = {
         "lfwd_model.h": _header(source, run, direct, unit, sizes, prototypes, program.numbers),
         "lfwd_constants.h": _constants(unit),
         "lfwd_model.c": _source(source, unit, sizes, init, bodies),
     }
+    ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size}
+    constants = sum(len(data) for _, data in unit.constants) + 4 * sum(_numbers(text) for text in unit.tables)
+    return Written(files, ram, unit.scratch_bytes, constants)
 
 
 def _initialise(t: Tensor, unit: Unit) -> str:
@@ -130,17 +160,17 @@ def _weight_sources(methods: dict[str, Method]) -> list[Tensor]:
 
 
 def _function(m: Method, unit: Unit) -> str:
-    unit.used = {}
+    unit.used, unit.gaps = {}, Gaps(m)
     lines: list[str] = []
     last = None
     inputs, outputs = _parameters(m)
     for name, tensor in zip(inputs, m.inputs, strict=True):
         lines.append(f"    memcpy({unit.pointer(tensor)}, {name}, {tensor.nbytes});")
-    for call in m.calls:
+    for position, call in enumerate(m.calls):
         emit = KERNELS.get(call.operator)
         if emit is None:
             raise no_kernel(call, f"{_package}/c_code has none for it")
-        context = Context(call, unit)
+        context = Context(call, unit, position)
         statement = emit(context)
         origin = " ".join(filter(None, (call.layer, call.phase)))
         if origin != last and origin:
@@ -202,7 +232,7 @@ def _weight_access(sources: list[Tensor], unit: Unit) -> str:
 
 def _header(source: str, run, direct, unit: Unit, sizes: dict[int, int], prototypes, numbers) -> str:
     macros = [f"#define {unit.arenas[k].upper()}_RAM {size} /* bytes */" for k, size in sorted(sizes.items())]
-    macros.append(f"#define LFWD_SCRATCH_RAM {unit.scratch_bytes} /* bytes */")
+    macros.append(f"#define LFWD_SCRATCH_RAM {unit.scratch_bytes} /* bytes, the largest; they lie in the activations */")
     if direct:
         macros.append(f"#define LFWD_WEIGHTS_BYTES {sum(t.nbytes for t in direct)}")
     macros += [f"#define LFWD_{k.upper()} {number(v, 'float' if isinstance(v, float) else 'int32_t')}" for k, v in numbers.items()]
@@ -242,7 +272,9 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
         "are const and stay in Flash; nothing is allocated. int8 inputs are round(x / scale) + zero point, images",
         "channels last (NHWC); class labels are int64_t. A step in integers takes round(x * 2^LFWD_INPUT_EXPONENT)",
         "within -127..127 (NCHW) and its rate as {multiplier, exponent, momentum * 2^15}: rate = multiplier * 2^-exponent,",
-        "multiplier below 2^15; logits are integers * 2^-logits_exponent.",
+        "multiplier below 2^15; logits are integers * 2^-logits_exponent. Compile as the Makefile does: with",
+        "-ffp-contract=fast a product and a sum are one instruction (results then differ in the last bits), with",
+        "-std=c99 alone they are two.",
     ]
     return "/* " + "\n".join(f" * {line}".rstrip() for line in lines)[3:] + " */"
 
@@ -260,8 +292,6 @@ def _constants(unit: Unit) -> str:
 
 def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str]) -> str:
     arenas = [f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size]
-    if unit.scratch_bytes:
-        arenas.append(f"static uint8_t lfwd_scratch[{unit.scratch_bytes}] __attribute__((aligned(16)));")
     tables = ["static const " + text % name for text, name in unit.tables.items()]
     return "\n".join(
         [
@@ -291,6 +321,11 @@ def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bod
             "",
         ]
     )
+
+
+def _numbers(table: str) -> int:
+    """How many 32-bit fields a table has."""
+    return table.count(",") + 1
 
 
 def _shape(t: Tensor) -> str:

@@ -224,9 +224,9 @@ def _print(report, console: Console) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     board, ledger = report.board, report.ledger
-    ram, constants = board.get("ram_bytes", report.activations + report.state), ledger["flash_bytes"]
-    table.add_row("RAM, bytes", f"{ram:,}", f"{ledger['exported_ram_bytes']:,}")
-    table.add_row("  in fused and reordered loops", "", f"{ledger['peak_ram_bytes']:,}")
+    ram, constants = (f"{board['ram_bytes']:,}" if board else ""), ledger["shipped_constants_bytes"]
+    table.add_row("RAM, bytes", ram, f"{ledger['shipped_ram_bytes']:,}")
+    table.add_row("  ideal, in fused and reordered loops", "", f"{ledger['scheduled_ram_bytes']:,}")
     if board:
         code = board["flash_bytes"] - board["flash_constants_bytes"]
         table.add_row("Flash, constants, bytes", f"{board['flash_constants_bytes']:,}", f"{constants:,}")

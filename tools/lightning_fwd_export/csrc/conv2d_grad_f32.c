@@ -1,87 +1,104 @@
-/* Gradients of the float convolution. The weight gradient of one tap is a dot product of two planes, so an update
- * never needs the gradient tensor. */
+/* Gradient of the float convolution to its input. Stride 1: a convolution of the output's gradient with the taps turned round.
+ * Other strides: what each output position hands back is one matrix product, added up where its window lies. */
 #include <string.h>
 
-#include "lfwd_float.h"
+#include "lfwd_conv_f32.h"
+#include "lfwd_products.h"
 
-/* Output positions [from, to) along one dimension that read inside the image through the tap at `offset`. */
-typedef struct {
-    int32_t from, to;
-} range;
-
-static inline range inside(int32_t offset, int32_t stride, int32_t in_size, int32_t out_size)
+int32_t lfwd_conv2d_grad_input_scratch(const lfwd_conv2d_shape *s)
 {
-    range r = {offset < 0 ? (-offset + stride - 1) / stride : 0,
-               in_size > offset ? (in_size - offset + stride - 1) / stride : 0};
-    if (r.to > out_size) r.to = out_size;
-    return r;
+    if (lfwd_is_depthwise_turned(s)) return lfwd_depthwise_grad_input_scratch(s);
+    const int32_t unit = s->stride_h == 1 && s->stride_w == 1;
+    return unit && !lfwd_is_pointwise(s) ? s->out_c / s->groups * s->kernel_h * s->kernel_w * 4 : 0;
 }
 
-void lfwd_conv2d_grad_input_f32(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *out)
+/* One group of one sample, stride 1: the windows of an input pixel run backwards through the output. */
+static void turned_round(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *scratch, float *out)
 {
-    const int32_t channels = s->in_c / s->groups, per_group = s->out_c / s->groups;
-    const int32_t image = s->in_h * s->in_w, plane = s->out_h * s->out_w;
-    memset(out, 0, (size_t)(s->batch * s->in_c * image) * sizeof *out);
-    for (int32_t n = 0; n < s->batch; n++)
-        for (int32_t o = 0; o < s->out_c; o++) {
-            const float *g = grad + (n * s->out_c + o) * plane;
-            const float *w = weight + o * channels * s->kernel_h * s->kernel_w;
-            float *to = out + (n * s->in_c + o / per_group * channels) * image;
-            for (int32_t c = 0; c < channels; c++, to += image)
-                for (int32_t ky = 0; ky < s->kernel_h; ky++) {
-                    const int32_t top = ky * s->dilation_h - s->pad_h;
-                    const range y = inside(top, s->stride_h, s->in_h, s->out_h);
-                    for (int32_t kx = 0; kx < s->kernel_w; kx++, w++) {
-                        const int32_t left = kx * s->dilation_w - s->pad_w;
-                        const range x = inside(left, s->stride_w, s->in_w, s->out_w);
-                        const float v = *w;
-                        for (int32_t i = y.from; i < y.to; i++) {
-                            const float *row = g + i * s->out_w;
-                            float *sum = to + (i * s->stride_h + top) * s->in_w + left;
-                            for (int32_t j = x.from; j < x.to; j++) sum[j * s->stride_w] += v * row[j];
-                        }
-                    }
-                }
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w;
+    const int32_t pixels = s->in_h * s->in_w;
+    lfwd_windows at = {s->out_h, s->out_w, s->kernel_h, s->kernel_w, -s->dilation_h, -s->dilation_w, 0, {0}, {0}};
+    lfwd_product p = {weight, channels, taps, outputs, taps, (channels - 1) * taps, scratch, 0, 4, 0, out, pixels};
+    int32_t y = s->pad_h, x = s->pad_w;
+    for (int32_t i = 0; i < pixels; i += 4, p.out += 4) {
+        p.n = at.count = lfwd_least(pixels - i, 4);
+        for (int32_t j = 0; j < at.count; j++) {
+            at.y[j] = y, at.x[j] = x;
+            if (++x == s->in_w + s->pad_w) x = s->pad_w, y++;
         }
+        lfwd_gather_columns_f32(grad, outputs, &at, scratch);
+        lfwd_product_f32(&p);
+    }
 }
 
-/* Gradient of weight (o, c, ky, kx): the output gradient's plane o against the input's plane c, shifted by the tap. */
-static float tap_gradient(const float *grad, const float *x, const lfwd_conv2d_shape *s, int32_t o, int32_t c,
-                          int32_t ky, int32_t kx)
+/* Up to four output positions: the row and column where their windows begin, and the same as an offset into the plane. */
+typedef struct {
+    int32_t count, y[4], x[4], offset[4], inside;
+} positions;
+
+static positions next_positions(const lfwd_conv2d_shape *s, int32_t from)
 {
-    const int32_t top = ky * s->dilation_h - s->pad_h, left = kx * s->dilation_w - s->pad_w;
-    const range rows = inside(top, s->stride_h, s->in_h, s->out_h);
-    const range columns = inside(left, s->stride_w, s->in_w, s->out_w);
-    float sum = 0.0f;
-    for (int32_t n = 0; n < s->batch; n++) {
-        const float *g = grad + (n * s->out_c + o) * s->out_h * s->out_w;
-        const float *in = x + (n * s->in_c + c) * s->in_h * s->in_w;
-        for (int32_t i = rows.from; i < rows.to; i++) {
-            const float *row = g + i * s->out_w;
-            const float *from = in + (i * s->stride_h + top) * s->in_w + left;
-            for (int32_t j = columns.from; j < columns.to; j++) sum += row[j] * from[j * s->stride_w];
+    positions p = {lfwd_least(s->out_h * s->out_w - from, 4), {0}, {0}, {0}, 1};
+    for (int32_t j = 0; j < p.count; j++) {
+        p.y[j] = (from + j) / s->out_w * s->stride_h - s->pad_h;
+        p.x[j] = (from + j) % s->out_w * s->stride_w - s->pad_w;
+        p.offset[j] = p.y[j] * s->in_w + p.x[j];
+        if (p.y[j] < 0 || p.y[j] + (s->kernel_h - 1) * s->dilation_h >= s->in_h || p.x[j] < 0 ||
+            p.x[j] + (s->kernel_w - 1) * s->dilation_w >= s->in_w)
+            p.inside = 0;
+    }
+    return p;
+}
+
+/* One group of one sample, any stride. Rows of the product are (channel, ky, kx). */
+static void scattered(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *out)
+{
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w;
+    const int32_t pixels = s->out_h * s->out_w, rows = channels * taps;
+    float sums[16];
+    for (int32_t i = 0; i < pixels; i += 4) {
+        const positions at = next_positions(s, i);
+        float *plane = out;
+        int32_t ky = 0, kx = 0;
+        for (int32_t r = 0; r < rows; r += 4) {
+            const int32_t left = lfwd_least(rows - r, 4);
+            const lfwd_product p = {weight + r, left, rows, 1, outputs, 0, grad + i, at.count, pixels, 0, sums, 4};
+            lfwd_product_transposed_f32(&p);
+            for (int32_t k = 0; k < left; k++) {
+                const int32_t down = ky * s->dilation_h, right = kx * s->dilation_w;
+                const float *sum = sums + 4 * k;
+                for (int32_t j = 0; j < at.count; j++) {
+                    const int32_t y = at.y[j] + down, x = at.x[j] + right;
+                    if (at.inside || (y >= 0 && y < s->in_h && x >= 0 && x < s->in_w))
+                        plane[at.offset[j] + down * s->in_w + right] += sum[j];
+                }
+                if (++kx == s->kernel_w) kx = 0, ky++;
+                if (ky == s->kernel_h) ky = 0, plane += s->in_h * s->in_w;
+            }
         }
     }
-    return sum;
 }
 
-#define LFWD_FOR_EACH_TAP(statement)                                                             \
-    const int32_t channels = s->in_c / s->groups, per_group = s->out_c / s->groups;              \
-    for (int32_t o = 0; o < s->out_c; o++)                                                       \
-        for (int32_t c = 0; c < channels; c++)                                                   \
-            for (int32_t ky = 0; ky < s->kernel_h; ky++)                                         \
-                for (int32_t kx = 0; kx < s->kernel_w; kx++) {                                   \
-                    const float g = tap_gradient(grad, x, s, o, o / per_group * channels + c, ky, kx); \
-                    statement;                                                                   \
-                }
-
-void lfwd_conv2d_grad_weight_f32(const float *grad, const float *x, const lfwd_conv2d_shape *s, float *out)
+void lfwd_conv2d_grad_input_f32(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *scratch, float *out)
 {
-    LFWD_FOR_EACH_TAP(*out++ = g)
-}
-
-void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr,
-                         float decay)
-{
-    LFWD_FOR_EACH_TAP(*state = decay * *state - lr * g; state++)
+    if (lfwd_is_depthwise_turned(s)) {
+        lfwd_depthwise_grad_input_f32(grad, weight, s, scratch, out);
+        return;
+    }
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups;
+    const int32_t pixels = s->out_h * s->out_w, image = s->in_h * s->in_w, taps = s->kernel_h * s->kernel_w;
+    const int32_t unit = s->stride_h == 1 && s->stride_w == 1;
+    if (!unit) memset(out, 0, (size_t)(s->batch * s->in_c * image) * sizeof *out);
+    for (int32_t n = 0; n < s->batch; n++)
+        for (int32_t g = 0; g < s->groups; g++, grad += outputs * pixels, out += channels * image) {
+            const float *w = weight + g * outputs * channels * taps;
+            if (lfwd_is_pointwise(s)) {
+                const lfwd_product p = {w, channels, channels, 1, outputs, 0, grad, pixels, pixels, 0, out, image};
+                lfwd_product_transposed_f32(&p);
+            } else if (unit) {
+                turned_round(grad, w, s, scratch, out);
+            } else {
+                scattered(grad, w, s, out);
+            }
+        }
 }

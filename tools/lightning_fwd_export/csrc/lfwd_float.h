@@ -145,7 +145,8 @@ void lfwd_bmm_f32(const float *a, const float *b, int32_t batch, int32_t m, int3
 void lfwd_linear_f32(const float *x, const float *weight, const float *bias, int32_t rows, int32_t in_features,
                      int32_t out_features, float *out);
 
-/* conv2d_f32.c, conv2d_grad_f32.c: x (batch, in_c, in_h, in_w), weight (out_c, in_c / groups, kernel_h, kernel_w) */
+/* conv2d_f32.c, conv2d_grad_f32.c, conv2d_update_f32.c: x (batch, in_c, in_h, in_w), weight (out_c, in_c / groups, kernel_h,
+ * kernel_w). Each takes `scratch`: as many floats as the function of its name says, which the generated code has planned. */
 typedef struct {
     int32_t batch, in_c, in_h, in_w;
     int32_t out_c, out_h, out_w;
@@ -153,9 +154,14 @@ typedef struct {
     int32_t groups;
 } lfwd_conv2d_shape;
 
-void lfwd_conv2d_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *out);
-void lfwd_conv2d_grad_input_f32(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *out);
-void lfwd_conv2d_grad_weight_f32(const float *grad, const float *x, const lfwd_conv2d_shape *s, float *out);
+void lfwd_conv2d_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *scratch,
+                     float *out);
+void lfwd_conv2d_grad_input_f32(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *scratch,
+                                float *out);
+void lfwd_conv2d_grad_weight_f32(const float *grad, const float *x, const lfwd_conv2d_shape *s, float *scratch, float *out);
+int32_t lfwd_conv2d_scratch(const lfwd_conv2d_shape *s);
+int32_t lfwd_conv2d_grad_input_scratch(const lfwd_conv2d_shape *s);
+int32_t lfwd_sgd_conv2d_scratch(const lfwd_conv2d_shape *s); /* of the weight gradient too */
 
 /* pool_f32.c */
 typedef struct {
@@ -194,7 +200,7 @@ void lfwd_modulate_from_seed_f32(const float *x, const float *error, int32_t bat
 void lfwd_positive_bits_f32(const float *x, int32_t count, uint8_t *bits);
 void lfwd_where_bits_f32(const float *grad, const uint8_t *bits, int32_t count, float *out);
 
-/* matmul_f32.c, conv2d_grad_f32.c: state = decay * state - lr * gradient, with no gradient tensor ever in memory.
+/* sgd_f32.c, conv2d_update_f32.c: state = decay * state - lr * gradient, with no gradient tensor ever in memory.
  * SGD: decay 1. Momentum buffer: lr -1, decay = momentum; then lfwd_sgd_f32 with the buffer as gradient. */
 void lfwd_sgd_f32(float *state, const float *grad, int32_t count, float lr, float decay);
 void lfwd_sgd_outer_f32(float *state, const float *grad, const float *x, int32_t rows, int32_t out_features,
@@ -202,5 +208,5 @@ void lfwd_sgd_outer_f32(float *state, const float *grad, const float *x, int32_t
 void lfwd_sgd_part_f32(float *state, lfwd_axis axis, const float *grad, const int64_t *index, int32_t count, float lr,
                        float decay); /* only `count` entries along the axis learn; grad has (outer, count, inner) */
 void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr,
-                         float decay); /* gradient = weight gradient of conv2d */
+                         float decay, float *scratch); /* gradient = weight gradient of conv2d */
 #endif

@@ -148,17 +148,21 @@ lfwd_conv2d_shape conv_shape(Args a, size_t x, size_t weight, size_t grad, size_
             spatial(weight, 0), spatial(weight, 1), pair(stride, 0, 1), pair(stride, 1, 1), pair(stride + 1, 0, 0),
             pair(stride + 1, 1, 0), pair(stride + 2, 0, 1), pair(stride + 2, 1, 1), integer(a, stride + 3)};
 }
+using Scratch = std::vector<float>;  // on a device it is planned
 void sgd_conv2d(KernelRuntimeContext &, Args a) {
     const lfwd_conv2d_shape s = conv_shape(a, 2, 0, 1, 5);
-    lfwd_sgd_conv2d_f32(f32(a, 0), f32(a, 1), f32(a, 2), &s, real(a, 3), real(a, 4));
+    Scratch scratch(static_cast<size_t>(lfwd_sgd_conv2d_scratch(&s)));
+    lfwd_sgd_conv2d_f32(f32(a, 0), f32(a, 1), f32(a, 2), &s, real(a, 3), real(a, 4), scratch.data());
 }
 void conv2d_grad_input(KernelRuntimeContext &, Args a) {
     const lfwd_conv2d_shape s = conv_shape(a, 7, 1, 0, 3);
-    lfwd_conv2d_grad_input_f32(f32(a, 0), f32(a, 1), &s, f32(a, 7));
+    Scratch scratch(static_cast<size_t>(lfwd_conv2d_grad_input_scratch(&s)));
+    lfwd_conv2d_grad_input_f32(f32(a, 0), f32(a, 1), &s, scratch.data(), f32(a, 7));
 }
 void conv2d_grad_weight(KernelRuntimeContext &, Args a) {
     const lfwd_conv2d_shape s = conv_shape(a, 1, 7, 0, 3);
-    lfwd_conv2d_grad_weight_f32(f32(a, 0), f32(a, 1), &s, f32(a, 7));
+    Scratch scratch(static_cast<size_t>(lfwd_sgd_conv2d_scratch(&s)));
+    lfwd_conv2d_grad_weight_f32(f32(a, 0), f32(a, 1), &s, scratch.data(), f32(a, 7));
 }
 void relu_backward(KernelRuntimeContext &, Args a) {
     lfwd_relu_backward_f32(f32(a, 0), f32(a, 1), count(a, 2), f32(a, 2));

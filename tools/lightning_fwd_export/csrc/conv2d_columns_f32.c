@@ -1,0 +1,44 @@
+/* Windows of an image as columns of a matrix, four positions at a time (im2col without the matrix of the whole image). */
+#include "lfwd_conv_f32.h"
+
+static const float outside = 0.0f;
+
+/* One tap of four positions, plane after plane: from[j] steps by step[j], which is 0 where the tap lies outside the image. */
+static inline void one_tap(const float *const from[4], const int32_t step[4], int32_t planes, int32_t stride, float *to)
+{
+    const float *f0 = from[0], *f1 = from[1], *f2 = from[2], *f3 = from[3];
+    const int32_t s0 = step[0], s1 = step[1], s2 = step[2], s3 = step[3];
+    for (; planes > 0; planes--, to += stride) {
+        to[0] = *f0, to[1] = *f1, to[2] = *f2, to[3] = *f3;
+        f0 += s0, f1 += s1, f2 += s2, f3 += s3;
+    }
+}
+
+/* The same for four neighbours inside the image. */
+static inline void one_tap_inside(const float *from, int32_t plane, int32_t planes, int32_t stride, float *to)
+{
+    for (; planes > 0; planes--, from += plane, to += stride) *(lfwd_four *)to = *(const lfwd_four *)from;
+}
+
+void lfwd_gather_columns_f32(const float *image, int32_t planes, const lfwd_windows *at, float *columns)
+{
+    const int32_t plane = at->h * at->w, stride = 4 * at->kernel_h * at->kernel_w;
+    const int32_t neighbours = at->count == 4 && at->y[0] == at->y[3] && at->x[3] - at->x[0] == 3;
+    for (int32_t ky = 0; ky < at->kernel_h; ky++)
+        for (int32_t kx = 0; kx < at->kernel_w; kx++, columns += 4) {
+            const int32_t down = ky * at->step_y, right = kx * at->step_x, top = at->y[0] + down, first = at->x[0] + right;
+            if (neighbours && top >= 0 && top < at->h && first >= 0 && first + 3 < at->w) {
+                one_tap_inside(image + top * at->w + first, plane, planes, stride, columns);
+                continue;
+            }
+            const float *from[4] = {&outside, &outside, &outside, &outside};
+            int32_t step[4] = {0};
+            for (int32_t j = 0; j < at->count; j++) {
+                const int32_t y = at->y[j] + down, x = at->x[j] + right;
+                if (y < 0 || y >= at->h || x < 0 || x >= at->w) continue;
+                from[j] = image + y * at->w + x;
+                step[j] = plane;
+            }
+            one_tap(from, step, planes, stride, columns);
+        }
+}

@@ -1,0 +1,206 @@
+/* Gradient of the float convolution to its weights, and the update that never holds it. The gradient of one tap is a dot product
+ * of two planes; blocks of four outputs by four channels share their loads. */
+#include <string.h>
+
+#include "lfwd_conv_f32.h"
+
+/* Output positions [from, from + count) along one dimension that read inside the image through a tap. */
+typedef struct {
+    int32_t from, count;
+} range;
+
+static inline range inside(int32_t offset, int32_t stride, int32_t in_size, int32_t out_size)
+{
+    const int32_t from = offset < 0 ? (-offset + stride - 1) / stride : 0;
+    const int32_t to = lfwd_least(in_size > offset ? (in_size - offset + stride - 1) / stride : 0, out_size);
+    const range r = {from, to > from ? to - from : 0};
+    return r;
+}
+
+/* The runs of elements that are multiplied: rows of the two planes, for every sample. Gaps lead from the end of one run to the next. */
+typedef struct {
+    int32_t batch, rows, columns, step;
+    int32_t grad_gap, grad_jump, x_gap, x_jump;
+} runs;
+
+#if LFWD_HELIUM_FLOAT
+static inline float total(float32x4_t v)
+{
+    return vgetq_lane_f32(v, 0) + vgetq_lane_f32(v, 1) + vgetq_lane_f32(v, 2) + vgetq_lane_f32(v, 3);
+}
+
+/* Two outputs by two channels along neighbouring elements, the tail masked. */
+static inline void block2(const float *g0, const float *g1, const float *x0, const float *x1, const runs *r, float sums[4])
+{
+    float32x4_t s00 = vdupq_n_f32(0.0f), s01 = s00, s10 = s00, s11 = s00;
+    for (int32_t n = r->batch; n > 0; n--, g0 += r->grad_jump, g1 += r->grad_jump, x0 += r->x_jump, x1 += r->x_jump)
+        for (int32_t i = r->rows; i > 0; i--, g0 += r->grad_gap, g1 += r->grad_gap, x0 += r->x_gap, x1 += r->x_gap) {
+            int32_t left = r->columns;
+            for (; left >= 4; left -= 4, g0 += 4, g1 += 4, x0 += 4, x1 += 4) {
+                const float32x4_t a = vld1q_f32(g0), b = vld1q_f32(g1), c = vld1q_f32(x0), d = vld1q_f32(x1);
+                s00 = vfmaq_f32(s00, a, c);
+                s01 = vfmaq_f32(s01, a, d);
+                s10 = vfmaq_f32(s10, b, c);
+                s11 = vfmaq_f32(s11, b, d);
+            }
+            if (left) {
+                const mve_pred16_t some = vctp32q((uint32_t)left);
+                const float32x4_t a = vld1q_z_f32(g0, some), b = vld1q_z_f32(g1, some);
+                const float32x4_t c = vld1q_z_f32(x0, some), d = vld1q_z_f32(x1, some);
+                s00 = vfmaq_f32(s00, a, c);
+                s01 = vfmaq_f32(s01, a, d);
+                s10 = vfmaq_f32(s10, b, c);
+                s11 = vfmaq_f32(s11, b, d);
+                g0 += left, g1 += left, x0 += left, x1 += left;
+            }
+        }
+    sums[0] = total(s00), sums[1] = total(s01), sums[4] = total(s10), sums[5] = total(s11);
+}
+#endif
+
+/* Where the sums of a block go: state -= lr * sum, one channel `step` from the next, one output `row` from the next. */
+typedef struct {
+    float *state, lr;
+    int32_t row, step;
+} target;
+
+static void update(const target *t, int32_t high, int32_t wide, const float sums[16])
+{
+    for (int32_t i = 0; i < high; i++)
+        for (int32_t j = 0; j < wide; j++) t->state[i * t->row + j * t->step] -= t->lr * sums[4 * i + j];
+}
+
+#define UPDATE_ROW(to, s0, s1, s2, s3) \
+    *to -= lr * s0, to += step, *to -= lr * s1, to += step, *to -= lr * s2, to += step, *to -= lr * s3, to -= 3 * step;
+#define KEEP_ROW(to, s0, s1, s2, s3) (to)[0] = s0, (to)[1] = s1, (to)[2] = s2, (to)[3] = s3;
+
+/* Four outputs by four channels, of which `high` by `wide` are wanted. */
+static LFWD_APART void block(const float *g0, int32_t plane, int32_t high, const float *x0, int32_t image, int32_t wide, const runs *r,
+                             const target *t)
+{
+    LFWD_THREE_MORE(g, plane, high)
+    LFWD_THREE_MORE(x, image, wide)
+    float sums[16];
+#if LFWD_HELIUM_FLOAT
+    if (r->step == 1) {
+        const float *const g[4] = {g0, g1, g2, g3}, *const x[4] = {x0, x1, x2, x3};
+        for (int32_t i = 0; i < 4; i += 2)
+            for (int32_t j = 0; j < 4; j += 2) block2(g[i], g[i + 1], x[j], x[j + 1], r, sums + 4 * i + j);
+        update(t, high, wide, sums);
+        return;
+    }
+#endif
+    LFWD_SUMS(0.0f, 0.0f, 0.0f, 0.0f)
+    for (int32_t n = r->batch; n != 0; n--) {
+        for (int32_t i = r->rows; i != 0; i--) {
+            if (r->step == 1)
+                for (int32_t k = r->columns; k != 0; k--) {
+                    LFWD_OPAQUE(k);
+                    LFWD_STEP(*g0++, *g1++, *g2++, *g3++, *x0++, *x1++, *x2++, *x3++);
+                }
+            else
+                for (int32_t k = r->columns, step = r->step; k != 0; k--, x0 += step, x1 += step, x2 += step, x3 += step) {
+                    LFWD_OPAQUE(k);
+                    LFWD_STEP(*g0++, *g1++, *g2++, *g3++, *x0, *x1, *x2, *x3);
+                }
+            g0 += r->grad_gap, g1 += r->grad_gap, g2 += r->grad_gap, g3 += r->grad_gap;
+            x0 += r->x_gap, x1 += r->x_gap, x2 += r->x_gap, x3 += r->x_gap;
+        }
+        g0 += r->grad_jump, g1 += r->grad_jump, g2 += r->grad_jump, g3 += r->grad_jump;
+        x0 += r->x_jump, x1 += r->x_jump, x2 += r->x_jump, x3 += r->x_jump;
+    }
+    if (high == 4 && wide == 4) {
+        float *to = t->state;
+        const float lr = t->lr;
+        const int32_t step = t->step;
+        LFWD_ROWS(UPDATE_ROW, to, t->row)
+    } else {
+        float *to = sums;
+        LFWD_ROWS(KEEP_ROW, to, 4)
+        update(t, high, wide, sums);
+    }
+}
+
+/* Four outputs by one channel. */
+static LFWD_APART void column(const float *g0, int32_t plane, int32_t high, const float *x, const runs *r, const target *t)
+{
+    LFWD_THREE_MORE(g, plane, high)
+    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f, s3 = 0.0f;
+    for (int32_t n = r->batch; n != 0; n--) {
+        for (int32_t i = r->rows; i != 0; i--) {
+            for (int32_t k = r->columns, step = r->step; k != 0; k--, x += step) {
+                LFWD_OPAQUE(k);
+                const float v = *x;
+                s0 += v * *g0++;
+                s1 += v * *g1++;
+                s2 += v * *g2++;
+                s3 += v * *g3++;
+            }
+            g0 += r->grad_gap, g1 += r->grad_gap, g2 += r->grad_gap, g3 += r->grad_gap, x += r->x_gap;
+        }
+        g0 += r->grad_jump, g1 += r->grad_jump, g2 += r->grad_jump, g3 += r->grad_jump, x += r->x_jump;
+    }
+    const float sums[4] = {s0, s1, s2, s3};
+    for (int32_t i = 0; i < high; i++) t->state[i * t->row] -= t->lr * sums[i];
+}
+
+/* All outputs and channels of one group through one tap; state points at the tap of its first weight. */
+static void one_tap(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, const runs *r, float lr)
+{
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w;
+    const int32_t plane = s->out_h * s->out_w, image = s->in_h * s->in_w;
+    for (int32_t o = 0; o < outputs; o += 4) {
+        const int32_t high = lfwd_least(outputs - o, 4);
+        target t = {state + o * channels * taps, lr, channels * taps, taps};
+        for (int32_t c = 0; c < channels;) {
+            const int32_t left = channels - c, wide = left >= 3 ? lfwd_least(left, 4) : 1;
+            if (wide == 1)
+                column(grad + o * plane, plane, high, x + c * image, r, &t);
+            else
+                block(grad + o * plane, plane, high, x + c * image, image, wide, r, &t);
+            c += wide, t.state += wide * taps;
+        }
+    }
+}
+
+void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr, float decay,
+                         float *scratch)
+{
+    if (lfwd_is_depthwise(s)) {
+        lfwd_sgd_depthwise_f32(state, grad, x, s, lr, decay, scratch);
+        return;
+    }
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w;
+    const int32_t plane = s->out_h * s->out_w, image = s->in_h * s->in_w;
+    if (lfwd_is_pointwise(s) && plane == 1 && s->groups == 1) { /* a linear layer */
+        lfwd_sgd_outer_f32(state, grad, x, s->batch, outputs, channels, lr, decay);
+        return;
+    }
+    if (decay != 1.0f)
+        for (int32_t i = 0; i < s->out_c * channels * taps; i++) state[i] *= decay;
+    for (int32_t t = 0; t < taps; t++) {
+        const int32_t top = t / s->kernel_w * s->dilation_h - s->pad_h, left = t % s->kernel_w * s->dilation_w - s->pad_w;
+        range rows = inside(top, s->stride_h, s->in_h, s->out_h), columns = inside(left, s->stride_w, s->in_w, s->out_w);
+        if (rows.count == 0 || columns.count == 0) continue;
+        const float *g = grad + rows.from * s->out_w + columns.from;
+        const float *from = x + (rows.from * s->stride_h + top) * s->in_w + columns.from * s->stride_w + left;
+        if (lfwd_is_pointwise(s)) columns.count = plane, rows.count = 1;
+        const int32_t g_row = lfwd_is_pointwise(s) ? plane : s->out_w, x_row = lfwd_is_pointwise(s) ? image : s->in_w * s->stride_h;
+        const runs r = {s->batch, rows.count, columns.count, s->stride_w,
+                        g_row - columns.count, s->out_c * plane - rows.count * g_row,
+                        x_row - columns.count * s->stride_w, s->in_c * image - rows.count * x_row};
+        for (int32_t i = 0; i < s->groups; i++)
+            one_tap(state + i * outputs * channels * taps + t, g + i * outputs * plane, from + i * channels * image, s, &r, lr);
+    }
+}
+
+int32_t lfwd_sgd_conv2d_scratch(const lfwd_conv2d_shape *s)
+{
+    return lfwd_is_depthwise(s) ? lfwd_depthwise_scratch(s) : 0;
+}
+
+void lfwd_conv2d_grad_weight_f32(const float *grad, const float *x, const lfwd_conv2d_shape *s, float *scratch, float *out)
+{
+    memset(out, 0, (size_t)(s->out_c * (s->in_c / s->groups) * s->kernel_h * s->kernel_w) * sizeof *out);
+    lfwd_sgd_conv2d_f32(out, grad, x, s, -1.0f, 1.0f, scratch);
+}

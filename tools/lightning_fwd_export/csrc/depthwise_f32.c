@@ -1,0 +1,278 @@
+/* Float depthwise convolution and its gradients: one channel at a time from a copy of its plane with zeros around it, so that no
+ * tap needs a test. */
+#include "lfwd_conv_f32.h"
+
+static LFWD_INLINE float *zeros(float *out, int32_t count)
+{
+    for (; count > 0; count--) *out++ = 0.0f;
+    return out;
+}
+
+/* A plane (h, w) into the middle of one of rows (height, width), zeros around it; what does not fit below and right is left out. */
+static void pad_plane(const float *in, int32_t h, int32_t w, int32_t top, int32_t left, int32_t height, int32_t width, float *out)
+{
+    const int32_t rows = lfwd_least(h, height - top), columns = lfwd_least(w, width - left), right = width - left - columns;
+    out = zeros(out, top * width + left);
+    for (int32_t y = 0; y < rows; y++, in += w) {
+        int32_t x = 0;
+        for (; x + 4 <= columns; x += 4) *(lfwd_four *)(out + x) = *(const lfwd_four *)(in + x);
+        for (; x < columns; x++) out[x] = in[x];
+        out = zeros(out + columns, right + (y + 1 < rows ? left : 0));
+    }
+    zeros(out, (height - top - rows) * width);
+}
+
+/* out = start + taps over an image without edges. Positions step by `down` and `right` in the image, by out_row and out_step in
+ * the output; taps by tap_row and tap_step in the image, by w_row and w_step in the weights. */
+typedef struct {
+    const float *image, *w;
+    int32_t down, right, kernel_h, kernel_w, tap_row, tap_step, w_row, w_step;
+    int32_t rows, columns, out_row, out_step;
+    float start;
+} correlation;
+
+/* Where four sums go; fewer than four columns: only so many. */
+static LFWD_INLINE void put(float *to, int32_t step, int32_t columns, float s0, float s1, float s2, float s3)
+{
+    if (columns >= 4) {
+        to[0] = s0, to[step] = s1, to[2 * step] = s2, to[3 * step] = s3;
+        return;
+    }
+    to[0] = s0;
+    if (columns > 1) to[step] = s1;
+    if (columns > 2) to[2 * step] = s2;
+}
+
+/* Four columns at a time (the last four overlap those before; beyond fewer than four the sums are thrown away), `taps` neighbouring
+ * taps in a row, at most three; `unit`: the columns are neighbours too. Both are constants where this is called. */
+static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t taps, const int32_t unit)
+{
+    const int32_t columns = c->columns, right = unit ? 1 : c->right, tap_row = c->tap_row, w_row = c->w_row;
+    const int32_t second = taps > 1 ? c->w_step : 0, third = taps > 2 ? 2 * c->w_step : 0;
+    const float start = c->start, *row = c->image;
+#if LFWD_HELIUM_FLOAT
+    const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)right);
+#endif
+    for (int32_t y = c->rows; y != 0; y--, row += c->down, out += c->out_row)
+        for (int32_t x = 0; x < columns; x += 4) {
+            const int32_t at = x + 4 <= columns || columns < 4 ? x : columns - 4;
+            const float *p = row + at * right, *w = c->w;
+            float *to = out + at * c->out_step;
+#if LFWD_HELIUM_FLOAT
+            float32x4_t sum = vdupq_n_f32(start);
+            for (int32_t ky = c->kernel_h; ky > 0; ky--, p += tap_row, w += w_row) {
+                sum = vfmaq_n_f32(sum, unit ? vld1q_f32(p) : vldrwq_gather_shifted_offset_f32(p, offsets), w[0]);
+                if (taps > 1) sum = vfmaq_n_f32(sum, unit ? vld1q_f32(p + 1) : vldrwq_gather_shifted_offset_f32(p + 1, offsets), w[second]);
+                if (taps > 2) sum = vfmaq_n_f32(sum, unit ? vld1q_f32(p + 2) : vldrwq_gather_shifted_offset_f32(p + 2, offsets), w[third]);
+            }
+            if (columns >= 4 && c->out_step == 1)
+                vst1q_f32(to, sum);
+            else
+                put(to, c->out_step, columns, vgetq_lane_f32(sum, 0), vgetq_lane_f32(sum, 1), vgetq_lane_f32(sum, 2), vgetq_lane_f32(sum, 3));
+#else
+            const float *q = p + right, *r = q + right, *s = r + right;
+            float s0 = start, s1 = s0, s2 = s0, s3 = s0;
+            for (int32_t ky = c->kernel_h; ky != 0; ky--, w += w_row) {
+                LFWD_OPAQUE(ky);
+                const float a = w[0], b = w[second], d = w[third];
+                if (unit) {
+                    const float p1 = p[1], p2 = p[2], p3 = p[3];
+                    s0 += a * p[0], s1 += a * p1, s2 += a * p2, s3 += a * p3;
+                    if (taps > 1) {
+                        const float p4 = p[4];
+                        s0 += b * p1, s1 += b * p2, s2 += b * p3, s3 += b * p4;
+                        if (taps > 2) s0 += d * p2, s1 += d * p3, s2 += d * p4, s3 += d * p[5];
+                    }
+                } else {
+                    s0 += a * p[0], s1 += a * q[0], s2 += a * r[0], s3 += a * s[0];
+                    if (taps > 1) s0 += b * p[1], s1 += b * q[1], s2 += b * r[1], s3 += b * s[1];
+                    if (taps > 2) s0 += d * p[2], s1 += d * q[2], s2 += d * r[2], s3 += d * s[2];
+                    q += tap_row, r += tap_row, s += tap_row;
+                }
+                p += tap_row;
+            }
+            put(to, c->out_step, columns, s0, s1, s2, s3);
+#endif
+        }
+}
+
+/* Taps that are more than three or not neighbours, one position after the other. */
+static void any_plane(const correlation *c, float *out)
+{
+    for (int32_t y = 0; y < c->rows; y++)
+        for (int32_t x = 0; x < c->columns; x++) {
+            const float *p = c->image + y * c->down + x * c->right, *w = c->w;
+            float sum = c->start;
+            for (int32_t ky = c->kernel_h; ky > 0; ky--, p += c->tap_row, w += c->w_row)
+                for (int32_t kx = 0; kx < c->kernel_w; kx++) sum += w[kx * c->w_step] * p[kx * c->tap_step];
+            out[y * c->out_row + x * c->out_step] = sum;
+        }
+}
+
+static LFWD_APART void plane_of_3(const correlation *c, float *out) { plane(c, out, 3, 1); }
+static LFWD_APART void plane_of_3_apart(const correlation *c, float *out) { plane(c, out, 3, 0); }
+static LFWD_APART void plane_of_2(const correlation *c, float *out) { plane(c, out, 2, 1); }
+static LFWD_APART void plane_of_1(const correlation *c, float *out) { plane(c, out, 1, 1); }
+
+static void correlate(const correlation *c, float *out)
+{
+    if (c->kernel_w == 3 && c->tap_step == 1)
+        c->right == 1 ? plane_of_3(c, out) : plane_of_3_apart(c, out);
+    else if (c->kernel_w == 2 && c->tap_step == 1 && c->right == 1)
+        plane_of_2(c, out);
+    else if (c->kernel_w == 1 && c->right == 1)
+        plane_of_1(c, out);
+    else
+        any_plane(c, out);
+}
+
+/* Rows (or columns) of the padded plane that `out` windows reach. */
+static inline int32_t reach(int32_t out, int32_t stride, int32_t kernel, int32_t dilation)
+{
+    return (out - 1) * stride + (kernel - 1) * dilation + 1;
+}
+
+int32_t lfwd_depthwise_scratch(const lfwd_conv2d_shape *s)
+{
+    const int32_t beyond = 3 * s->stride_w; /* read, not used, where fewer than four columns are left */
+    return reach(s->out_h, s->stride_h, s->kernel_h, s->dilation_h) * reach(s->out_w, s->stride_w, s->kernel_w, s->dilation_w) + beyond;
+}
+
+void lfwd_depthwise_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *scratch,
+                        float *out)
+{
+    const int32_t taps = s->kernel_h * s->kernel_w;
+    const int32_t height = reach(s->out_h, s->stride_h, s->kernel_h, s->dilation_h);
+    const int32_t width = reach(s->out_w, s->stride_w, s->kernel_w, s->dilation_w);
+    correlation c = {scratch, weight, s->stride_h * width, s->stride_w, s->kernel_h, s->kernel_w, s->dilation_h * width, s->dilation_w,
+                     s->kernel_w, 1, s->out_h, s->out_w, s->out_w, 1, 0.0f};
+    for (int32_t i = 0; i < s->batch * s->in_c; i++, x += s->in_h * s->in_w, out += s->out_h * s->out_w) {
+        pad_plane(x, s->in_h, s->in_w, s->pad_h, s->pad_w, height, width, scratch);
+        c.w = weight + i % s->in_c * taps;
+        c.start = bias ? bias[i % s->in_c] : 0.0f;
+        correlate(&c, out);
+    }
+}
+
+/* One dimension of the gradient to the input. Input positions `first`, `first` + stride, ... all meet the same taps, every stride-th
+ * from `residue` on, the last of them first; in the padded output the first tap of the first position lies at `start`. */
+typedef struct {
+    int32_t first, count, taps, last_tap, start;
+} side;
+
+/* Zeros before and after the gradient's plane, and its length with them. Dilated taps come with stride 1 only. */
+static inline int32_t before(int32_t stride, int32_t kernel, int32_t dilation)
+{
+    return stride == 1 ? (kernel - 1) * dilation : (kernel - 1) / stride;
+}
+
+static inline int32_t length(int32_t in, int32_t out, int32_t stride, int32_t kernel, int32_t dilation, int32_t pad)
+{
+    const int32_t last = (in - 1 + pad) / stride;
+    return before(stride, kernel, dilation) + (last + 1 > out ? last + 1 : out);
+}
+
+static side side_of(int32_t residue, int32_t in, int32_t stride, int32_t kernel, int32_t dilation, int32_t pad)
+{
+    side d;
+    d.first = ((residue - pad) % stride + stride) % stride;
+    d.count = in > d.first ? (in - d.first + stride - 1) / stride : 0;
+    d.taps = kernel > residue ? (kernel - residue + stride - 1) / stride : 0;
+    d.last_tap = residue + (d.taps - 1) * stride;
+    d.start = (d.first + pad) / stride + before(stride, kernel, dilation) - (d.taps - 1) * (stride == 1 ? dilation : 1);
+    return d;
+}
+
+int32_t lfwd_depthwise_grad_input_scratch(const lfwd_conv2d_shape *s)
+{
+    return length(s->in_h, s->out_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h) *
+               length(s->in_w, s->out_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w) +
+           3;
+}
+
+void lfwd_depthwise_grad_input_f32(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *scratch, float *out)
+{
+    const int32_t taps = s->kernel_h * s->kernel_w;
+    const int32_t top = before(s->stride_h, s->kernel_h, s->dilation_h), left = before(s->stride_w, s->kernel_w, s->dilation_w);
+    const int32_t height = length(s->in_h, s->out_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
+    const int32_t width = length(s->in_w, s->out_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
+    for (int32_t i = 0; i < s->batch * s->in_c; i++, grad += s->out_h * s->out_w, out += s->in_h * s->in_w) {
+        const float *w = weight + i % s->in_c * taps;
+        pad_plane(grad, s->out_h, s->out_w, top, left, height, width, scratch);
+        for (int32_t ry = 0; ry < s->stride_h; ry++)
+            for (int32_t rx = 0; rx < s->stride_w; rx++) {
+                const side y = side_of(ry, s->in_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
+                const side x = side_of(rx, s->in_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
+                if (y.count == 0 || x.count == 0) continue;
+                const correlation c = {scratch + y.start * width + x.start, w + y.last_tap * s->kernel_w + x.last_tap, width, 1,
+                                       x.taps ? y.taps : 0, x.taps, (s->stride_h == 1 ? s->dilation_h : 1) * width,
+                                       s->stride_w == 1 ? s->dilation_w : 1, -s->stride_h * s->kernel_w, -s->stride_w,
+                                       y.count, x.count, s->stride_h * s->in_w, s->stride_w, 0.0f};
+                correlate(&c, out + y.first * s->in_w + x.first);
+            }
+    }
+}
+
+/* Three neighbouring taps of one kernel row, two positions at a time. */
+static LFWD_INLINE void three_taps(const float *grad, const float *image, int32_t rows, int32_t columns, int32_t down, const int32_t right,
+                              float sums[3])
+{
+    float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f;
+    for (; rows != 0; rows--, image += down) {
+        const float *p = image;
+        for (int32_t k = columns / 2; k != 0; k--, p += 2 * right, grad += 2) {
+            LFWD_OPAQUE(k);
+            const float g = grad[0], h = grad[1], p1 = p[1], p2 = p[2];
+            s0 += g * p[0], s1 += g * p1, s2 += g * p2;
+            if (right == 1)
+                s0 += h * p1, s1 += h * p2, s2 += h * p[3];
+            else
+                s0 += h * p[right], s1 += h * p[right + 1], s2 += h * p[right + 2];
+        }
+        if (columns & 1) {
+            const float g = *grad++;
+            s0 += g * p[0], s1 += g * p[1], s2 += g * p[2];
+        }
+    }
+    sums[0] = s0, sums[1] = s1, sums[2] = s2;
+}
+
+static LFWD_APART void taps3(const float *grad, const float *image, int32_t rows, int32_t columns, int32_t down, int32_t right, float sums[3])
+{
+    if (right == 1)
+        three_taps(grad, image, rows, columns, down, 1, sums);
+    else
+        three_taps(grad, image, rows, columns, down, right, sums);
+}
+
+static inline float tap1(const float *grad, const float *image, int32_t rows, int32_t columns, int32_t down, int32_t right)
+{
+    float sum = 0.0f;
+    for (; rows > 0; rows--, image += down)
+        for (int32_t k = 0; k < columns; k++) sum += *grad++ * image[k * right];
+    return sum;
+}
+
+void lfwd_sgd_depthwise_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr, float decay,
+                            float *scratch)
+{
+    const int32_t height = reach(s->out_h, s->stride_h, s->kernel_h, s->dilation_h);
+    const int32_t width = reach(s->out_w, s->stride_w, s->kernel_w, s->dilation_w), down = s->stride_h * width;
+    for (int32_t n = 0; n < s->batch; n++) {
+        float *to = state;
+        for (int32_t i = 0; i < s->in_c; i++, x += s->in_h * s->in_w, grad += s->out_h * s->out_w) {
+            pad_plane(x, s->in_h, s->in_w, s->pad_h, s->pad_w, height, width, scratch);
+            for (int32_t ky = 0; ky < s->kernel_h; ky++, to += s->kernel_w) {
+                const float *image = scratch + ky * s->dilation_h * width;
+                float sums[3] = {0};
+                if (s->kernel_w == 3 && s->dilation_w == 1) taps3(grad, image, s->out_h, s->out_w, down, s->stride_w, sums);
+                for (int32_t kx = 0; kx < s->kernel_w; kx++) {
+                    const float g = s->kernel_w == 3 && s->dilation_w == 1
+                                        ? sums[kx]
+                                        : tap1(grad, image + kx * s->dilation_w, s->out_h, s->out_w, down, s->stride_w);
+                    to[kx] = (n ? 1.0f : decay) * to[kx] - lr * g;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+/* What the float convolutions share (internal). */
+#ifndef LFWD_CONV_F32_H
+#define LFWD_CONV_F32_H
+#include "lfwd_block4.h"
+#include "lfwd_float.h"
+
+/* One window, one position, nothing around it: a convolution that is a matrix product. */
+static inline int32_t lfwd_is_pointwise(const lfwd_conv2d_shape *s)
+{
+    return s->kernel_h * s->kernel_w == 1 && s->stride_h == 1 && s->stride_w == 1 && s->pad_h == 0 && s->pad_w == 0;
+}
+
+static inline int32_t lfwd_is_depthwise(const lfwd_conv2d_shape *s)
+{
+    return s->groups > 1 && s->groups == s->in_c && s->groups == s->out_c;
+}
+
+/* Whether the depthwise gradient to the input has a kernel of its own: strides or dilated taps in each direction, not both. */
+static inline int32_t lfwd_is_depthwise_turned(const lfwd_conv2d_shape *s)
+{
+    return lfwd_is_depthwise(s) && (s->stride_h == 1 || s->dilation_h == 1) && (s->stride_w == 1 || s->dilation_w == 1);
+}
+
+/* Where the windows of up to four positions start in an image of planes (h, w); tap (y, x) lies step_y * y, step_x * x further. */
+typedef struct {
+    int32_t h, w, kernel_h, kernel_w, step_y, step_x;
+    int32_t count, y[4], x[4];
+} lfwd_windows;
+
+/* columns[(plane * taps + tap) * 4 + position]: the image under each tap, zero outside it and for positions beyond `count`. */
+void lfwd_gather_columns_f32(const float *image, int32_t planes, const lfwd_windows *at, float *columns);
+
+/* depthwise_f32.c */
+void lfwd_depthwise_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *scratch,
+                        float *out);
+void lfwd_depthwise_grad_input_f32(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *scratch,
+                                   float *out);
+void lfwd_sgd_depthwise_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr,
+                            float decay, float *scratch);
+int32_t lfwd_depthwise_scratch(const lfwd_conv2d_shape *s);
+int32_t lfwd_depthwise_grad_input_scratch(const lfwd_conv2d_shape *s);
+#endif
