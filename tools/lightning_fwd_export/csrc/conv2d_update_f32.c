@@ -23,41 +23,6 @@ typedef struct {
     int32_t grad_gap, grad_jump, x_gap, x_jump;
 } runs;
 
-#if LFWD_HELIUM_FLOAT
-static inline float total(float32x4_t v)
-{
-    return vgetq_lane_f32(v, 0) + vgetq_lane_f32(v, 1) + vgetq_lane_f32(v, 2) + vgetq_lane_f32(v, 3);
-}
-
-/* Two outputs by two channels along neighbouring elements, the tail masked. */
-static inline void block2(const float *g0, const float *g1, const float *x0, const float *x1, const runs *r, float sums[4])
-{
-    float32x4_t s00 = vdupq_n_f32(0.0f), s01 = s00, s10 = s00, s11 = s00;
-    for (int32_t n = r->batch; n > 0; n--, g0 += r->grad_jump, g1 += r->grad_jump, x0 += r->x_jump, x1 += r->x_jump)
-        for (int32_t i = r->rows; i > 0; i--, g0 += r->grad_gap, g1 += r->grad_gap, x0 += r->x_gap, x1 += r->x_gap) {
-            int32_t left = r->columns;
-            for (; left >= 4; left -= 4, g0 += 4, g1 += 4, x0 += 4, x1 += 4) {
-                const float32x4_t a = vld1q_f32(g0), b = vld1q_f32(g1), c = vld1q_f32(x0), d = vld1q_f32(x1);
-                s00 = vfmaq_f32(s00, a, c);
-                s01 = vfmaq_f32(s01, a, d);
-                s10 = vfmaq_f32(s10, b, c);
-                s11 = vfmaq_f32(s11, b, d);
-            }
-            if (left) {
-                const mve_pred16_t some = vctp32q((uint32_t)left);
-                const float32x4_t a = vld1q_z_f32(g0, some), b = vld1q_z_f32(g1, some);
-                const float32x4_t c = vld1q_z_f32(x0, some), d = vld1q_z_f32(x1, some);
-                s00 = vfmaq_f32(s00, a, c);
-                s01 = vfmaq_f32(s01, a, d);
-                s10 = vfmaq_f32(s10, b, c);
-                s11 = vfmaq_f32(s11, b, d);
-                g0 += left, g1 += left, x0 += left, x1 += left;
-            }
-        }
-    sums[0] = total(s00), sums[1] = total(s01), sums[4] = total(s10), sums[5] = total(s11);
-}
-#endif
-
 /* Where the sums of a block go: state -= lr * sum, one channel `step` from the next, one output `row` from the next. */
 typedef struct {
     float *state, lr;
@@ -82,14 +47,38 @@ static LFWD_APART void block(const float *g0, int32_t plane, int32_t high, const
     LFWD_THREE_MORE(x, image, wide)
     float sums[16];
 #if LFWD_HELIUM_FLOAT
-    if (r->step == 1) {
-        const float *const g[4] = {g0, g1, g2, g3}, *const x[4] = {x0, x1, x2, x3};
-        for (int32_t i = 0; i < 4; i += 2)
-            for (int32_t j = 0; j < 4; j += 2) block2(g[i], g[i + 1], x[j], x[j + 1], r, sums + 4 * i + j);
+    /* One element of four channels is one gathered vector. */
+    const uint32_t offsets[4] = {0, (uint32_t)(x1 - x0), (uint32_t)(x2 - x0), (uint32_t)(x3 - x0)};
+    const uint32x4_t channels = vld1q_u32(offsets);
+    float32x4_t s0 = vdupq_n_f32(0.0f), s1 = s0, s2 = s0, s3 = s0;
+    for (int32_t n = r->batch; n != 0; n--) {
+        for (int32_t i = r->rows; i != 0; i--) {
+            for (int32_t k = r->columns, step = r->step; k > 0; k--, x0 += step) {
+                const float32x4_t v = vldrwq_gather_shifted_offset_f32(x0, channels);
+                s0 = vfmaq_n_f32(s0, v, *g0++);
+                s1 = vfmaq_n_f32(s1, v, *g1++);
+                s2 = vfmaq_n_f32(s2, v, *g2++);
+                s3 = vfmaq_n_f32(s3, v, *g3++);
+            }
+            g0 += r->grad_gap, g1 += r->grad_gap, g2 += r->grad_gap, g3 += r->grad_gap, x0 += r->x_gap;
+        }
+        g0 += r->grad_jump, g1 += r->grad_jump, g2 += r->grad_jump, g3 += r->grad_jump, x0 += r->x_jump;
+    }
+    vst1q_f32(sums, s0);
+    vst1q_f32(sums + 4, s1);
+    vst1q_f32(sums + 8, s2);
+    vst1q_f32(sums + 12, s3);
+    if (wide < 4) {
         update(t, high, wide, sums);
         return;
     }
-#endif
+    const uint32x4_t steps = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)t->step);
+    float *to = t->state;
+    for (int32_t i = 0; i < high; i++, to += t->row) {
+        const float32x4_t old = vldrwq_gather_shifted_offset_f32(to, steps);
+        vstrwq_scatter_shifted_offset_f32(to, steps, vfmaq_n_f32(old, vld1q_f32(sums + 4 * i), -t->lr));
+    }
+#else
     LFWD_SUMS(0.0f, 0.0f, 0.0f, 0.0f)
     for (int32_t n = r->batch; n != 0; n--) {
         for (int32_t i = r->rows; i != 0; i--) {
@@ -119,6 +108,7 @@ static LFWD_APART void block(const float *g0, int32_t plane, int32_t high, const
         LFWD_ROWS(KEEP_ROW, to, 4)
         update(t, high, wide, sums);
     }
+#endif
 }
 
 /* Four outputs by one channel. */

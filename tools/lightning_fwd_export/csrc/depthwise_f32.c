@@ -1,25 +1,18 @@
 /* Float depthwise convolution and its gradients: one channel at a time from a copy of its plane with zeros around it, so that no
  * tap needs a test. */
+#include <string.h>
+
 #include "lfwd_conv_f32.h"
 
-static LFWD_INLINE float *zeros(float *out, int32_t count)
+/* A plane (h, w) into the middle of one of rows (height, width), whose margin is zero; what does not fit below and right is left out. */
+static void place(const float *in, int32_t h, int32_t w, int32_t top, int32_t left, int32_t height, int32_t width, float *out)
 {
-    for (; count > 0; count--) *out++ = 0.0f;
-    return out;
-}
-
-/* A plane (h, w) into the middle of one of rows (height, width), zeros around it; what does not fit below and right is left out. */
-static void pad_plane(const float *in, int32_t h, int32_t w, int32_t top, int32_t left, int32_t height, int32_t width, float *out)
-{
-    const int32_t rows = lfwd_least(h, height - top), columns = lfwd_least(w, width - left), right = width - left - columns;
-    out = zeros(out, top * width + left);
-    for (int32_t y = 0; y < rows; y++, in += w) {
-        int32_t x = 0;
-        for (; x + 4 <= columns; x += 4) *(lfwd_four *)(out + x) = *(const lfwd_four *)(in + x);
-        for (; x < columns; x++) out[x] = in[x];
-        out = zeros(out + columns, right + (y + 1 < rows ? left : 0));
+    const int32_t rows = lfwd_least(h, height - top), columns = lfwd_least(w, width - left), whole = columns & ~3;
+    out += top * width + left;
+    for (int32_t y = rows; y > 0; y--, in += w, out += width) {
+        for (int32_t x = 0; x < whole; x += 4) *(lfwd_four *)(out + x) = *(const lfwd_four *)(in + x);
+        for (int32_t x = whole; x < columns; x++) out[x] = in[x];
     }
-    zeros(out, (height - top - rows) * width);
 }
 
 /* out = start + taps over an image without edges. Positions step by `down` and `right` in the image, by out_row and out_step in
@@ -53,11 +46,11 @@ static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t ta
 #if LFWD_HELIUM_FLOAT
     const uint32x4_t offsets = vmulq_n_u32(vidupq_n_u32(0, 1), (uint32_t)right);
 #endif
-    for (int32_t y = c->rows; y != 0; y--, row += c->down, out += c->out_row)
-        for (int32_t x = 0; x < columns; x += 4) {
-            const int32_t at = x + 4 <= columns || columns < 4 ? x : columns - 4;
-            const float *p = row + at * right, *w = c->w;
-            float *to = out + at * c->out_step;
+    for (int32_t y = c->rows; y != 0; y--, row += c->down, out += c->out_row) {
+        const float *from = row;
+        float *to = out;
+        for (int32_t left = columns; left > 0;) {
+            const float *p = from, *w = c->w;
 #if LFWD_HELIUM_FLOAT
             float32x4_t sum = vdupq_n_f32(start);
             for (int32_t ky = c->kernel_h; ky > 0; ky--, p += tap_row, w += w_row) {
@@ -93,7 +86,11 @@ static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t ta
             }
             put(to, c->out_step, columns, s0, s1, s2, s3);
 #endif
+            left -= 4;
+            const int32_t on = lfwd_least(left, 4);
+            from += on * right, to += on * c->out_step;
         }
+    }
 }
 
 /* Taps that are more than three or not neighbours, one position after the other. */
@@ -146,8 +143,9 @@ void lfwd_depthwise_f32(const float *x, const float *weight, const float *bias, 
     const int32_t width = reach(s->out_w, s->stride_w, s->kernel_w, s->dilation_w);
     correlation c = {scratch, weight, s->stride_h * width, s->stride_w, s->kernel_h, s->kernel_w, s->dilation_h * width, s->dilation_w,
                      s->kernel_w, 1, s->out_h, s->out_w, s->out_w, 1, 0.0f};
+    memset(scratch, 0, (size_t)lfwd_depthwise_scratch(s) * sizeof *scratch);
     for (int32_t i = 0; i < s->batch * s->in_c; i++, x += s->in_h * s->in_w, out += s->out_h * s->out_w) {
-        pad_plane(x, s->in_h, s->in_w, s->pad_h, s->pad_w, height, width, scratch);
+        place(x, s->in_h, s->in_w, s->pad_h, s->pad_w, height, width, scratch);
         c.w = weight + i % s->in_c * taps;
         c.start = bias ? bias[i % s->in_c] : 0.0f;
         correlate(&c, out);
@@ -196,9 +194,10 @@ void lfwd_depthwise_grad_input_f32(const float *grad, const float *weight, const
     const int32_t top = before(s->stride_h, s->kernel_h, s->dilation_h), left = before(s->stride_w, s->kernel_w, s->dilation_w);
     const int32_t height = length(s->in_h, s->out_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
     const int32_t width = length(s->in_w, s->out_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
+    memset(scratch, 0, (size_t)lfwd_depthwise_grad_input_scratch(s) * sizeof *scratch);
     for (int32_t i = 0; i < s->batch * s->in_c; i++, grad += s->out_h * s->out_w, out += s->in_h * s->in_w) {
         const float *w = weight + i % s->in_c * taps;
-        pad_plane(grad, s->out_h, s->out_w, top, left, height, width, scratch);
+        place(grad, s->out_h, s->out_w, top, left, height, width, scratch);
         for (int32_t ry = 0; ry < s->stride_h; ry++)
             for (int32_t rx = 0; rx < s->stride_w; rx++) {
                 const side y = side_of(ry, s->in_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
@@ -258,10 +257,11 @@ void lfwd_sgd_depthwise_f32(float *state, const float *grad, const float *x, con
 {
     const int32_t height = reach(s->out_h, s->stride_h, s->kernel_h, s->dilation_h);
     const int32_t width = reach(s->out_w, s->stride_w, s->kernel_w, s->dilation_w), down = s->stride_h * width;
+    memset(scratch, 0, (size_t)lfwd_depthwise_scratch(s) * sizeof *scratch);
     for (int32_t n = 0; n < s->batch; n++) {
         float *to = state;
         for (int32_t i = 0; i < s->in_c; i++, x += s->in_h * s->in_w, grad += s->out_h * s->out_w) {
-            pad_plane(x, s->in_h, s->in_w, s->pad_h, s->pad_w, height, width, scratch);
+            place(x, s->in_h, s->in_w, s->pad_h, s->pad_w, height, width, scratch);
             for (int32_t ky = 0; ky < s->kernel_h; ky++, to += s->kernel_w) {
                 const float *image = scratch + ky * s->dilation_h * width;
                 float sums[3] = {0};
