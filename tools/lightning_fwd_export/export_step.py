@@ -47,7 +47,7 @@ class ExportReport:
         activations, state: planned bytes of the training step.
         ram: the program's static arrays, bytes by name: what the generated C declares, scratch of its kernels included.
         ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes`` (constants and
-            tables of the generated C), and what ``lf.step_cost`` predicts from the graph alone: ``scheduled_ram_bytes`` (the ideal of fused and reordered
+            tables of the generated C), and what ``lf.step_cost`` predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered
             loops, which calls of one kernel per operation do not reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
         board: figures of the run on the emulated board, empty without one.
     """

@@ -1,0 +1,44 @@
+"""The RAM that the report names is what the linker reserves, for nets whose generated program holds more than the step's tensors."""
+
+import pytest
+import torch
+from conftest import export_module
+from lightning_fwd_export.boards import run_on_board
+from lightning_fwd_export.generate_c import pte_to_c
+from torch import nn
+
+import lightning_fwd as lf
+from lightning_fwd.models import DSCNN, ResNet8
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.GRU(5, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0][:, -1])
+
+
+HALF = {"block1": 0.5, "block2": 0.5}
+CASES = [
+    pytest.param(Recurrent, lf.Backprop(), (9, 5), 4, id="gru"),
+    pytest.param(DSCNN, lf.SparseUpdate(train="head"), (1, 49, 10), 12, id="ds_cnn head", marks=pytest.mark.slow),
+    pytest.param(ResNet8, lf.SparseUpdate(train=HALF, biases="all"), (3, 32, 32), 10, id="half of blocks 1-2", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.board
+@pytest.mark.parametrize(("net", "method", "shape", "classes"), CASES)
+def test_linked_ram_is_the_shipped_figure(tmp_path, emulator, record_property, net, method, shape, classes):
+    torch.manual_seed(0)
+    x, y = torch.randn(1, *shape), torch.randint(0, classes, (1,))
+    model = lf.rewrite(net(), method, x)
+    program, report = export_module.export_program(model, (x, y), tmp_path, lr=0.001, steps=2)
+    checked = pte_to_c(program.data, tmp_path / "c")
+    linked = run_on_board(tmp_path / "c", "mps2-an386", checked, []).ram
+    record_property("ram", linked)
+    record_property("ledger", report.ledger)
+    assert report.ledger["shipped_ram_bytes"] == sum(report.ram.values())
+    assert abs(linked - report.ledger["shipped_ram_bytes"]) <= 0.02 * linked
+    assert report.ledger["scheduled_ram_bytes"] <= report.ledger["shipped_ram_bytes"]
