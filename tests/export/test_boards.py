@@ -87,7 +87,7 @@ def test_fifty_steps_on_a_board_equal_the_host(exported, emulator, record_proper
         ("stack", max(measured.stack.values())),
     ):
         record_property(name, value)
-    assert abs(measured.ram - report.ledger["shipped_ram_bytes"]) <= 0.02 * measured.ram
+    assert 0 <= measured.ram - report.ledger["shipped_ram_bytes"] <= 128  # newlib's exp and log bring about 100 bytes for errno
     assert worst <= 1e-5 * max(1.0, max(float(np.abs(o).max()) for call in outputs for o in call)) and drift <= 1e-5
 
 

@@ -20,6 +20,8 @@ class Recurrent(nn.Module):
         return self.head(self.cells(x)[0][:, -1])
 
 
+C_LIBRARY = 128  # bytes that newlib's exp and log bring along for errno, and alignment
+
 HALF = {"block1": 0.5, "block2": 0.5}
 CASES = [
     pytest.param(Recurrent, lf.Backprop(), (9, 5), 4, id="gru"),
@@ -40,5 +42,5 @@ def test_linked_ram_is_the_shipped_figure(tmp_path, emulator, record_property, n
     record_property("ram", linked)
     record_property("ledger", report.ledger)
     assert report.ledger["shipped_ram_bytes"] == sum(report.ram.values())
-    assert abs(linked - report.ledger["shipped_ram_bytes"]) <= 0.02 * linked
+    assert 0 <= linked - report.ledger["shipped_ram_bytes"] <= C_LIBRARY
     assert report.ledger["scheduled_ram_bytes"] <= report.ledger["shipped_ram_bytes"]
