@@ -5,26 +5,14 @@ import torch
 from conftest import export_module
 from lightning_fwd_export.boards import run_on_board
 from lightning_fwd_export.generate_c import pte_to_c
-from torch import nn
 
 import lightning_fwd as lf
 from lightning_fwd.models import DSCNN, ResNet8
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.cells, self.head = nn.GRU(5, 16, batch_first=True), nn.Linear(16, 4)
-
-    def forward(self, x):
-        return self.head(self.cells(x)[0][:, -1])
-
 
 C_LIBRARY = 128  # bytes that newlib's exp and log bring along for errno, and alignment
 
 HALF = {"block1": 0.5, "block2": 0.5}
 CASES = [
-    pytest.param(Recurrent, lf.Backprop(), (9, 5), 4, id="gru"),
     pytest.param(DSCNN, lf.SparseUpdate(train="head"), (1, 49, 10), 12, id="ds_cnn head", marks=pytest.mark.slow),
     pytest.param(ResNet8, lf.SparseUpdate(train=HALF, biases="all"), (3, 32, 32), 10, id="half of blocks 1-2", marks=pytest.mark.slow),
 ]
