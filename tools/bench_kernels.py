@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lightning_fwd_export.boards import BOARDS
-from lightning_fwd_export.boards.build import SEMIHOSTED, SHIFT, board_flags, emulate, kernel_objects, link, write_link_script
+from lightning_fwd_export.boards.build import SEMIHOSTED, board_flags, emulate, kernel_objects, link, write_link_script
 from lightning_fwd_export.c_code.scratch import conv2d_scratch
 from lightning_fwd_export.generate_c import CSRC
 from rich.console import Console
@@ -169,7 +169,7 @@ def measure(board: str, cases: list[Conv | Linear], optimise: tuple[str, ...] = 
     names = [(case, call) for case in cases for call in case.calls()]
     rows = []
     for (case, call), count in zip(names, ticks, strict=True):
-        instructions = round(count * target.tick_ns / 2**SHIFT)
+        instructions = target.instructions(count)
         per_mac = instructions / case.macs
         rows.append({"board": board, "case": str(case), "call": call, "macs": case.macs, "instructions": instructions, "per_mac": per_mac})
     return rows

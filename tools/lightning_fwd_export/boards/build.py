@@ -12,11 +12,10 @@ from pathlib import Path
 
 from ..errors import ExportError
 from ..host.runtime import cache_folder, run_tool
-from .board import Board
+from .board import SHIFT, Board
 
 _HERE = Path(__file__).parent
 GCC, SIZE, NM, QEMU = "arm-none-eabi-gcc", "arm-none-eabi-size", "arm-none-eabi-nm", "qemu-system-arm"
-SHIFT = 5  # the emulator's clock: one instruction = 2**5 ns, about one tick of the counters
 _WARNINGS = ["-std=c99", "-Wall", "-Wextra", "-Werror", "-Wconversion"]
 _SEMANTICS = ["-fno-math-errno", "-fno-strict-aliasing", "-ffp-contract=fast"]  # as templates/Makefile, which says why
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import ExportError
 from ..pte import Method, Program, Tensor
 from .board import Board, board
-from .build import BARE, FOOTPRINT, GCC, QEMU, RUNNER, SEMIHOSTED, SHIFT, SIZE, compile_model, emulate, link, linked_constants, linked_sizes
+from .build import BARE, FOOTPRINT, GCC, QEMU, RUNNER, SEMIHOSTED, SIZE, compile_model, emulate, link, linked_constants, linked_sizes
 
 PACKAGES = "apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm"
 _DTYPES = {"float": "<f4", "int8_t": "i1", "uint8_t": "u1", "int16_t": "<i2", "int32_t": "<i4", "int64_t": "<i8"}
@@ -182,7 +182,7 @@ def _decode(data: bytes, methods: dict[str, Method], report: BoardReport, weight
     for name in report.methods:
         ticks, stack = struct.unpack_from("<II", data, at)
         at += 8
-        report.instructions.append(round(ticks * report.board.tick_ns / 2**SHIFT))
+        report.instructions.append(report.board.instructions(ticks))
         report.stack[name] = max(report.stack.get(name, 0), stack)
         outputs = []
         for t in methods[name].outputs:
