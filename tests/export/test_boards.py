@@ -6,12 +6,12 @@ The whole matrix of rules, nets and boards, and its table: ``tools/benchmarks/bo
 import numpy as np
 import pytest
 import torch
-from conftest import export_module, tiny
 from lightning_fwd_export import ExportError, export
 from lightning_fwd_export.boards import BOARDS, run_on_board
 from lightning_fwd_export.check import example_batches
 from lightning_fwd_export.generate_c import pte_to_c
 from lightning_fwd_export.host.runtime import HostProgram
+from tiny_exports import export_module, tiny
 from torch import nn
 
 import lightning_fwd as lf

@@ -6,9 +6,9 @@ import json
 import lightning as L
 import pytest
 import torch
-from conftest import tiny
 from lightning_fwd_export import ExportError, export
 from lightning_fwd_export.checkpoint import load_inserted, read_recipe, sample_shape
+from tiny_exports import tiny
 
 import lightning_fwd as lf
 from lightning_fwd.classifier import Classifier

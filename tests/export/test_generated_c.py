@@ -7,11 +7,11 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from conftest import tiny
 from kernel_calls import call
 from lightning_fwd_export.check import example_batches
 from lightning_fwd_export.generate_c import CSRC
 from lightning_fwd_export.host.runtime import HostProgram, compiler
+from tiny_exports import tiny
 
 import lightning_fwd as lf
 from lightning_fwd.cost import step_cost

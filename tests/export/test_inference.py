@@ -4,10 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import export_module
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.export_inference import export_inference
 from lightning_fwd_export.pte import read_program
+from tiny_exports import export_module
 from torch import nn
 
 import lightning_fwd as lf

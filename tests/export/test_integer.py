@@ -66,7 +66,8 @@ def made(row: str, momentum: float, steps: int, batch: int = 4):
     model.method.rate = Rate(0.1, momentum)
     batches = [(x[k * batch : (k + 1) * batch], y[k * batch : (k + 1) * batch]) for k in range(steps)]
     program = build_integer(model, batches[0])
-    return model, program, *translate(program.data), batches
+    checked, written = translate(program.data)
+    return model, program, checked, written.files, batches
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

@@ -5,11 +5,11 @@ import warnings
 
 import pytest
 import torch
-from conftest import export_module
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.host.runtime import HostProgram
 from lightning_fwd_export.pte import read_program
 from lightning_fwd_export.quiet import quiet, quiet_stderr
+from tiny_exports import export_module
 from torch import nn
 
 import lightning_fwd as lf

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import export_module, tiny
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.check import check_program, example_batches
 from lightning_fwd_export.host.runtime import HostProgram, compiler
 from lightning_fwd_export.seal import is_sealed
+from tiny_exports import export_module, tiny
 
 import lightning_fwd as lf
 from lightning_fwd.methods import SparseTraining, ZerothOrder

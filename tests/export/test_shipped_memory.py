@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from conftest import export_module
 from lightning_fwd_export.boards import run_on_board
 from lightning_fwd_export.generate_c import pte_to_c
+from tiny_exports import export_module
 
 import lightning_fwd as lf
 from lightning_fwd.models import DSCNN, ResNet8

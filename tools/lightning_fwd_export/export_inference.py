@@ -169,7 +169,8 @@ def _build(net: nn.Module, example: Tensor, calibration, int8: bool, progress: C
     label(edge.exported_program("forward").graph)
     data, arenas = serialise(edge, numbers, [])
     program = StepProgram(data, [], {"forward": arenas["forward"]}, numbers, reference)
-    return program, *translate(data, "inference.pte")
+    checked, written = translate(data, "inference.pte")
+    return program, checked, written.files
 
 
 def _check(program: StepProgram, net: nn.Module, batches: list[Tensor], int8: bool) -> tuple[list[tuple[Tensor, Tensor]], InferenceReport]:

@@ -156,7 +156,8 @@ def export_integer(
         model.method.rate = Rate(lr, momentum)
     progress("lowering the step to integers")
     program = build_integer(model, example_batch)
-    checked, sources = translate(program.data, "step.pte")
+    checked, written = translate(program.data, "step.pte")
+    sources = written.files
     progress(f"holding {len(batches)} steps against Python, bit for bit")
     check, learned = check_integer(program, checked, sources, model, batches, example_batch)
     measured = None

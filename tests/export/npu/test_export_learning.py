@@ -6,10 +6,10 @@ import subprocess
 
 import pytest
 import torch
-from conftest import OnlyLogits
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.boards import missing_tools
 from lightning_fwd_export.npu.export_learning import export_learning
+from npu_nets import OnlyLogits
 
 from lightning_fwd.cli import main
 

@@ -179,14 +179,14 @@ def _part(c: Context, k: int) -> str:
 @kernel("lfwd::int_outer_update_.")
 def _outer_update(c: Context) -> str:
     (batch, out), width = c.tensor(2).shape, c.tensor(4).shape[1]
-    sizes = f"{batch}, {out}, {width}, {_part(c, 8)}, (uint16_t *)(void *){c.unit.scratch(2 * width, c)}"
+    sizes = f"{batch}, {out}, {width}, {_part(c, 8)}, (uint16_t *)(void *){c.scratch(2 * width)}"
     return f"lfwd_int_outer_update({c.p(0, 'int16_t')}, {_update(c, 1)}, {sizes})"
 
 
 @kernel("lfwd::int_outer_velocity_.")
 def _outer_velocity(c: Context) -> str:
     (batch, out), width = c.tensor(2).shape, c.tensor(4).shape[1]
-    sizes = f"{c.p(8, 'int32_t')}, {batch}, {out}, {width}, (uint16_t *)(void *){c.unit.scratch(4 * width, c)}"
+    sizes = f"{c.p(8, 'int32_t')}, {batch}, {out}, {width}, (uint16_t *)(void *){c.scratch(4 * width)}"
     return f"lfwd_int_outer_velocity({c.p(0, 'int16_t')}, {_update(c, 1)}, {sizes})"
 
 
@@ -196,13 +196,13 @@ def _conv_update(c: Context) -> str:
     learning = Tensor(
         -1, (state.shape[0], x.shape[1] // c.number(12), *state.shape[2:]), tuple(range(len(state.shape))), "", 2, "", None, 0, None
     )
-    shape, scratch = _shape(c, x, learning, c.tensor(2), 9), c.unit.scratch(2 * math.prod(learning.shape[1:]), c)
+    shape, scratch = _shape(c, x, learning, c.tensor(2), 9), c.scratch(2 * math.prod(learning.shape[1:]))
     return f"lfwd_int_conv_update({c.p(0, 'int16_t')}, {_update(c, 1)}, {shape}, {_part(c, 8)}, (uint16_t *)(void *){scratch})"
 
 
 @kernel("lfwd::int_conv_velocity_.")
 def _conv_velocity(c: Context) -> str:
-    shape, scratch = _shape(c, c.tensor(4), c.tensor(0), c.tensor(2), 9), c.unit.scratch(4 * math.prod(c.tensor(0).shape[1:]), c)
+    shape, scratch = _shape(c, c.tensor(4), c.tensor(0), c.tensor(2), 9), c.scratch(4 * math.prod(c.tensor(0).shape[1:]))
     return f"lfwd_int_conv_velocity({c.p(0, 'int16_t')}, {_update(c, 1)}, {c.p(8, 'int32_t')}, {shape}, (uint16_t *)(void *){scratch})"
 
 
@@ -213,7 +213,7 @@ def _apply_velocity(c: Context) -> str:
     if state.ctype == "int32_t":
         return f"lfwd_int_apply_bias_velocity({c.p(0)}, {c.p(1, 'int32_t')}, {draws}, {state.count})"
     width, taps = velocity.shape[1], math.prod(velocity.shape[2:])
-    scratch = c.unit.scratch(2 * width * taps, c)
+    scratch = c.scratch(2 * width * taps)
     sizes = f"{state.shape[0]}, {width}, {taps}, {_part(c, 4)}, (uint16_t *)(void *){scratch}"
     return f"lfwd_int_apply_velocity({c.p(0, 'int16_t')}, {c.p(1, 'int16_t')}, {draws}, {sizes})"
 

@@ -156,7 +156,7 @@ static void one_tap(float *state, const float *grad, const float *x, const lfwd_
 void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr, float decay,
                          float *scratch)
 {
-    if (lfwd_is_depthwise(s)) {
+    if (scratch && lfwd_is_depthwise(s)) { /* the exporter gives one exactly then */
         lfwd_sgd_depthwise_f32(state, grad, x, s, lr, decay, scratch);
         return;
     }

@@ -48,7 +48,7 @@ static inline int8_t lfwd_requantize_narrow(int32_t sum, int32_t multiplier, int
     const int32_t right = -shift;
     int32_t high, q;
     __asm__("smmulr %0, %1, %2" : "=r"(high) : "r"(sum * 2), "r"(multiplier)); /* (2 s m + 2^31) >> 32 = (s m + 2^30) >> 31 */
-    high += (high & shift) >> 31; /* half away from zero: one less where negative and shifted */
+    high -= (int32_t)((uint32_t)(high & shift) >> 31); /* half away from zero: one less where negative and shifted */
     __asm__("ssat %0, #8, %1" : "=r"(q) : "r"(((high + (int32_t)((UINT32_C(1) << right) >> 1)) >> right) + offset));
     return (int8_t)q;
 }

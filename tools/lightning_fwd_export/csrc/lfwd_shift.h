@@ -29,7 +29,7 @@ static inline int32_t lfwd_stochastic(int32_t x, int32_t s, uint32_t r)
 {
     if (s <= 0) return lfwd_shift(x, s);
     if (s <= 16) return (x + (int32_t)(r >> (16 - s))) >> s;
-    return ((x >> (s > 47 ? 31 : s - 16)) + (int32_t)r) >> 16;
+    return ((x >> (s > 46 ? 30 : s - 16)) + (int32_t)r) >> 16;
 }
 
 /* x * mult * 2^-15, rounded; mult 2^15 is 1. */
