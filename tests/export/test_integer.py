@@ -70,8 +70,12 @@ def made(row: str, momentum: float, steps: int, batch: int = 4):
     return model, program, checked, written.files, batches
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("row", ROWS)
+QUICK = [*((row, 0.9) for row in ("backprop-mlp", "backprop-conv", "local_loss-mlp", "sparse-residual")), ("sparse-channels", 0.0)]
+EVERY = [(row, momentum) for row in ROWS for momentum in (0.0, 0.9)]
+CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY if case not in QUICK)]
+
+
+@pytest.mark.parametrize(("row", "momentum"), CASES)
 def test_c_on_this_machine_has_the_bits_of_python(row, momentum):
     model, program, checked, sources, batches = made(row, momentum, steps=20)
     check, learned = check_integer(program, checked, sources, model, batches, batches[0])
