@@ -7,6 +7,7 @@ import textwrap
 import warnings
 
 from ..errors import LightningFwdError
+from .checkpoint import refuse_unsafe
 
 
 def run(arguments: list[str]) -> int:
@@ -25,6 +26,12 @@ def run(arguments: list[str]) -> int:
         def add_arguments_to_parser(self, parser):
             parser.set_defaults({"model": "lightning_fwd.classifier.Classifier", "data": "lightning_fwd.data.DriftDataModule"})
             parser.add_argument("--test_after_fit", type=bool, default=True, help="end fit with the accuracy on the test part")
+
+        def _parse_ckpt_path(self):  # the first that reads the checkpoint; the trainer reads it again, by the same option
+            options = self.config[self.config.subcommand]
+            refuse_unsafe(options.get("ckpt_path"), options.get("weights_only"))
+            options["weights_only"] = True
+            super()._parse_ckpt_path()
 
         def after_fit(self):
             if self.config.fit.test_after_fit and self.trainer.state.finished:
