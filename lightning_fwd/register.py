@@ -26,13 +26,19 @@ def register_with_lightning() -> None:
 
 
 class _AfterLightning(MetaPathFinder):
-    """Finds ``lightning`` as the other finders do, once, and lets the strategies register when it is loaded."""
+    """Finds ``lightning`` as the other finders do, and lets the strategies register when it is loaded."""
+
+    def __init__(self) -> None:
+        self._asking = False
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname != _LIGHTNING:
+        if fullname != _LIGHTNING or self._asking:
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        self._asking = True  # the other finders; a mere look whether Lightning is there must not use this one up
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._asking = False
         if spec is not None and spec.loader is not None:
             spec.loader = _ThenRegister(spec.loader)
         return spec
@@ -52,4 +58,5 @@ class _ThenRegister(Loader):
         if spec is not None:
             spec.loader = module.__loader__ = self._loader  # nothing of this stays behind
         self._loader.exec_module(module)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _AfterLightning)]
         import_module(f"{__package__}.strategies")

@@ -64,8 +64,8 @@ def adapt(
 
     A share of the labelled samples is held back. A stage is kept if the loss there is lower with it than without; of several rates or
     settings the one with the lowest loss is taken. Until a stage has learned from labels, all of them judge: none was used. At the end
-    the stages that were kept are run once more from the start, with their rates, on all labelled samples. Without labels nothing guards,
-    and settings are chosen by the entropy of the predictions.
+    the stages that were kept are run once more, from before the first that learns, with their rates, on all labelled samples. Without
+    labels nothing guards, and settings are chosen by the entropy of the predictions.
 
     Args:
         net: a classifier; left as it is.
@@ -102,6 +102,12 @@ def adapt(
 def _check(stages: list[Stage], samples: Samples, held_back: float) -> None:
     if not 0.0 <= held_back < 1.0:
         raise LightningFwdError(f"adapt: held_back={held_back}", "it is a share of the labelled samples", "use 0 <= held_back < 1")
+    if not bool(torch.isfinite(samples.inputs).all()):
+        raise LightningFwdError(
+            "adapt: samples that are not finite", "nothing could be learned from them, nor judged", "look for bad values"
+        )
+    if samples.y is not None and (samples.y.is_floating_point() or int(samples.y.min()) < 0):
+        raise LightningFwdError(f"adapt: labels of {samples.y.dtype} from {samples.y.min():g}", "they are class indices", "count from 0")
     learning = [stage.name for stage in stages if stage.learns]
     if learning and samples.y is None:
         raise LightningFwdError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..cost import CostReport, price, step_cost, trace_inference
 from ..cost.device import Device
+from ..graph.rewritten import RewrittenModel
 from ..methods import rewrite
 from .stage import Stage, as_stages
 
@@ -106,8 +107,8 @@ def adaptation_cost(
                 flash = max(flash, report.flash_bytes + beside.get("flash", 0))
                 dearest = report if dearest is None or report.peak_ram_bytes > dearest.peak_ram_bytes else dearest
             macs += judging
-        if stage.learns and held:
-            again = _samples_seen(candidate, labelled, 0)
+        if learned and held:  # the last run, in which label-free stages behind a learning one take part
+            again = _samples_seen(candidate, labelled, labelled + unlabelled)
             macs += math.ceil(again / len(example)) * dearest.total_macs
         costs.append(StageCost(stage.name, dearest, peak, flash, macs, _changed(net, stage, example)))
     return AdaptationCost(costs, inference)
@@ -117,12 +118,17 @@ def _samples_seen(stage: Stage, labelled: int, inputs: int) -> int:
     return (stage.epochs or (5 if stage.learns else 1)) * (labelled if stage.learns else inputs)
 
 
-def _reports(net: nn.Module, stage: Stage, example: Tensor, device: Any, width: str) -> list[tuple[CostReport, int, dict[str, int]]]:
-    """The cost of each kind of step that a rule takes, the samples they see (0: all), and what it needs beside them."""
+def _rewritten(net: nn.Module, stage: Stage, example: Tensor) -> RewrittenModel:
+    """A copy of the network under a stage's rule, what the stage freezes frozen."""
     own = copy.deepcopy(net)
     for path in stage.freeze:
         own.get_submodule(path).requires_grad_(False)
-    model = rewrite(own, stage.method, torch.cat([example, example]))
+    return rewrite(own, stage.method, torch.cat([example, example]))
+
+
+def _reports(net: nn.Module, stage: Stage, example: Tensor, device: Any, width: str) -> list[tuple[CostReport, int, dict[str, int]]]:
+    """The cost of each kind of step that a rule takes, the samples they see (0: all), and what it needs beside them."""
+    model = _rewritten(net, stage, example)
     batch = example, torch.zeros(len(example), dtype=torch.int64)
     beside = stage.method.beside_the_step(model)
     return [(step_cost(model, batch, device, width, momentum=stage.momentum), n, beside) for n in stage.method.stages(model)]
@@ -136,7 +142,7 @@ def _inference(net: nn.Module, stage: Stage, example: Tensor, width: str) -> int
 
 def _changed(net: nn.Module, stage: Stage, example: Tensor) -> int:
     """Bytes (fp32) of what a stage writes: trained parameters, or for a rule without gradients everything that it may set."""
-    model = rewrite(copy.deepcopy(net), next(stage.candidates()).method, torch.cat([example, example]))
+    model = _rewritten(net, next(stage.candidates()), example)
     if stage.learns:
         parts = [(p, model.part_of(n)) for n, p in model.named_parameters() if p.requires_grad]
         return sum(4 * (p.numel() if part is None else part.of(p).numel()) for p, part in parts)

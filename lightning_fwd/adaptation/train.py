@@ -31,7 +31,9 @@ def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) 
     Raises:
         RewriteError, StepError: the rule does not fit, or it diverged.
     """
-    net = stage.network(copy.deepcopy(net).eval(), x)
+    net = copy.deepcopy(net).eval()
+    learning = {id(p) for p in net.parameters() if p.requires_grad}
+    net = stage.network(net, x)
     model = rewrite(net, stage.method, x[:2])
     split = _frozen_part(model)
     if split is not None:
@@ -45,6 +47,8 @@ def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) 
     broken = [name for name, p in [*net.named_parameters(), *net.named_buffers()] if p.is_floating_point() and not p.isfinite().all()]
     if broken:
         raise StepError(f"{', '.join(broken[:3])} not finite after stage {stage.name}", "it diverged", "lower the rate")
+    for parameter in net.parameters():  # what a stage freezes, the next one may train
+        parameter.requires_grad_(parameter.requires_grad or id(parameter) in learning)
     return net.eval()
 
 

@@ -27,12 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Adapt a trained network to drift in guarded stages: what each did, what it costs, the accuracy before and after."""
-    from safetensors.torch import save_file
-
     from ..adaptation import adapt, adaptation_cost
     from ..recipes import quiet, require_data, require_fit, require_trained, starting_network
     from ..recipes.accuracy import accuracy
     from ..recipes.adaptation import load_adaptation
+    from ..recipes.start import store_weights
 
     overrides = {key: value for key in ("seed", "device", "width") if (value := getattr(options, key)) is not None}
     recipe, console = load_adaptation(options.config, overrides), Console()
@@ -66,6 +65,6 @@ def run(options: argparse.Namespace) -> int:
     ]
     console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
     (options.out / "report.txt").write_text("\n".join(said) + "\n")
-    save_file({name: value.contiguous() for name, value in done.network.state_dict().items()}, options.out / "adapted.safetensors")
+    store_weights(done.network, options.out / "adapted.safetensors")
     console.print(f"wrote {options.out}/adapted.safetensors, report.txt", highlight=False)
     return 0

@@ -120,7 +120,7 @@ def _add(commands, name: str, line: str, module: ModuleType | None) -> None:
     if module is None:
         commands.add_parser(name, help=line)
         return
-    sub = commands.add_parser(name, help=line, description=module.run.__doc__, formatter_class=raw)
+    sub = commands.add_parser(name, help=line, description=(module.run.__doc__ or "").partition("Raises:")[0].strip(), formatter_class=raw)
     module.add_options(sub)
     sub.set_defaults(run_command=module.run)
 

@@ -167,3 +167,13 @@ def test_it_is_priced_as_one(net, tmp_path):
     assert head.rollback_bytes == 4 * 4 * (6 + 8 + 1) and alignment.rollback_bytes > blocks.rollback_bytes > head.rollback_bytes
     assert alignment.macs > 4 * 100 * inference  # four rounds of 100 samples
     assert cost.dearest_step.latency_s > 0
+
+
+def test_what_a_stage_freezes_the_next_one_may_train(net):
+    x, y = drifted(net, 24)
+    first, *_ = (name for name, child in net.named_children() if any(True for _ in child.parameters()))
+    stage = lf.Stage("backprop", {"batch_norm": "freeze"}, freeze=[first], lr=1e-3, epochs=1)
+    after = train(net, stage, x, y, seed=0)
+    frozen = [p for name, p in after.named_parameters() if name.startswith(f"{first}.")]
+    assert all(p.requires_grad for p in frozen)
+    assert all(torch.equal(p, q) for p, q in zip(frozen, net.get_submodule(first).parameters(), strict=True))
