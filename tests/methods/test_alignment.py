@@ -203,6 +203,7 @@ def test_what_it_cannot_measure_is_told(tmp_path):
         lf.source_moments(Net(), [samples(1)], tmp_path / "no" / "folder")
 
 
+@pytest.mark.slow
 def test_what_a_round_costs_on_resnet8(tmp_path):
     """The figures of the rule's page."""
     net, x = ResNet8().eval(), torch.zeros(1, 3, 32, 32)

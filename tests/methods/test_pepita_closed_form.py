@@ -329,7 +329,7 @@ def test_mirroring_of_a_linear_net_is_the_noise_s_covariance_times_its_weights()
     model = lf.rewrite(net, lf.Pepita(mirror_rounds=1), x)
     noise = uniform(11, x.shape) * 3**0.5
     product = (net[1].weight @ net[0].weight).detach()
-    towards = mirrored(model, x, 11, strength)
+    towards = -mirrored(model.run, x, 11, strength)  # as PEPITA takes it
     torch.testing.assert_close(towards, -2 * strength * noise.t() @ noise @ product.t(), rtol=1e-4, atol=1e-5)
     matrix = model.inserted.feedback.matrix
     half = turned(matrix, towards, 0.5)
