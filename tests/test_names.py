@@ -2,7 +2,8 @@
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
+from pathlib import Path
 
 import lightning as L
 import torch
@@ -85,3 +86,9 @@ def test_all_operators_are_of_one_namespace():
 
     ours = {name.partition("::")[0] for name in torch._C._dispatch_get_all_op_names()}
     assert NAMESPACE in ours and "lightning_fwd" not in ours
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by their file's name alone."""
+    names = Counter(path.name for path in Path(__file__).parent.rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
