@@ -6,7 +6,6 @@ threshold for a sample with its true label, and lowers it for a negative sample.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...errors import RewriteError, StepError
-from ...graph.blocks import Block, layer_of, parameters_of, shape_of, units_last
+from ...errors import StepError
+from ...graph.blocks import parameters_of, shape_of, units_last
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, wrong_labels
 from ...graph.phase import phase
@@ -28,11 +27,8 @@ from ...passes import (
     fold_batch_norm,
     insert_block_walls,
     insert_goodness_heads,
-    insert_label_embedding,
     insert_normalisation,
 )
-from ...passes.insert_label_planes import insert_label_planes
-from ...passes.pass_relu_gradient import pass_relu_gradient
 from ..base import (
     LearningMethod,
     Logits,
@@ -45,9 +41,10 @@ from ..base import (
 )
 from ..heads import ProjectionHead
 from ..local_gradients import local_gradients
-from .goodness import PassThroughReLU, SampleNorm, SquaredGoodness, contrast, peer_loss
-from .label_embedding import LabelOverlay, LabelPattern, LabelPlanes, repeat_samples
+from .goodness import SampleNorm, SquaredGoodness, contrast, peer_loss
+from .label_embedding import LabelPattern
 from .negatives import hard_labels, hybrids
+from .rewriting import check_model, insert_label, pass_through
 
 
 @dataclass
@@ -116,7 +113,7 @@ class ForwardForward(LearningMethod):
     # ---- rewriting
 
     def rewrite(self, model: RewrittenModel) -> None:
-        self._check(model)
+        check_model(model, self.negatives, self.prediction)
         require_trainable(model, [p for p, _ in model.named_parameters()])
         if self.head == "layers":
             require_logits(model)
@@ -125,12 +122,12 @@ class ForwardForward(LearningMethod):
         hidden = model.plan[:-1]
         last = {b.index for b in hidden if units_last(b.nodes, model)}  # tokens: units in the last dimension
         if self.negatives != "hybrid":
-            self._insert_label(model)
+            insert_label(model, self.label, self.label_scale, self.seed)
         insert_block_walls(model)
         insert_normalisation(model, SampleNorm(), self.normalise_input)
         insert_goodness_heads(model, lambda *where: SquaredGoodness(self.goodness), hidden)
         if self.pass_through_relu:
-            self._pass_through(model, hidden)
+            pass_through(model, hidden)
         device = model.example_input.device
         if self.peer_normalisation:
             model.inserted.peers = nn.Module()
@@ -147,77 +144,6 @@ class ForwardForward(LearningMethod):
             }
             model.inserted.readout = nn.ModuleDict(heads).to(model.example_input)
             model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
-
-    def _check(self, model: RewrittenModel) -> None:
-        name = type(model.original).__name__
-        if len(model.plan) < 2:
-            raise RewriteError(
-                f"ForwardForward needs a hidden block, {name} has one block",
-                "the last block is the readout",
-                "use a finer granularity",
-            )
-        if not model.example_input.is_floating_point():
-            raise RewriteError(
-                f"ForwardForward cannot make negative samples of {model.example_input.dtype}",
-                "a label written over indices (of tokens, say) makes other indices",
-                "rewrite the part of the model behind the embedding, or use local_loss",
-            )
-        if model.num_classes < 2 and self.negatives != "hybrid":
-            raise RewriteError(
-                f"ForwardForward needs two classes, {name} has {model.num_classes}",
-                "a negative sample carries a wrong label, and there is none",
-                "use ForwardForward(negatives='hybrid', head='own')",
-            )
-        if self.negatives == "hybrid" and math.prod(model.input_shape[1:] or model.input_shape) < 2:
-            raise RewriteError(
-                f"ForwardForward(negatives='hybrid') cannot mix samples of shape {model.input_shape}",
-                "a mask over the positions mixes two samples, and they have one position",
-                "flatten the input, or use negatives='wrong'",
-            )
-        if self.negatives == "hybrid" and self.prediction == "goodness":
-            raise RewriteError(
-                "ForwardForward(negatives='hybrid', prediction='goodness') cannot predict",
-                "no label enters the blocks, so their goodness tells nothing about classes",
-                "use prediction='head'",
-            )
-
-    def _insert_label(self, model: RewrittenModel) -> None:
-        shape, classes, kind = model.input_shape, model.num_classes, self.label
-        if kind == "auto":
-            kind = "overlay" if math.prod(shape) > classes and self._sees_the_whole_input(model) else "planes"
-        if kind == "planes":
-            insert_label_planes(model, lambda n, last: LabelPlanes(n, classes, self.label_scale, self.seed, last), repeat_samples)
-        else:
-            embedding = {"overlay": LabelOverlay, "pattern": LabelPattern}[kind]
-            insert_label_embedding(model, embedding(shape, classes, self.label_scale))
-        self._check_label_arrives(model)
-
-    def _sees_the_whole_input(self, model: RewrittenModel) -> bool:
-        """Whether the first values of a sample reach all that the first layer gives: fully connected, not over tokens, or recurrent."""
-        first = next(n for n in model.graph.nodes if layer_of(n, model))
-        shape, weights = shape_of(first), parameters_of(first, model).values()
-        return (shape is None or len(shape) == 2) and all(w.ndim <= 2 for w in weights)
-
-    def _check_label_arrives(self, model: RewrittenModel) -> None:
-        x, classes = model.example_input[:2], model.num_classes
-        with model.in_mode(training=False), torch.no_grad():
-            h = BlockRunner(model, model.plan[0])(model, x, torch.eye(classes).to(x).repeat_interleave(len(x), 0))[0]
-        rounding = torch.finfo(h.dtype).eps  # in half precision a faint label may be below it
-        same = (h - h[: len(x)].repeat(classes, *[1] * (h.ndim - 1))).abs().max() <= 32 * rounding * h.abs().max()
-        if rounding < 1e-5 and same and h.any():
-            raise RewriteError(
-                f"ForwardForward's label does not reach the activity of the first block, {model.plan[0].name}",
-                "something there takes it out, as a norm of each channel by itself does with what is the same at all positions",
-                "use label='pattern' or 'overlay', or another norm",
-            )
-
-    def _pass_through(self, model: RewrittenModel, hidden: list[Block]) -> None:
-        if without := pass_relu_gradient(model, PassThroughReLU(), hidden):
-            raise RewriteError(
-                f"ForwardForward(pass_through_relu=True) finds no ReLU at the end of {', '.join(without)}",
-                "it is the last ReLU of a block that passes its gradient whole (pooling, dropout and reshaping may follow it)",
-                "leave it at False, or end each hidden block in a ReLU",
-            )
 
     # ---- one step
 
