@@ -2,8 +2,10 @@
 
 import ast
 import re
+from graphlib import CycleError, TopologicalSorter
 
-from source import PACKAGES, modules, room_of
+import pytest
+from source import PACKAGES, Import, modules, room_of
 
 import lightning_fwd
 from lightning_fwd.methods import METHODS
@@ -29,11 +31,44 @@ def test_every_room_has_its_place_in_the_line():
     assert {"graph", "cli", "errors", "methods"} <= ROOMS and len(OWN) > 500  # the reading of the source works
 
 
-def test_no_room_imports_a_higher_one_or_one_beside_it():
-    """So there is no circle either."""
+def upward(imports):
+    """Those by which a room knows a higher one, or one beside it."""
     level = levels()
-    between = [i for i in OWN if i.by.room != room_of(i.module) and i.by.name.startswith("lightning_fwd.")]
-    assert [str(i) for i in between if level[i.by.room] <= level.get(room_of(i.module), len(level))] == []
+    between = [i for i in imports if i.by.room != room_of(i.module) and i.by.name.startswith("lightning_fwd.")]
+    return [str(i) for i in between if level[i.by.room] <= level.get(room_of(i.module), len(level))]
+
+
+def circle(imports):
+    """Modules that import one another, from one back to itself, or ()."""
+    needs = {}
+    for i in imports:
+        if i.module in modules() and i.module != i.by.name:
+            needs.setdefault(i.by.name, set()).add(i.module)
+    try:
+        TopologicalSorter(needs).prepare()
+    except CycleError as error:
+        return error.args[1]
+    return ()
+
+
+def test_no_room_imports_a_higher_one_or_one_beside_it():
+    assert upward(OWN) == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Not late in functions either."""
+    assert circle(OWN) == ()
+
+
+@pytest.mark.parametrize("by, module, allowed", [("graph", "strategies", False), ("compare", "search", False), ("cost", "trace", True)])
+def test_a_planted_import_is_found(by, module, allowed):
+    planted = Import(next(m for m in modules().values() if m.room == by), f"lightning_fwd.{module}", "", 1)
+    assert (upward([planted]) == []) is allowed
+
+
+def test_a_planted_circle_is_found():
+    there = next(i for i in OWN if i.module in modules() and i.by.name.startswith("lightning_fwd.graph"))
+    assert circle([*OWN, Import(modules()[there.module], there.by.name, "", 1)])
 
 
 def test_the_package_imports_no_tool():

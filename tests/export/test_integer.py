@@ -6,8 +6,8 @@ import subprocess
 import pytest
 import torch
 from lightning_fwd_export.boards import run_on_board
+from lightning_fwd_export.check import board_calls
 from lightning_fwd_export.errors import ExportError
-from lightning_fwd_export.export_step import board_calls
 from lightning_fwd_export.generate_c import translate, write_sources
 from lightning_fwd_export.integer import build_integer, check_integer, integer_calls, reference_run
 from torch import nn

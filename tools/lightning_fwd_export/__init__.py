@@ -8,14 +8,15 @@ from .quiet import quiet
 if TYPE_CHECKING:
     from .boards import BOARDS, run_on_board
     from .errors import ExportError
-    from .export_step import ExportReport, export
+    from .export_step import export
     from .generate_c import pte_to_c
+    from .report import ExportReport
 
 _ROOM_OF = {
     "BOARDS": "boards",
     "run_on_board": "boards",
     "ExportError": "errors",
-    "ExportReport": "export_step",
+    "ExportReport": "report",
     "export": "export_step",
     "pte_to_c": "generate_c",
 }

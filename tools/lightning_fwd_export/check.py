@@ -124,3 +124,8 @@ def _restored(model: RewrittenModel) -> Iterator[None]:
             for t, value, grad in saved:
                 t.copy_(value)
                 t.grad = grad
+
+
+def board_calls(check: Check) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """Every step the check ran, then a prediction on the last input."""
+    return [*(("train_step", inputs) for inputs in check.calls), ("forward", check.calls[-1][:1])]

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -23,46 +23,18 @@ from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_ste
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
 from .c_code.writer import Written
-from .check import Batch, Check, check_program, example_batches
+from .check import Batch, Check, board_calls, check_program, example_batches
 from .count_dropout import count_dropout
 from .errors import ExportError, NoKernel
 from .fuse_step import fuse_layers, fuse_step
 from .generate_c import translate, write_sources
 from .host.runtime import HostProgram
+from .integer import export_integer
 from .locate import source_line
 from .program import StepProgram, build_program
 from .quiet import quiet
+from .report import ExportReport
 from .unrolled import require_few_operations, require_few_steps
-
-
-@dataclass
-class ExportReport:
-    """What was exported and what it measured.
-
-    Attributes:
-        program: path of the .pte. code: folder of the C sources.
-        steps, weight_difference: how long and how closely the program followed PyTorch on the host (of an int8 program: PyTorch's run of the same
-            integer step).
-        same_predictions: of an int8 program, the share of samples that it classifies as the float model does, before any training.
-        activations, state: planned bytes of the training step.
-        ram: the program's static arrays, bytes by name: what the generated C declares, scratch of its kernels included.
-        ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes`` (constants and
-            tables of the generated C), and what ``lf.step_cost`` predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered
-            loops, which calls of one kernel per operation do not reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
-        board: figures of the run on the emulated board, empty without one.
-    """
-
-    program: str
-    code: str
-    weights: list[str]
-    steps: int
-    weight_difference: float
-    activations: int
-    state: int
-    same_predictions: float | None = None
-    ram: dict[str, int] = field(default_factory=dict)
-    ledger: dict[str, int] = field(default_factory=dict)
-    board: dict[str, object] = field(default_factory=dict)
 
 
 def export(
@@ -151,8 +123,6 @@ def export_program(
     source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     _require_alike(model, example_batch, source)
     if isinstance(model.method, IntegerRule):
-        from .integer import export_integer
-
         return export_integer(model, example_batch, Path(out_dir), target_board if run else None, source[:steps], lr, momentum, progress)
     require_few_steps(model.original, example_batch[0])
     try:
@@ -274,11 +244,6 @@ def state_values(model: RewrittenModel, *graphs: StepGraph) -> dict[str, Tensor]
             like = graph.node(name).meta["val"]
             values[name] = known[name].detach() if name in known else torch.zeros(like.shape, dtype=like.dtype)
     return values
-
-
-def board_calls(check: Check) -> list[tuple[str, tuple[Tensor, ...]]]:
-    """Every step the check ran, then a prediction on the last input."""
-    return [*(("train_step", inputs) for inputs in check.calls), ("forward", check.calls[-1][:1])]
 
 
 def _board_figures(measured: BoardReport, program: StepProgram, check: Check) -> dict[str, object]:

@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -21,15 +20,13 @@ from lightning_fwd.integer.rate import Rate
 
 from .boards import run_on_board
 from .boards.board import Board
-from .check import Batch, Check
+from .check import Batch, Check, board_calls
 from .errors import ExportError
 from .generate_c import translate, write_sources
 from .host.runtime import compiler, run_tool
 from .program import StepProgram, build_program
 from .pte import Program
-
-if TYPE_CHECKING:
-    from .export_step import ExportReport
+from .report import ExportReport
 
 RESULTS = ("logits", "logits_exponent")
 
@@ -150,8 +147,6 @@ def export_integer(
     Raises:
         ExportError: an operation has no kernel, or a bit differs between Python, this machine and the board. Nothing is written then.
     """
-    from .export_step import ExportReport, board_calls
-
     if model.method.rate.optimizer is None:
         model.method.rate = Rate(lr, momentum)
     progress("lowering the step to integers")

@@ -1,0 +1,35 @@
+"""What an export says of itself: the object that it returns and the file ``report.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ExportReport:
+    """What was exported and what it measured.
+
+    Attributes:
+        program: path of the .pte. code: folder of the C sources.
+        steps, weight_difference: how long and how closely the program followed PyTorch on the host (of an int8 program: PyTorch's run of the same
+            integer step).
+        same_predictions: of an int8 program, the share of samples that it classifies as the float model does, before any training.
+        activations, state: planned bytes of the training step.
+        ram: the program's static arrays, bytes by name: what the generated C declares, scratch of its kernels included.
+        ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes`` (constants and
+            tables of the generated C), and what ``lf.step_cost`` predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered
+            loops, which calls of one kernel per operation do not reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
+        board: figures of the run on the emulated board, empty without one.
+    """
+
+    program: str
+    code: str
+    weights: list[str]
+    steps: int
+    weight_difference: float
+    activations: int
+    state: int
+    same_predictions: float | None = None
+    ram: dict[str, int] = field(default_factory=dict)
+    ledger: dict[str, int] = field(default_factory=dict)
+    board: dict[str, object] = field(default_factory=dict)
