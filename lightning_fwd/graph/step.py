@@ -44,8 +44,8 @@ class Update:
         value: new content of a buffer that no optimizer owns (running statistics, counters).
         part: what of the parameter the gradient is for; None: all of it. The rest is never computed: its gradient is zero by
             definition, it needs no optimizer state and no writing.
-        fresh: whether the rule computed the gradient out of place and keeps no hold on it, so that it may become ``p.grad`` without a copy. What
-            autograd returns is not: it may share its storage with another gradient, or with what a hook of the user's has kept.
+        fresh: whether nothing else holds the gradient's storage, so that it may become ``p.grad`` without a copy: computed out of place, or of
+            :func:`lightning_fwd.graph.gradients.gradients`. What ``torch.autograd.grad`` returns may be shared.
     """
 
     name: str

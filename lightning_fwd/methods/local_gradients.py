@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from collections.abc import Mapping
 
+from torch import Tensor
+
+from ..graph.gradients import gradients
 from ..graph.phase import phase
 from .base import Update, Updates
 
 
-def local_gradients(parameters: dict[str, nn.Parameter], output: Tensor, error: Tensor | None = None) -> Updates:
-    """Updates of one block's parameters: from its scalar loss, or from its output and the error there."""
+def local_gradients(parameters: Mapping[str, Tensor], output: Tensor, error: Tensor | None = None) -> Updates:
+    """Updates of all parameters (a block's, the model's) that a scalar loss depends on, or an output ``(B, ...)`` with the error there."""
     if parameters and output.requires_grad:
         with phase("backward"):
-            grads = torch.autograd.grad(output, list(parameters.values()), error, allow_unused=True)
+            grads, owned = gradients(output, list(parameters.values()), error)
         for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
             if grad is not None:
-                yield Update(name, parameter, grad)
+                yield Update(name, parameter, grad, fresh=owned)

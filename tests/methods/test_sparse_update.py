@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 import lightning_fwd as lf
 from lightning_fwd.cost import step_cost
-from lightning_fwd.methods.backprop import gradients
 from lightning_fwd.methods.base import LearningMethod, Logits
+from lightning_fwd.methods.local_gradients import local_gradients
 from lightning_fwd.methods.scheme import rank_channels, read_scheme, write_scheme
 from lightning_fwd.models import ResNet8, SmallConv
 from lightning_fwd.passes import insert_gradient_masks
@@ -59,7 +59,7 @@ class Masked(LearningMethod):
         with torch.enable_grad():
             (logits,) = model.emit(record.input)
         error = yield Logits(logits)
-        yield from gradients({name: p for name, p in model.named_parameters() if p.requires_grad}, logits, error)
+        yield from local_gradients({name: p for name, p in model.named_parameters() if p.requires_grad}, logits, error)
 
 
 def batch(shape: tuple[int, ...] = (3, 12, 12), count: int = 4, classes: int = 5, seed: int = 0) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,5 @@
 """Backpropagation: the reference that every other rule is held against."""
 
-from .method import Backprop, gradients
+from .method import Backprop
 
-__all__ = ["Backprop", "gradients"]
+__all__ = ["Backprop"]

@@ -10,7 +10,8 @@ import torch
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm
-from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
+from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
+from ..local_gradients import local_gradients
 
 
 @dataclass
@@ -35,16 +36,7 @@ class Backprop(LearningMethod):
         with torch.enable_grad(), phase("forward"):
             logits = model.run(record.input)
         error = yield Logits(logits)
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        named: dict[str, torch.Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if record.input.requires_grad:
             named["input"] = record.input
-        yield from gradients(named, logits, error)
-
-
-def gradients(named: dict[str, torch.Tensor], logits: torch.Tensor, error: torch.Tensor) -> Updates:
-    """Backpropagate ``error`` ``(B, C)`` from ``logits`` into every tensor that they depend on."""
-    with phase("backward"):
-        grads = torch.autograd.grad(logits, list(named.values()), error, allow_unused=True)
-    for (name, parameter), grad in zip(named.items(), grads, strict=True):
-        if grad is not None:
-            yield Update(name, parameter, grad)
+        yield from local_gradients(named, logits, error)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...errors import RewriteError, StepError
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32
+from ...graph.gradients import gradients
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.units import Residual, Unit, find_units
@@ -207,10 +208,11 @@ def _gradients(model: RewrittenModel, unit: Unit, outputs: list[Tensor], deltas:
     if not parameters:
         return
     with phase("update"), layer(unit.path):
-        grads = torch.autograd.grad(outputs, list(parameters.values()), deltas)
+        grads, owned = gradients(outputs, list(parameters.values()), deltas)
     outputs.clear(), deltas.clear()
     for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
-        yield Update(name, parameter, grad)
+        if grad is not None:
+            yield Update(name, parameter, grad, fresh=owned)
 
 
 def _error_of_second_pass(error: Tensor, logits: Tensor, modulated: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...errors import RewriteError
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, uniform
+from ...graph.gradients import gradients
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import insert_weight_masks
@@ -92,14 +93,14 @@ class SparseTraining(LearningMethod):
         error = yield Logits(logits)
         named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         with phase("backward"):
-            grads = torch.autograd.grad(logits, list(named.values()), error, allow_unused=True)
+            grads, owned = gradients(logits, list(named.values()), error)
         masked = {m.uses[0]: (key, m) for key, m in model.inserted.weight_masks.items()}
         regrows = self._regrows(record.counter)
         for place, (name, grad) in enumerate(zip(named, grads, strict=True)):
             if grad is None:
                 continue
             if name not in masked:
-                yield Update(name, named[name], grad)
+                yield Update(name, named[name], grad, fresh=owned)
                 continue
             key, module = masked[name]
             if regrows:
@@ -107,9 +108,7 @@ class SparseTraining(LearningMethod):
                 yield Update(name, named[name], value=named[name].detach() * module.mask * new)
                 yield Update(f"{INSERTED}.weight_masks.{key}.mask", module.mask, value=new)
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
-                gradient = (
-                    grad * module.mask
-                )  # not in place: autograd may have given the same storage to another parameter (of a sum of weights)
+                gradient = grad * module.mask  # not in place: traced, the storage may be another parameter's too (of a sum of weights)
             yield Update(name, named[name], gradient, fresh=True)
 
     def beyond_the_step(self, model: RewrittenModel) -> str:

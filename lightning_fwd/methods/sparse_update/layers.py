@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from ...graph.bit_mask import positive_bits, where_bits
 from ...graph.blocks import shape_of
 from ...graph.constants import is_constant
+from ...graph.gradients import gradients
 from ...graph.phase import phase
 from ...graph.plain_layers import BATCH_NORMS, CONVOLUTIONS, is_plain
 from ...graph.rewritten import RewrittenModel
@@ -57,12 +58,12 @@ class Stage:
             return [None] * len(leaves), []
         parameters = [model.get_parameter(name) for name in learning]
         with phase("backward"):
-            grads = torch.autograd.grad(value, [*leaves, *parameters], grad, allow_unused=True)
+            grads, owned = gradients(value, [*leaves, *parameters], grad)
         updates = []
         for name, parameter, g in zip(learning, parameters, grads[len(leaves) :], strict=True):
             if g is not None:
                 part = model.part_of(name)
-                updates.append(Update(name, parameter, g if part is None else part.of(g), part=part))
+                updates.append(Update(name, parameter, g if part is None else part.of(g), part=part, fresh=owned))
         return list(grads[: len(leaves)]), updates
 
     def learning(self, model: RewrittenModel) -> list[str]:
@@ -141,7 +142,7 @@ class StoredNorm(Stage):
                 if name.endswith(".weight"):
                     mean, inverse = (t if part is None else part.of(t) for t in (norm.running_mean, factor))
                     g = g * ((kept[0] - mean.reshape(shape)) * inverse.reshape(shape))
-                updates.append(Update(name, model.get_parameter(name), g.sum(dims), part=part))
+                updates.append(Update(name, model.get_parameter(name), g.sum(dims), part=part, fresh=True))
         if self.needs[0]:
             with phase("backward"):
                 scale = factor if norm.weight is None else factor * norm.weight
@@ -173,13 +174,13 @@ class Affine(Stage):
             part = model.part_of(f"{self.path}.weight")
             with phase("update"):
                 g = _at(rows, self._weight_gradient(module, weight, part, x.pop(), grad), module.weight.shape[0])
-            updates.append(Update(f"{self.path}.weight", module.weight, g, part=part))
+            updates.append(Update(f"{self.path}.weight", module.weight, g, part=part, fresh=True))
         if f"{self.path}.bias" in learning:
             part, axis = model.part_of(f"{self.path}.bias"), self.channel_axis % grad.ndim
             with phase("update"):
                 g = _at(rows, grad.sum([d for d in range(grad.ndim) if d != axis]), module.weight.shape[0])
                 g = g if part is None else part.of(g)
-            updates.append(Update(f"{self.path}.bias", module.bias, g, part=part))
+            updates.append(Update(f"{self.path}.bias", module.bias, g, part=part, fresh=True))
         if self.needs[0]:
             with phase("backward"):
                 input_grads = [self._input_gradient(module, weight, shape, grad)]
