@@ -9,19 +9,33 @@ from torch import nn
 
 import lightning_fwd as lf
 from lightning_fwd.cli import main
-from lightning_fwd.cost import load_device, step_cost
+from lightning_fwd.cost import load_device, price, step_cost
 from lightning_fwd.cost.plot import plot_memory
 from lightning_fwd.cost.report import _schedule
 from lightning_fwd.models import ResNet8, SmallConv
+from lightning_fwd.trace import trace_step
+
+
+@pytest.mark.parametrize("method", sorted(lf.METHODS))
+def test_the_model_is_left_as_it_was(method):
+    net = SmallConv()
+    before = {n: t.clone() for n, t in net.state_dict().items()}
+    step_cost(net, batch_for(net), method=method)
+    assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())
+
+
+@pytest.fixture(scope="module", params=sorted(lf.METHODS))
+def traced(request):
+    """A rule's step, once for all widths."""
+    net = SmallConv()
+    model = lf.rewrite(net, request.param, torch.zeros(2, 1, 8, 8))
+    return model, trace_step(model, batch_for(net)), request.param
 
 
 @pytest.mark.parametrize("width", ["fp32", "int8", "mixed"])
-@pytest.mark.parametrize("method", sorted(lf.METHODS))
-def test_report_is_consistent(method, width):
-    net = SmallConv()
-    before = {n: t.clone() for n, t in net.state_dict().items()}
-    report = step_cost(net, batch_for(net), device="stm32h735", width=width, method=method)
-    assert all(torch.equal(before[n], t) for n, t in net.state_dict().items())  # the model was copied
+def test_report_is_consistent(traced, width):
+    model, graph, method = traced
+    report = price(graph, model, device=load_device("stm32h735"), width=width)
     plain = report.to_dict()
     assert json.loads(json.dumps(plain)) == plain
     assert plain["total_macs"] == sum(line["macs"] for line in plain["by_phase_and_layer"]) > 0

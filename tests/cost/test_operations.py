@@ -18,6 +18,7 @@ from lightning_fwd.models import DSCNN, MLP, FCAutoencoder, MobileNetV1, ResNet8
 from lightning_fwd.trace import trace_inference, trace_step
 
 MLCOMMONS = {c.__name__: c for c in (ResNet8, DSCNN, MobileNetV1, FCAutoencoder, StreamingWakeWord)}
+QUICK = {"FCAutoencoder", "StreamingWakeWord"}  # the others take a minute between them: pytest -m slow
 
 
 def loss_of(net: nn.Module):
@@ -59,7 +60,7 @@ def unused_macs(model: lf.RewrittenModel, method: str, x: torch.Tensor) -> int:
 
 
 @pytest.mark.parametrize("method", ["backprop", "pepita"])
-@pytest.mark.parametrize("name", MLCOMMONS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MLCOMMONS])
 def test_macs_are_half_of_torch_s_flops(name, method):
     net = MLCOMMONS[name]()
     x, y = batch_for(net)

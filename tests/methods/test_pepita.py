@@ -89,7 +89,7 @@ def test_mempepita_is_pepita_bit_for_bit(spec, variant, batch, scale):
 
 def test_mempepita_is_cheaper_by_what_the_book_says():
     """The book: activations cost the sum of all buffers in PEPITA, in MEMPEPITA the largest neighbours and one more, at one forward pass more."""
-    layers, width, batch = 30, 32, 64
+    layers, width, batch = 12, 32, 64
     net, y = MLP(width, [width] * layers, width), torch.zeros(batch, dtype=torch.int64)
     reports = {}
     for recompute in (False, True):
@@ -108,7 +108,7 @@ def report_of(net, width="fp32", **settings):
     return step_cost(lf.rewrite(net.eval(), lf.Pepita(batch_norm="fold", **settings), x), (x, y), width=width)
 
 
-@pytest.mark.parametrize("kind", [DSCNN, MobileNetV1, ResNet8])
+@pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in (DSCNN, MobileNetV1)] + [ResNet8])
 def test_mempepita_saves_the_activations_that_the_book_says(kind):
     """int8, batch 1, as the book. Between its passes PEPITA stores what the book sums up, once a residual sum takes the place of a branch (28,672 B
     of ResNet-8's). Beside that the whole peak holds what the book leaves out, a buffer each: PEPITA's of its second pass, MEMPEPITA's ``h - h_err``.

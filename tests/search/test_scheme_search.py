@@ -210,6 +210,7 @@ def test_a_search_writes_a_scheme_that_keeps_the_budget_and_resumes(tmp_path, mo
         search(SchemeSearch(**{**SPEC, "lr": 0.1}), tmp_path / "run", jobs=1)
 
 
+@pytest.mark.slow
 def test_another_budget_searches_again_from_the_same_measurements_and_random_schemes_are_judged_beside(tmp_path):
     large, out = search(SchemeSearch(**SPEC), tmp_path, jobs=1), tmp_path
     lines = (out / "contributions.csv").read_text().splitlines()

@@ -129,3 +129,9 @@ def _restored(model: RewrittenModel) -> Iterator[None]:
 def board_calls(check: Check) -> list[tuple[str, tuple[Tensor, ...]]]:
     """Every step the check ran, then a prediction on the last input."""
     return [*(("train_step", inputs) for inputs in check.calls), ("forward", check.calls[-1][:1])]
+
+
+def golden_calls(check: Check) -> list[tuple[str, tuple[Tensor, ...]]]:
+    """What a self-test calls: a prediction, two steps, a prediction with what they learned."""
+    first, second = check.calls[0], check.calls[1 % len(check.calls)]
+    return [("forward", first[:1]), ("train_step", first), ("train_step", second), ("forward", first[:1])]

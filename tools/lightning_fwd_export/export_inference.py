@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +26,7 @@ from .check import example_inputs
 from .errors import ExportError, NoKernel
 from .export_step import require_folder
 from .fuse_step import fuse_layers
-from .generate_c import translate, write_sources
+from .generate_c import PREFIX, require_prefix, translate, write_sources
 from .host.runtime import HostProgram
 from .locate import source_line
 from .program import Method, State, StepProgram, as_module, float_config, label, serialise
@@ -72,6 +73,7 @@ def export_inference(
     int8: bool = False,
     inputs: Iterable[Tensor] | None = None,
     samples: int = 50,
+    prefix: str = PREFIX,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> tuple[StepProgram, InferenceReport]:
     """Export a network's prediction alone, float or int8.
@@ -84,6 +86,7 @@ def export_inference(
         calibration: input batches for int8. int8: quantise the whole network; input and output are int8 then, scale and zero point in the header.
         inputs: real batches for the check and the board; without them the example with noise.
         samples: how many of them.
+        prefix: of every name in the C, as of :func:`lightning_fwd_export.export`.
         progress: is told each phase as it begins.
 
     Raises:
@@ -98,6 +101,7 @@ def export_inference(
         raise ExportError("board and run belong together", "the C is the same for every board", "give both (--board NAME --run) or neither")
     if samples < 1:
         raise ExportError(f"samples={samples}", "the program is held against PyTorch on them", "use samples >= 1")
+    require_prefix(prefix)
     require_finite(net.state_dict())
     require_folder(Path(out_dir))
     target = find_board(board) if board else None
@@ -125,12 +129,14 @@ def export_inference(
         for m, mode in modes:
             m.training = mode
     out = Path(out_dir)
-    write_sources(sources, out / "c")
+    write_sources(sources, out / "c", prefix)
     (out / "inference.pte").write_bytes(program.data)
     report.program, report.code = str(out / "inference.pte"), str(out / "c")
     if target is not None:
         progress(f"predicting on {target.name}")
-        measured = run_on_board(out / "c", target, checked, [("forward", (x,)) for x, _ in calls])
+        with tempfile.TemporaryDirectory() as folder:  # without the prefix
+            write_sources(sources, folder)
+            measured = run_on_board(folder, target, checked, [("forward", (x,)) for x, _ in calls])
         worst = max(float(np.abs(o[0].astype("f8") - y.double().numpy()).max()) for o, (_, y) in zip(measured.outputs, calls, strict=True))
         report.board = {
             "board": target.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,12 +23,13 @@ from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_ste
 
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
-from .c_code.writer import Written
-from .check import Batch, Check, board_calls, check_program, example_batches
+from .c_code.selftest import write_selftest
+from .c_code.writer import LEARNING_RATE, MOMENTUM, Written
+from .check import Batch, Check, board_calls, check_program, example_batches, golden_calls
 from .count_dropout import count_dropout
 from .errors import ExportError, NoKernel
 from .fuse_step import fuse_layers, fuse_step
-from .generate_c import translate, write_sources
+from .generate_c import PREFIX, require_prefix, translate, write_sources
 from .host.runtime import HostProgram
 from .integer import export_integer
 from .locate import source_line
@@ -50,6 +52,7 @@ def export(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     batches: Iterable[Batch] | None = None,
     steps: int = 50,
+    prefix: str = PREFIX,
 ) -> ExportReport:
     """Export the training step of a rewritten model, together with inference, sharing one set of weights.
 
@@ -63,13 +66,14 @@ def export(
         loss: ``(logits, target) -> scalar``.
         batches: real batches for the check and the board; without them the example with noise.
         steps: training steps of the check, and of the board run.
+        prefix: of every name in the C, such as ``kws_``: two programs then fit into one firmware.
 
     Raises:
         ExportError: an operator has no kernel, an update would be lost, or the program strays from PyTorch. Nothing is written then.
         StepError: the step cannot be traced.
         LightningFwdError: a weight is not finite.
     """
-    arguments = (board, run, calibration, int8, lr, momentum, loss, batches, steps)
+    arguments = (board, run, calibration, int8, lr, momentum, loss, batches, steps, prefix)
     return export_program(model, example_batch, out_dir, *arguments)[1]
 
 
@@ -87,6 +91,7 @@ def export_program(
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
     batches: Iterable[Batch] | None = None,
     steps: int = 50,
+    prefix: str = PREFIX,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> tuple[StepProgram, ExportReport]:
     """As :func:`export`, with the program itself beside the report; ``progress`` is told each phase as it begins."""
@@ -100,6 +105,7 @@ def export_program(
             "the C is the same for every board, so the board alone changes nothing",
             "add run=True (--run) to train on its emulator, or leave the board out",
         )
+    require_prefix(prefix)
     require_finite(model.state_dict())
     if not (math.isfinite(lr) and lr > 0 and 0 <= momentum < 1 and steps > 0):
         raise ExportError(
@@ -123,7 +129,9 @@ def export_program(
     source = list(batches) if batches is not None else list(example_batches(example_batch, model.num_classes, steps))
     _require_alike(model, example_batch, source)
     if isinstance(model.method, IntegerRule):
-        return export_integer(model, example_batch, Path(out_dir), target_board if run else None, source[:steps], lr, momentum, progress)
+        return export_integer(
+            model, example_batch, Path(out_dir), target_board if run else None, source[:steps], lr, momentum, prefix, progress
+        )
     require_few_steps(model.original, example_batch[0])
     try:
         program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)
@@ -144,7 +152,8 @@ def export_program(
         check = check_program(program, model, source[:steps], uses_target, lr, momentum, loss)
     out = Path(out_dir)
     code = out / "c"
-    write_sources(written.files, code)
+    written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, golden_calls(check))
+    write_sources(written.files, code, prefix)
     (out / "step.pte").write_bytes(program.data)
     activations, state = program.arenas["train_step"]
     progress("pricing the step")
@@ -162,7 +171,9 @@ def export_program(
     )
     if target_board is not None and run:
         progress(f"training on {target_board.name}")
-        measured = run_on_board(code, target_board, checked, board_calls(check))
+        with tempfile.TemporaryDirectory() as folder:  # without the prefix
+            write_sources(written.files, folder)
+            measured = run_on_board(folder, target_board, checked, board_calls(check))
         report.board = _board_figures(measured, program, check)
     (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return program, report
@@ -226,13 +237,14 @@ def build(
     progress(
         "quantising what lies before the first trained layer" if int8 else f"building a program of {len(train_step.graph.nodes)} operations"
     )
+    numbers = {LEARNING_RATE: float(lr), MOMENTUM: float(momentum)} if train_step.trained else {}
     fuse_step(train_step, lr, momentum)
     fuse_layers(forward.module)
     if int8:
         from .mixed import build_mixed
 
-        return build_mixed(model, train_step, forward, values, example_batch, calibration), train_step
-    return build_program(train_step, forward, values, example_batch), train_step
+        return build_mixed(model, train_step, forward, values, example_batch, calibration, numbers), train_step
+    return build_program(train_step, forward, values, example_batch, numbers=numbers), train_step
 
 
 def state_values(model: RewrittenModel, *graphs: StepGraph) -> dict[str, Tensor]:

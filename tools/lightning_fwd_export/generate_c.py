@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 from pathlib import Path
 
 from .c_code.writer import Written, write_c
@@ -10,10 +10,14 @@ from .errors import ExportError
 from .pte import Program, read_program
 
 CSRC = Path(__file__).parent / "csrc"
+FIRMWARE = Path(__file__).parent / "firmware"
 _TEMPLATES = Path(__file__).parent / "templates"
+PREFIX = "lfwd_"
+GENERATED = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.c", "lfwd_store.h", "lfwd_store.c")
+_LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 
-def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = False) -> Program:
+def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = False, prefix: str = PREFIX) -> Program:
     """Generate C for every method of a program.
 
     Args:
@@ -21,6 +25,7 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
         out_dir: folder to write; made if missing. Gets ``lfwd_model.{h,c}``, ``lfwd_constants.h``, the kernel library under
             ``kernels/``, a Makefile and a CMakeLists.txt.
         trust_unsealed: accept a .pte that this exporter did not write (its structure is checked all the same).
+        prefix: as of :func:`write_sources`.
 
     Returns:
         What the program holds.
@@ -35,7 +40,7 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
             raise ExportError(f"{path}: no such file")
         program, name = path.read_bytes(), path.name
     checked, written = translate(program, name, trust_unsealed)
-    write_sources(written.files, out_dir)
+    write_sources(written.files, out_dir, prefix)
     return checked
 
 
@@ -45,14 +50,47 @@ def translate(program: bytes, name: str = "a program", trust_unsealed: bool = Fa
     return checked, write_c(checked, name)
 
 
-def write_sources(files: dict[str, str], out_dir: str | Path) -> None:
-    """The generated files, the kernel library and the build files, into a folder."""
+def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREFIX) -> None:
+    """The generated files, the kernel library, what keeps the state over a reset, and the build files, into a folder.
+
+    Args:
+        prefix: of every name: functions, types, macros (in capitals), files and the library, so that two programs fit into one firmware.
+
+    Raises:
+        ExportError: the prefix is none of C's names.
+    """
+    require_prefix(prefix)
     out = Path(out_dir)
     kernels = out / "kernels"
     kernels.mkdir(parents=True, exist_ok=True)
+    for old in [*kernels.glob("*.[cho]"), *(out / _name(file, prefix) for file in GENERATED)]:  # of an export before: other files, perhaps
+        old.unlink(missing_ok=True)
     for file, text in files.items():
-        (out / file).write_text(text)
-    for source in sorted(CSRC.glob("*.[ch]")):
-        shutil.copyfile(source, kernels / source.name)
+        (out / _name(file, prefix)).write_text(_named(_LICENCE + text, prefix))
+    kept = sorted(FIRMWARE.glob("*.[ch]")) if "lfwd_state[" in files.get("lfwd_model.h", "") else []
+    for source, folder in [*((s, out) for s in kept), *((s, kernels) for s in sorted(CSRC.glob("*.[ch]")))]:
+        text = source.read_text()
+        (folder / _name(source.name, prefix)).write_text(_named(text if "SPDX" in text[:80] else _LICENCE + text, prefix))
     for template in ("Makefile", "CMakeLists.txt"):
-        shutil.copyfile(_TEMPLATES / template, out / template)
+        (out / template).write_text(_named((_TEMPLATES / template).read_text(), prefix))
+
+
+def require_prefix(prefix: str) -> None:
+    """Refuse what cannot begin every name of a C library."""
+    if not re.fullmatch(r"[a-z][a-z0-9]*_", prefix):
+        raise ExportError(
+            f"prefix {prefix!r}", "it begins every function, type, macro and file of the library", "small letters and digits, then _: kws_"
+        )
+
+
+def _named(text: str, prefix: str) -> str:
+    """C, CMake or make with another prefix."""
+    if prefix == PREFIX:
+        return text
+    text = re.sub(r"\blfwd_", prefix, text)
+    text = re.sub(r"\bLFWD_", prefix.upper(), text)
+    return re.sub(r"\b(lib)?lfwd\b(?!::)", lambda m: (m[1] or "") + prefix[:-1], text)
+
+
+def _name(file: str, prefix: str) -> str:
+    return prefix + file.removeprefix(PREFIX) if file.startswith(PREFIX) else file

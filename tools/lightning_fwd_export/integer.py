@@ -20,7 +20,8 @@ from lightning_fwd.integer.rate import Rate
 
 from .boards import run_on_board
 from .boards.board import Board
-from .check import Batch, Check, board_calls
+from .c_code.selftest import write_selftest
+from .check import Batch, Check, board_calls, golden_calls
 from .errors import ExportError
 from .generate_c import translate, write_sources
 from .host.runtime import compiler, run_tool
@@ -72,7 +73,8 @@ class HostLibrary:
         self._folder = tempfile.TemporaryDirectory()
         folder = Path(self._folder.name)
         write_sources(sources, folder)
-        flags = ["-std=c99", "-O2", "-fno-strict-aliasing", "-fPIC", "-shared", f"-I{folder}", f"-I{folder / 'kernels'}"]
+        # -Bsymbolic: the kernels of the host runtime have the same names and are loaded for all
+        flags = ["-std=c99", "-O2", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wl,-Bsymbolic", f"-I{folder}", f"-I{folder / 'kernels'}"]
         kernels = [*sorted((folder / "kernels").glob("integer_*.c")), folder / "kernels/copy.c", folder / "kernels/index.c"]
         files = [str(folder / "lfwd_model.c"), *map(str, kernels)]
         run_tool([compiler("gcc"), *flags, *files, "-lm", "-o", str(folder / "step.so")], "compiling the step for the host")
@@ -140,6 +142,7 @@ def export_integer(
     batches: list[Batch],
     lr: float,
     momentum: float,
+    prefix: str,
     progress: Callable[[str], None],
 ) -> tuple[StepProgram, ExportReport]:
     """Export a step in integers; see :func:`lightning_fwd_export.export`. Rate and momentum are inputs of the step: here those of the check.
@@ -164,7 +167,8 @@ def export_integer(
         if measured.weights != learned:
             raise ExportError(f"weights learned on {target_board.name} differ from Python's: a defect worth reporting. Nothing is written")
     code = out / "c"
-    write_sources(sources, code)
+    sources["lfwd_selftest.c"] = write_selftest(HostLibrary(sources, checked).run, golden_calls(check))
+    write_sources(sources, code, prefix)
     (out / "step.pte").write_bytes(program.data)
     report = ExportReport(str(out / "step.pte"), str(code), program.weights, check.steps, 0.0, *program.arenas["train_step"])
     if measured is not None:

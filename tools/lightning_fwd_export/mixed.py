@@ -135,6 +135,7 @@ def build_mixed(
     values: dict[str, Tensor],
     example_batch: Batch,
     calibration: Iterable[Tensor] | None,
+    numbers: dict[str, int | float] | None = None,
 ) -> StepProgram:
     """Program whose methods take int8 input (scale and zero point in ``*_input0_scale`` and ``*_input0_zp``); arguments as for ``build_program``.
 
@@ -155,7 +156,7 @@ def build_mixed(
     _start_at(train_step, boundary, quantised)
     _start_at(forward, again, quantised)
     kept = {name: value for name, value in values.items() if name in train_step.state or name in forward.state}
-    numbers: dict[str, int | float] = {}
+    numbers = dict(numbers or {})
 
     def lower(program: ExportedProgram, method: str) -> ExportedProgram:
         if method != "get_weights":

@@ -131,7 +131,7 @@ def _conv2d_grad_weight(c: Context) -> str:
 
 
 def _rates(c: Context, lr: int, decay: int) -> str:
-    return f"{number(c.number(lr), 'float')}, {number(c.number(decay), 'float')}"
+    return f"{c.unit.rate(c.number(lr))}, {number(c.number(decay), 'float')}"
 
 
 @kernel("lfwd::sgd_.")

@@ -11,10 +11,9 @@ from ..pte import Method, Program, Tensor
 from . import elementwise, int8, integer, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
 from .kernels import KERNELS, Context, no_kernel, number
 from .liveness import ACTIVATIONS, Gaps
+from .state import GET_WEIGHTS, WEIGHT_PROTOTYPES, StateTensors, shape, state_macros, state_of, state_table, weight_access
 
 _FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
-GET_WEIGHTS = "get_weights"
-_COPIES = {"aten::clone.out", "dim_order_ops::_clone_dim_order.out", "aten::alias_copy.out", "aten::view_copy.out"}
 
 
 @dataclass
@@ -28,11 +27,14 @@ class Unit:
     gaps: Gaps | None = None
     activation_bytes: int = 0
     scratch_bytes: int = 0
+    learning_rate: float | None = None
+    momentum: float = 0.0
+    rate_is_set: bool = False
 
     def pointer(self, t: Tensor) -> str:
         if t.arena is None:
             return self.named_constant(t.ctype, t.data)
-        self.used[f"t{t.index}"] = f"{t.ctype} *const t{t.index} = (void *)({self.arenas[t.arena]} + {t.offset}); /* {_shape(t)} */"
+        self.used[f"t{t.index}"] = f"{t.ctype} *const t{t.index} = (void *)({self.arenas[t.arena]} + {t.offset}); /* {shape(t)} */"
         return f"t{t.index}"
 
     def constant(self, ctype: str, values: list) -> str:
@@ -44,6 +46,15 @@ class Unit:
     def table(self, ctype: str, fields: list) -> str:
         text = f"{ctype} %s = {_braces(fields)};"
         return "&" + self.tables.setdefault(text, f"{ctype.removeprefix('lfwd_')}_{len(self.tables)}")
+
+    def rate(self, value: float) -> str:
+        """The factor of an update. What is a multiple of the program's learning rate follows ``lfwd_set_rate``; with momentum only the
+        parameters' own updates are, by the rate itself (``fuse_step.fuse_updates``): velocities take gradients as they are."""
+        if self.learning_rate is None or value == 0 or (self.momentum and value != self.learning_rate):
+            return number(value, "float")
+        self.rate_is_set = True
+        factor = value / self.learning_rate
+        return "lfwd_rate" if factor == 1 else f"{number(factor, 'float')} * lfwd_rate"
 
     def scratch(self, nbytes: int, position: int) -> str:
         """Pointer to working memory of call ``position``: bytes of the activation arena that nothing else uses meanwhile."""
@@ -88,10 +99,12 @@ def write_c(program: Program, source: str) -> Written:
     if not methods:
         raise ExportError("the program has no methods")
     unit = Unit()
-    weights = _weights(methods)
-    direct = _weight_sources(methods)
-    run = {name: m for name, m in methods.items() if not (name == GET_WEIGHTS and direct)}
-    weight_arenas = {t.arena for t in weights}
+    unit.learning_rate, unit.momentum = program.numbers.get(LEARNING_RATE), program.numbers.get(MOMENTUM, 0.0)
+    if unit.momentum and unit.learning_rate == 1:  # then a parameter's update looks like a velocity's
+        unit.learning_rate = None
+    state = state_of(methods)
+    run = {name: m for name, m in methods.items() if not (name == GET_WEIGHTS and state.learned)}
+    weight_arenas = {t.arena for t in state.all}
     sizes: dict[int, int] = {}
     for m in run.values() or methods.values():
         for k, size in enumerate(m.arenas[1:], 1):
@@ -102,18 +115,25 @@ def write_c(program: Program, source: str) -> Written:
     if 1 in weight_arenas and len(run) > 1:
         raise ExportError("methods do not share their weights; plan memory with share_mutable_buffers=True")
     bodies = [_function(m, unit) for m in run.values()]
-    if direct:
-        bodies.append(_weight_access(direct, unit))
+    if state.learned:
+        bodies += [state_table(state, unit.arenas), weight_access(state.learned, unit.arenas)]
+    if unit.rate_is_set:
+        bodies.append("void lfwd_set_rate(float rate)\n{\n    lfwd_rate = rate;\n}")
     if unit.activation_bytes:
         sizes[ACTIVATIONS] = max(sizes.get(ACTIVATIONS, 0), unit.activation_bytes)
-    init = [f"    {_initialise(t, unit)};" for t in weights]
-    prototypes = [_prototype(m) + ";" for m in run.values()] + (_WEIGHT_PROTOTYPES if direct else [])
+    init = [f"    {_initialise(t, unit)};" for t in state.in_memory_order()]
+    init += ["    lfwd_rate = LFWD_LEARNING_RATE;"] if unit.rate_is_set else []
+    prototypes = (
+        [_prototype(m) + ";" for m in run.values()]
+        + (WEIGHT_PROTOTYPES if state.learned else [])
+        + (_RATE_PROTOTYPES if unit.rate_is_set else [])
+    )
     files = {
-        "lfwd_model.h": _header(source, run, direct, unit, sizes, prototypes, program.numbers),
+        "lfwd_model.h": _header(source, run, state, unit, sizes, prototypes, program.numbers),
         "lfwd_constants.h": _constants(unit),
         "lfwd_model.c": _source(source, unit, sizes, init, bodies),
     }
-    ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size}
+    ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size} | ({"lfwd_rate": 4} if unit.rate_is_set else {})
     constants = sum(len(data) for _, data in unit.constants) + 4 * sum(_numbers(text) for text in unit.tables)
     return Written(files, ram, unit.scratch_bytes, constants)
 
@@ -123,40 +143,6 @@ def _initialise(t: Tensor, unit: Unit) -> str:
     if not any(t.data):  # optimizer state starts at zero: no Flash for that
         return f"memset({place}, 0, {t.nbytes})"
     return f"memcpy({place}, {unit.named_constant(t.ctype, t.data)}, {t.nbytes})"
-
-
-def _weights(methods: dict[str, Method]) -> list[Tensor]:
-    """Initialised tensors of all methods, each once, in memory order."""
-    found: dict[tuple[int, int], Tensor] = {}
-    for m in methods.values():
-        for t in m.initialised:
-            other = found.setdefault((t.arena, t.offset), t)
-            if other.data != t.data:
-                raise ExportError(f"methods disagree on the initial weights at byte {t.offset} of arena {t.arena}")
-    ordered = [found[key] for key in sorted(found)]
-    for a, b in zip(ordered, ordered[1:], strict=False):
-        if a.arena == b.arena and a.offset + a.nbytes > b.offset:
-            raise ExportError(f"initial weights overlap at byte {b.offset} of arena {b.arena}")
-    return ordered
-
-
-def _weight_sources(methods: dict[str, Method]) -> list[Tensor]:
-    """Where ``get_weights`` takes each output from, if all are plain copies of weights: then no copy is run."""
-    m = methods.get(GET_WEIGHTS)
-    if m is None or m.inputs or len(methods) == 1:
-        return []
-    sources = {
-        c.args[-1].index: c.args[0]
-        for c in m.calls
-        if c.operator in _COPIES
-        and isinstance(c.args[0], Tensor)
-        and isinstance(c.args[-1], Tensor)
-        and c.args[0].nbytes == c.args[-1].nbytes
-        and c.args[0].strides == c.args[-1].strides
-    }
-    places = [sources.get(t.index, t) for t in m.outputs]
-    plain = len(sources) == len(m.calls) and all(t.data is not None and t.arena is not None for t in places)
-    return places if plain else []
 
 
 def _function(m: Method, unit: Unit) -> str:
@@ -209,47 +195,56 @@ def _prototype(m: Method) -> str:
     return f"void lfwd_{m.name}({', '.join(inputs + outputs) or 'void'})"
 
 
-_WEIGHT_PROTOTYPES = [
-    "/* All weights, one after the other; to keep what was learned over a reset, store them and set them again. */",
-    "void lfwd_get_weights(uint8_t weights[LFWD_WEIGHTS_BYTES]);",
-    "void lfwd_set_weights(const uint8_t weights[LFWD_WEIGHTS_BYTES]);",
+LEARNING_RATE, MOMENTUM = "learning_rate", "momentum"  #: numbers of a program that holds SGD
+_REGION = ["typedef struct {", "    uint8_t *bytes;", "    uint32_t count;", "} lfwd_region;"]
+_STATE = [
+    "/* Where all that lives across calls lies; lfwd_store.h keeps it. */",
+    "extern const lfwd_region lfwd_state[LFWD_STATE_REGIONS];",
+    "",
+    "#ifdef LFWD_SELFTEST",
+    "/* A prediction, two steps, another prediction against what the exporting machine got, then lfwd_init(). 0, or the number of the result",
+    " * that is wrong: 1 the first prediction, 2 and 3 the steps, 4 the last prediction. */",
+    "int lfwd_selftest(void);",
+    "#endif",
+]
+_RATE_PROTOTYPES = [
+    "/* Another learning rate from the next step on; LFWD_LEARNING_RATE again after lfwd_init(). */",
+    "void lfwd_set_rate(float rate);",
 ]
 
 
-def _weight_access(sources: list[Tensor], unit: Unit) -> str:
-    get, put, at = [], [], 0
-    for t in sources:
-        place = f"{unit.arenas[t.arena]} + {t.offset}"
-        get.append(f"    memcpy(weights + {at}, {place}, {t.nbytes}); /* {_shape(t)} */")
-        put.append(f"    memcpy({place}, weights + {at}, {t.nbytes});")
-        at += t.nbytes
-    functions = [
-        ("void lfwd_get_weights(uint8_t weights[LFWD_WEIGHTS_BYTES])", get),
-        ("void lfwd_set_weights(const uint8_t weights[LFWD_WEIGHTS_BYTES])", put),
-    ]
-    return "\n\n".join("\n".join([head, "{", *body, "}"]) for head, body in functions)
-
-
-def _header(source: str, run, direct, unit: Unit, sizes: dict[int, int], prototypes, numbers) -> str:
+def _header(source: str, run, state: StateTensors, unit: Unit, sizes: dict[int, int], prototypes, numbers) -> str:
     macros = [f"#define {unit.arenas[k].upper()}_RAM {size} /* bytes */" for k, size in sorted(sizes.items())]
     macros.append(f"#define LFWD_SCRATCH_RAM {unit.scratch_bytes} /* bytes, the largest; they lie in the activations */")
-    if direct:
-        macros.append(f"#define LFWD_WEIGHTS_BYTES {sum(t.nbytes for t in direct)}")
+    if state.learned:
+        macros.append(f"#define LFWD_WEIGHTS_BYTES {sum(t.nbytes for t in state.learned)}")
+        macros += state_macros(state, [data for _, data in unit.constants])
     macros += [f"#define LFWD_{k.upper()} {number(v, 'float' if isinstance(v, float) else 'int32_t')}" for k, v in numbers.items()]
     for m in run.values():
         for what, tensors in (("IN", m.inputs), ("OUT", m.outputs)):
-            macros += [f"#define LFWD_{m.name.upper()}_{what}{k} {t.count} /* {_shape(t)} */" for k, t in enumerate(tensors)]
+            macros += [f"#define LFWD_{m.name.upper()}_{what}{k} {t.count} /* {shape(t)} */" for k, t in enumerate(tensors)]
     return "\n".join(
         [
-            _guide(source, run, bool(direct)),
+            _guide(source, run, bool(state.learned)),
             "#ifndef LFWD_MODEL_H",
             "#define LFWD_MODEL_H",
             "#include <stdint.h>",
             "",
             *macros,
             "",
+            *(_REGION if state.learned else []),
+            "",
+            "#ifdef __cplusplus",
+            'extern "C" {',
+            "#endif",
+            "",
             "void lfwd_init(void);",
             *prototypes,
+            *(_STATE if state.learned else []),
+            "",
+            "#ifdef __cplusplus",
+            "}",
+            "#endif",
             "#endif",
             "",
         ]
@@ -265,7 +260,7 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
     }
     lines += [f"    {f'lfwd_{name}(...);':26}{known.get(name, 'see the prototype below')}" for name in run]
     if has_weights:
-        lines += ["    lfwd_get_weights(...);    what was learned, to keep it over a reset; lfwd_set_weights puts it back"]
+        lines += ["    lfwd_save(...);           what was learned, to keep it over a reset; lfwd_load takes it back: lfwd_store.h"]
     lines += [
         "",
         "One call at a time: not from an interrupt while another runs. All memory is static (*_RAM below), constants",
@@ -293,6 +288,7 @@ def _constants(unit: Unit) -> str:
 def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str]) -> str:
     arenas = [f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size]
     tables = ["static const " + text % name for text, name in unit.tables.items()]
+    rate = ["", "static float lfwd_rate; /* lfwd_init sets it */"] if unit.rate_is_set else []
     return "\n".join(
         [
             f"/* Generated from {source}: one call per instruction of the program. */",
@@ -308,6 +304,7 @@ def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bod
             "",
             "/* Planned memory: values that are never alive together share bytes, whatever their types: -fno-strict-aliasing. */",
             *arenas,
+            *rate,
             "",
             "/* Shapes and quantisation parameters, fields in the order of their struct. */",
             *tables,
@@ -326,10 +323,6 @@ def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bod
 def _numbers(table: str) -> int:
     """How many 32-bit fields a table has."""
     return table.count(",") + 1
-
-
-def _shape(t: Tensor) -> str:
-    return "x".join(map(str, t.shape)) or "scalar"
 
 
 def _braces(fields: list) -> str:

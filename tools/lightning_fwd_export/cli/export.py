@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -47,6 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
     parser.add_argument("--test-samples", type=positive, default=100, help="of the drifted data, with --drift")
     parser.add_argument("--npu", metavar="ETHOS-U55-...", help="write what learns on this NPU, which only infers (needs --dataset)")
+    parser.add_argument("--prefix", default="lfwd_", help="of every name in the C, e.g. kws_: two programs then fit into one firmware")
     parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
     parser.add_argument("--trust-unsealed", action="store_true", help="accept a .pte that another tool wrote")
     parser.set_defaults(defaults={action.dest: action.default for action in parser._actions})
@@ -62,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     if options.pte:
         from ..generate_c import pte_to_c
 
-        program = pte_to_c(Path(options.pte), options.out, options.trust_unsealed)
+        program = pte_to_c(Path(options.pte), options.out, options.trust_unsealed, options.prefix)
         console.print(f"wrote {options.out}: {', '.join(program.methods)}", highlight=False)
         return 0
     if options.config:
@@ -129,7 +131,8 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     if options.inference:
         with _progress() as progress:
             inputs = [x for x, _ in batches] if batches else None
-            _, report = export_inference(net, example, options.out, **common, inputs=inputs, samples=options.steps, progress=progress)
+            more = {"inputs": inputs, "samples": options.steps, "prefix": options.prefix, "progress": progress}
+            _, report = export_inference(net, example, options.out, **common, **more)
         _print_inference(report, console)
         return
     target = batches[0][1] if batches else torch.zeros(options.batch, dtype=torch.int64)
@@ -153,6 +156,7 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
             momentum=options.momentum,
             batches=batches,
             steps=options.steps,
+            prefix=options.prefix,
             progress=progress,
         )
     _print(report, console)
@@ -162,9 +166,9 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         from ..adapt import adapt_on_board
 
         test = [b for b in data.changed(view="target").test_dataloader() if len(b[1]) == options.batch]
-        with _progress() as progress:
+        with _progress() as progress, tempfile.TemporaryDirectory() as folder:
             progress(f"adapting on {options.board}")
-            result = adapt_on_board(program, options.board, batches, [tuple(b) for b in test], options.out / "c")
+            result = adapt_on_board(program, options.board, batches, [tuple(b) for b in test], folder)
         (options.out / "adaptation.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
         console.print(
             f"{options.board}, {data.changed(view='target').title}: accuracy {100 * result.before:.1f} % -> "
