@@ -6,9 +6,12 @@ import random
 import shutil
 import subprocess
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from lightning_fwd_export.boards import board
+from lightning_fwd_export.boards.build import SEMIHOSTED, board_flags, compile_model, compile_object, emulate, link
 from lightning_fwd_export.c_code.state import StateTensors, state_macros
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.pte import Tensor, read_program
@@ -252,3 +255,16 @@ def test_the_self_test_finds_a_wrong_bit(exported, tmp_path):
     assert "-lr * grad[o]" in text or "decay * state[i] - lr" in text
     kernel.write_text(text.replace("decay * state[i] - lr", "decay * state[i] + lr").replace("-lr * grad[o]", "lr * grad[o]"))
     assert Library(broken, tmp_path, ["-DLFWD_SELFTEST"]).c.lfwd_selftest() in (3, 4)  # a later result: the weights moved wrongly
+
+
+@pytest.mark.board
+@pytest.mark.parametrize("name", ["mps2-an385", "mps2-an386"])
+def test_200_power_cuts_on_a_board(firmware, tmp_path, emulator, name):
+    _, _, code = firmware
+    target = board(name)
+    flags = [*board_flags(target), "-std=c99", f"-I{code}", f"-I{code / 'kernels'}"]
+    objects = [*compile_model(tmp_path, code, target, ["-O2"]), compile_object(code / "lfwd_store.c", tmp_path, flags)]
+    elf = link(tmp_path, code, target, Path(__file__).parent / "power_cuts.c", objects, SEMIHOSTED)
+    words = emulate(tmp_path, elf, target, 120).split()
+    counts = dict(zip(words[::2], map(int, words[1::2]), strict=True))
+    assert counts["other"] == 0 and counts["old"] + counts["new"] == 200 and min(counts["old"], counts["new"]) > 50
