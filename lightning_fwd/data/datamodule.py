@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import lightning as L
@@ -25,6 +26,17 @@ STATISTICS_SAMPLES = 5000
 
 View = Literal["source", "target"]
 Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class InputForm:
+    """How a sensor's values become the network's: as ``stored`` (``"uint8"`` is divided by 255), times ``factor``, less ``mean``, over ``std``:
+    one of these per channel, or none."""
+
+    stored: Literal["uint8", "float"]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    factor: float = 1.0
 
 
 class DriftDataModule(L.LightningDataModule):
@@ -250,6 +262,23 @@ class DriftDataModule(L.LightningDataModule):
                 chunk = drift(chunk, torch.from_numpy(some + offset), signal=domain.modality == "signal")
             x[start : start + CHUNK] = after(chunk)
         return x.flatten(1) if self._arguments["flatten"] else x
+
+    def input_form(self) -> InputForm:
+        """What happens between a sensor and the network, by the source's statistics: for the C that does it on the device.
+
+        Raises:
+            ValueError: the normalisation does not fit the data.
+        """
+        source = self._domain("source")
+        self._after_drift(source)
+        normalize, signal = self._arguments["normalize"], source.modality == "signal"
+        mean: tuple[float, ...] = ()
+        std: tuple[float, ...] = ()
+        if signal or normalize == "standard":
+            self._standardise(torch.zeros(1, *source.input_shape))
+            mean, std = (tuple(t.flatten().tolist()) for t in self._statistics)
+        stored = "uint8" if source.x_train.dtype == np.uint8 else "float"
+        return InputForm(stored, mean, std, 255.0 if normalize == "byte" else 1.0)
 
     def _after_drift(self, domain: Dataset) -> Callable[[Tensor], Tensor]:
         normalize = self._arguments["normalize"]

@@ -16,12 +16,14 @@ from torch.fx.traceback import preserve_node_meta
 from lightning_fwd.cost.memory import plan_memory
 from lightning_fwd.cost.operations import operations
 from lightning_fwd.cost.widths import Widths
+from lightning_fwd.data.datamodule import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.models.weights import require_finite
 from lightning_fwd.trace.step_graph import trace_inference
 
 from .boards import PACKAGES, missing_tools, run_on_board
 from .boards import board as find_board
+from .c_code.prepare import add_prepare
 from .check import example_inputs
 from .errors import ExportError, NoKernel
 from .export_step import require_folder
@@ -74,6 +76,7 @@ def export_inference(
     inputs: Iterable[Tensor] | None = None,
     samples: int = 50,
     prefix: str = PREFIX,
+    form: InputForm | None = None,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> tuple[StepProgram, InferenceReport]:
     """Export a network's prediction alone, float or int8.
@@ -86,7 +89,7 @@ def export_inference(
         calibration: input batches for int8. int8: quantise the whole network; input and output are int8 then, scale and zero point in the header.
         inputs: real batches for the check and the board; without them the example with noise.
         samples: how many of them.
-        prefix: of every name in the C, as of :func:`lightning_fwd_export.export`.
+        prefix, form: as of :func:`lightning_fwd_export.export`.
         progress: is told each phase as it begins.
 
     Raises:
@@ -129,6 +132,7 @@ def export_inference(
         for m, mode in modes:
             m.training = mode
     out = Path(out_dir)
+    add_prepare(sources, form, checked)
     write_sources(sources, out / "c", prefix)
     (out / "inference.pte").write_bytes(program.data)
     report.program, report.code = str(out / "inference.pte"), str(out / "c")

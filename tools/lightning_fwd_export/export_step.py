@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_fwd.cost import price
+from lightning_fwd.data.datamodule import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.models.weights import require_finite
@@ -23,6 +24,7 @@ from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_ste
 
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
+from .c_code.prepare import add_prepare
 from .c_code.selftest import write_selftest
 from .c_code.writer import LEARNING_RATE, MOMENTUM, Written
 from .check import Batch, Check, board_calls, check_program, example_batches, golden_calls
@@ -53,6 +55,7 @@ def export(
     batches: Iterable[Batch] | None = None,
     steps: int = 50,
     prefix: str = PREFIX,
+    form: InputForm | None = None,
 ) -> ExportReport:
     """Export the training step of a rewritten model, together with inference, sharing one set of weights.
 
@@ -67,13 +70,14 @@ def export(
         batches: real batches for the check and the board; without them the example with noise.
         steps: training steps of the check, and of the board run.
         prefix: of every name in the C, such as ``kws_``: two programs then fit into one firmware.
+        form: how a sensor's values become inputs (``DriftDataModule.input_form()``): the C then has ``lfwd_prepare``.
 
     Raises:
         ExportError: an operator has no kernel, an update would be lost, or the program strays from PyTorch. Nothing is written then.
         StepError: the step cannot be traced.
         LightningFwdError: a weight is not finite.
     """
-    arguments = (board, run, calibration, int8, lr, momentum, loss, batches, steps, prefix)
+    arguments = (board, run, calibration, int8, lr, momentum, loss, batches, steps, prefix, form)
     return export_program(model, example_batch, out_dir, *arguments)[1]
 
 
@@ -92,6 +96,7 @@ def export_program(
     batches: Iterable[Batch] | None = None,
     steps: int = 50,
     prefix: str = PREFIX,
+    form: InputForm | None = None,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> tuple[StepProgram, ExportReport]:
     """As :func:`export`, with the program itself beside the report; ``progress`` is told each phase as it begins."""
@@ -130,7 +135,7 @@ def export_program(
     _require_alike(model, example_batch, source)
     if isinstance(model.method, IntegerRule):
         return export_integer(
-            model, example_batch, Path(out_dir), target_board if run else None, source[:steps], lr, momentum, prefix, progress
+            model, example_batch, Path(out_dir), target_board if run else None, source[:steps], lr, momentum, prefix, form, progress
         )
     require_few_steps(model.original, example_batch[0])
     try:
@@ -153,6 +158,7 @@ def export_program(
     out = Path(out_dir)
     code = out / "c"
     written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, golden_calls(check))
+    add_prepare(written.files, form, checked)
     write_sources(written.files, code, prefix)
     (out / "step.pte").write_bytes(program.data)
     activations, state = program.arenas["train_step"]

@@ -13,7 +13,7 @@ CSRC = Path(__file__).parent / "csrc"
 FIRMWARE = Path(__file__).parent / "firmware"
 _TEMPLATES = Path(__file__).parent / "templates"
 PREFIX = "lfwd_"
-GENERATED = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.c", "lfwd_store.h", "lfwd_store.c")
+GENERATED = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.c", "lfwd_prepare.c", "lfwd_store.h", "lfwd_store.c")
 _LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from lightning_fwd.data.datamodule import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.integer.lowering import RATE
@@ -20,6 +21,7 @@ from lightning_fwd.integer.rate import Rate
 
 from .boards import run_on_board
 from .boards.board import Board
+from .c_code.prepare import add_prepare
 from .c_code.selftest import write_selftest
 from .check import Batch, Check, board_calls, golden_calls
 from .errors import ExportError
@@ -143,6 +145,7 @@ def export_integer(
     lr: float,
     momentum: float,
     prefix: str,
+    form: InputForm | None,
     progress: Callable[[str], None],
 ) -> tuple[StepProgram, ExportReport]:
     """Export a step in integers; see :func:`lightning_fwd_export.export`. Rate and momentum are inputs of the step: here those of the check.
@@ -168,6 +171,7 @@ def export_integer(
             raise ExportError(f"weights learned on {target_board.name} differ from Python's: a defect worth reporting. Nothing is written")
     code = out / "c"
     sources["lfwd_selftest.c"] = write_selftest(HostLibrary(sources, checked).run, golden_calls(check))
+    add_prepare(sources, form, checked)
     write_sources(sources, code, prefix)
     (out / "step.pte").write_bytes(program.data)
     report = ExportReport(str(out / "step.pte"), str(code), program.weights, check.steps, 0.0, *program.arenas["train_step"])

@@ -127,11 +127,19 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         raise ExportError("--drift and --int8 need real samples", "", "give --dataset, e.g. --dataset cifar10")
     import torch
 
-    common = {"board": options.board, "run": options.run, "calibration": calibration, "int8": options.int8}
+    form = data.input_form() if data is not None else None
+    common = {
+        "form": form,
+        "prefix": options.prefix,
+        "board": options.board,
+        "run": options.run,
+        "calibration": calibration,
+        "int8": options.int8,
+    }
     if options.inference:
         with _progress() as progress:
             inputs = [x for x, _ in batches] if batches else None
-            more = {"inputs": inputs, "samples": options.steps, "prefix": options.prefix, "progress": progress}
+            more = {"inputs": inputs, "samples": options.steps, "progress": progress}
             _, report = export_inference(net, example, options.out, **common, **more)
         _print_inference(report, console)
         return
@@ -156,7 +164,6 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
             momentum=options.momentum,
             batches=batches,
             steps=options.steps,
-            prefix=options.prefix,
             progress=progress,
         )
     _print(report, console)
