@@ -1,7 +1,9 @@
-"""Int8 inference of the MLCommons-Tiny networks on the emulated boards: instructions, Flash, RAM, per layer on request, beside CMSIS-NN on request.
+"""Int8 inference of the MLCommons-Tiny networks on the emulated boards: instructions, Flash, RAM, per layer on request, beside CMSIS-NN on request;
+and training steps beside it.
 
     python tools/bench_boards.py --layers --json boards.json
     python tools/bench_boards.py --boards mps3-an547 --cmsis-nn ~/CMSIS-NN
+    python tools/bench_boards.py --steps --boards mps2-an386
 
 Weights are the official ones where LIGHTNING_FWD_DATA has them, else drawn; inputs are drawn in the network's range (instruction counts do not
 depend on either). CMSIS-NN runs on the same constants in the same memory plan, compiled by the same flags, and its output is compared bit for bit.
@@ -12,15 +14,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -32,9 +30,10 @@ from lightning_fwd_export.quiet import quiet
 from lightning_fwd.models import MODELS
 
 with quiet():  # ExecuTorch and what it imports speak while they load
+    from benchmarks.board_layers import Layer, by_layer, compile_cmsis_nn
+    from benchmarks.board_steps import CASES, Step, measure_step
     from lightning_fwd_export.boards import BOARDS, run_on_board
     from lightning_fwd_export.boards.board import Board
-    from lightning_fwd_export.boards.build import SEMIHOSTED, compile_model, emulate, link
     from lightning_fwd_export.errors import ExportError
     from lightning_fwd_export.generate_c import pte_to_c
     from lightning_fwd_export.int8 import int8_inference
@@ -42,7 +41,6 @@ with quiet():  # ExecuTorch and what it imports speak while they load
     from lightning_fwd_export.program import label, serialise
     from lightning_fwd_export.pte import Program
 
-HERE = Path(__file__).parent / "benchmarks" / "boards"
 # file of the official weights, and the range of inputs that the network takes
 NETWORKS = {
     "resnet8": ("resnet8", 0, 255),
@@ -51,17 +49,7 @@ NETWORKS = {
     "fc_autoencoder": ("autoencoder_ad", -40, 0),
     "streaming_wake_word": ("sww_streaming", -2, 2),
 }
-CMSIS_FOLDERS = "BasicMath Convolution FullyConnected NNSupport Pooling Transpose".split()
-
-
-@dataclass
-class Layer:
-    """One kernel call: instructions by our kernel, and by CMSIS-NN where it was asked for."""
-
-    layer: str
-    kernel: str
-    instructions: int
-    cmsis_nn: int | None = None
+WITH_FPU = [name for name, board in BOARDS.items() if board.has_fpu]
 
 
 @dataclass
@@ -77,14 +65,19 @@ class Result:
     layers: list[Layer] = field(default_factory=list)
 
 
-def exported(network: str, folder: Path) -> tuple[Program, torch.Tensor]:
-    """The network's int8 program, written as C into ``folder``, and one quantised input."""
+def network_and_samples(network: str) -> tuple[torch.nn.Module, list[torch.Tensor]]:
+    """A network with its official weights where there are some, and inputs in its range."""
     weights, low, high = NETWORKS[network]
     torch.manual_seed(0)
     file = Path(os.environ.get("LIGHTNING_FWD_DATA", "")) / "mlperf_tiny" / f"{weights}.npz"
     net = MODELS[network](weights=str(file) if file.is_file() else None).eval()
     generator = torch.Generator().manual_seed(1)
-    samples = [low + (high - low) * torch.rand(1, *net.input_shape, generator=generator) for _ in range(8)]
+    return net, [low + (high - low) * torch.rand(1, *net.input_shape, generator=generator) for _ in range(8)]
+
+
+def exported(network: str, folder: Path) -> tuple[Program, torch.Tensor]:
+    """The network's int8 program, written as C into ``folder``, and one quantised input."""
+    net, samples = network_and_samples(network)
     with quiet():
         edge = int8_inference(net, samples, samples[0])
         label(edge.exported_program("forward").graph)
@@ -93,73 +86,44 @@ def exported(network: str, folder: Path) -> tuple[Program, torch.Tensor]:
 
 
 def measure(network: str, program: Program, code: Path, x: torch.Tensor, board: Board, cmsis_nn: list[str] | None) -> Result:
+    forward = program.methods["forward"]
     report = run_on_board(code, board, program, [("forward", (x,))])
-    calls, stack = program.methods["forward"].calls, report.stack["forward"]
-    ticks, output = by_layer(code, x, board)
-    names = [(c.layer, c.operator.partition("::")[2].removesuffix(".out")) for c in calls]
-    result = Result(network, board.name, report.instructions[0], report.flash, report.ram, stack)
-    result.layers = [Layer(*name, board.instructions(t)) for name, t in zip(names, ticks[1:], strict=True)]
-    if not np.array_equal(output, report.outputs[0][0].ravel()):
-        raise ExportError(f"{network} on {board.name}: two runs differ", "", "this is a defect worth reporting")
+    result = Result(network, board.name, report.instructions[0], report.flash, report.ram, report.stack["forward"])
+    _, result.layers, output = by_layer(code, forward, (x,), board)
     if cmsis_nn is not None:
-        theirs, other = by_layer(code, x, board, cmsis_nn)
-        result.cmsis_nn, result.same_bits = board.instructions(theirs[0]), bool(np.array_equal(output, other))
-        for layer, t in zip(result.layers, theirs[1:], strict=True):
-            layer.cmsis_nn = board.instructions(t)
+        result.cmsis_nn, theirs, other = by_layer(code, forward, (x,), board, cmsis_nn)
+        result.same_bits = output == other
+        for layer, their in zip(result.layers, theirs, strict=True):
+            layer.cmsis_nn = their.instructions
     return result
 
 
-def by_layer(code: Path, x: torch.Tensor, board: Board, instead: Sequence[str] = ()) -> tuple[list[int], np.ndarray]:
-    """Ticks of the whole run and of each call, and the output; objects of ``instead`` take the place of kernels of the same names."""
-    with tempfile.TemporaryDirectory() as folder:
-        work = Path(folder)
-        hooked = re.sub(r"(?m)^(    lfwd_\w+\(.*\);)( /\*)", r"\1 lfwd_called();\2", (code / "lfwd_model.c").read_text())
-        (work / "lfwd_model.c").write_text("void lfwd_called(void);\n" + hooked)
-        for name in ("lfwd_model.h", "lfwd_constants.h", "kernels"):
-            (work / name).symlink_to(code / name)
-        values = ", ".join(map(str, x.permute(0, 2, 3, 1).flatten().tolist() if x.dim() == 4 else x.flatten().tolist()))
-        (work / "input.h").write_text(f"static const int8_t input[{x.numel()}] = {{{values}}};\n")
-        replaced = {"conv2d_s8", "depthwise_s8", "linear_s8", "pool_s8", "elementwise_s8"} if instead else set()
-        objects = [o for o in compile_model(work, work, board, ["-O2"]) if Path(o).stem not in replaced]
-        emulate(work, link(work, work, board, HERE / "layers.c", [*objects, *instead], SEMIHOSTED), board, 600)
-        total, calls, output = (work / "layers.txt").read_text().splitlines()
-    return [int(total), *map(int, calls.split())], np.array(output.split(), np.int8)
+def steps(networks: list[str], boards: list[str], inferences: list[Result], folder: Path) -> list[Step]:
+    """Every training step of the chosen networks, on every board that has an FPU."""
+    found = []
+    cases = [case for case in CASES if case.network in networks]
+    for k, case in enumerate(cases):
+        for r in [r for r in inferences if r.network == case.network and r.board in boards]:
+            net, samples = network_and_samples(case.network)
+            found.append(measure_step(case, net, samples, BOARDS[r.board], r.instructions, folder / f"step{k}"))
+    return found
 
 
-def compile_cmsis_nn(source: Path, work: Path, board: Board) -> list[str]:
-    """Objects of a CMSIS-NN checkout and of the file that gives its kernels our names.
-
-    Raises:
-        ExportError: the folder is no checkout, or does not compile.
-    """
-    files = [
-        f
-        for name in CMSIS_FOLDERS
-        for f in sorted((source / "Source" / f"{name}Functions").glob("*.c"))
-        if not f.stem.endswith(("f16", "f32"))
-    ]
-    if not files:
-        raise ExportError(
-            f"{source} is no checkout of CMSIS-NN", "it has no Source/ConvolutionFunctions", "git clone it and name its folder"
-        )
-    work.mkdir()
-    flags = [*board.flags, "-mthumb", "-O2", "-std=gnu99", "-fno-strict-aliasing", "-ffunction-sections", "-fdata-sections", "-w"]
-    includes = [f"-I{source / 'Include'}", f"-I{Path(sys.modules['lightning_fwd_export'].__file__).parent / 'csrc'}"]
-    command = ["arm-none-eabi-gcc", *flags, *includes, "-c", *map(str, files), str(HERE / "cmsis_nn.c")]
-    done = subprocess.run(command, cwd=work, capture_output=True, text=True)
-    if done.returncode:
-        raise ExportError(f"{source} does not compile for {board.name}", done.stderr[-2000:], "take a released version of CMSIS-NN")
-    return sorted(map(str, work.glob("*.o")))
-
-
-def show(results: list[Result], layers: bool, console: Console) -> None:
+def show(results: list[Result], found: list[Step], layers: bool, console: Console) -> None:
     table = Table("network", "board", "instructions", "CMSIS-NN", "ratio", "same bits", "Flash, B", "RAM, B", "stack, B")
     for r in results:
         theirs = (f"{r.cmsis_nn:,}", f"{r.instructions / r.cmsis_nn:.2f}", str(r.same_bits)) if r.cmsis_nn else ("", "", "")
         table.add_row(r.network, r.board, f"{r.instructions:,}", *theirs, f"{r.flash:,}", f"{r.ram:,}", f"{r.stack:,}")
     console.print(table)
-    for r in results if layers else []:
-        table = Table("layer", "kernel", "instructions", "CMSIS-NN", title=f"{r.network}, {r.board}")
+    if found:
+        table = Table("training step of", "what learns", "board", "instructions", "inference", "ratio", "RAM, B")
+        for s in found:
+            counts = (f"{s.instructions:,}", f"{s.inference:,}", f"{s.ratio:.2f}", f"{s.ram:,}")
+            table.add_row(s.network, s.what, s.board, *counts)
+        console.print(table)
+    for r in [*results, *found] if layers else []:
+        what = f", {r.what}" if isinstance(r, Step) else ""
+        table = Table("layer", "kernel", "instructions", "CMSIS-NN", title=f"{r.network}, {r.board}{what}")
         for layer in r.layers:
             theirs = "" if layer.cmsis_nn is None else f"{layer.cmsis_nn:,}"
             table.add_row(layer.layer, layer.kernel, f"{layer.instructions:,}", theirs)
@@ -169,7 +133,8 @@ def show(results: list[Result], layers: bool, console: Console) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--boards", nargs="+", choices=sorted(BOARDS), default=list(BOARDS))
+    parser.add_argument("--boards", nargs="+", choices=sorted(BOARDS), default=WITH_FPU)
+    parser.add_argument("--steps", action="store_true", help="training steps too, of the networks that have one")
     parser.add_argument("--layers", action="store_true", help="instructions of every layer too")
     parser.add_argument("--cmsis-nn", type=Path, metavar="DIR", help="a checkout of CMSIS-NN to compare with")
     parser.add_argument("--json", type=Path, help="write everything there")
@@ -183,12 +148,13 @@ def main() -> int:
             for network in options.networks:
                 program, x = exported(network, Path(folder) / network)
                 results += [measure(network, program, Path(folder) / network, x, BOARDS[b], theirs[b]) for b in options.boards]
+            found = steps(options.networks, options.boards, results, Path(folder)) if options.steps else []
     except ExportError as error:
         console.print(f"error: {error}", highlight=False)
         return 2
-    show(results, options.layers, console)
+    show(results, found, options.layers, console)
     if options.json:
-        options.json.write_text(json.dumps([asdict(r) for r in results], indent=2) + "\n")
+        options.json.write_text(json.dumps([asdict(r) for r in [*results, *found]], indent=2) + "\n")
     return 0 if all(r.same_bits is not False for r in results) else 1
 
 

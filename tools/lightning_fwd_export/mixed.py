@@ -1,8 +1,4 @@
-"""An int8 body with a float tail: what lies before the first trained layer is quantised, the rest learns in float.
-
-The boundary is not chosen here. It is where the traced step stops being a function of the input and of frozen weights alone, so the
-scheme that selected the trained layers has chosen it.
-"""
+"""An int8 body with a float tail: what lies before the first trained layer is quantised, the rest learns in float."""
 
 from __future__ import annotations
 
@@ -11,117 +7,38 @@ from collections.abc import Iterable
 
 import torch
 from executorch.exir.passes.quantize_io_pass import QuantizeInputs
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 
 from lightning_fwd.graph.modes import kept_modes
 from lightning_fwd.graph.rewritten import RewrittenModel
-from lightning_fwd.graph.segment import ancestors
 from lightning_fwd.trace.step_graph import StepGraph
 
-from .check import Batch, Check, compare
+from .boundary import body_module, frozen_boundary, same_values, values_of
+from .check import Batch, Check, compare, example_inputs
 from .errors import ExportError
 from .host.runtime import HostProgram
 from .int8 import channels_last, compile_config, layer_of, lower_int8, quantise
 from .program import StepProgram, build_program
 
 
-def frozen_boundary(step: StepGraph) -> fx.Node:
-    """The one value that leaves the part of a step that depends on the input and on nothing that learns.
-
-    Raises:
-        ExportError: there is no such part, or more than one value leaves it.
-    """
-    changing = {step.node(name) for name in step.mutated} | {step.node(n) for n in ("target",) if n in step.inputs}
-    source, of_input, frozen = step.node("input"), set(), set()
-    for node in step.graph.nodes:
-        if node.op == "output" or node in changing or any(n not in frozen for n in node.all_input_nodes):
-            continue
-        frozen.add(node)
-        if node is source or any(n in of_input for n in node.all_input_nodes):
-            of_input.add(node)
-    leaving = [n for n in step.graph.nodes if n in of_input and any(user not in frozen for user in n.users)]
-    if leaving == [source] or source in leaving:
-        raise ExportError(
-            "int8 needs a frozen part before the first trained layer, and this step trains from the input on. "
-            "Train fewer layers (for example sparse_update of the last ones), or export in float"
-        )
-    if len(leaving) != 1:
-        raise ExportError(
-            f"{len(leaving)} values cross from the frozen part to the trained part ({', '.join(map(str, leaving))}); "
-            "int8 needs a single one. Start training at the input of a block"
-        )
-    return leaving[0]
-
-
-def body_module(model: RewrittenModel, step: StepGraph, boundary: fx.Node, x: Tensor) -> fx.GraphModule:
-    """The original layers up to the boundary: the last value of the captured graph that equals the traced one."""
-    graph = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    values: dict[fx.Node, Tensor] = {}
-    wanted, found = _value_of(step, boundary, model, x), None
-    model.eval()
-    for node in model.graph_before.nodes:
-        if node.op == "output":
-            break
-        copied[node] = graph.node_copy(node, copied.__getitem__)
-        values[node] = _run(node, values, model, x)
-        value = values[node]
-        if isinstance(value, Tensor) and value.shape == wanted.shape and torch.allclose(value, wanted, rtol=1e-3, atol=1e-4):
-            found = node
-    if found is None:
-        raise ExportError(f"no layer's output equals the boundary of the trained part ({boundary.meta.get('layer')})")
-    graph.output(copied[found])
-    body = fx.GraphModule(model, graph)
-    body.graph.eliminate_dead_code()
-    body.recompile()
-    return body.eval()
-
-
-def _run(node: fx.Node, values: dict[fx.Node, Tensor], model: nn.Module, x: Tensor):
-    if node.op == "placeholder":
-        return x
-    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n])
-    with torch.no_grad():
-        if node.op == "get_attr":
-            value = model
-            for part in node.target.split("."):
-                value = getattr(value, part)
-            return value
-        if node.op == "call_module":
-            return model.get_submodule(node.target)(*args, **kwargs)
-        return node.target(*args, **kwargs) if node.op == "call_function" else getattr(args[0], node.target)(*args[1:], **kwargs)
-
-
-def _value_of(step: StepGraph, node: fx.Node, model: nn.Module, x: Tensor) -> Tensor:
-    """What the traced graph holds at ``node`` for this input."""
-    known = dict([*model.named_parameters(), *model.named_buffers()]) | {"input": x}
-    names = {n: name for name, n in (step.inputs | step.state).items()}
-    needed = ancestors([node])
-    values: dict[fx.Node, Tensor] = {}
-    for current in step.graph.nodes:
-        if current in needed:
-            args, kwargs = fx.map_arg((current.args, current.kwargs), lambda n: values[n])
-            with torch.no_grad():
-                values[current] = known[names[current.name]] if current.op == "placeholder" else current.target(*args, **kwargs)
-    return values[node].detach()
-
-
-def _start_at(step: StepGraph, boundary: fx.Node, body: fx.GraphModule) -> None:
+def _start_at(step: StepGraph, boundary: list[fx.Node], body: fx.GraphModule) -> None:
     """Let the graph compute its boundary by ``body(input)``, in the memory layout that the float part reads."""
     step.module.add_module("body", body)
     before = set(step.graph.nodes)
-    with step.graph.inserting_before(boundary):
+    with step.graph.inserting_before(next(n for n in step.graph.nodes if n in boundary)):
         inputs = dict(zip((n for n in body.graph.nodes if n.op == "placeholder"), [step.node("input")], strict=True))
-        result = step.graph.graph_copy(body.graph, inputs)
-        (result,) = result if isinstance(result, tuple | list) else (result,)
-        value = step.graph.call_function(torch.ops.aten.clone.default, (result,), {"memory_format": torch.contiguous_format})
+        results = step.graph.graph_copy(body.graph, inputs)
+        results = results if isinstance(results, tuple | list) else (results,)
+        layout = {"memory_format": torch.contiguous_format}
+        values = [step.graph.call_function(torch.ops.aten.clone.default, (result,), layout) for result in results]
     for node in [n for n in step.graph.nodes if n not in before]:  # the quantiser's notes in meta["custom"] stay with their nodes
         node.target = f"body.{node.target}" if node.op == "get_attr" else node.target
         latest = next((n.meta["layer"] for n in reversed(node.all_input_nodes) if n.op == "call_function"), "")
         node.meta |= {"layer": layer_of(node) or latest, "phase": "forward"}
-    value.meta |= {"val": boundary.meta["val"], "layer": boundary.meta.get("layer", "")}
-    boundary.replace_all_uses_with(value)
+    for value, replaced in zip(values, boundary, strict=True):
+        value.meta |= {"val": replaced.meta["val"], "layer": replaced.meta.get("layer", "")}
+        replaced.replace_all_uses_with(value)
     step.graph.eliminate_dead_code()
     for name in [n for n in step.state if not step.node(n).users]:
         step.graph.erase_node(step.node(name))
@@ -143,16 +60,19 @@ def build_mixed(
         ExportError: no frozen part, no calibration data, or an update got lost.
     """
     x, target = example_batch[0].detach(), example_batch[1]
-    boundary, again = frozen_boundary(train_step), None
-    body = body_module(model, train_step, boundary, x)
+    boundary = frozen_boundary(train_step)
+    probe = next(example_inputs(x, 1))  # an example of zeros would make values alike that are not
+    body = body_module(model, train_step, boundary, probe)
     quantised = quantise(body, calibration or [], x)
-    reference = _value_of(train_step, boundary, model, x)
-    for node in forward.graph.nodes:
-        alike = isinstance(node.meta.get("val"), Tensor) and node.meta["val"].shape == reference.shape and node.op == "call_function"
-        if alike and torch.allclose(_value_of(forward, node, model, x), reference, rtol=1e-4, atol=1e-5):
-            again = node
-    if again is None:
-        raise ExportError("the prediction does not pass the boundary of the trained part, so the int8 body cannot serve both")
+    wanted, offered = (values_of(step, model, probe) for step in (train_step, forward))
+    candidates = [n for n in forward.graph.nodes if n.op == "call_function" and n in offered]
+    again = [next((n for n in reversed(candidates) if same_values(offered[n], wanted[b])), None) for b in boundary]
+    if None in again:
+        raise ExportError(
+            f"the prediction does not pass the boundary of the trained part in {boundary[again.index(None)].meta.get('layer') or 'no layer'}",
+            "one int8 body serves the training step and the prediction",
+            "export in float, without int8",
+        )
     _start_at(train_step, boundary, quantised)
     _start_at(forward, again, quantised)
     kept = {name: value for name, value in values.items() if name in train_step.state or name in forward.state}

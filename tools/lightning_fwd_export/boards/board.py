@@ -30,6 +30,10 @@ class Board:
     tick_ns: float
     defines: tuple[str, ...] = ()
 
+    @property
+    def has_fpu(self) -> bool:
+        return "-mfloat-abi=hard" in self.flags
+
     def instructions(self, ticks: int) -> int:
         """What the emulator ran in so many ticks of the counter."""
         return round(ticks * self.tick_ns / 2**SHIFT)

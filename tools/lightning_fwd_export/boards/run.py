@@ -161,12 +161,17 @@ def _encode(methods: list[Method], calls: Iterable[tuple[str, Sequence]], report
             raise ExportError(f"{name} takes {len(m.inputs)} inputs, got {len(inputs)}")
         chunks.append(struct.pack("<I", numbers[name]))
         for t, value in zip(m.inputs, inputs, strict=True):
-            chunks.append(_to_memory(t, np.asarray(value)))
+            chunks.append(to_memory(t, np.asarray(value)))
         report.methods.append(name)
     return b"".join(chunks)
 
 
-def _to_memory(t: Tensor, value: np.ndarray) -> bytes:
+def to_memory(t: Tensor, value: np.ndarray) -> bytes:
+    """The bytes of an input as the generated C takes it.
+
+    Raises:
+        ExportError: it has another shape.
+    """
     if value.shape != t.shape:
         raise ExportError(f"an input has shape {value.shape}, the program was exported for {t.shape}")
     return np.ascontiguousarray(value.astype(_DTYPES[t.ctype]).transpose(t.order)).tobytes()

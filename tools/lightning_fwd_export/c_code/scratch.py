@@ -15,7 +15,7 @@ def conv2d_scratch(kind: str, shape: list[int]) -> int:
     """
     _, in_c, in_h, in_w, out_c, out_h, out_w, k_h, k_w, s_h, s_w, p_h, p_w, d_h, d_w, groups = shape
     sides = ((in_h, out_h, k_h, s_h, p_h, d_h), (in_w, out_w, k_w, s_w, p_w, d_w))
-    depthwise, both = groups > 1 and groups == in_c == out_c, s_h > 1 < d_h or s_w > 1 < d_w
+    depthwise, both = groups > 1 and groups == in_c == out_c, s_h > 1 < d_h or s_w > 1 < d_w or max(s_h, s_w) > 4
     if depthwise and not (both and kind == "grad_input"):
         side, beyond = (_turned_side, 3) if kind == "grad_input" else (_padded_side, 3 * s_w)
         return side(*sides[0]) * side(*sides[1]) + beyond
@@ -24,6 +24,8 @@ def conv2d_scratch(kind: str, shape: list[int]) -> int:
         return 4 * in_c // groups * k_h * k_w
     if kind == "grad_input" and not pointwise and s_h == s_w == 1:
         return 4 * out_c // groups * k_h * k_w
+    if kind == "update" and not depthwise and 1 < out_h * out_w <= 16:
+        return 4 * in_c // groups * k_h * k_w
     return 0
 
 

@@ -1,6 +1,18 @@
 /* Windows of an image as columns of a matrix, four positions at a time (im2col without the matrix of the whole image). */
 #include "lfwd_conv_f32.h"
 
+int32_t lfwd_next_windows(const lfwd_conv2d_shape *s, int32_t position, lfwd_windows *at)
+{
+    at->count = lfwd_least(s->out_h * s->out_w - position, 4);
+    int32_t y = position / s->out_w, x = position % s->out_w;
+    for (int32_t j = 0; j < at->count; j++) {
+        at->y[j] = y * s->stride_h - s->pad_h;
+        at->x[j] = x * s->stride_w - s->pad_w;
+        if (++x == s->out_w) x = 0, y++;
+    }
+    return at->count;
+}
+
 static const float outside = 0.0f;
 
 /* One tap of four positions, plane after plane: from[j] steps by step[j], which is 0 where the tap lies outside the image. */
@@ -8,16 +20,24 @@ static inline void one_tap(const float *const from[4], const int32_t step[4], in
 {
     const float *f0 = from[0], *f1 = from[1], *f2 = from[2], *f3 = from[3];
     const int32_t s0 = step[0], s1 = step[1], s2 = step[2], s3 = step[3];
-    for (; planes > 0; planes--, to += stride) {
-        to[0] = *f0, to[1] = *f1, to[2] = *f2, to[3] = *f3;
+    for (; planes > 0; planes--, to += stride - 4) {
+        LFWD_LOADED;
+        y4 = *f0, y5 = *f1, y6 = *f2, y7 = *f3;
+        LFWD_PUT_HIGH4(to);
         f0 += s0, f1 += s1, f2 += s2, f3 += s3;
+        (void)y0, (void)y1, (void)y2, (void)y3, (void)u0, (void)u1;
     }
 }
 
 /* The same for four neighbours inside the image. */
 static inline void one_tap_inside(const float *from, int32_t plane, int32_t planes, int32_t stride, float *to)
 {
-    for (; planes > 0; planes--, from += plane, to += stride) *(lfwd_four *)to = *(const lfwd_four *)from;
+    for (; planes > 0; planes--, from += plane, to += stride - 4) {
+        LFWD_LOADED;
+        LFWD_HIGH4(from);
+        LFWD_PUT_HIGH4(to);
+        (void)y0, (void)y1, (void)y2, (void)y3, (void)u0, (void)u1;
+    }
 }
 
 void lfwd_gather_columns_f32(const float *image, int32_t planes, const lfwd_windows *at, float *columns)

@@ -9,19 +9,6 @@ int32_t lfwd_conv2d_scratch(const lfwd_conv2d_shape *s)
     return lfwd_is_pointwise(s) ? 0 : s->in_c / s->groups * s->kernel_h * s->kernel_w * 4;
 }
 
-/* The next four output positions from `at` on, in rows of `width`: windows begin stride apart, `pad` before the image. */
-static int32_t next_windows(const lfwd_conv2d_shape *s, int32_t position, lfwd_windows *at)
-{
-    at->count = lfwd_least(s->out_h * s->out_w - position, 4);
-    int32_t y = position / s->out_w, x = position % s->out_w;
-    for (int32_t j = 0; j < at->count; j++) {
-        at->y[j] = y * s->stride_h - s->pad_h;
-        at->x[j] = x * s->stride_w - s->pad_w;
-        if (++x == s->out_w) x = 0, y++;
-    }
-    return at->count;
-}
-
 void lfwd_conv2d_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *scratch,
                      float *out)
 {
@@ -41,7 +28,7 @@ void lfwd_conv2d_f32(const float *x, const float *weight, const float *bias, con
             }
             p.b = scratch, p.b_row = 4;
             for (int32_t i = 0; i < pixels; i += 4, p.out += 4) {
-                p.n = next_windows(s, i, &at);
+                p.n = lfwd_next_windows(s, i, &at);
                 lfwd_gather_columns_f32(x, channels, &at, scratch);
                 lfwd_product_f32(&p);
             }

@@ -82,12 +82,13 @@ static LFWD_APART void block(const float *g0, int32_t plane, int32_t high, const
     LFWD_SUMS(0.0f, 0.0f, 0.0f, 0.0f)
     for (int32_t n = r->batch; n != 0; n--) {
         for (int32_t i = r->rows; i != 0; i--) {
-            if (r->step == 1)
-                for (int32_t k = r->columns; k != 0; k--) {
+            if (r->step == 1) {
+                for (int32_t k = r->columns >> 1; k != 0; k--) {
                     LFWD_OPAQUE(k);
-                    LFWD_STEP(*g0++, *g1++, *g2++, *g3++, *x0++, *x1++, *x2++, *x3++);
+                    LFWD_TWO_STEPS_OF_PAIRS(g0, g1, g2, g3, x0, x1, x2, x3);
                 }
-            else
+                if (r->columns & 1) LFWD_STEP(*g0++, *g1++, *g2++, *g3++, *x0++, *x1++, *x2++, *x3++);
+            } else
                 for (int32_t k = r->columns, step = r->step; k != 0; k--, x0 += step, x1 += step, x2 += step, x3 += step) {
                     LFWD_OPAQUE(k);
                     LFWD_STEP(*g0++, *g1++, *g2++, *g3++, *x0, *x1, *x2, *x3);
@@ -102,7 +103,11 @@ static LFWD_APART void block(const float *g0, int32_t plane, int32_t high, const
         float *to = t->state;
         const float lr = t->lr;
         const int32_t step = t->step;
-        LFWD_ROWS(UPDATE_ROW, to, t->row)
+        if (step == 1) {
+            LFWD_UPDATE_ROWS(to, t->row, lr);
+        } else {
+            LFWD_ROWS(UPDATE_ROW, to, t->row)
+        }
     } else {
         float *to = sums;
         LFWD_ROWS(KEEP_ROW, to, 4)
@@ -156,7 +161,7 @@ static void one_tap(float *state, const float *grad, const float *x, const lfwd_
 void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr, float decay,
                          float *scratch)
 {
-    if (scratch && lfwd_is_depthwise(s)) { /* the exporter gives one exactly then */
+    if (scratch && lfwd_is_depthwise(s)) { /* the exporter gives one where lfwd_sgd_conv2d_scratch asks for it */
         lfwd_sgd_depthwise_f32(state, grad, x, s, lr, decay, scratch);
         return;
     }
@@ -168,6 +173,10 @@ void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const 
     }
     if (decay != 1.0f)
         for (int32_t i = 0; i < s->out_c * channels * taps; i++) state[i] *= decay;
+    if (scratch && lfwd_is_update_by_windows(s)) {
+        lfwd_sgd_conv2d_windows_f32(state, grad, x, s, lr, scratch);
+        return;
+    }
     for (int32_t t = 0; t < taps; t++) {
         const int32_t top = t / s->kernel_w * s->dilation_h - s->pad_h, left = t % s->kernel_w * s->dilation_w - s->pad_w;
         range rows = inside(top, s->stride_h, s->in_h, s->out_h), columns = inside(left, s->stride_w, s->in_w, s->out_w);
@@ -186,7 +195,8 @@ void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const 
 
 int32_t lfwd_sgd_conv2d_scratch(const lfwd_conv2d_shape *s)
 {
-    return lfwd_is_depthwise(s) ? lfwd_depthwise_scratch(s) : 0;
+    if (lfwd_is_depthwise(s)) return lfwd_depthwise_scratch(s);
+    return lfwd_is_update_by_windows(s) ? s->in_c / s->groups * s->kernel_h * s->kernel_w * 4 : 0;
 }
 
 void lfwd_conv2d_grad_weight_f32(const float *grad, const float *x, const lfwd_conv2d_shape *s, float *scratch, float *out)

@@ -37,10 +37,10 @@ static LFWD_INLINE void put(float *to, int32_t step, int32_t columns, float s0, 
 }
 
 /* Four columns at a time (the last four overlap those before; beyond fewer than four the sums are thrown away), `taps` neighbouring
- * taps in a row, at most three; `unit`: the columns are neighbours too. Both are constants where this is called. */
-static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t taps, const int32_t unit)
+ * taps in a row, at most three; columns neighbours (`step` 1) or not (0). Both are constants where this is called. */
+static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t taps, const int32_t step)
 {
-    const int32_t columns = c->columns, right = unit ? 1 : c->right, tap_row = c->tap_row, w_row = c->w_row;
+    const int32_t columns = c->columns, right = step ? step : c->right, tap_row = c->tap_row, w_row = c->w_row;
     const int32_t second = taps > 1 ? c->w_step : 0, third = taps > 2 ? 2 * c->w_step : 0;
     const float start = c->start, *row = c->image;
 #if LFWD_HELIUM_FLOAT
@@ -54,9 +54,9 @@ static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t ta
 #if LFWD_HELIUM_FLOAT
             float32x4_t sum = vdupq_n_f32(start);
             for (int32_t ky = c->kernel_h; ky > 0; ky--, p += tap_row, w += w_row) {
-                sum = vfmaq_n_f32(sum, unit ? vld1q_f32(p) : vldrwq_gather_shifted_offset_f32(p, offsets), w[0]);
-                if (taps > 1) sum = vfmaq_n_f32(sum, unit ? vld1q_f32(p + 1) : vldrwq_gather_shifted_offset_f32(p + 1, offsets), w[second]);
-                if (taps > 2) sum = vfmaq_n_f32(sum, unit ? vld1q_f32(p + 2) : vldrwq_gather_shifted_offset_f32(p + 2, offsets), w[third]);
+                sum = vfmaq_n_f32(sum, step == 1 ? vld1q_f32(p) : vldrwq_gather_shifted_offset_f32(p, offsets), w[0]);
+                if (taps > 1) sum = vfmaq_n_f32(sum, step == 1 ? vld1q_f32(p + 1) : vldrwq_gather_shifted_offset_f32(p + 1, offsets), w[second]);
+                if (taps > 2) sum = vfmaq_n_f32(sum, step == 1 ? vld1q_f32(p + 2) : vldrwq_gather_shifted_offset_f32(p + 2, offsets), w[third]);
             }
             if (columns >= 4 && c->out_step == 1)
                 vst1q_f32(to, sum);
@@ -67,21 +67,24 @@ static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t ta
             float s0 = start, s1 = s0, s2 = s0, s3 = s0;
             for (int32_t ky = c->kernel_h; ky != 0; ky--, w += w_row) {
                 LFWD_OPAQUE(ky);
+                LFWD_LOADED;
                 const float a = w[0], b = w[second], d = w[third];
-                if (unit) {
-                    const float p1 = p[1], p2 = p[2], p3 = p[3];
-                    s0 += a * p[0], s1 += a * p1, s2 += a * p2, s3 += a * p3;
-                    if (taps > 1) {
-                        const float p4 = p[4];
-                        s0 += b * p1, s1 += b * p2, s2 += b * p3, s3 += b * p4;
-                        if (taps > 2) s0 += d * p2, s1 += d * p3, s2 += d * p4, s3 += d * p[5];
-                    }
+                if (step == 1) {
+                    if (taps == 3)
+                        LFWD_LOW6(p);
+                    else
+                        LFWD_LOW4(p);
+                    if (taps == 2) y4 = p[4];
+                    s0 += a * y0, s1 += a * y1, s2 += a * y2, s3 += a * y3;
+                    if (taps > 1) s0 += b * y1, s1 += b * y2, s2 += b * y3, s3 += b * y4;
+                    if (taps > 2) s0 += d * y2, s1 += d * y3, s2 += d * y4, s3 += d * y5;
                 } else {
                     s0 += a * p[0], s1 += a * q[0], s2 += a * r[0], s3 += a * s[0];
                     if (taps > 1) s0 += b * p[1], s1 += b * q[1], s2 += b * r[1], s3 += b * s[1];
                     if (taps > 2) s0 += d * p[2], s1 += d * q[2], s2 += d * r[2], s3 += d * s[2];
                     q += tap_row, r += tap_row, s += tap_row;
                 }
+                (void)y6, (void)y7, (void)u0, (void)u1;
                 p += tap_row;
             }
             put(to, c->out_step, columns, s0, s1, s2, s3);
@@ -92,6 +95,81 @@ static LFWD_INLINE void plane(const correlation *c, float *out, const int32_t ta
         }
     }
 }
+
+#if !LFWD_HELIUM_FLOAT
+/* The four sums of one kernel row whose weights are a, b, d; `taps` and `step` as above. */
+#define ROW_OF_TAPS(p, a, b, d)                                                                \
+    do {                                                                                       \
+        LFWD_LOADED;                                                                           \
+        if (step == 1) {                                                                       \
+            if (taps == 3)                                                                     \
+                LFWD_LOW6(p);                                                                  \
+            else                                                                               \
+                LFWD_LOW4(p);                                                                  \
+            if (taps == 2) y4 = (p)[4];                                                        \
+            s0 += a * y0, s1 += a * y1, s2 += a * y2, s3 += a * y3;                            \
+            if (taps > 1) s0 += b * y1, s1 += b * y2, s2 += b * y3, s3 += b * y4;              \
+            if (taps > 2) s0 += d * y2, s1 += d * y3, s2 += d * y4, s3 += d * y5;              \
+        } else {                                                                               \
+            LFWD_LOW8(p);                                                                      \
+            s0 += a * y0, s1 += a * y2, s2 += a * y4, s3 += a * y6;                            \
+            s0 += b * y1, s1 += b * y3, s2 += b * y5, s3 += b * y7;                            \
+            s0 += d * y2, s1 += d * y4, s2 += d * y6, s3 += d * (p)[8];                        \
+        }                                                                                      \
+        (void)y4, (void)y5, (void)y6, (void)y7, (void)u0, (void)u1;                            \
+    } while (0)
+
+/* A filter of `high` by `taps`, at most three by three, constants where this is called, as `step` is, 1 or 2: its weights stay in
+ * registers. */
+static LFWD_INLINE void small_plane(const correlation *c, float *out, const int32_t high, const int32_t taps, const int32_t step)
+{
+    const int32_t columns = c->columns, tap_row = c->tap_row, out_step = c->out_step;
+    const int32_t second = taps > 1 ? c->w_step : 0, third = taps > 2 ? 2 * c->w_step : 0;
+    const float *const w0 = c->w, *const w1 = w0 + (high > 1 ? c->w_row : 0), *const w2 = w1 + (high > 2 ? c->w_row : 0);
+    const float a0 = w0[0], b0 = w0[second], d0 = w0[third], a1 = w1[0], b1 = w1[second], d1 = w1[third];
+    const float a2 = w2[0], b2 = w2[second], d2 = w2[third], start = c->start, *row = c->image;
+    for (int32_t y = c->rows; y != 0; y--, row += c->down, out += c->out_row) {
+        const float *from = row;
+        float *to = out;
+        for (int32_t left = columns; left > 0;) {
+            const float *p = from;
+            float s0 = start, s1 = s0, s2 = s0, s3 = s0;
+            ROW_OF_TAPS(p, a0, b0, d0);
+            if (high > 1) {
+                p += tap_row;
+                ROW_OF_TAPS(p, a1, b1, d1);
+            }
+            if (high > 2) {
+                p += tap_row;
+                ROW_OF_TAPS(p, a2, b2, d2);
+            }
+            put(to, out_step, columns, s0, s1, s2, s3);
+            left -= 4;
+            const int32_t on = lfwd_least(left, 4);
+            from += on * step, to += on * out_step;
+        }
+    }
+}
+
+static LFWD_APART void plane_3x3(const correlation *c, float *out) { small_plane(c, out, 3, 3, 1); }
+static LFWD_APART void plane_3x3_at_2(const correlation *c, float *out) { small_plane(c, out, 3, 3, 2); }
+static LFWD_APART void plane_2x2(const correlation *c, float *out) { small_plane(c, out, 2, 2, 1); }
+static LFWD_APART void plane_2x1(const correlation *c, float *out) { small_plane(c, out, 2, 1, 1); }
+static LFWD_APART void plane_1x2(const correlation *c, float *out) { small_plane(c, out, 1, 2, 1); }
+static LFWD_APART void plane_1x1(const correlation *c, float *out) { small_plane(c, out, 1, 1, 1); }
+
+/* The function for a filter of up to three by three, null for another. */
+static void (*small(const correlation *c))(const correlation *, float *)
+{
+    if (c->kernel_w > 1 && c->tap_step != 1) return 0;
+    if (c->kernel_h == 3 && c->kernel_w == 3) return c->right == 1 ? plane_3x3 : c->right == 2 ? plane_3x3_at_2 : 0;
+    if (c->right != 1) return 0;
+    if (c->kernel_h == 2 && c->kernel_w == 2) return plane_2x2;
+    if (c->kernel_h == 2 && c->kernel_w == 1) return plane_2x1;
+    if (c->kernel_h == 1 && c->kernel_w == 2) return plane_1x2;
+    return c->kernel_h == 1 && c->kernel_w == 1 ? plane_1x1 : 0;
+}
+#endif
 
 /* Taps that are more than three or not neighbours, one position after the other. */
 static void any_plane(const correlation *c, float *out)
@@ -113,6 +191,13 @@ static LFWD_APART void plane_of_1(const correlation *c, float *out) { plane(c, o
 
 static void correlate(const correlation *c, float *out)
 {
+#if !LFWD_HELIUM_FLOAT
+    void (*const run)(const correlation *, float *) = small(c);
+    if (run) {
+        run(c, out);
+        return;
+    }
+#endif
     if (c->kernel_w == 3 && c->tap_step == 1)
         c->right == 1 ? plane_of_3(c, out) : plane_of_3_apart(c, out);
     else if (c->kernel_w == 2 && c->tap_step == 1 && c->right == 1)
@@ -194,14 +279,16 @@ void lfwd_depthwise_grad_input_f32(const float *grad, const float *weight, const
     const int32_t top = before(s->stride_h, s->kernel_h, s->dilation_h), left = before(s->stride_w, s->kernel_w, s->dilation_w);
     const int32_t height = length(s->in_h, s->out_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
     const int32_t width = length(s->in_w, s->out_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
+    side down[LFWD_MOST_RESIDUES], across[LFWD_MOST_RESIDUES];
+    for (int32_t r = 0; r < s->stride_h; r++) down[r] = side_of(r, s->in_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
+    for (int32_t r = 0; r < s->stride_w; r++) across[r] = side_of(r, s->in_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
     memset(scratch, 0, (size_t)lfwd_depthwise_grad_input_scratch(s) * sizeof *scratch);
     for (int32_t i = 0; i < s->batch * s->in_c; i++, grad += s->out_h * s->out_w, out += s->in_h * s->in_w) {
         const float *w = weight + i % s->in_c * taps;
         place(grad, s->out_h, s->out_w, top, left, height, width, scratch);
         for (int32_t ry = 0; ry < s->stride_h; ry++)
             for (int32_t rx = 0; rx < s->stride_w; rx++) {
-                const side y = side_of(ry, s->in_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
-                const side x = side_of(rx, s->in_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
+                const side y = down[ry], x = across[rx];
                 if (y.count == 0 || x.count == 0) continue;
                 const correlation c = {scratch + y.start * width + x.start, w + y.last_tap * s->kernel_w + x.last_tap, width, 1,
                                        x.taps ? y.taps : 0, x.taps, (s->stride_h == 1 ? s->dilation_h : 1) * width,
@@ -212,23 +299,39 @@ void lfwd_depthwise_grad_input_f32(const float *grad, const float *weight, const
     }
 }
 
-/* Three neighbouring taps of one kernel row, two positions at a time. */
+/* Three neighbouring taps of one kernel row, four positions at a time. */
 static LFWD_INLINE void three_taps(const float *grad, const float *image, int32_t rows, int32_t columns, int32_t down, const int32_t right,
                               float sums[3])
 {
     float s0 = 0.0f, s1 = 0.0f, s2 = 0.0f;
     for (; rows != 0; rows--, image += down) {
         const float *p = image;
-        for (int32_t k = columns / 2; k != 0; k--, p += 2 * right, grad += 2) {
-            LFWD_OPAQUE(k);
-            const float g = grad[0], h = grad[1], p1 = p[1], p2 = p[2];
-            s0 += g * p[0], s1 += g * p1, s2 += g * p2;
-            if (right == 1)
-                s0 += h * p1, s1 += h * p2, s2 += h * p[3];
-            else
-                s0 += h * p[right], s1 += h * p[right + 1], s2 += h * p[right + 2];
+        int32_t single = columns;
+        if (right <= 2) {
+            for (int32_t k = columns >> 2; k != 0; k--, p += 4 * right) {
+                LFWD_OPAQUE(k);
+                LFWD_LOADED;
+                if (right == 1) {
+                    LFWD_LOW6(p);
+                    LFWD_NEXT_TOP4(grad);
+                    s0 += y6 * y0, s1 += y6 * y1, s2 += y6 * y2;
+                    s0 += y7 * y1, s1 += y7 * y2, s2 += y7 * y3;
+                    s0 += u0 * y2, s1 += u0 * y3, s2 += u0 * y4;
+                    s0 += u1 * y3, s1 += u1 * y4, s2 += u1 * y5;
+                } else {
+                    LFWD_LOW8(p);
+                    LFWD_NEXT2(grad);
+                    s0 += u0 * y0, s1 += u0 * y1, s2 += u0 * y2;
+                    s0 += u1 * y2, s1 += u1 * y3, s2 += u1 * y4;
+                    LFWD_NEXT2(grad);
+                    s0 += u0 * y4, s1 += u0 * y5, s2 += u0 * y6;
+                    s0 += u1 * y6, s1 += u1 * y7, s2 += u1 * p[8];
+                }
+            }
+            single = columns & 3;
         }
-        if (columns & 1) {
+        for (; single != 0; single--, p += right) {
+            LFWD_OPAQUE(single);
             const float g = *grad++;
             s0 += g * p[0], s1 += g * p[1], s2 += g * p[2];
         }
@@ -240,6 +343,8 @@ static LFWD_APART void taps3(const float *grad, const float *image, int32_t rows
 {
     if (right == 1)
         three_taps(grad, image, rows, columns, down, 1, sums);
+    else if (right == 2)
+        three_taps(grad, image, rows, columns, down, 2, sums);
     else
         three_taps(grad, image, rows, columns, down, right, sums);
 }

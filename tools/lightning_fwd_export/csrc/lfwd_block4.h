@@ -4,6 +4,8 @@
 #define LFWD_BLOCK4_H
 #include <stdint.h>
 
+#include "lfwd_load.h"
+
 #if defined(__ARM_FEATURE_MVE) && (__ARM_FEATURE_MVE & 2) && !defined(LFWD_PLAIN)
 #include <arm_mve.h>
 #define LFWD_HELIUM_FLOAT 1
@@ -39,17 +41,38 @@ typedef struct {
           c21 = c20, c22 = c20, c23 = c20, c30 = s3, c31 = c30, c32 = c30, c33 = c30;
 
 /* One step of all sixteen: sum (i, j) += a_i b_j. */
+#define LFWD_OUTER(a0, a1, a2, a3, b0, b1, b2, b3)                       \
+    c00 += a0 * b0, c01 += a0 * b1, c02 += a0 * b2, c03 += a0 * b3;      \
+    c10 += a1 * b0, c11 += a1 * b1, c12 += a1 * b2, c13 += a1 * b3;      \
+    c20 += a2 * b0, c21 += a2 * b1, c22 += a2 * b2, c23 += a2 * b3;      \
+    c30 += a3 * b0, c31 += a3 * b1, c32 += a3 * b2, c33 += a3 * b3;
+
+/* The same where the factors are read one by one. */
 #define LFWD_STEP(a0, a1, a2, a3, b0, b1, b2, b3)                                                            \
     do {                                                                                                     \
-        const float y0 = b0, y1 = b1, y2 = b2, y3 = b3;                                                      \
-        float v = a0;                                                                                        \
-        c00 += v * y0, c01 += v * y1, c02 += v * y2, c03 += v * y3;                                          \
-        v = a1;                                                                                              \
-        c10 += v * y0, c11 += v * y1, c12 += v * y2, c13 += v * y3;                                          \
-        v = a2;                                                                                              \
-        c20 += v * y0, c21 += v * y1, c22 += v * y2, c23 += v * y3;                                          \
-        v = a3;                                                                                              \
-        c30 += v * y0, c31 += v * y1, c32 += v * y2, c33 += v * y3;                                          \
+        const float v0 = a0, v1 = a1, v2 = a2, v3 = a3, w0_ = b0, w1_ = b1, w2_ = b2, w3_ = b3;              \
+        LFWD_OUTER(v0, v1, v2, v3, w0_, w1_, w2_, w3_)                                                       \
+    } while (0)
+
+/* Two steps of row i: y0 .. y3 belong to the first, y4 .. y7 to the second; the row's own two factors come from `a`. */
+#define LFWD_TWO_OF_ROW(i, a)                                                \
+    LFWD_NEXT2(a);                                                           \
+    c##i##0 += u0 * y0, c##i##1 += u0 * y1, c##i##2 += u0 * y2, c##i##3 += u0 * y3; \
+    c##i##0 += u1 * y4, c##i##1 += u1 * y5, c##i##2 += u1 * y6, c##i##3 += u1 * y7;
+
+/* The same where column j's two factors are neighbours: y0, y1 of the first column, y2, y3 of the second. */
+#define LFWD_TWO_OF_PAIRS(i, a)                                              \
+    LFWD_NEXT2(a);                                                           \
+    c##i##0 += u0 * y0, c##i##1 += u0 * y2, c##i##2 += u0 * y4, c##i##3 += u0 * y6; \
+    c##i##0 += u1 * y1, c##i##1 += u1 * y3, c##i##2 += u1 * y5, c##i##3 += u1 * y7;
+#define LFWD_TWO_STEPS_OF_PAIRS(a0, a1, a2, a3, b0, b1, b2, b3)                                         \
+    do {                                                                                                \
+        LFWD_LOADED;                                                                                    \
+        LFWD_NEXT_PAIR0(b0);                                                                            \
+        LFWD_NEXT_PAIR1(b1);                                                                            \
+        LFWD_NEXT_PAIR2(b2);                                                                            \
+        LFWD_NEXT_PAIR3(b3);                                                                            \
+        LFWD_TWO_OF_PAIRS(0, a0) LFWD_TWO_OF_PAIRS(1, a1) LFWD_TWO_OF_PAIRS(2, a2) LFWD_TWO_OF_PAIRS(3, a3) \
     } while (0)
 
 /* For each row in turn: `row(destination, four sums)`; `to` moves along. */
@@ -58,6 +81,22 @@ typedef struct {
     row(to, c10, c11, c12, c13) to += (to_row);           \
     row(to, c20, c21, c22, c23) to += (to_row);           \
     row(to, c30, c31, c32, c33)
+
+/* Takes lr times the sums from four rows of four neighbours; `to` moves along. */
+#define LFWD_UPDATE_ROW(to, to_row, lr, s0, s1, s2, s3)                  \
+    LFWD_HIGH4(to);                                                      \
+    y4 -= lr * s0, y5 -= lr * s1, y6 -= lr * s2, y7 -= lr * s3;          \
+    LFWD_PUT_HIGH4(to);                                                  \
+    to += (to_row) - 4;
+#define LFWD_UPDATE_ROWS(to, to_row, lr)                                 \
+    do {                                                                 \
+        LFWD_LOADED;                                                     \
+        LFWD_UPDATE_ROW(to, to_row, lr, c00, c01, c02, c03)              \
+        LFWD_UPDATE_ROW(to, to_row, lr, c10, c11, c12, c13)              \
+        LFWD_UPDATE_ROW(to, to_row, lr, c20, c21, c22, c23)              \
+        LFWD_UPDATE_ROW(to, to_row, lr, c30, c31, c32, c33)              \
+        (void)y0, (void)y1, (void)y2, (void)y3, (void)u0, (void)u1;      \
+    } while (0)
 
 static inline int32_t lfwd_least(int32_t a, int32_t b)
 {

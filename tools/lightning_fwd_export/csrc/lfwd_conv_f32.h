@@ -15,10 +15,18 @@ static inline int32_t lfwd_is_depthwise(const lfwd_conv2d_shape *s)
     return s->groups > 1 && s->groups == s->in_c && s->groups == s->out_c;
 }
 
+enum { LFWD_MOST_RESIDUES = 4 };
+
 /* Whether the depthwise gradient to the input has a kernel of its own: strides or dilated taps in each direction, not both. */
 static inline int32_t lfwd_is_depthwise_turned(const lfwd_conv2d_shape *s)
 {
-    return lfwd_is_depthwise(s) && (s->stride_h == 1 || s->dilation_h == 1) && (s->stride_w == 1 || s->dilation_w == 1);
+    return lfwd_is_depthwise(s) && s->stride_h <= LFWD_MOST_RESIDUES && s->stride_w <= LFWD_MOST_RESIDUES && (s->stride_h == 1 || s->dilation_h == 1) && (s->stride_w == 1 || s->dilation_w == 1);
+}
+
+/* Whether the weights take their gradient from whole windows, four positions at a time: the planes are too small to be walked tap by tap. */
+static inline int32_t lfwd_is_update_by_windows(const lfwd_conv2d_shape *s)
+{
+    return !lfwd_is_depthwise(s) && s->out_h * s->out_w > 1 && s->out_h * s->out_w <= 16;
 }
 
 /* Where the windows of up to four positions start in an image of planes (h, w); tap (y, x) lies step_y * y, step_x * x further. */
@@ -27,8 +35,14 @@ typedef struct {
     int32_t count, y[4], x[4];
 } lfwd_windows;
 
+/* The next four output positions from `position` on, in rows of out_w: windows begin stride apart, `pad` before the image. Says how many. */
+int32_t lfwd_next_windows(const lfwd_conv2d_shape *s, int32_t position, lfwd_windows *at);
+
 /* columns[(plane * taps + tap) * 4 + position]: the image under each tap, zero outside it and for positions beyond `count`. */
 void lfwd_gather_columns_f32(const float *image, int32_t planes, const lfwd_windows *at, float *columns);
+
+/* conv2d_update_windows_f32.c */
+void lfwd_sgd_conv2d_windows_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr, float *scratch);
 
 /* depthwise_f32.c */
 void lfwd_depthwise_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *scratch,

@@ -45,6 +45,18 @@ static LFWD_APART void outputs4(const float *x, const float *w, int32_t left, in
         v3 = vfmaq_f32(v3, v, vld1q_f32(w3));
     }
     s0 = total(v0), s1 = total(v1), s2 = total(v2), s3 = total(v3);
+#else
+#define FOUR_OF_ROW(s, w)    \
+    LFWD_NEXT_HIGH4(w);      \
+    s += y0 * y4, s += y1 * y5, s += y2 * y6, s += y3 * y7;
+    for (int32_t fours = i >> 2; fours != 0; fours--) {
+        LFWD_OPAQUE(fours);
+        LFWD_LOADED;
+        LFWD_NEXT_LOW4(x);
+        FOUR_OF_ROW(s0, w0) FOUR_OF_ROW(s1, w1) FOUR_OF_ROW(s2, w2) FOUR_OF_ROW(s3, w3)
+        (void)u0, (void)u1;
+    }
+    i &= 3;
 #endif
     for (; i != 0; i--) {
         LFWD_OPAQUE(i);
@@ -78,10 +90,11 @@ static LFWD_APART void block(const float *x0, const float *w0, int32_t in_featur
     LFWD_THREE_MORE(x, in_features, 4)
     LFWD_THREE_MORE(w, in_features, 4)
     LFWD_SUMS(0.0f, 0.0f, 0.0f, 0.0f)
-    for (int32_t i = in_features; i != 0; i--) {
+    for (int32_t i = in_features >> 1; i != 0; i--) {
         LFWD_OPAQUE(i);
-        LFWD_STEP(*x0++, *x1++, *x2++, *x3++, *w0++, *w1++, *w2++, *w3++);
+        LFWD_TWO_STEPS_OF_PAIRS(x0, x1, x2, x3, w0, w1, w2, w3);
     }
+    if (in_features & 1) LFWD_STEP(*x0, *x1, *x2, *x3, *w0, *w1, *w2, *w3);
 #define PUT_BIASED(to, s0, s1, s2, s3) PUT_ROW(to, s0 + bias[0], s1 + bias[1], s2 + bias[2], s3 + bias[3])
     LFWD_ROWS(PUT_BIASED, to, out_features)
 }

@@ -32,10 +32,16 @@ static LFWD_APART void two_rows(float *restrict even, float *restrict odd, const
         vst1q_f32(odd, vfmaq_n_f32(vld1q_f32(odd), v, t));
     }
 #else
-    for (int32_t fours = count / 4; fours != 0; fours--, count -= 4, even += 4, odd += 4, x += 4) {
-        const float x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3];
-        even[0] += s * x0, even[1] += s * x1, even[2] += s * x2, even[3] += s * x3;
-        odd[0] += t * x0, odd[1] += t * x1, odd[2] += t * x2, odd[3] += t * x3;
+    for (int32_t fours = count / 4; fours != 0; fours--, count -= 4) {
+        LFWD_LOADED;
+        LFWD_NEXT_LOW4(x);
+        LFWD_HIGH4(even);
+        y4 += s * y0, y5 += s * y1, y6 += s * y2, y7 += s * y3;
+        LFWD_PUT_HIGH4(even);
+        LFWD_HIGH4(odd);
+        y4 += t * y0, y5 += t * y1, y6 += t * y2, y7 += t * y3;
+        LFWD_PUT_HIGH4(odd);
+        (void)u0, (void)u1;
     }
 #endif
     for (; count > 0; count--, x++) *even++ += s * *x, *odd++ += t * *x;
@@ -49,8 +55,6 @@ static void rank_one(float *state, const float *grad, const float *x, int32_t ou
     if (o < out_features)
         for (int32_t i = 0; i < in_features; i++) state[i] -= lr * grad[o] * x[i];
 }
-
-#define UPDATE_ROW(to, s0, s1, s2, s3) (to)[0] -= lr * s0, (to)[1] -= lr * s1, (to)[2] -= lr * s2, (to)[3] -= lr * s3;
 
 /* Four outputs by four inputs over all rows of the batch. */
 static LFWD_APART void block(float *state, int32_t state_row, const float *grad, int32_t out_features, const float *x, int32_t in_features,
@@ -73,9 +77,13 @@ static LFWD_APART void block(float *state, int32_t state_row, const float *grad,
     LFWD_SUMS(0.0f, 0.0f, 0.0f, 0.0f)
     for (; rows != 0; rows--, grad += out_features, x += in_features) {
         LFWD_OPAQUE(rows);
-        LFWD_STEP(grad[0], grad[1], grad[2], grad[3], x[0], x[1], x[2], x[3]);
+        LFWD_LOADED;
+        LFWD_LOW4(grad);
+        LFWD_HIGH4(x);
+        LFWD_OUTER(y0, y1, y2, y3, y4, y5, y6, y7)
+        (void)u0, (void)u1;
     }
-    LFWD_ROWS(UPDATE_ROW, state, state_row)
+    LFWD_UPDATE_ROWS(state, state_row, lr);
 #endif
 }
 
