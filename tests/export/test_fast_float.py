@@ -1,4 +1,4 @@
-"""The float kernels as boards run them, several registers loaded at once or Helium, against plain C on drawn shapes; and every kernel on every core."""
+"""Float kernels as boards run them (several registers loaded at once, or Helium) against plain C on drawn shapes; all kernels on all cores."""
 
 import subprocess
 

@@ -22,6 +22,46 @@ static inline int32x4_t load(const int8_t *from, int32_t full, mve_pred16_t vali
     return full ? vldrbq_s32(from) : vldrbq_z_s32(from, valid);
 }
 
+/* Four outputs of a channel group: `high` rows of `wide` taps, windows `next` apart in the image and `out_next` in the output. */
+typedef struct {
+    const lfwd_conv2d_s8_params *p;
+    const int8_t *weight;
+    const int32_t *start, *multiplier, *shift;
+    int32_t next, out_next, high, wide, step, back;
+} windows;
+
+/* Their windows lie inside the image from `x` on; every weight is loaded once for the four. */
+static inline __attribute__((always_inline)) void four_outputs(const windows *f, const int8_t *x, int32_t full, mve_pred16_t valid, int8_t *out)
+{
+    const int32_t channels = f->p->in_c, step = f->step, back = f->back, next = f->next, out_next = f->out_next;
+    const int8_t *w = f->weight, *x1 = x + next, *x2 = x1 + next, *x3 = x2 + next;
+    int32x4_t s0 = vldrwq_z_s32(f->start, valid), s1 = s0, s2 = s0, s3 = s0;
+    for (int32_t ky = f->high; ky > 0; ky--, x += back, x1 += back, x2 += back, x3 += back)
+        for (int32_t k = f->wide; k > 0; k--, w += channels) {
+            const int32x4_t v = load(w, full, valid);
+            s0 = mac(s0, load(x, full, valid), v), x += step;
+            s1 = mac(s1, load(x1, full, valid), v), x1 += step;
+            s2 = mac(s2, load(x2, full, valid), v), x2 += step;
+            s3 = mac(s3, load(x3, full, valid), v), x3 += step;
+        }
+    const int32x4_t m = vldrwq_z_s32(f->multiplier, valid), shift = vldrwq_z_s32(f->shift, valid);
+    store(f->p, out, s0, m, shift, valid);
+    store(f->p, out + out_next, s1, m, shift, valid);
+    store(f->p, out + 2 * out_next, s2, m, shift, valid);
+    store(f->p, out + 3 * out_next, s3, m, shift, valid);
+}
+
+/* Functions of their own, so that the loop has all registers. */
+static __attribute__((noinline)) void four_windows(const windows *f, const int8_t *x, mve_pred16_t valid, int8_t *out)
+{
+    four_outputs(f, x, 1, valid, out);
+}
+
+static __attribute__((noinline)) void four_windows_in_part(const windows *f, const int8_t *x, mve_pred16_t valid, int8_t *out)
+{
+    four_outputs(f, x, 0, valid, out);
+}
+
 /* Up to four channels from `o` on of a whole image, any filter. */
 static inline __attribute__((always_inline)) void any_filter(const lfwd_conv2d_s8_params *p, const int8_t *input, const int8_t *zeros,
                                                              const int8_t *weight, const int32_t *start, const int32_t *multiplier,
@@ -34,13 +74,26 @@ static inline __attribute__((always_inline)) void any_filter(const lfwd_conv2d_s
     const int32x4_t begin = vldrwq_z_s32(start + o, valid), m = vldrwq_z_s32(multiplier + o, valid);
     const int32x4_t s = vldrwq_z_s32(shift + o, valid);
     const int32_t kernel_h = p->kernel_h, kernel_w = p->kernel_w; /* a store of int8_t may change *p, for all that a compiler knows */
+    const int32_t out_h = p->out_h, out_w = p->out_w, stride_h = p->stride_h, stride_w = p->stride_w;
+    const int32_t tall = kernel_w == 1, high = tall ? 1 : kernel_h, wide = tall ? kernel_h : kernel_w, tap = tall ? row : step;
+    const int32_t next = out_w == 1 ? stride_h * p->in_w * channels : stride_w * channels;
+    const windows four = {p, weight + o, start + o, multiplier + o, shift + o, next, channels, high, wide, tap, row - wide * tap};
     int8_t *out = output + o;
-    for (int32_t y = 0; y < p->out_h; y++) {
-        const int32_t top = y * p->stride_h - p->pad_top, rows_inside = top >= 0 && top <= last_top;
-        for (int32_t i = 0; i < p->out_w; i++, out += channels) {
-            const int32_t left = i * p->stride_w - p->pad_left;
+    for (int32_t y = 0; y < out_h; y++) {
+        const int32_t top = y * stride_h - p->pad_top, rows_inside = top >= 0 && top <= last_top;
+        for (int32_t i = 0; i < out_w; i++, out += channels) {
+            const int32_t left = i * stride_w - p->pad_left;
             const int8_t *w = weight + o;
             int32x4_t sum = begin;
+            /* four neighbours of a row, or of a column where a row has one */
+            const int32_t columns = out_w > 1 && i + 4 <= out_w && left + 3 * stride_w <= last_left;
+            const int32_t lines = out_w == 1 && y + 4 <= out_h && top + 3 * stride_h <= last_top && left <= last_left;
+            if (rows_inside && left >= 0 && (columns || lines)) {
+                (full ? four_windows : four_windows_in_part)(&four, input + (top * p->in_w + left) * channels + o, valid, out);
+                out += 3 * channels;
+                columns ? (i += 3) : (y += 3);
+                continue;
+            }
             if (rows_inside && left >= 0 && left <= last_left) {
                 const int8_t *x = input + (top * p->in_w + left) * channels + o;
                 if (kernel_w == 1) {
