@@ -31,7 +31,7 @@ from lightning_fwd.models import MODELS
 
 with quiet():  # ExecuTorch and what it imports speak while they load
     from benchmarks.board_layers import Layer, by_layer, compile_cmsis_nn
-    from benchmarks.board_steps import CASES, Step, measure_step
+    from benchmarks.board_steps import CASES, Step, measure_steps
     from lightning_fwd_export.boards import BOARDS, run_on_board
     from lightning_fwd_export.boards.board import Board
     from lightning_fwd_export.errors import ExportError
@@ -98,14 +98,12 @@ def measure(network: str, program: Program, code: Path, x: torch.Tensor, board: 
     return result
 
 
-def steps(networks: list[str], boards: list[str], inferences: list[Result], folder: Path) -> list[Step]:
+def steps(networks: list[str], inferences: list[Result], folder: Path) -> list[Step]:
     """Every training step of the chosen networks, on every board that has an FPU."""
     found = []
-    cases = [case for case in CASES if case.network in networks]
-    for k, case in enumerate(cases):
-        for r in [r for r in inferences if r.network == case.network and r.board in boards]:
-            net, samples = network_and_samples(case.network)
-            found.append(measure_step(case, net, samples, BOARDS[r.board], r.instructions, folder / f"step{k}"))
+    for k, case in enumerate(case for case in CASES if case.network in networks):
+        by_board = {BOARDS[r.board]: r.instructions for r in inferences if r.network == case.network and BOARDS[r.board].has_fpu}
+        found += measure_steps(case, *network_and_samples(case.network), by_board, folder / f"step{k}")
     return found
 
 
@@ -148,7 +146,7 @@ def main() -> int:
             for network in options.networks:
                 program, x = exported(network, Path(folder) / network)
                 results += [measure(network, program, Path(folder) / network, x, BOARDS[b], theirs[b]) for b in options.boards]
-            found = steps(options.networks, options.boards, results, Path(folder)) if options.steps else []
+            found = steps(options.networks, results, Path(folder)) if options.steps else []
     except ExportError as error:
         console.print(f"error: {error}", highlight=False)
         return 2

@@ -58,11 +58,12 @@ class Step:
         return self.instructions / self.inference
 
 
-def measure_step(case: Case, net: torch.nn.Module, samples: list[torch.Tensor], board: Board, inference: int, code: Path) -> Step:
-    """Export the step into ``code`` and run it.
+def measure_steps(case: Case, net: torch.nn.Module, samples: list[torch.Tensor], inferences: dict[Board, int], code: Path) -> list[Step]:
+    """Export the step into ``code`` and run it on each board.
 
     Args:
         net: changed by nothing. samples: one batch each; they calibrate the int8 body.
+        inferences: instructions of the whole network's int8 inference, by board.
     """
     target = torch.zeros(1, dtype=torch.int64)
     model = lf.rewrite(net, lf.SparseUpdate(train=case.train, biases=case.biases), samples[0])
@@ -72,7 +73,10 @@ def measure_step(case: Case, net: torch.nn.Module, samples: list[torch.Tensor], 
     checked = pte_to_c(program.data, code / "c")
     x, y = next(iter(example_batches((samples[0], target), net.num_classes, 1)))
     inputs = (quantise_input(x, program.numbers) if case.int8 else x, y)
-    measured = run_on_board(code / "c", board, checked, [("train_step", inputs)] * 2)
-    _, layers, _ = by_layer(code / "c", checked.methods["train_step"], inputs, board)
-    ram = report.ledger["shipped_ram_bytes"]
-    return Step(case.network, case.what, board.name, measured.instructions[1], inference, measured.ram, ram, layers)
+    found = []
+    for board, inference in inferences.items():
+        measured = run_on_board(code / "c", board, checked, [("train_step", inputs)] * 2)
+        _, layers, _ = by_layer(code / "c", checked.methods["train_step"], inputs, board)
+        ram = report.ledger["shipped_ram_bytes"]
+        found.append(Step(case.network, case.what, board.name, measured.instructions[1], inference, measured.ram, ram, layers))
+    return found

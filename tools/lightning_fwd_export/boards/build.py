@@ -65,7 +65,7 @@ def compile_object(source: Path, folder: Path, flags: list[str]) -> str:
     return target
 
 
-RUNNER, FOOTPRINT = _HERE / "runner.c", _HERE / "footprint.c"
+RUNNER, FOOTPRINT, STARTUP = _HERE / "runner.c", _HERE / "footprint.c", _HERE / "startup.c"
 SEMIHOSTED = ["--specs=rdimon.specs", "-lc", "-lrdimon", "-lm"]
 BARE = ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"]
 
@@ -73,7 +73,7 @@ BARE = ["--specs=nano.specs", "--specs=nosys.specs", "-lc", "-lnosys", "-lm"]
 def link(work: Path, include: Path, target: Board, main: Path, objects: list[str], libraries: list[str]) -> Path:
     """A firmware of ``main`` and the objects, with the link script and the generated headers of ``work``."""
     elf = work / f"{main.stem}.elf"
-    sources = [str(_HERE / "startup.c"), str(main)]
+    sources = [str(STARTUP), str(main)]
     includes = [f"-I{folder}" for folder in (work, _HERE, include)]
     flags = [*target.flags, "-mthumb", "-O2", "-std=gnu99", "-Wall", *target.defines, "-ffunction-sections", "-nostartfiles"]
     command = [

@@ -88,6 +88,17 @@ static LFWD_APART void block(const float *g0, int32_t plane, int32_t high, const
                     LFWD_TWO_STEPS_OF_PAIRS(g0, g1, g2, g3, x0, x1, x2, x3);
                 }
                 if (r->columns & 1) LFWD_STEP(*g0++, *g1++, *g2++, *g3++, *x0++, *x1++, *x2++, *x3++);
+            } else if (r->step == 2) {
+                for (int32_t k = r->columns >> 1; k != 0; k--, x0 += 4, x1 += 4, x2 += 4, x3 += 4) {
+                    LFWD_OPAQUE(k);
+                    LFWD_LOADED;
+                    y0 = x0[0], y1 = x0[2], y2 = x1[0], y3 = x1[2], y4 = x2[0], y5 = x2[2], y6 = x3[0], y7 = x3[2];
+                    LFWD_TWO_OF_PAIRS(0, g0) LFWD_TWO_OF_PAIRS(1, g1) LFWD_TWO_OF_PAIRS(2, g2) LFWD_TWO_OF_PAIRS(3, g3)
+                }
+                if (r->columns & 1) {
+                    LFWD_STEP(*g0++, *g1++, *g2++, *g3++, *x0, *x1, *x2, *x3);
+                    x0 += 2, x1 += 2, x2 += 2, x3 += 2;
+                }
             } else
                 for (int32_t k = r->columns, step = r->step; k != 0; k--, x0 += step, x1 += step, x2 += step, x3 += step) {
                     LFWD_OPAQUE(k);

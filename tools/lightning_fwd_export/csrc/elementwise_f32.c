@@ -3,14 +3,16 @@
 
 #include "lfwd_float.h"
 
-/* Runs `line` for every element of the innermost row with a, b, c the operands' indices. */
+/* Runs `statement` for every element, ia and ib the first two operands' indices. What the innermost loop reads is copied: a store may change
+ * anything else, for all that the compiler knows. */
 #define LFWD_FOR_EACH(statement)                                                                                  \
     for (int32_t i = 0; i < s->size[0]; i++)                                                                      \
         for (int32_t j = 0; j < s->size[1]; j++)                                                                  \
             for (int32_t k = 0; k < s->size[2]; k++) {                                                            \
                 int32_t ia = i * s->stride[0][0] + j * s->stride[0][1] + k * s->stride[0][2];                     \
                 int32_t ib = i * s->stride[1][0] + j * s->stride[1][1] + k * s->stride[1][2];                     \
-                for (int32_t l = 0; l < s->size[3]; l++, ia += s->stride[0][3], ib += s->stride[1][3], out++) {   \
+                const int32_t last = s->size[3], step_a = s->stride[0][3], step_b = s->stride[1][3];              \
+                for (int32_t l = 0; l < last; l++, ia += step_a, ib += step_b, out++) {                           \
                     statement;                                                                                    \
                 }                                                                                                 \
             }
