@@ -1,18 +1,34 @@
-"""The RAM that the report names is what the linker reserves, for nets whose generated program holds more than the step's tensors."""
+"""RAM and Flash that the report names, without a linker, are what the linker makes of it: also where a program holds more than its step's tensors."""
+
+import re
 
 import pytest
 import torch
+from lightning_fwd_export import ExportError
 from lightning_fwd_export.boards import run_on_board
+from lightning_fwd_export.code_size import code_size, features, table
+from lightning_fwd_export.code_size.count import digest
+from lightning_fwd_export.export_inference import export_inference
 from lightning_fwd_export.generate_c import pte_to_c
 from tiny_exports import export_module
+from torch import nn
 
 import lightning_fwd as lf
 from lightning_fwd.models import DSCNN, ResNet8
 
-C_LIBRARY = 128  # bytes that newlib's exp and log bring along for errno, and alignment
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cells, self.head = nn.GRU(5, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.cells(x)[0][:, -1])
+
 
 HALF = {"block1": 0.5, "block2": 0.5}
 CASES = [
+    pytest.param(Recurrent, lf.Backprop(), (9, 5), 4, id="gru", marks=pytest.mark.slow),
     pytest.param(DSCNN, lf.SparseUpdate(train="head"), (1, 49, 10), 12, id="ds_cnn head", marks=pytest.mark.slow),
     pytest.param(ResNet8, lf.SparseUpdate(train=HALF, biases="all"), (3, 32, 32), 10, id="half of blocks 1-2", marks=pytest.mark.slow),
 ]
@@ -20,15 +36,40 @@ CASES = [
 
 @pytest.mark.board
 @pytest.mark.parametrize(("net", "method", "shape", "classes"), CASES)
-def test_linked_ram_is_the_shipped_figure(tmp_path, emulator, record_property, net, method, shape, classes):
+def test_linked_memory_is_the_shipped_figure(tmp_path, emulator, record_property, net, method, shape, classes):
     torch.manual_seed(0)
     x, y = torch.randn(1, *shape), torch.randint(0, classes, (1,))
     model = lf.rewrite(net(), method, x)
     program, report = export_module.export_program(model, (x, y), tmp_path, lr=0.001, steps=2)
     checked = pte_to_c(program.data, tmp_path / "c")
-    linked = run_on_board(tmp_path / "c", "mps2-an386", checked, []).ram
-    record_property("ram", linked)
-    record_property("ledger", report.ledger)
     assert report.ledger["shipped_ram_bytes"] == sum(report.ram.values())
-    assert 0 <= linked - report.ledger["shipped_ram_bytes"] <= C_LIBRARY
     assert report.ledger["scheduled_ram_bytes"] <= report.ledger["shipped_ram_bytes"]
+    for board in ("mps2-an386", "mps3-an547"):
+        linked = run_on_board(tmp_path / "c", board, checked, [])
+        record_property(board, (linked.ram, report.ledger["shipped_ram_bytes"], linked.flash, report.flash[linked.board.cpu]))
+        assert linked.ram == pytest.approx(report.ledger["shipped_ram_bytes"], rel=0.02)
+        assert linked.flash == pytest.approx(report.flash[linked.board.cpu], rel=0.05)
+
+
+@pytest.mark.board
+def test_an_inference_too(tmp_path, emulator):
+    torch.manual_seed(0)
+    net, xs = nn.Sequential(nn.Linear(20, 16), nn.ReLU(), nn.Linear(16, 5)), [torch.randn(1, 20) for _ in range(3)]
+    _, report = export_inference(net, xs[0], tmp_path, board="mps2-an386", run=True, int8=True, calibration=xs, inputs=xs)
+    assert report.board["ram_bytes"] == pytest.approx(report.ledger["shipped_ram_bytes"], rel=0.02)
+    assert report.board["flash_bytes"] == pytest.approx(report.ledger["shipped_flash_bytes"], rel=0.05)
+
+
+def test_the_table_is_of_these_kernels():
+    assert table()["kernels"] == digest(), "kernels changed: run  python -m lightning_fwd_export.code_size.count"
+
+
+def test_what_was_never_counted_is_an_error():
+    source = (
+        "void lfwd_forward(const float input[2], float logits[2])\n{\n    lfwd_new_f32(t1, (lfwd_axis){1, 2, 3}, t2); /* lfwd::new */\n}\n"
+    )
+    assert features(source) == (1, 1, 3)
+    with pytest.raises(ExportError, match=re.escape("lfwd_new_f32 was never counted")):
+        code_size(source)
+    with pytest.raises(ExportError, match="no code sizes of Cortex-M99"):
+        code_size("", "Cortex-M99")

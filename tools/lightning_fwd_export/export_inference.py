@@ -25,8 +25,10 @@ from .boards import PACKAGES, missing_tools, run_on_board
 from .boards import board as find_board
 from .c_code.prepare import add_prepare
 from .check import example_inputs
+from .code_size import shipped_flash, shipped_ram
 from .errors import ExportError, NoKernel
 from .export_step import require_folder
+from .foreign import as_export_errors
 from .fuse_step import fuse_layers
 from .generate_c import PREFIX, require_prefix, translate, write_sources
 from .host.runtime import HostProgram
@@ -49,7 +51,9 @@ class InferenceReport:
         same_predictions: of an int8 program, the share of samples whose largest output is that of the float network; None where the network says
             that it has no classes.
         activations: planned bytes.
-        ledger: ``ram_bytes`` that the cost ledger plans, ``macs``.
+        ram, flash: static memory, and constants and code by core, of the program as generated; see :class:`~.export_step.ExportReport`.
+        ledger: ``shipped_ram_bytes``, ``shipped_constants_bytes``, ``shipped_flash_bytes`` as for a training step; of the cost ledger
+            ``scheduled_ram_bytes`` (the ideal of fused and reordered loops) and ``macs``.
         board: figures of the run on the emulated board, empty without one.
     """
 
@@ -60,11 +64,14 @@ class InferenceReport:
     relative_error: float | None
     same_predictions: float | None
     activations: int
+    ram: dict[str, int] = field(default_factory=dict)
+    flash: dict[str, int] = field(default_factory=dict)
     ledger: dict[str, int] = field(default_factory=dict)
     board: dict[str, object] = field(default_factory=dict)
 
 
 @quiet()
+@as_export_errors()
 def export_inference(
     net: nn.Module,
     example: Tensor,
@@ -120,20 +127,25 @@ def export_inference(
     try:
         require_few_steps(net, example)
         try:
-            program, checked, sources = _build(net, example, calibration, int8, progress)
+            program, checked, written = _build(net, example, calibration, int8, progress)
         except NoKernel as error:
             line = source_line(net, error.layer)
             raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, error.mend, error.layer) from error
         progress(f"holding {len(batches)} predictions against PyTorch")
         calls, report = _check(program, net, batches, int8)
         progress("pricing the prediction")
-        report.ledger = _ledger(net, example, int8)
+        report.ram, report.flash = shipped_ram(written), shipped_flash(written)
+        report.ledger = _ledger(net, example, int8) | {
+            "shipped_ram_bytes": sum(report.ram.values()),
+            "shipped_constants_bytes": written.constants,
+            "shipped_flash_bytes": report.flash[target.cpu if target else "Cortex-M4"],
+        }
     finally:
         for m, mode in modes:
             m.training = mode
     out = Path(out_dir)
-    add_prepare(sources, form, checked)
-    write_sources(sources, out / "c", prefix)
+    add_prepare(written.files, form, checked)
+    write_sources(written.files, out / "c", prefix)
     (out / "inference.pte").write_bytes(program.data)
     report.program, report.code = str(out / "inference.pte"), str(out / "c")
     if target is not None:
@@ -157,7 +169,7 @@ def export_inference(
 
 
 def _build(net: nn.Module, example: Tensor, calibration, int8: bool, progress: Callable[[str], None]):
-    """The program, what ``read_program`` makes of it, and its C files by name."""
+    """The program, what ``read_program`` makes of it, and its C."""
     if int8:
         from .int8 import int8_inference
 
@@ -180,7 +192,7 @@ def _build(net: nn.Module, example: Tensor, calibration, int8: bool, progress: C
     data, arenas = serialise(edge, numbers, [])
     program = StepProgram(data, [], {"forward": arenas["forward"]}, numbers, reference)
     checked, written = translate(data, "inference.pte")
-    return program, checked, written.files
+    return program, checked, written
 
 
 def _check(program: StepProgram, net: nn.Module, batches: list[Tensor], int8: bool) -> tuple[list[tuple[Tensor, Tensor]], InferenceReport]:
@@ -228,6 +240,6 @@ def _check(program: StepProgram, net: nn.Module, batches: list[Tensor], int8: bo
 def _ledger(net: nn.Module, example: Tensor, int8: bool) -> dict[str, int]:
     step, width = trace_inference(net, example), "int8" if int8 else "fp32"
     return {
-        "ram_bytes": plan_memory(step, Widths(step, width)).peak_bytes,
+        "scheduled_ram_bytes": plan_memory(step, Widths(step, width)).peak_bytes,
         "macs": sum(op.macs for op in operations(step, Widths(step, width))),
     }

@@ -28,8 +28,10 @@ from .c_code.prepare import add_prepare
 from .c_code.selftest import write_selftest
 from .c_code.writer import LEARNING_RATE, MOMENTUM, Written
 from .check import Batch, Check, board_calls, check_program, example_batches, golden_calls
+from .code_size import shipped_flash, shipped_ram
 from .count_dropout import count_dropout
 from .errors import ExportError, NoKernel
+from .foreign import as_export_errors
 from .fuse_step import fuse_layers, fuse_step
 from .generate_c import PREFIX, require_prefix, translate, write_sources
 from .host.runtime import HostProgram
@@ -82,6 +84,7 @@ def export(
 
 
 @quiet()
+@as_export_errors()
 def export_program(
     model: RewrittenModel,
     example_batch: Batch,
@@ -172,8 +175,9 @@ def export_program(
         activations,
         state,
         check.same_predictions,
-        ram=written.ram,
-        ledger=_ledger(model, example_batch, loss, momentum, int8, written),
+        ram=shipped_ram(written),
+        flash=shipped_flash(written),
+        ledger=_ledger(model, example_batch, loss, momentum, int8, written, target_board.cpu if target_board else "Cortex-M4"),
     )
     if target_board is not None and run:
         progress(f"training on {target_board.name}")
@@ -289,13 +293,14 @@ def _board_figures(measured: BoardReport, program: StepProgram, check: Check) ->
     }
 
 
-def _ledger(model: RewrittenModel, example_batch: Batch, loss, momentum: float, int8: bool, written: Written) -> dict[str, int]:
+def _ledger(model: RewrittenModel, example_batch: Batch, loss, momentum: float, int8: bool, written: Written, core: str) -> dict[str, int]:
     """Memory of the program as generated, and what the cost ledger says of the step, scheduled as a device with fused loops would run it."""
     width = "mixed" if int8 else "fp32"
     cost = price(trace_step(model, example_batch, loss=loss, momentum=momentum), model, width=width)
     return {
-        "shipped_ram_bytes": written.ram_bytes,
+        "shipped_ram_bytes": sum(shipped_ram(written).values()),
         "shipped_constants_bytes": written.constants,
+        "shipped_flash_bytes": shipped_flash(written)[core],
         "scheduled_ram_bytes": cost.peak_ram_bytes,
         "flash_bytes": cost.flash_bytes,
         "macs_per_step": cost.total_macs,

@@ -24,6 +24,7 @@ from .boards.board import Board
 from .c_code.prepare import add_prepare
 from .c_code.selftest import write_selftest
 from .check import Batch, Check, board_calls, golden_calls
+from .code_size import shipped_flash, shipped_ram
 from .errors import ExportError
 from .generate_c import translate, write_sources
 from .host.runtime import compiler, run_tool
@@ -175,6 +176,7 @@ def export_integer(
     write_sources(sources, code, prefix)
     (out / "step.pte").write_bytes(program.data)
     report = ExportReport(str(out / "step.pte"), str(code), program.weights, check.steps, 0.0, *program.arenas["train_step"])
+    report.ram, report.flash = shipped_ram(written), shipped_flash(written)
     if measured is not None:
         report.board = {
             "board": measured.board.name,

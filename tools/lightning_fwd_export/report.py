@@ -15,10 +15,13 @@ class ExportReport:
             integer step).
         same_predictions: of an int8 program, the share of samples that it classifies as the float model does, before any training.
         activations, state: planned bytes of the training step.
-        ram: the program's static arrays, bytes by name: what the generated C declares, scratch of its kernels included.
+        ram: static memory of the program as generated, bytes by name: its arrays, scratch of its kernels included, and what the C library
+            brings along.
+        flash: constants and code of the smallest firmware around the program, bytes by core, predicted from the kernels that it calls.
         ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes`` (constants and
-            tables of the generated C), and what ``lf.step_cost`` predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered
-            loops, which calls of one kernel per operation do not reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
+            tables of the generated C), ``shipped_flash_bytes`` (``flash`` on the board's core, else on a Cortex-M4), and what ``lf.step_cost``
+            predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered loops, which calls of one kernel per operation do not
+            reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
         board: figures of the run on the emulated board, empty without one.
     """
 
@@ -31,5 +34,6 @@ class ExportReport:
     state: int
     same_predictions: float | None = None
     ram: dict[str, int] = field(default_factory=dict)
+    flash: dict[str, int] = field(default_factory=dict)
     ledger: dict[str, int] = field(default_factory=dict)
     board: dict[str, object] = field(default_factory=dict)

@@ -213,14 +213,15 @@ def _print_inference(report, console: Console) -> None:
     for column in table.columns[1:]:
         column.justify = "right"
     board = report.board
-    table.add_row("RAM, bytes", f"{board.get('ram_bytes', report.activations):,}", f"{report.ledger['ram_bytes']:,}")
+    ledger = report.ledger
+    table.add_row("RAM, bytes", f"{board['ram_bytes']:,}" if board else "", f"{ledger['shipped_ram_bytes']:,}")
+    table.add_row("  ideal, in fused and reordered loops", "", f"{ledger['scheduled_ram_bytes']:,}")
+    _print_flash(table, board, ledger)
     if board:
-        table.add_row("Flash, bytes", f"{board['flash_bytes']:,}", "")
-        table.add_row("  constants", f"{board['flash_constants_bytes']:,}", "")
         table.add_row("stack, bytes", f"{board['stack_bytes']:,}", "")
         table.add_row("instructions", f"{board['instructions_per_inference']:,}", "")
         table.add_row("difference to host", f"{board['difference_to_host']:.1e}", "")
-    table.add_row("MAC", "", f"{report.ledger['macs']:,}")
+    table.add_row("MAC", "", f"{ledger['macs']:,}")
     console.print(table)
     followed = f"within {report.difference:.1e} of PyTorch"
     if report.relative_error is not None:
@@ -230,19 +231,26 @@ def _print_inference(report, console: Console) -> None:
     console.print(f"{report.program}: {report.samples} predictions {followed}; C in {report.code}", highlight=False, soft_wrap=True)
 
 
+def _print_flash(table: Table, board: dict, ledger: dict) -> None:
+    """Rows of constants, code and both: as linked, where there is a board, and as predicted."""
+    constants, flash = ledger["shipped_constants_bytes"], ledger["shipped_flash_bytes"]
+    linked = (board["flash_constants_bytes"], board["flash_bytes"] - board["flash_constants_bytes"], board["flash_bytes"]) if board else ()
+    measured = [f"{n:,}" for n in linked] or [""] * 3
+    for name, got, predicted in zip(
+        ("Flash, constants, bytes", "  code", "  both"), measured, (constants, flash - constants, flash), strict=True
+    ):
+        table.add_row(name, got, f"{predicted:,}")
+
+
 def _print(report, console: Console) -> None:
     table = Table("", "measured", "ledger", title="training step")
     for column in table.columns[1:]:
         column.justify = "right"
     board, ledger = report.board, report.ledger
-    ram, constants = (f"{board['ram_bytes']:,}" if board else ""), ledger["shipped_constants_bytes"]
-    table.add_row("RAM, bytes", ram, f"{ledger['shipped_ram_bytes']:,}")
+    table.add_row("RAM, bytes", f"{board['ram_bytes']:,}" if board else "", f"{ledger['shipped_ram_bytes']:,}")
     table.add_row("  ideal, in fused and reordered loops", "", f"{ledger['scheduled_ram_bytes']:,}")
+    _print_flash(table, board, ledger)
     if board:
-        code = board["flash_bytes"] - board["flash_constants_bytes"]
-        table.add_row("Flash, constants, bytes", f"{board['flash_constants_bytes']:,}", f"{constants:,}")
-        table.add_row("  code as linked", f"{code:,}", "")
-        table.add_row("  both", f"{board['flash_bytes']:,}", f"{constants + code:,}")
         table.add_row("stack, bytes", f"{board['stack_bytes']:,}", "")
         table.add_row("instructions per step", f"{board['instructions_per_training_step']:,}", "")
         table.add_row("instructions per inference", f"{board['instructions_per_inference']:,}", "")

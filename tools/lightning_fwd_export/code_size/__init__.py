@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ..c_code.writer import Written
 from ..errors import ExportError
 
 TABLE = Path(__file__).with_name("sizes.json")
@@ -74,6 +75,17 @@ def code_size(source: str, core: str = "Cortex-M4") -> CodeSize:
     ram = sum(sizes["units"][unit][2] for unit in reached | base)
     calls = sum(count * each for count, each in zip(features(source), sizes["model"], strict=True))
     return CodeSize(kernels, round(calls), firmware, ram)
+
+
+def shipped_ram(written: Written) -> dict[str, int]:
+    """Static memory of a program as generated, bytes by name: its arrays and what the C library brings along. The stack is not in it."""
+    library = code_size(written.files["lfwd_model.c"]).ram
+    return written.ram | ({"C library": library} if library else {})
+
+
+def shipped_flash(written: Written) -> dict[str, int]:
+    """Bytes of constants and code by core, of the smallest firmware around a program."""
+    return {core: written.constants + code_size(written.files["lfwd_model.c"], core).flash for core in cores()}
 
 
 def features(source: str) -> tuple[int, int, int]:

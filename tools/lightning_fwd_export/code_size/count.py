@@ -1,4 +1,4 @@
-"""Counts the code of every kernel on every core with an FPU, the C library's part included, and writes ``sizes.json``.
+"""Counts the code of every kernel on every core, the C library's part included, and writes ``sizes.json``.
 
     python -m lightning_fwd_export.code_size.count
 
@@ -51,7 +51,7 @@ void lfwd_set_weights(const uint8_t *);
 def digest() -> str:
     """Of the kernels and of what they are compiled with."""
     files = [p.name.encode() + p.read_bytes() for p in sorted(CSRC.glob("*.[ch]"))]
-    flags = [" ".join(board_flags(b)).encode() for b in BOARDS.values() if b.has_fpu]
+    flags = [" ".join(board_flags(b)).encode() for b in BOARDS.values()]
     return hashlib.sha256(b"".join([*files, *flags])).hexdigest()[:16]
 
 
@@ -129,7 +129,7 @@ def specimens() -> list[tuple[str, dict[str, str]]]:
 def main() -> None:
     programs = specimens()
     counted = {}
-    for board in (b for b in BOARDS.values() if b.has_fpu):
+    for board in BOARDS.values():
         with tempfile.TemporaryDirectory() as folder:
             counted[board.cpu] = count(board, programs, Path(folder))
     version = run_tool([GCC, "-dumpfullversion"], "asking the compiler for its version").strip()
