@@ -70,8 +70,10 @@ def drop_copies(program: ExportedProgram) -> None:
 
 
 def _alike(node: fx.Node, other: fx.Node) -> bool:
+    """Whether two int8 values are the same bytes; where a dimension has one entry its stride says nothing."""
     a, b = node.meta["val"], other.meta["val"]
-    return a.dtype == b.dtype == torch.int8 and a.shape == b.shape and a.stride() == b.stride()
+    same = a.dtype == b.dtype == torch.int8 and a.shape == b.shape
+    return same and all(n == 1 or s == t for n, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
 def pad_on_four_sides(program: ExportedProgram) -> None:
