@@ -151,9 +151,10 @@ def export_inference(
     if target is not None:
         progress(f"predicting on {target.name}")
         with tempfile.TemporaryDirectory() as folder:  # without the prefix
-            write_sources(sources, folder)
+            write_sources(written.files, folder)
             measured = run_on_board(folder, target, checked, [("forward", (x,)) for x, _ in calls])
-        worst = max(float(np.abs(o[0].astype("f8") - y.double().numpy()).max()) for o, (_, y) in zip(measured.outputs, calls, strict=True))
+        pairs = zip(measured.outputs, calls, strict=True)
+        worst = max(float(np.abs(o[0].astype("f8") - y.double().numpy()).max()) for o, (_, y) in pairs)
         report.board = {
             "board": target.name,
             "cpu": target.cpu,
