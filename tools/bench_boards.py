@@ -108,11 +108,12 @@ def steps(networks: list[str], inferences: list[Result], folder: Path) -> list[S
 
 
 def show(results: list[Result], found: list[Step], layers: bool, console: Console) -> None:
-    table = Table("network", "board", "instructions", "CMSIS-NN", "ratio", "same bits", "Flash, B", "RAM, B", "stack, B")
-    for r in results:
-        theirs = (f"{r.cmsis_nn:,}", f"{r.instructions / r.cmsis_nn:.2f}", str(r.same_bits)) if r.cmsis_nn else ("", "", "")
-        table.add_row(r.network, r.board, f"{r.instructions:,}", *theirs, f"{r.flash:,}", f"{r.ram:,}", f"{r.stack:,}")
-    console.print(table)
+    if results:
+        table = Table("network", "board", "instructions", "CMSIS-NN", "ratio", "same bits", "Flash, B", "RAM, B", "stack, B")
+        for r in results:
+            theirs = (f"{r.cmsis_nn:,}", f"{r.instructions / r.cmsis_nn:.2f}", str(r.same_bits)) if r.cmsis_nn else ("", "", "")
+            table.add_row(r.network, r.board, f"{r.instructions:,}", *theirs, f"{r.flash:,}", f"{r.ram:,}", f"{r.stack:,}")
+        console.print(table)
     if found:
         table = Table("training step of", "what learns", "board", "instructions", "inference", "ratio", "RAM, B")
         for s in found:
@@ -138,6 +139,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write everything there")
     options, results = parser.parse_args(), []
     console = Console(width=None if sys.stdout.isatty() else 160)
+    found: list[Step] = []
     try:
         with tempfile.TemporaryDirectory() as folder:
             theirs = {b: None for b in options.boards}
@@ -146,11 +148,13 @@ def main() -> int:
             for network in options.networks:
                 program, x = exported(network, Path(folder) / network)
                 results += [measure(network, program, Path(folder) / network, x, BOARDS[b], theirs[b]) for b in options.boards]
-            found = steps(options.networks, results, Path(folder)) if options.steps else []
+            show(results, found, options.layers, console)
+            if options.steps:
+                found = steps(options.networks, results, Path(folder))
+                show([], found, options.layers, console)
     except ExportError as error:
         console.print(f"error: {error}", highlight=False)
         return 2
-    show(results, found, options.layers, console)
     if options.json:
         options.json.write_text(json.dumps([asdict(r) for r in [*results, *found]], indent=2) + "\n")
     return 0 if all(r.same_bits is not False for r in results) else 1
