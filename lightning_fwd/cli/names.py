@@ -15,7 +15,8 @@ from ..cost import device_names, load_device
 from ..cost.device import EXAMPLE
 from ..data import DATASETS, HAR_DRIFTS, DriftDataModule, load_dataset
 from ..data.dataset import dataset_from_arrays
-from ..data.drift_kinds import DRIFT_KINDS
+from ..data.drift import KINDS
+from ..data.drift_kinds import DriftKind
 from ..errors import LightningFwdError
 from ..methods import METHODS
 from ..models import MODELS
@@ -40,12 +41,16 @@ def _devices(console: Console) -> None:
 
 
 def _drifts(console: Console) -> None:
-    _table(console, ("kind", "severity", "allowed", "levels 1 to 5", "signals"), (
-        (name, kind.meaning, f"{kind.low:g}..{kind.high:g}", ", ".join(f"{level:g}" for level in kind.levels), "yes" if kind.signals else "no")
-        for name, kind in DRIFT_KINDS.items()
+    _table(console, ("kind", "severity", "allowed", "levels 1 to 5", "of"), (
+        (name, kind.meaning, f"{kind.low:g}..{kind.high:g}", ", ".join(f"{level:g}" for level in kind.levels), _of(kind))
+        for name, kind in KINDS.items()
     ))  # fmt: skip
     _say(console, "Write noise=0.08, contrast=0.3+noise=0.04, {kind: blur, level: 2}, or a list of these. Full scale is 1 in images (0..1),\n"
          f"one standard deviation of the source in signals. Real drifts of har: {', '.join(HAR_DRIFTS)}.")  # fmt: skip
+
+
+def _of(kind: DriftKind) -> str:
+    return "recordings" if kind.audio else "images, signals" if kind.signals else "images"
 
 
 def _methods(console: Console) -> None:
@@ -77,12 +82,11 @@ def _device(name: str) -> str:
 
 
 def _drift(name: str) -> str:
-    kind = DRIFT_KINDS[name]
+    kind = KINDS[name]
     levels = ", ".join(f"{level:g}" for level in kind.levels)
-    signals = "images and signals" if kind.signals else "images only"
     return (
         f"{name}: its severity is {kind.meaning}\n  allowed: {kind.low:g}..{kind.high:g}; {kind.identity:g} changes nothing\n"
-        f"  levels 1 to 5: {levels}\n  for {signals}\n\nWrite {name}={kind.levels[2]:g}, or {{kind: {name}, level: 3}}."
+        f"  levels 1 to 5: {levels}\n  for {_of(kind)}\n\nWrite {name}={kind.levels[2]:g}, or {{kind: {name}, level: 3}}."
     )
 
 
@@ -93,7 +97,7 @@ def _documented(named: Mapping[str, Callable]) -> Callable[[str], str]:
 #: Topic to its table, its names, and what is said of one of them.
 TOPICS: dict[str, tuple[Callable[[Console], None], Iterable[str], Callable[[str], str] | None]] = {
     "devices": (_devices, device_names(), _device),
-    "drifts": (_drifts, DRIFT_KINDS, _drift),
+    "drifts": (_drifts, KINDS, _drift),
     "methods": (_methods, METHODS, _documented(METHODS)),
     "models": (_models, MODELS, _documented(MODELS)),
     "data": (_data, (), None),

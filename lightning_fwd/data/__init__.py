@@ -2,11 +2,12 @@
 
 from lightning_fwd.data.datamodule import DriftDataModule
 from lightning_fwd.data.dataset import Dataset
-from lightning_fwd.data.drift import DRIFTS, Drift, DriftChain, as_drift
+from lightning_fwd.data.drift import AUDIO_DRIFTS, DRIFTS, Drift, DriftChain, as_drift
 from lightning_fwd.data.har import HAR_DRIFTS
 from lightning_fwd.data.lookup import DATASETS, load_dataset, load_domains
 
 __all__ = [
+    "AUDIO_DRIFTS",
     "DATASETS",
     "DRIFTS",
     "HAR_DRIFTS",

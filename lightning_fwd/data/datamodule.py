@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from lightning_fwd.data.audio import mfcc
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, as_drift, drift_as_plain
 from lightning_fwd.data.har import HAR_DRIFTS
@@ -47,6 +48,7 @@ class DriftDataModule(L.LightningDataModule):
 
     Samples (C, H, W) that are neither uint8 nor all in 0..1, such as log-mel spectrograms, are signals like (C, T):
     standardised by the source, then drifted in standard deviations, by the kinds of drift that are not of pictures only.
+    Recordings ("speech_commands") are drifted as sound; batches hold their MFCC (B, 1, 49, 10), not standardised, as DS-CNN reads them.
 
     Example::
 
@@ -247,11 +249,12 @@ class DriftDataModule(L.LightningDataModule):
         return kept if count is None else kept[_few(domain.y_train[kept], count, self.seed, "train_samples")]
 
     def _samples(self, domain: Dataset, split: Split, index: np.ndarray, view: View) -> Tensor:
-        """Pixels to 0..1 or signals to standard deviations, then drift, then normalisation. (N, ...) float32."""
+        """Pixels to 0..1, signals to standard deviations or recordings to -1..1, then drift, then normalisation or MFCC. (N, ...) float32."""
         stored = domain.x_test if split == "test" else domain.x_train
         offset = len(domain.y_train) if split == "test" else 0  # test samples draw other noise than training samples
         drift = self.drift if view == "target" else None
         after = self._after_drift(domain)
+        others = _to_float(domain.x_train) if drift is not None and domain.modality == "audio" else None
         x = torch.empty(len(index), *domain.input_shape)
         for start in range(0, len(index), CHUNK):
             some = index[start : start + CHUNK]
@@ -259,7 +262,7 @@ class DriftDataModule(L.LightningDataModule):
             if domain.modality == "signal":
                 chunk = self._standardise(chunk)
             if drift is not None:
-                chunk = drift(chunk, torch.from_numpy(some + offset), signal=domain.modality == "signal")
+                chunk = drift(chunk, torch.from_numpy(some + offset), signal=domain.modality == "signal", others=others)
             x[start : start + CHUNK] = after(chunk)
         return x.flatten(1) if self._arguments["flatten"] else x
 
@@ -284,6 +287,10 @@ class DriftDataModule(L.LightningDataModule):
         normalize = self._arguments["normalize"]
         if normalize is not None and domain.modality == "signal":
             raise ValueError(f"normalize={normalize!r} is for images; signals are always standardised: leave it out")
+        if domain.modality == "audio":
+            if normalize is not None:
+                raise ValueError(f"normalize={normalize!r} is for images; of recordings the MFCC are what the network reads: leave it out")
+            return mfcc
         return {None: lambda x: x, "byte": lambda x: x * 255, "standard": self._standardise}[normalize]
 
     def _standardise(self, x: Tensor) -> Tensor:
@@ -301,7 +308,7 @@ class DriftDataModule(L.LightningDataModule):
 
 def _to_float(x: np.ndarray) -> Tensor:
     tensor = torch.from_numpy(x.astype(np.float32, order="C"))
-    return tensor.div_(255) if x.dtype == np.uint8 else tensor
+    return tensor.div_(255) if x.dtype == np.uint8 else tensor.div_(32768) if x.dtype == np.int16 and x.ndim == 2 else tensor
 
 
 def _few(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:

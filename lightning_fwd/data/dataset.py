@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_fwd.data.audio import mfcc_shape
 from lightning_fwd.data.npz import JpegImages
 from lightning_fwd.data.subsets import stratified_subset
 
@@ -19,15 +20,17 @@ class Dataset:
 
     Attributes:
         title: what tables and plots call it.
-        modality: "image" (pixels: uint8, or (C, H, W) floats all in 0..1) or "signal" (other numbers, in their physical unit).
-        x_train, x_test: images (N, C, H, W), signals (N, C, T) or, for spectrograms, (N, C, H, W). CIFAR-10 (JPEG) decodes on indexing.
+        modality: "image" (pixels: uint8, or (C, H, W) floats all in 0..1), "signal" (other numbers, in their physical unit) or "audio" (recordings at
+            16 kHz, which batches show as MFCC).
+        x_train, x_test: images (N, C, H, W), signals (N, C, T) or, for spectrograms, (N, C, H, W), recordings (N, T) int16. CIFAR-10 (JPEG) decodes
+            on indexing.
         y_train, y_test: (N,) int64 in 0..len(classes)-1.
         classes: the names of the classes.
         groups_train: (N,) the recording a sample was cut from, where samples overlap; validation keeps them whole.
     """
 
     title: str
-    modality: Literal["image", "signal"]
+    modality: Literal["image", "signal", "audio"]
     x_train: np.ndarray | JpegImages
     y_train: np.ndarray
     x_test: np.ndarray | JpegImages
@@ -37,7 +40,9 @@ class Dataset:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(C, H, W), or (C, T)."""
+        """Of a sample in batches: (C, H, W), or (C, T)."""
+        if self.modality == "audio":
+            return mfcc_shape(self.x_train.shape[1])
         return tuple(self.x_train.shape[1:])
 
     def limited(self, count: int, seed: int = 0) -> Dataset:

@@ -17,11 +17,16 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from lightning_fwd.data.audio_drift import AUDIO_KINDS
 from lightning_fwd.data.drift_kinds import DRIFT_KINDS
 from lightning_fwd.data.sample_random import SampleRandom
 
 DRIFTS: tuple[str, ...] = tuple(DRIFT_KINDS)
-"""The kinds of drift, by name."""
+"""The kinds of drift of images and signals, by name."""
+AUDIO_DRIFTS: tuple[str, ...] = tuple(AUDIO_KINDS)
+"""Those of recordings."""
+
+KINDS = DRIFT_KINDS | AUDIO_KINDS
 
 DEFAULT_LEVEL = 3
 
@@ -45,8 +50,10 @@ class Drift:
     occlusion     fraction of the area that reads zero, one block per sample       yes     0.02, 0.05, 0.1, 0.2, 0.3
     ============= ================================================================ ======= ============================
 
+    Of recordings (B, T) at 16 kHz: white_noise, babble, dull_microphone, reverberation, clipping, rate; see `lightning-fwd list drifts`.
+
     Args:
-        kind: one of `DRIFTS`.
+        kind: one of `DRIFTS` or `AUDIO_DRIFTS`.
         severity: strength in the unit of the table.
         seed: of the noise, the positions and the gains.
         level: a named strength, 1 (mild) to 5 (severe), in place of `severity`. Neither given: level 3.
@@ -61,9 +68,9 @@ class Drift:
     level: int | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in DRIFT_KINDS:
-            raise ValueError(f"unknown drift {self.kind!r}; known are: {', '.join(DRIFTS)}")
-        kind, severity = DRIFT_KINDS[self.kind], self.severity
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown drift {self.kind!r}; known are: {', '.join(KINDS)}")
+        kind, severity = KINDS[self.kind], self.severity
         if severity is None:
             level = DEFAULT_LEVEL if self.level is None else self.level
             if level not in range(1, 6):
@@ -84,14 +91,17 @@ class Drift:
     def __str__(self) -> str:
         return f"{self.kind}={self.severity:g}"
 
-    def __call__(self, x: Tensor, index: Tensor | None = None, *, stage: int = 0, signal: bool | None = None) -> Tensor:
+    def __call__(
+        self, x: Tensor, index: Tensor | None = None, *, stage: int = 0, signal: bool | None = None, others: Tensor | None = None
+    ) -> Tensor:
         """Drift a batch.
 
         Args:
-            x: images (B, C, H, W) in 0..1, or signals, standardised: (B, C, T), or (B, C, H, W) for spectrograms.
+            x: images (B, C, H, W) in 0..1; signals, standardised: (B, C, T), or (B, C, H, W) for spectrograms; or recordings (B, T).
             index: (B,) integers that identify the samples; 0..B-1 when left out.
             stage: place in a chain, so that two drifts of one kind and seed draw independent noise.
             signal: whether x are signals; by default those of three dimensions.
+            others: recordings (N, T), of which babble is made.
 
         Returns:
             The same shape, dtype and device; images stay in 0..1. At the identity severity, `x` itself.
@@ -99,7 +109,7 @@ class Drift:
         Raises:
             ValueError: a shape, dtype or range that the drift has no meaning for.
         """
-        kind = DRIFT_KINDS[self.kind]
+        kind = KINDS[self.kind]
         signal = x.ndim == 3 if signal is None else signal
         self._check(x, signal)
         if self.severity == kind.identity:
@@ -107,11 +117,21 @@ class Drift:
         index = torch.arange(len(x), device=x.device) if index is None else index.to(x.device, torch.int64)
         if index.shape != (len(x),):
             raise ValueError(f"drift {self}: index has shape {tuple(index.shape)}, expected ({len(x)},)")
-        drifted = kind.apply_to(x, self.severity, SampleRandom(index, self.seed, f"{self.kind}/{stage}"), signal)
-        return drifted if signal else drifted.clamp_(0, 1)
+        if kind.others and (others is None or others.shape[1:] != x.shape[1:] or not len(others)):
+            raise ValueError(f"drift {self}: needs other recordings (N, {x.shape[1]}), of which it is made: give others=")
+        drifted = kind.apply_to(x, self.severity, SampleRandom(index, self.seed, f"{self.kind}/{stage}"), signal, others)
+        return drifted if signal or kind.audio else drifted.clamp_(0, 1)
 
     def _check(self, x: Tensor, signal: bool) -> None:
-        kind, shape = DRIFT_KINDS[self.kind], tuple(x.shape)
+        kind, shape = KINDS[self.kind], tuple(x.shape)
+        if kind.audio != (x.ndim == 2):
+            known = ", ".join(AUDIO_DRIFTS if x.ndim == 2 else DRIFTS)
+            wanted = "recordings (B, T)" if kind.audio else "images (B, C, H, W) or signals (B, C, T)"
+            raise ValueError(f"drift {self}: got shape {shape}, expected {wanted}; for these there are: {known}")
+        if kind.audio:
+            if not x.is_floating_point() or not x.shape[1]:
+                raise ValueError(f"drift {self}: got {x.dtype} {shape}, expected recordings (B, T) in floats")
+            return
         if x.ndim not in (3, 4) or 0 in shape[1:]:
             raise ValueError(f"drift {self}: got shape {shape}, expected images (B, C, H, W) or signals (B, C, T)")
         if signal and not kind.signals:
@@ -139,9 +159,9 @@ class DriftChain:
     def __str__(self) -> str:
         return "+".join(map(str, self.drifts))
 
-    def __call__(self, x: Tensor, index: Tensor | None = None, *, signal: bool | None = None) -> Tensor:
+    def __call__(self, x: Tensor, index: Tensor | None = None, *, signal: bool | None = None, others: Tensor | None = None) -> Tensor:
         for stage, drift in enumerate(self.drifts):
-            x = drift(x, index, stage=stage, signal=signal)
+            x = drift(x, index, stage=stage, signal=signal, others=others)
         return x
 
 
@@ -162,7 +182,7 @@ def as_drift(spec: DriftSpec, severity: float | None = None, seed: int = 0) -> D
     """
     match spec:
         case None if severity is not None:
-            raise ValueError(f"a severity ({severity}) was given without a drift; name one of: {', '.join(DRIFTS)}")
+            raise ValueError(f"a severity ({severity}) was given without a drift; name one of: {', '.join(KINDS)}")
         case None:
             return None
         case str() if "+" in spec:
@@ -198,7 +218,7 @@ def as_drift(spec: DriftSpec, severity: float | None = None, seed: int = 0) -> D
                 raise ValueError(f"drift {spec!r}: an entry is empty")
             flat = tuple(d for part in parts for d in (part.drifts if isinstance(part, DriftChain) else (part,)))
             return flat[0] if len(flat) == 1 else DriftChain(flat)
-    raise ValueError(f"not a drift: {spec!r}; write a kind ({', '.join(DRIFTS)}), a mapping or a list of these")
+    raise ValueError(f"not a drift: {spec!r}; write a kind ({', '.join(KINDS)}), a mapping or a list of these")
 
 
 def drift_as_plain(drift: Drift | DriftChain | None) -> list[dict] | None:

@@ -21,7 +21,7 @@ from lightning_fwd.data.sample_random import SampleRandom
 SPIKE = 4.0  # impulse noise on a standardised signal: a reading of plus or minus four standard deviations
 
 
-Apply = Callable[[Tensor, float, SampleRandom], Tensor]
+Apply = Callable[..., Tensor]  #: (x, severity, random) -> x
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,8 @@ class DriftKind:
         levels: the severities named 1 to 5.
         step: 0 for any real severity, 1 for whole numbers, 2 for odd ones. Whole numbers count pixels (or time steps).
         signals: whether it means anything on signals; a function where it does to them something else than `apply`.
+        audio: whether it is of recordings (B, T), and of these only.
+        others: whether `apply` takes other recordings (N, T) as a fourth argument.
     """
 
     apply: Apply
@@ -46,9 +48,13 @@ class DriftKind:
     levels: Sequence[float]
     step: int = 0
     signals: Apply | bool = True
+    audio: bool = False
+    others: bool = False
 
-    def apply_to(self, x: Tensor, severity: float, random: SampleRandom, signal: bool) -> Tensor:
+    def apply_to(self, x: Tensor, severity: float, random: SampleRandom, signal: bool, others: Tensor | None = None) -> Tensor:
         """`apply`, or what takes its place on signals."""
+        if self.others:
+            return self.apply(x, severity, random, others)
         return (self.signals if signal and callable(self.signals) else self.apply)(x, severity, random)
 
 

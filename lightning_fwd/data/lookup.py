@@ -17,6 +17,7 @@ from sklearn.datasets import fetch_openml, load_digits
 
 from lightning_fwd.data.dataset import KEYS, Dataset, dataset_from_arrays
 from lightning_fwd.data.har import HAR_DRIFTS, har_domains
+from lightning_fwd.data.mlperf_sets import speech_commands, visual_wake_words
 from lightning_fwd.data.npz import JpegImages, read_npz
 from lightning_fwd.data.subsets import hold_out
 
@@ -52,6 +53,8 @@ _ENTRIES = {
     "fashion_mnist": _Entry("Fashion-MNIST", "fashion_mnist.npz", _GARMENTS, _Download("Fashion-MNIST", (28, 28), (1000,) * 10)),
     "cifar10": _Entry("CIFAR-10", "cifar10.npz", _CIFAR, _Download("CIFAR_10", (3, 32, 32), (1000,) * 10), "cifar10_jpeg.npz"),
     "har": _Entry("HAR", "spsw_har_windows.npz", ()),
+    "speech_commands": _Entry("Speech Commands (MLPerf Tiny)", "speech_commands_mlperf.npz", ()),
+    "visual_wake_words": _Entry("Visual Wake Words (MLPerf Tiny)", "visual_wake_words_mlperf.npz", ()),
 }
 DATASETS: tuple[str, ...] = ("digits", *_ENTRIES)
 """The names that `load_dataset` knows."""
@@ -61,9 +64,9 @@ def load_dataset(name: str, *, root: str | Path | None = None, limit: int | None
     """Load a data set by name or path. Loaded once per process; treat the arrays as read-only.
 
     Args:
-        name: "digits" (comes with scikit-learn), "mnist", "fashion_mnist", "cifar10", "har"; or the path of an .npz
-            with the arrays x_train, y_train, x_test, y_test (and classes, if you like), or of a folder of such files,
-            which are joined in the order of their names. See `dataset_from_arrays` for the shapes.
+        name: one of `DATASETS` ("digits" comes with scikit-learn); or the path of an .npz with the arrays x_train, y_train, x_test, y_test (and
+            classes, if you like), or of a folder of such files, which are joined in the order of their names. See `dataset_from_arrays` for the
+            shapes.
         root: folder with the files, in place of the one that the environment variable LIGHTNING_FWD_DATA names.
         limit: at most so many samples of train and of test, class shares kept.
 
@@ -106,6 +109,8 @@ def _from_file(name: str, path: Path, drift: str) -> tuple[Dataset, Dataset]:
         if drift not in domains:
             raise ValueError(f"unknown real drift {drift!r} of 'har'; known are: {', '.join(HAR_DRIFTS)}")
         return domains[drift]
+    if name in _HALVES:
+        return (_read_halves(path.resolve(), changed, name),) * 2
     read = _read_jpeg if path.name == _ENTRIES[name].lossy_file else _read_plain
     return (read(path.resolve(), changed, name),) * 2
 
@@ -114,6 +119,14 @@ def _from_file(name: str, path: Path, drift: str) -> tuple[Dataset, Dataset]:
 def _read_plain(path: Path, changed: int, name: str) -> Dataset:
     entry = _ENTRIES[name]
     return dataset_from_arrays(read_npz(path, KEYS), entry.title, entry.classes, str(path))
+
+
+_HALVES = {"speech_commands": speech_commands, "visual_wake_words": visual_wake_words}
+
+
+@lru_cache(maxsize=2)
+def _read_halves(path: Path, changed: int, name: str) -> Dataset:
+    return _HALVES[name](path, _ENTRIES[name].title)
 
 
 @lru_cache(maxsize=1)

@@ -324,4 +324,4 @@ def test_damaged_cifar_and_har_files(tmp_path):
 
 
 def test_names_are_public():
-    assert DATASETS == ("digits", "mnist", "fashion_mnist", "cifar10", "har")
+    assert DATASETS == ("digits", "mnist", "fashion_mnist", "cifar10", "har", "speech_commands", "visual_wake_words")

@@ -1,6 +1,11 @@
 """Accuracy won back over the number of labels: the staged rows of a comparison recipe under several drifts, as one table.
 
+    LIGHTNING_FWD_DATA=... python tools/benchmarks/recovery.py --out runs/recovery --choose 100 2000
     LIGHTNING_FWD_DATA=... python tools/benchmarks/recovery.py --out runs/recovery
+
+``--choose``: for these numbers of labels the rate of each stage, stage by stage, by the mean accuracy over the drifts on another seed and the
+validation part; written to ``rates.json``. A run takes the rates of the nearest number of labels there; without the file each adaptation chooses
+among the recipe's rates by the samples that it holds back.
 
 Epochs grow where labels are few, so that each stage that learns takes at least ``--steps`` steps, the same for every row. Interrupted runs
 go on where they stopped; ``--no-train`` makes the table of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and seed,
@@ -14,11 +19,14 @@ import dataclasses
 import json
 import math
 import statistics
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
+
+from torch import Tensor, nn
 
 from lightning_fwd.adaptation import Stage, adapt
 from lightning_fwd.compare import Row, Scenario, load_scenario
-from lightning_fwd.compare.in_stages import prepared
 from lightning_fwd.models import build
 from lightning_fwd.recipes import quiet
 from lightning_fwd.recipes.accuracy import accuracy
@@ -26,6 +34,7 @@ from lightning_fwd.strict_yaml import load_yaml
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare_resnet8_recovery.yaml"
 DRIFTS = ("noise=0.08", "contrast=0.3", "blur=3")
+CHOOSING_SEED, CHOOSING_SAMPLES = 100, 1000
 
 
 def main() -> None:
@@ -37,21 +46,23 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, help="in place of the recipe's")
     parser.add_argument("--rows", nargs="+", help="only these")
     parser.add_argument("--steps", type=int, default=150, help="a stage that learns takes so many at least")
+    parser.add_argument("--choose", nargs="+", type=int, help="only choose the rates, for these numbers of labels")
     parser.add_argument("--no-train", action="store_true", help="only the table")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "results.jsonl"
+    if options.choose:
+        choose(options)
+        return
+    file, rates = options.out / "results.jsonl", rates_in(options.out)
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    recipe = load_yaml(options.recipe.read_text())
     for labels in options.labels if not options.no_train else ():
         for drift in options.drifts:
-            scenario = load_scenario(options.recipe, {"data": {**recipe["data"], "drift": drift}, "adapt_samples": labels})
-            for seed in options.seeds or scenario.seeds:
-                for row in scenario.all_rows():
+            world = World(options.recipe, drift, labels, options.out)
+            for seed in options.seeds or world.scenario.seeds:
+                for row in world.rows(options.rows):
                     key = {"row": row.name, "drift": drift, "labels": labels, "seed": seed}
-                    wanted = options.rows is None or row.name in options.rows
-                    if wanted and not any(all(line[k] == v for k, v in key.items()) for line in done):
-                        done.append(key | run(scenario, row, seed, options.steps, options.out / "source"))
+                    if not any(all(line[k] == v for k, v in key.items()) for line in done):
+                        done.append(key | world.run(row, seed, options.steps, nearest(rates, labels)))
                         with file.open("a") as results:
                             results.write(json.dumps(done[-1]) + "\n")
                         print(done[-1], flush=True)
@@ -60,23 +71,126 @@ def main() -> None:
     print(table)
 
 
-def run(scenario: Scenario, row: Row, seed: int, steps: int, source_file: Path) -> dict:
-    """One row: its accuracy on the test samples in percent, and its stages."""
-    quiet(seed)
-    network = build(scenario.model, **scenario.model_args).eval()
-    target, said = scenario.data_module(seed, "target"), []
-    if row.stages:
-        stages = prepared(row, network, scenario.data_module(0, "source"), source_file)
-        done = adapt(network, [longer(stage, scenario.adapt_samples, steps) for stage in stages], target.tensors("train"), seed=seed)
-        network, said = done.network, [str(stage) for stage in done.stages]
-    return {"accuracy": accuracy(network, *target.tensors(scenario.split)), "stages": said}
+Rates = dict[str, dict[str, float]]  #: by row and stage
+
+
+def rates_in(out: Path) -> dict[int, Rates]:
+    file = out / "rates.json"
+    return {int(labels): rates for labels, rates in json.loads(file.read_text()).items()} if file.exists() else {}
+
+
+def nearest(rates: dict[int, Rates], labels: int) -> Rates:
+    return rates[min(rates, key=lambda known: abs(math.log(known / labels)))] if rates else {}
+
+
+class World:
+    """One drift and one number of labels."""
+
+    def __init__(self, recipe: Path, drift: str, labels: int, out: Path):
+        raw = load_yaml(recipe.read_text())
+        self.scenario: Scenario = load_scenario(recipe, {"data": {**raw["data"], "drift": drift}, "adapt_samples": labels})
+        self.labels, self.source_file = labels, out / "source"
+
+    def rows(self, wanted: list[str] | None) -> list[Row]:
+        return [row for row in self.scenario.all_rows() if wanted is None or row.name in wanted]
+
+    @lru_cache(maxsize=4)  # noqa: B019 (a world lives as long as the program)
+    def samples(self, seed: int, split: str) -> tuple[Tensor, Tensor]:
+        return self.scenario.data_module(seed, "target").tensors(split)
+
+    @lru_cache(maxsize=4)  # noqa: B019
+    def start(self, seed: int, first: str) -> tuple[nn.Module, list[str]]:
+        """The network after a row's first stages, those that need no labels; ``first`` is their repr. Rows that begin alike share it."""
+        network = build(self.scenario.model, **self.scenario.model_args).eval()
+        stages = next((s for row in self.rows(None) if repr(s := label_free(row)) == first), [])
+        if not stages:
+            return network, []
+        done = adapt(network, self.prepared(stages, network), self.samples(seed, "train"), seed=seed)
+        return done.network, [str(stage) for stage in done.stages]
+
+    def prepared(self, stages: list[Stage], network: nn.Module) -> list[Stage]:
+        """The stages with the source's moments, which are measured once."""
+        moments = self.source_file.with_suffix(".moments.safetensors")
+        known = moments.exists()
+        stages = [
+            dataclasses.replace(s, method=dataclasses.replace(s.method, source=str(moments)))
+            if known and hasattr(s.method, "source")
+            else s
+            for s in stages
+        ]
+        if known:
+            return stages
+        source = self.scenario.data_module(0, "source")
+        return [stage.prepared(network, source, self.source_file) for stage in stages]
+
+    def run(self, row: Row, seed: int, steps: int, rates: Rates) -> dict:
+        """One row: its accuracy on the test samples in percent, and its stages."""
+        quiet(seed)
+        network, said = self.start(seed, repr(label_free(row)))
+        said = list(said)
+        if rest := learning(row):
+            chosen = rates.get(row.name, {})
+            stages = [dataclasses.replace(longer(s, self.labels, steps), lr=chosen.get(s.name, s.lr)) for s in rest]
+            done = adapt(network, self.prepared(stages, network), self.samples(seed, "train"), seed=seed)
+            network, said = done.network, said + [str(stage) for stage in done.stages]
+        return {"accuracy": accuracy(network, *self.samples(seed, "test"), batch=100), "stages": said}
+
+
+def label_free(row: Row) -> list[Stage]:
+    """The stages before the first that learns: labels only judge them, so it is all one whether they run alone."""
+    stages = row.adaptation()
+    return stages[: next((i for i, stage in enumerate(stages) if stage.learns), len(stages))]
+
+
+def learning(row: Row) -> list[Stage]:
+    return row.adaptation()[len(label_free(row)) :]
 
 
 def longer(stage: Stage, labels: int, steps: int) -> Stage:
     """A stage that learns, with at least so many steps."""
     if not stage.learns:
         return stage
-    return dataclasses.replace(stage, epochs=max(5, math.ceil(steps * stage.batch_size / labels)))
+    return dataclasses.replace(stage, epochs=max(stage.epochs or 5, math.ceil(steps * stage.batch_size / labels)))
+
+
+def choose(options: argparse.Namespace) -> None:
+    """Write ``rates.json``."""
+    rates = rates_in(options.out)
+    for labels in options.choose:
+        worlds = [World(options.recipe, drift, labels, options.out) for drift in options.drifts]
+        for row in worlds[0].rows(options.rows):
+            if learning(row):
+                rates.setdefault(labels, {})[row.name] = rates_of(row, worlds, lambda stage, n=labels: longer(stage, n, options.steps))
+                (options.out / "rates.json").write_text(json.dumps(rates, indent=1))
+
+
+def rates_of(row: Row, worlds: list[World], lengthened: Callable[[Stage], Stage]) -> dict[str, float]:
+    """The best rate of each stage of a row, the stages before it having theirs."""
+    quiet(CHOOSING_SEED)
+    states = [world.start(CHOOSING_SEED, repr(label_free(row)))[0] for world in worlds]
+    best = {}
+    for stage in map(lengthened, learning(row)):
+        after, means = {}, {}
+        for lr in stage.lr:
+            fixed = dataclasses.replace(stage, lr=lr)
+            after[lr] = [
+                adapt(s, [fixed], w.samples(CHOOSING_SEED, "train"), held_back=0, seed=CHOOSING_SEED).network
+                for s, w in zip(states, worlds, strict=True)
+            ]
+            means[lr] = statistics.fmean(validated(network, world) for network, world in zip(after[lr], worlds, strict=True))
+        best[stage.name] = max(means, key=means.get)
+        states = after[best[stage.name]]
+        print(
+            f"{worlds[0].labels} labels, {row.name}, {stage.name}: " + ", ".join(f"{lr:g} {m:.1f}" for lr, m in means.items()), flush=True
+        )
+    return best
+
+
+def validated(network: nn.Module, world: World) -> float:
+    x, y = world.samples(CHOOSING_SEED, "val")
+    every = max(1, len(y) // CHOOSING_SAMPLES)
+    right = accuracy(network, x[::every], y[::every], batch=100)
+    return right if right == right else 0.0
 
 
 def as_markdown(lines: list[dict]) -> str:
