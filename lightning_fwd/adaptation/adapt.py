@@ -108,10 +108,10 @@ def _check(stages: list[Stage], samples: Samples, held_back: float) -> None:
         )
     if samples.y is not None and (samples.y.is_floating_point() or int(samples.y.min()) < 0):
         raise LightningFwdError(f"adapt: labels of {samples.y.dtype} from {samples.y.min():g}", "they are class indices", "count from 0")
-    learning = [stage.name for stage in stages if stage.learns]
-    if learning and samples.y is None:
+    reading = [stage.name for stage in stages if stage.reads_labels]
+    if reading and samples.y is None:
         raise LightningFwdError(
-            f"stage {learning[0]} learns from labels and got none", "", "give (x, y), or stages without labels: statistics, alignment"
+            f"stage {reading[0]} learns from labels and got none", "", "give (x, y), or stages without labels: statistics, alignment"
         )
     if samples.y is not None and held_back > 0 and len(split(samples.y, held_back, 0)[1]) < 2:
         raise LightningFwdError(
@@ -136,7 +136,7 @@ class _Run:
 
     def all_for(self, stage: Stage) -> tuple[Tensor, Tensor | None]:
         """All samples that a stage can learn from."""
-        return (self.samples.x, self.samples.y) if stage.learns else (self.samples.inputs, None)
+        return (self.samples.x, self.samples.y) if stage.reads_labels else (self.samples.inputs, None)
 
     def try_stage(self, state: nn.Module, stage: Stage, learned: bool) -> tuple[nn.Module, StageResult, Stage | None]:
         """``(network, what became of the stage, the candidate taken or None)``."""

@@ -115,7 +115,7 @@ def adaptation_cost(
 
 
 def _samples_seen(stage: Stage, labelled: int, inputs: int) -> int:
-    return (stage.epochs or (5 if stage.learns else 1)) * (labelled if stage.learns else inputs)
+    return (stage.epochs or (5 if stage.learns else 1)) * (labelled if stage.reads_labels else inputs)
 
 
 def _rewritten(net: nn.Module, stage: Stage, example: Tensor) -> RewrittenModel:

@@ -63,8 +63,13 @@ class Stage:
 
     @property
     def learns(self) -> bool:
-        """Whether it needs labels."""
+        """Whether it follows a loss on labels."""
         return not self.method.updates_buffers_only
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether it needs labels, be it only to weigh samples by their classes."""
+        return self.learns or self.method.needs_target
 
     def candidates(self) -> Iterator[Stage]:
         """The stage with one rule, nothing left open, and one rate: all among which an adaptation chooses."""

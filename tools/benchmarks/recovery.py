@@ -9,7 +9,7 @@ among the recipe's rates by the samples that it holds back.
 
 Epochs grow where labels are few, so that each stage that learns takes at least ``--steps`` steps, the same for every row. Interrupted runs
 go on where they stopped; ``--no-train`` makes the table of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and seed,
-with what became of each stage) and ``recovery.md``.
+with what became of each stage, and of rows without a choice the accuracy without the guard, where it rolled something back) and ``recovery.md``.
 """
 
 from __future__ import annotations
@@ -133,7 +133,16 @@ class World:
             stages = [dataclasses.replace(longer(s, self.labels, steps), lr=chosen.get(s.name, s.lr)) for s in rest]
             done = adapt(network, self.prepared(stages, network), self.samples(seed, "train"), seed=seed)
             network, said = done.network, said + [str(stage) for stage in done.stages]
-        return {"accuracy": accuracy(network, *self.samples(seed, "test"), batch=100), "stages": said}
+        result = {"accuracy": self.tested(network, seed), "stages": said}
+        if any(": rolled back" in stage for stage in said) and not any(stage.is_open for stage in row.adaptation()):
+            network = build(self.scenario.model, **self.scenario.model_args).eval()
+            stages = self.prepared([longer(s, self.labels, steps) for s in row.adaptation()], network)
+            unguarded = adapt(network, stages, self.samples(seed, "train"), held_back=0, seed=seed).network
+            result["unguarded"] = self.tested(unguarded, seed)
+        return result
+
+    def tested(self, network: nn.Module, seed: int) -> float:
+        return accuracy(network, *self.samples(seed, "test"), batch=50)
 
 
 def label_free(row: Row) -> list[Stage]:

@@ -7,13 +7,14 @@ every layer instead of the last, by the optimal-transport map between Gaussians,
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from ...errors import RewriteError
 from ...graph.constants import INSERTED
@@ -37,12 +38,16 @@ class Alignment(LearningMethod):
 
     Args:
         source: file of :func:`source_moments`; None: only the batch norms are recomputed, layer by layer.
-        strength: of the map, 0 to 1, in layers aligned by channels; None: an adaptation chooses between 0.5 without and 1.0 with patches; a fit
-            takes 0.5.
+        strength: of the map, 0 to 1, in layers aligned by channels; 0: only the batch norms are set right; None: an adaptation chooses between 0.5
+            without and 1.0 with patches; a fit takes 0.5.
         patches: so many of the first convolutions are aligned by whole patches (what one position reads: C x kernel values), which tells noise
             from what it covers.
         patch_strength: of the map in these.
         samples: per round.
+        norms: ``"target"`` gives a batch norm the statistics of the target; ``"relative"`` moves those it has by as much as what it reads has moved
+            from the source to the target: right where the norms were trained on another mix of classes than both.
+        class_mix: the share of each class among what the norms were trained on. Samples then count by their labels, so that the target shows that
+            mix too; a first round counts the labels.
     """
 
     updates_buffers_only: ClassVar[bool] = True  # no optimizer: weights are given new values, not gradients
@@ -53,6 +58,12 @@ class Alignment(LearningMethod):
     patches: int = 0
     patch_strength: float = 0.75
     samples: int = 100
+    norms: Literal["target", "relative"] = "target"
+    class_mix: Sequence[float] | None = None
+
+    @property
+    def needs_target(self) -> bool:  # type: ignore[override]  # a matter of the settings here
+        return self.class_mix is not None
 
     def variants(self) -> list[LearningMethod]:
         if self.strength is not None or self.source is None:
@@ -70,9 +81,10 @@ class Alignment(LearningMethod):
             raise RewriteError(
                 f"Alignment: strength={self.strength}, patch_strength={self.patch_strength}", "1 is the whole map", "use 0 to 1"
             )
+        self._check_mix(model)
         norms = find_norms(model.graph, model, model.opaque)
         convolutions: list[Place] = []
-        if self.source is not None:
+        if self.source is not None and self.strength != 0:
             found = find_convolutions(model.graph, model, self.patches)
             convolutions = [p for p in found if shift_survives(model.graph, model, p)]
         if not convolutions + norms:
@@ -83,12 +95,29 @@ class Alignment(LearningMethod):
                 else "its map is folded into these",
                 "give source=FILE, written by lf.source_moments" if self.source is None else "choose another method for this model",
             )
-        state = _State(self.source, convolutions, norms, model)
+        state = _State(self.source, convolutions, norms, model, self)
         model.inserted.alignment = state.to(model.example_input.device)
-        state.rounds = in_rounds(model.graph, convolutions + norms)
+        state.rounds = in_rounds(model.graph, convolutions + norms, counting=self.class_mix is not None)
         model.freeze({name for name, _ in model.named_parameters()})
 
+    def _check_mix(self, model: RewrittenModel) -> None:
+        if self.norms == "relative" and self.source is None:
+            raise RewriteError(
+                "Alignment: norms='relative' without the source's moments",
+                "it compares what a norm reads with what it read at home",
+                "give source=FILE, written by lf.source_moments",
+            )
+        mix = self.class_mix
+        if mix is None:
+            return
+        numbers = not isinstance(mix, str) and isinstance(mix, Sequence) and all(isinstance(m, int | float) for m in mix)
+        if not numbers or len(mix) != model.num_classes or not all(0 <= m < float("inf") for m in mix) or not sum(mix) > 0:
+            raise RewriteError(
+                f"Alignment: class_mix={mix!r}", f"it is a share for each of {model.num_classes} classes", "give as many numbers from 0"
+            )
+
     def check_step(self, model: RewrittenModel, x: Tensor, target: Tensor | None) -> None:
+        super().check_step(model, x, target)
         model.inserted.alignment.refresh()
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
@@ -99,13 +128,17 @@ class Alignment(LearningMethod):
         yield Logits(logits)
         if now is None:
             return
-        sums = []
+        sums, weights = [], state.weights(record.target) if self.class_mix is not None else None
         for place, value in zip(now.places, values, strict=True):
             key, moments = state.key(place), state.moments_of(place)
             with torch.no_grad(), phase("normalisation"), layer(place.path):
-                sums.append(moments.added(value, place.readings(model.get_submodule(place.path))))
+                sums.append(moments.added(value, place.readings(model.get_submodule(place.path)), weights))
             for name, new in sums[-1].items():
                 yield Update(f"{INSERTED}.alignment.moments.{key}.{name}", getattr(moments, name), value=new)
+        if not now.places:  # the round that counts labels
+            with torch.no_grad(), phase("normalisation"):
+                counts = state.labels + one_hot(record.target, len(state.labels)).sum(0)
+            yield Update(f"{INSERTED}.alignment.labels", state.labels, value=counts)
         with torch.no_grad(), phase("update"):
             seen = state.seen + len(record.input)
         if type(seen) is Tensor and int(seen) >= self.samples:  # never while being traced
@@ -122,6 +155,9 @@ class Alignment(LearningMethod):
         mean, spread = mean_and_covariance(state.moments_of(place).centre, **sums)
         if place.kind == "norm":
             unbiased = spread * (sums["count"] / (sums["count"] - 1).clamp_min(1))
+            if self.norms == "relative":
+                home = (state.get_buffer(f"{state.key(place)}/{name}") for name in ("mean", "spread"))
+                mean, unbiased = relative(module, mean, unbiased, *home)
             yield Update(f"{path}.running_mean", module.running_mean, value=mean.to(module.running_mean.dtype))
             yield Update(f"{path}.running_var", module.running_var, value=unbiased.clamp_min(0).to(module.running_var.dtype))
             return
@@ -162,25 +198,32 @@ class _State(nn.Module):
     """What the source had, and the sums of the target, of each place.
 
     Attributes:
-        round, seen: how many rounds are done, and samples of the present one. shipped_bytes: of the source's moments in their file.
+        round, seen: how many rounds are done, and samples of the present one. labels: how often each class was counted.
+        shipped_bytes: of the source's moments in their file.
     """
 
     rounds: list[Round]
 
-    def __init__(self, source: str | None, convolutions: list[Place], norms: list[Place], model: RewrittenModel):
+    def __init__(self, source: str | None, convolutions: list[Place], norms: list[Place], model: RewrittenModel, rule: Alignment):
         super().__init__()
+        device, weighted = model.example_input.device, rule.class_mix is not None
+        if rule.class_mix is not None:
+            self.register_buffer("labels", torch.zeros(len(rule.class_mix), dtype=torch.int64, device=device))
+            self.register_buffer("mix", torch.tensor(rule.class_mix, dtype=torch.float32) / sum(rule.class_mix), persistent=False)
         device = model.example_input.device
         self.register_buffer("round", torch.zeros((), dtype=torch.int64, device=device))
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64, device=device))
         self.moments, self.shipped_bytes, self._round = nn.ModuleDict(), 0, 0
-        sizes = [_inputs_of(model.get_submodule(p.path), p) for p in convolutions]
-        for place, (mean, spread, size) in zip(convolutions, read_moments(source, convolutions, sizes) if source else [], strict=True):
+        compared = convolutions + (norms if rule.norms == "relative" else [])
+        sizes = [_inputs_of(model.get_submodule(p.path), p) for p in compared]
+        for place, (mean, spread, size) in zip(compared, read_moments(source, compared, sizes) if source else [], strict=True):
             key = self.key(place)
             self.register_buffer(f"{key}/mean", mean, persistent=False)
             self.register_buffer(f"{key}/spread", spread, persistent=False)
-            self.moments[key], self.shipped_bytes = Moments(mean, spread.ndim == 2), self.shipped_bytes + size
+            self.moments[key], self.shipped_bytes = Moments(mean, spread.ndim == 2, weighted), self.shipped_bytes + size
         for place in norms:
-            self.moments[self.key(place)] = Moments(model.get_buffer(f"{place.path}.running_mean"), False)
+            if place not in compared:
+                self.moments[self.key(place)] = Moments(model.get_buffer(f"{place.path}.running_mean"), False, weighted)
 
     @staticmethod
     def key(place: Place) -> str:
@@ -188,6 +231,10 @@ class _State(nn.Module):
 
     def moments_of(self, place: Place) -> Moments:
         return self.moments[self.key(place)]
+
+    def weights(self, target: Tensor) -> Tensor:
+        """How much each sample counts ``(B,)``: 1 on average over the samples whose labels were counted."""
+        return (self.mix * self.labels.sum() / self.labels.clamp_min(1))[target]
 
     def refresh(self) -> None:
         """Note the round, for a step whose tensors are traced and have no values."""
@@ -199,6 +246,19 @@ class _State(nn.Module):
         return self.rounds[self._round] if self._round < len(self.rounds) else None
 
 
+def relative(norm: nn.Module, mean: Tensor, var: Tensor, home_mean: Tensor, home_var: Tensor) -> tuple[Tensor, Tensor]:
+    """The norm's own statistics, moved as its input has moved from the source to the target ``(C,)`` each.
+
+    With r = sqrt(var / home_var): what the norm gives on the target then has the mean and spread that it gave on the source.
+    """
+    own_mean, own_var = norm.running_mean.double(), norm.running_var.double()
+    floor = 1e-3 * own_var + 1e-6  # a channel that hardly varies at home would be stretched without bound
+    r = ((var + floor) / (home_var + floor)).sqrt()
+    return mean - (home_mean - own_mean) * r, (own_var + norm.eps) * r.square() - norm.eps
+
+
 def _inputs_of(module: nn.Module, place: Place) -> int:
+    if place.kind == "norm":
+        return module.num_features
     kernel = torch.Size(module.kernel_size).numel() if place.kind == "patches" else 1
     return module.in_channels * kernel

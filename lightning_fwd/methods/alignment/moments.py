@@ -14,18 +14,19 @@ class Moments(nn.Module):
     Args:
         centre: near the mean ``(d,)``, e.g. the source's.
         full: with all products ``(d, d)``; else the squares ``(d,)``.
+        weighted: whether samples count unequally: then ``count`` is a sum of weights.
     """
 
-    def __init__(self, centre: Tensor, full: bool):
+    def __init__(self, centre: Tensor, full: bool, weighted: bool = False):
         super().__init__()
         size, device = len(centre), centre.device
         self.register_buffer("centre", centre.detach().float().clone())
         self.register_buffer("total", torch.zeros(size, device=device))
         self.register_buffer("products", torch.zeros(*(size, size) if full else (size,), device=device))
-        self.register_buffer("count", torch.zeros((), dtype=torch.int64, device=device))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float32 if weighted else torch.int64, device=device))
 
-    def added(self, x: Tensor, readings: list[Reading]) -> dict[str, Tensor]:
-        """The sums with more samples ``x (B, C, ...)``, by the name of the buffer; nothing is changed.
+    def added(self, x: Tensor, readings: list[Reading], weights: Tensor | None = None) -> dict[str, Tensor]:
+        """The sums with more samples ``x (B, C, ...)``, by the name of the buffer; nothing is changed. ``weights (B,)``: how much each counts.
 
         A value of a patch is (channel, place of the kernel), as in the convolution's weight. Its products are made place by place, so that the
         patches of all positions never stand in memory: two readings of the size of x do.
@@ -33,13 +34,17 @@ class Moments(nn.Module):
         places = range(len(readings))
         centres = self.centre.reshape(-1, len(readings)).unbind(1)
         around = [lambda k=k: readings[k](x).float() - centres[k] for k in places]
-        total = torch.stack([around[k]().sum(0) for k in places], 1).flatten()
-        count = self.count + around[0]().shape[0]
+        if weights is None:
+            weighed, seen = around, around[0]().shape[0]
+        else:
+            rows = weights.float().repeat_interleave(around[0]().shape[0] // len(x))[:, None]  # each position as its sample
+            weighed, seen = [lambda k=k: around[k]() * rows for k in places], rows.sum()
+        total, count = torch.stack([weighed[k]().sum(0) for k in places], 1).flatten(), self.count + seen
         if self.products.ndim == 1:
-            return {"total": self.total + total, "products": self.products + around[0]().square().sum(0), "count": count}
-        blocks = {(a, b): around[a]().t() @ around[b]() for a in places for b in places if a <= b}
-        rows = [torch.stack([blocks[a, b] if a <= b else blocks[b, a].t() for b in places], -1) for a in places]  # (C, C, K) each
-        products = torch.stack(rows, 1).flatten(2).flatten(0, 1)  # (C, K, C, K) -> (d, d)
+            return {"total": self.total + total, "products": self.products + (weighed[0]() * around[0]()).sum(0), "count": count}
+        blocks = {(a, b): weighed[a]().t() @ around[b]() for a in places for b in places if a <= b}
+        rows_of = [torch.stack([blocks[a, b] if a <= b else blocks[b, a].t() for b in places], -1) for a in places]  # (C, C, K) each
+        products = torch.stack(rows_of, 1).flatten(2).flatten(0, 1)  # (C, K, C, K) -> (d, d)
         return {"total": self.total + total, "products": self.products + products, "count": count}
 
     def add(self, x: Tensor, readings: list[Reading]) -> None:

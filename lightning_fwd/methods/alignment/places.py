@@ -119,15 +119,18 @@ def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
 
 
-def in_rounds(graph: fx.Graph, places: list[Place]) -> list[Round]:
-    """Divide the places so that each is measured after all those before it are final: two that do not depend on each other share a pass."""
+def in_rounds(graph: fx.Graph, places: list[Place], counting: bool = False) -> list[Round]:
+    """Divide the places so that each is measured after all those before it are final: two that do not depend on each other share a pass.
+
+    ``counting``: a round without places comes first.
+    """
     order = {n: i for i, n in enumerate(graph.nodes)}
     level: dict[fx.Node, int] = {}
     for place in sorted(places, key=lambda p: order[p.node]):
         before = ancestors([place.node.args[0]])
         level[place.node] = 1 + max((level[n] for n in level if n in before), default=0)
     nodes, inputs, logits = whole(graph)
-    rounds = []
+    rounds = [Round([], Segment(nodes, inputs, [*logits]))] if counting else []
     for number in range(1, max(level.values(), default=0) + 1):
         now = sorted((p for p in places if level[p.node] == number), key=lambda p: order[p.node])
         rounds.append(Round(now, Segment(nodes, inputs, [*logits, *(p.node.args[0] for p in now)])))
