@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -18,7 +20,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     keys = ((Scenario, "Keys of a scenario"), (Row, "Keys of each of its rows"), (Training, "Keys of pretrain and adapt"))
     parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), NAMES])
     parser.add_argument("-c", "--config", required=True, help="scenario, e.g. recipes/compare_digits_drift.yaml")
-    parser.add_argument("--out", required=True, type=Path, help="folder for results.csv, summary.md and pareto.png; run again to resume")
+    parser.add_argument(
+        "--out", required=True, type=Path, help="folder for results.csv, report.html, summary.md and pareto.png; run again to resume"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a look: one seed, 200 test samples, at most 50 labels and 3 epochs; no figures to report"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
     parser.add_argument("--device", help="in place of the scenario's")
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the scenario's")
@@ -31,13 +38,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pretrain, drift, adapt by each rule: accuracy and cost in one table."""
-    from ..compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
+    from ..compare import compare, load_scenario, plot_pareto, print_table, quick, summarise, write_html, write_markdown
 
     overrides = {k: v for k in ("seeds", "device", "width", "accelerator") if (v := getattr(options, k)) is not None}
     scenario, console = load_scenario(options.config, overrides), Console()
+    if options.quick:
+        scenario = quick(scenario)
     lines = summarise(scenario, compare(scenario, options.out, options.jobs, console, options.keep_weights))
     print_table(scenario, lines, console)
     write_markdown(scenario, lines, options.out / "summary.md")
+    write_html(scenario, lines, options.out / "report.html", shlex.join(["lightning-fwd", *sys.argv[1:]]))
     plot_pareto(scenario, lines, options.out / "pareto.png")
-    console.print(f"wrote {options.out}/results.csv, summary.md, pareto.png", highlight=False)
+    console.print(f"wrote {options.out}/results.csv, report.html, summary.md, pareto.png", highlight=False)
     return 0

@@ -11,6 +11,8 @@ from ..adaptation import Adaptation, Stage, adapt, adaptation_cost
 from ..models import build
 from .scenario import Row, Scenario
 
+BACK = "rolled back: "  #: begins a note of what the guard took back
+
 
 def prepared(row: Row, network: torch.nn.Module, source: Any, weights: Path) -> list[Stage]:
     """The row's stages with what their rules take along of the source, written beside the weights that it belongs to."""
@@ -25,7 +27,7 @@ def run_stages(row: Row, network: torch.nn.Module, source: Any, target: Any, wei
 def said_of(adaptation: Adaptation) -> str:
     """What the guard rolled back, for the table's notes."""
     back = [f"{stage.name} ({stage.note})" for stage in adaptation.stages if not stage.kept]
-    return f"rolled back: {', '.join(back)}" if back else ""
+    return f"{BACK}{', '.join(back)}" if back else ""
 
 
 def price_stages(scenario: Scenario, row: Row, weights: Path) -> dict[str, Any]:

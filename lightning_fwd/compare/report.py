@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ..errors import LightningFwdError
 from .folder import Result
+from .in_stages import BACK
 from .scenario import Scenario
 
 
@@ -22,7 +23,7 @@ class Line:
     """One method over all seeds; accuracies as (mean, standard deviation) in percent, ``won_back`` in percent of what the drift took.
 
     Of one seed the deviation is NaN. A row that has no result in some seed has NaN for its means, and ``failed`` says why: "diverged", with the seeds
-    if not in all, or "n/a" where the rule never made a step.
+    if not in all, or "n/a" where the rule never made a step. ``rolled_back``: per seed, what the guard of an adaptation in stages took back.
     """
 
     method: str
@@ -39,6 +40,8 @@ class Line:
     host_ms: float
     note: str
     failed: str = ""
+    guarded: bool = False
+    rolled_back: tuple[str, ...] = ()
 
 
 def summarise(scenario: Scenario, results: Sequence[Result]) -> list[Line]:
@@ -54,6 +57,7 @@ def summarise(scenario: Scenario, results: Sequence[Result]) -> list[Line]:
                 _mean_std([_won_back(r) for r in mine]), _mean_std(columns["accuracy_source_after"]),
                 mine[0].macs_per_step, mine[0].peak_ram_bytes, mine[0].flash_bytes, mine[0].device_ms_per_step,
                 1e3 * statistics.median(columns["seconds_per_step"]), next((r.note for r in mine if r.note), ""), _failed(mine),
+                bool(row.stages), tuple(f"seed {r.seed}: {r.note[at + len(BACK):]}" for r in mine if (at := r.note.find(BACK)) >= 0),
             ))  # fmt: skip
     return lines
 
@@ -78,12 +82,12 @@ def _won_back(result: Result) -> float:
     return 100.0 * (result.accuracy_adapted - result.accuracy_drifted) / lost if lost else float("nan")
 
 
-_HEADERS = ("method", "adapted", "won back", "on source", "kMAC", "RAM KiB", "Flash KiB", "ms")
+HEADERS = ("method", "adapted", "won back", "on source", "kMAC", "RAM KiB", "Flash KiB", "ms")
 
 
-def _cells(line: Line) -> tuple[str, ...]:
+def cells(line: Line) -> tuple[str, ...]:
     if line.failed:
-        return (line.method, line.failed, *[""] * (len(_HEADERS) - 2))
+        return (line.method, line.failed, *[""] * (len(HEADERS) - 2))
     accuracies = line.method, _pct(line.adapted), _pct(line.won_back, 0), _pct(line.source_after)
     if line.macs == 0:
         return (*accuracies, "", "", "", "")
@@ -91,7 +95,7 @@ def _cells(line: Line) -> tuple[str, ...]:
     return (*accuracies, *cost)
 
 
-def _notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
+def notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
     """What the columns mean, and which rows have no figure and why."""
     over = f"mean ± standard deviation over {len(scenario.seeds)} seeds" if len(scenario.seeds) > 1 else "one seed"
     before = f"Before drift {_pct(lines[0].source)}, after drift {_pct(lines[0].drifted)}. " if lines else ""
@@ -120,27 +124,27 @@ def _pct(value: tuple[float, float], digits: int = 1) -> str:
 def print_table(scenario: Scenario, lines: Sequence[Line], console: Console) -> None:
     """The table in the terminal: controls dim, the best rule bold."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, collapse_padding=True)
-    for header in _HEADERS:
+    for header in HEADERS:
         table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
     best = max((line.adapted[0] for line in lines if not (line.control or math.isnan(line.adapted[0]))), default=None)
     for line in lines:
-        table.add_row(*_cells(line), style="dim" if line.control else "bold" if line.adapted[0] == best else None)
-    console.print(_title(scenario), style="italic", highlight=False, markup=False)
+        table.add_row(*cells(line), style="dim" if line.control else "bold" if line.adapted[0] == best else None)
+    console.print(title_of(scenario), style="italic", highlight=False, markup=False)
     console.print(table)
-    for note in _notes(scenario, lines):
+    for note in notes(scenario, lines):
         console.print(note, highlight=False, markup=False)
 
 
-def _title(scenario: Scenario) -> str:
+def title_of(scenario: Scenario) -> str:
     data = scenario.data_module(scenario.seeds[0], "target")
     return f"{scenario.model} on {data.title}, {scenario.adapt_samples} labelled target samples"
 
 
 def write_markdown(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
     """The table as Markdown."""
-    rows = [_HEADERS, ["---", *["---:"] * (len(_HEADERS) - 1)], *map(_cells, lines)]
+    rows = [HEADERS, ["---", *["---:"] * (len(HEADERS) - 1)], *map(cells, lines)]
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    file.write_text(f"# {_title(scenario)}\n\n{body}\n\n" + "\n".join(_notes(scenario, lines)) + "\n")
+    file.write_text(f"# {title_of(scenario)}\n\n{body}\n\n" + "\n".join(notes(scenario, lines)) + "\n")
 
 
 def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
@@ -196,5 +200,5 @@ def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
     left.set_ylabel("accuracy on the target after adaptation [%]")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=9)
-    figure.suptitle(_title(scenario), fontsize=11)
+    figure.suptitle(title_of(scenario), fontsize=11)
     figure.savefig(file, dpi=130)

@@ -1,0 +1,36 @@
+"""A comparison cut down to a look: that everything runs, not what it gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from .scenario import Row, Scenario
+
+EPOCHS, RATES, LABELS, TESTED = 3, 2, 50, 200
+
+
+def quick(scenario: Scenario) -> Scenario:
+    """The same rows for one seed, on 200 test samples, with at most 50 labels, 3 epochs and 2 rates to choose from."""
+    training = {
+        name: dataclasses.replace(t, epochs=min(EPOCHS, t.epochs))
+        for name in ("pretrain", "adapt")
+        if (t := getattr(scenario, name)) is not None
+    }
+    return dataclasses.replace(
+        scenario,
+        data={**scenario.data, "test_samples": min(TESTED, scenario.data.get("test_samples") or TESTED)},
+        rows=[_quick_row(row) for row in scenario.rows],
+        seeds=scenario.seeds[:1],
+        adapt_samples=min(LABELS, scenario.adapt_samples),
+        **training,
+    )
+
+
+def _quick_row(row: Row) -> Row:
+    return dataclasses.replace(row, epochs=row.epochs and min(EPOCHS, row.epochs), stages=[_quick_stage(stage) for stage in row.stages])
+
+
+def _quick_stage(stage: dict[str, Any]) -> dict[str, Any]:
+    fewer: dict[str, Any] = {"epochs": min(EPOCHS, stage["epochs"])} if stage.get("epochs") else {}
+    return stage | fewer | ({"lr": stage["lr"][:RATES]} if isinstance(stage.get("lr"), list) else {})
