@@ -113,6 +113,7 @@ ROWS = [
         exact=False,
         trains=lambda name: False,
     ),
+    Row("forward_forward: context", lambda: lf.ForwardForward(label="context"), ("conv",)),
     Row("local_loss", lf.LocalLoss),
     Row("local_loss: 2 blocks", lambda: lf.LocalLoss(granularity=2, batch_norm="freeze"), ("conv", "residual")),
     Row("local_loss: folded", lambda: lf.LocalLoss(batch_norm="fold"), ("conv", "residual"), exact=False, trains=lambda name: False),

@@ -42,12 +42,40 @@ def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int, bool]
             repeated = graph.call_function(repeat, (x, label))
         repeated.meta.update(tensor_meta=x.meta["tensor_meta"], block=0)
         x.replace_all_uses_with(repeated, delete_user_cb=lambda user: user is not repeated)
+    _add_behind(model, layer, z, label, make_planes, "label_embedding")
+
+
+def insert_label_context(model: RewrittenModel, make_planes: Callable[[int, bool], nn.Module], repeat: Callable) -> None:
+    """Insert ``z = planes(z, label)`` behind the first layer of every block but the last, each with weights of its own: a bias that depends on the
+    label. The samples themselves stay as they are, in all blocks. As :func:`insert_label_planes`.
+
+    Raises:
+        RewriteError: the first layer of a block gives several tensors.
+    """
+    insert_label_planes(model, make_planes, repeat)
+    label = next(n for n in model.graph.nodes if n.op == "placeholder" and n.name == "label")
+    for block in model.plan[1:-1]:
+        layer = next((n for n in block.nodes if layer_of(n, model)), None)
+        if layer is None:
+            continue
+        if shape_of(layer) is None:
+            raise RewriteError(
+                f"a label has no place behind {layer_of(layer, model)}",
+                "it gives several tensors",
+                "use label='planes', in the first block only",
+            )
+        z = next((u for u in layer.users if len(layer.users) == 1 and _normalises_each_channel(u, model)), layer)
+        _add_behind(model, layer, z, label, make_planes, f"label_embedding_{block.index}")
+
+
+def _add_behind(model: RewrittenModel, layer: fx.Node, z: fx.Node, label: fx.Node, make_planes: Callable, name: str) -> None:
+    """``planes(z, label)`` in the place of z, the value behind ``layer``."""
     last = units_last([layer], model)
     planes = make_planes(shape_of(z)[-1 if last else 1], last)
-    model.inserted.add_module("label_embedding", planes.to(model.example_input.device, z.meta["tensor_meta"].dtype))
-    with graph.inserting_after(z):
-        added = graph.call_module(f"{INSERTED}.label_embedding", (z, label))
-    added.meta.update(tensor_meta=z.meta["tensor_meta"], block=0)
+    model.inserted.add_module(name, planes.to(model.example_input.device, z.meta["tensor_meta"].dtype))
+    with model.graph.inserting_after(z):
+        added = model.graph.call_module(f"{INSERTED}.{name}", (z, label))
+    added.meta.update(tensor_meta=z.meta["tensor_meta"], block=z.meta.get("block", 0))
     for user in [u for u in z.users if u is not added]:
         user.replace_input_with(z, added)
     for block in model.plan:

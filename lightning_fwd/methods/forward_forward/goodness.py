@@ -18,15 +18,27 @@ class SampleNorm(nn.Module):
 
 
 class SquaredGoodness(nn.Module):
-    """``(B, ...) -> (B,)``: mean or sum over a sample's squared activations, in float32 whatever the precision of the activations."""
+    """``(B, ...) -> (B,)``: mean or sum over a sample's squared activations, in float32 whatever the precision of the activations.
 
-    def __init__(self, reduction: Literal["mean", "sum"]):
+    ``"spatial"``: ``(B, cells)``, the mean square of each cell of a grid over the positions, so that each part of a map has to tell positive from
+    negative (after the spatial goodness of ASGE, 2025).
+
+    Args:
+        grid: cells per dimension. units_last: whether the units lie in the last dimension, not in dimension 1.
+    """
+
+    def __init__(self, reduction: Literal["mean", "sum", "spatial"], grid: int = 1, units_last: bool = False):
         super().__init__()
-        self.reduction = reduction
+        self.reduction, self.grid, self.units_last = reduction, grid, units_last
 
     def forward(self, h: Tensor) -> Tensor:
-        squared = h.flatten(1).float().square()
-        return squared.mean(1) if self.reduction == "mean" else squared.sum(1)
+        squared = h.float().square()
+        if self.reduction == "spatial" and h.ndim > 2:
+            maps = squared.mean(-1 if self.units_last else 1)  # (B, positions)
+            pool = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}[maps.ndim - 1]
+            return pool(maps[:, None], [min(self.grid, size) for size in maps.shape[1:]]).flatten(1)
+        squared = squared.flatten(1)
+        return squared.sum(1) if self.reduction == "sum" else squared.mean(1, keepdim=self.reduction == "spatial")
 
 
 class _PassThrough(torch.autograd.Function):

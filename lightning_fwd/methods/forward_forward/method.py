@@ -55,12 +55,13 @@ class ForwardForward(LearningMethod):
 
     Args:
         granularity: how the model divides into blocks, see :func:`lightning_fwd.graph.blocks.find_blocks`.
-        goodness: ``"mean"`` or ``"sum"`` of squared activations.
+        goodness: ``"mean"`` or ``"sum"`` of squared activations; ``"spatial"``: the mean in each cell of a grid of ``pool`` per dimension.
         threshold: theta; None takes 1 for the mean and the number of units for the sum.
         loss: ``"threshold"`` (Hinton 2022) or ``"symmetric"`` (SymBa: positive against negative directly, no threshold).
         sharpness: factor on the goodness's margin in the loss (SymBa's alpha).
         label: ``"overlay"`` writes it over the first values, ``"planes"`` gives the first layer one plane per class beside the input,
-            ``"pattern"`` adds a wave per class to the whole input. ``"auto"``: overlay where the first layer is fully connected (not over
+            ``"context"`` every hidden block (a bias per channel and class: positive and negative are the same sample), ``"pattern"`` adds a wave per
+            class to the whole input. ``"auto"``: overlay where the first layer is fully connected (not over
             tokens) or recurrent and there is room, else planes.
         label_scale: size of the label against the input's values.
         negatives: ``"wrong"`` labels, uniformly; ``"hard"`` ones, drawn from the head's own prediction; ``"hybrid"`` images, mixed of two
@@ -76,7 +77,7 @@ class ForwardForward(LearningMethod):
         peer_normalisation: weight of the loss that draws all units towards equal mean activity; 0.03 in public implementations.
         greedy_steps: train the first hidden block alone for so many steps, then the next, the last one to the end; None trains all at once. A traced
             step (priced, exported) is one of the last block's.
-        pool: positions per dimension of a convolutional activation that the ``"layers"`` head sees.
+        pool: positions per dimension of a convolutional activation that the ``"layers"`` head sees, and of the spatial goodness.
         batch_norm: ``"freeze"``; ``"train"``: positive and negative samples share one batch and its statistics, and the running statistics are those
             of the pass that predicts; or ``"fold"``: the stored statistics are folded into the layer before, so that a small stored variance does not
             multiply its step.
@@ -89,11 +90,11 @@ class ForwardForward(LearningMethod):
     positive: ClassVar[tuple[str, ...]] = ("sharpness", "label_scale", "greedy_steps", "pool")
     not_negative: ClassVar[tuple[str, ...]] = ("peer_normalisation",)
     granularity: str | int | Sequence[str] = "layer"
-    goodness: Literal["mean", "sum"] = "mean"
+    goodness: Literal["mean", "sum", "spatial"] = "mean"
     threshold: float | None = None
     loss: Literal["threshold", "symmetric"] = "threshold"
     sharpness: float = 1.0
-    label: Literal["auto", "overlay", "planes", "pattern"] = "auto"
+    label: Literal["auto", "overlay", "planes", "context", "pattern"] = "auto"
     label_scale: float = 1.0
     negatives: Literal["wrong", "hard", "hybrid"] = "wrong"
     head: Literal["own", "layers"] = "own"
@@ -125,7 +126,7 @@ class ForwardForward(LearningMethod):
             insert_label(model, self.label, self.label_scale, self.seed)
         insert_block_walls(model)
         insert_normalisation(model, SampleNorm(), self.normalise_input)
-        insert_goodness_heads(model, lambda *where: SquaredGoodness(self.goodness), hidden)
+        insert_goodness_heads(model, lambda _block, _shape, last: SquaredGoodness(self.goodness, self.pool, last), hidden)
         if self.pass_through_relu:
             pass_through(model, hidden)
         device = model.example_input.device
@@ -170,8 +171,8 @@ class ForwardForward(LearningMethod):
         for block in model.block_runners[: len(model.block_runners) - 1 if stage is None else stage + 1]:
             parameters = block.parameters(model) if stage in (None, block.index) else {}
             with torch.set_grad_enabled(bool(parameters)), phase("forward"), self._tracked(model, "goodness"):
-                h, goodness = block(model, *inputs)
-            inputs = [h.detach()]
+                h, goodness = block(model, *inputs[: len(block.inputs)])
+            inputs = [h.detach(), *inputs[1:]]
             if parameters:
                 yield from self._learn(model, record, block, h, goodness, batch, parameters)
             del h, goodness
@@ -213,7 +214,7 @@ class ForwardForward(LearningMethod):
     def _threshold(self, h: Tensor) -> float:
         if self.threshold is not None:
             return self.threshold
-        return 1.0 if self.goodness == "mean" else float(h[0].numel())
+        return float(h[0].numel()) if self.goodness == "sum" else 1.0
 
     def beyond_the_step(self, model: RewrittenModel) -> str:
         stage = self._stage(model.inserted.counter, len(model.block_runners) - 1)
@@ -250,8 +251,8 @@ class ForwardForward(LearningMethod):
         if self.negatives != "hybrid":
             inputs.append(x.new_full((x.shape[0], model.num_classes), 1 / model.num_classes))
         for block in model.block_runners[:-1]:
-            h, _ = block(model, *inputs)
-            inputs = [h]
+            h, _ = block(model, *inputs[: len(block.inputs)])
+            inputs = [h, *inputs[1:]]
             if str(block.index) in model.inserted.readout:
                 yield model.inserted.readout[str(block.index)].pooled(model.inserted.normalise(h))
 
@@ -270,10 +271,10 @@ class ForwardForward(LearningMethod):
         inputs, total = [x, torch.eye(classes, device=x.device, dtype=x.dtype).repeat_interleave(batch, 0)], 0.0
         hidden = model.block_runners[:-1]
         for block in hidden:
-            h, goodness = block(model, *inputs)
+            h, goodness = block(model, *inputs[: len(block.inputs)])
             if block.index > 0 or len(hidden) == 1:
-                total = total + goodness
-            inputs = [h]
+                total = total + (goodness.mean(1) if goodness.ndim > 1 else goodness)
+            inputs = [h, *inputs[1:]]
         return total.reshape(classes, batch).t()
 
     def head_groups(self, model: RewrittenModel, x: Tensor) -> Iterator[tuple[list[nn.Module], list[Tensor]]]:

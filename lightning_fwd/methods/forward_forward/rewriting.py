@@ -11,7 +11,7 @@ from ...graph.blocks import Block, layer_of, parameters_of, shape_of
 from ...graph.programs import BlockRunner
 from ...graph.rewritten import RewrittenModel
 from ...passes import insert_label_embedding
-from ...passes.insert_label_planes import insert_label_planes
+from ...passes.insert_label_planes import insert_label_context, insert_label_planes
 from ...passes.pass_relu_gradient import pass_relu_gradient
 from .goodness import PassThroughReLU
 from .label_embedding import LabelOverlay, LabelPattern, LabelPlanes, repeat_samples
@@ -55,8 +55,9 @@ def insert_label(model: RewrittenModel, kind: str, scale: float, seed: int) -> N
     shape, classes = model.input_shape, model.num_classes
     if kind == "auto":
         kind = "overlay" if math.prod(shape) > classes and sees_the_whole_input(model) else "planes"
-    if kind == "planes":
-        insert_label_planes(model, lambda n, last: LabelPlanes(n, classes, scale, seed, last), repeat_samples)
+    if kind in ("planes", "context"):
+        insert = insert_label_context if kind == "context" else insert_label_planes
+        insert(model, lambda n, last: LabelPlanes(n, classes, scale, seed, last), repeat_samples)
     else:
         embedding = {"overlay": LabelOverlay, "pattern": LabelPattern}[kind]
         insert_label_embedding(model, embedding(shape, classes, scale))
