@@ -17,7 +17,8 @@ from ...graph.blocks import Block, parameters_of
 from ...graph.cross_entropy import cross_entropy
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
-from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads
+from ...graph.training_mode import untracked_statistics
+from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads, share_dropout_masks
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_logits, require_trainable
 from ..heads import ChannelGroups, ProjectionHead
 from ..local_gradients import local_gradients
@@ -39,6 +40,11 @@ class LocalLoss(LearningMethod):
             ``"last"``: the last hidden block's head; the model's own last block is not trained. ``"sum"``: the logits of all heads and of
             the model's own last block, added. From the first step on heads predict as drawn: on a pretrained model fit them to the source first, by
             :class:`lightning_fwd.callbacks.CalibrateHeads`.
+        error: what a hidden block learns from. ``"own"``: the cross-entropy of its head. ``"output"``: the error of the network's own prediction,
+            taken back through the head, which is then the block's guess of how its activation moves the logits, and stays as it is (fit it to the
+            source: :class:`lightning_fwd.callbacks.CalibrateHeads`). A step runs forward twice; a block still stores its own activations only.
+        lookahead: the head of a block stands so many blocks later, behind these as they are now (behind the last one: the model's own logits). A
+            block's step then stores their activations too; as deep as the model and with ``error="output"`` it is backpropagation.
         batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer before: right
             for a pretrained model, where a small stored variance would multiply the step of the layer before.
         seed: of the heads.
@@ -49,14 +55,21 @@ class LocalLoss(LearningMethod):
 
     needs_target: ClassVar[bool] = True
     positive: ClassVar[tuple[str, ...]] = ("temperature", "pool")
+    not_negative: ClassVar[tuple[str, ...]] = ("lookahead",)
     granularity: str | int | Sequence[str] = "layer"
     head: Literal["projection", "random", "groups"] = "projection"
     goodness: Literal["mean_square", "mean"] = "mean_square"
     temperature: float = 1.0
     pool: int = 2
     prediction: Literal["own", "last", "sum"] = "own"
+    error: Literal["own", "output"] = "own"
+    lookahead: int = 0
     batch_norm: Literal["train", "freeze", "fold"] = "train"
     seed: int = 0
+
+    @property
+    def forward_only(self) -> bool:  # type: ignore[override]  # a matter of the settings here
+        return self.lookahead == 0
 
     def rewrite(self, model: RewrittenModel) -> None:
         require_trainable(model, [name for name, _ in model.named_parameters()])
@@ -72,12 +85,21 @@ class LocalLoss(LearningMethod):
                 "heads sit on hidden blocks",
                 "use a finer granularity, or prediction='own'",
             )
-        if self.prediction != "own":
+        if self.error == "output" and self.prediction != "own":
+            raise RewriteError(
+                f"LocalLoss(error='output', prediction={self.prediction!r})",
+                "the error is that of the model's own prediction, which no head then makes",
+                "use prediction='own', or error='own'",
+            )
+        if self.prediction != "own" or self.lookahead:
             require_logits(model)
         if self.batch_norm == "fold":
             fold_batch_norm(model)
         generator = torch.Generator().manual_seed(self.seed)
-        insert_block_walls(model)
+        if self.error == "output":
+            share_dropout_masks(model, self.seed)
+        if not self.lookahead:  # a wall would stop what comes back from the blocks ahead
+            insert_block_walls(model)
         insert_goodness_heads(model, lambda *where: self._head(model, *where, generator), model.plan[:-1])
         if self.prediction == "last":
             model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
@@ -85,7 +107,7 @@ class LocalLoss(LearningMethod):
     def _head(self, model: RewrittenModel, block: Block, shape: tuple[int, ...], last: bool, generator: torch.Generator) -> nn.Module:
         classes, units = model.num_classes, shape[-1] if last else shape[1]
         if self.head != "groups":
-            return ProjectionHead(shape, classes, self.pool, generator, learned=self.head == "projection", units_last=last)
+            return ProjectionHead(shape, classes, self.pool, generator, self.head == "projection" and self.error == "own", last)
         if units % classes:
             raise RewriteError(
                 f"LocalLoss(head='groups'): {units} channels of block {block.name!r} do not divide into {classes} groups",
@@ -95,6 +117,9 @@ class LocalLoss(LearningMethod):
         return ChannelGroups(classes, self.goodness, self.temperature, units_last=last)
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        if self.error == "output":
+            yield from self._from_the_output(model, record)
+            return
         h, total = record.input, None
         predicting = model.block_runners[-2] if self.prediction == "last" else model.block_runners[-1]
         for block in model.block_runners[: predicting.index]:
@@ -104,6 +129,7 @@ class LocalLoss(LearningMethod):
             if self.prediction == "sum":
                 total = goodness.detach() if total is None else total + goodness.detach()
             if parameters:
+                goodness = self._ahead(model, block.index, h, goodness)
                 with torch.enable_grad(), phase("goodness"):
                     loss = cross_entropy(goodness, record.target) * record.loss_scale
                 yield from local_gradients(parameters, loss)
@@ -116,6 +142,34 @@ class LocalLoss(LearningMethod):
         del h, total
         error = yield Logits(logits)
         yield from local_gradients(predicting.parameters(model), logits, error)
+
+    def _ahead(self, model: RewrittenModel, index: int, h: Tensor, goodness: Tensor) -> Tensor:
+        """The goodness at the head that a block learns by: its own, or one ``lookahead`` blocks later, with a graph to ``h``."""
+        with torch.enable_grad(), phase("goodness"):
+            for block in model.block_runners[index + 1 : index + 1 + self.lookahead]:
+                with untracked_statistics(model):
+                    h, *more = block(model, h)
+                goodness = more[0] if more else h  # the last block gives the logits
+        return goodness
+
+    def _from_the_output(self, model: RewrittenModel, record: StepRecord) -> Updates:
+        """Predict; then once more block by block, each taught by the error of that prediction through its head."""
+        with torch.no_grad(), phase("forward"):
+            h = record.input
+            for block in model.block_runners:
+                h = block(model, h)[0]
+        error = yield Logits(h)
+        h = record.input
+        with untracked_statistics(model):
+            for block in model.block_runners:
+                parameters = block.parameters(model)
+                with torch.set_grad_enabled(bool(parameters)), phase("second_forward"):
+                    h, *more = block(model, h.detach())
+                if parameters:
+                    seen = self._ahead(model, block.index, h, more[0] if more else h)
+                    yield from local_gradients(parameters, seen, error)
+                    del seen
+                del more
 
     def predict(self, model: RewrittenModel, x: Tensor) -> Tensor:
         if self.prediction == "own" or not model.has_learned:
@@ -137,5 +191,5 @@ class LocalLoss(LearningMethod):
         for block in model.block_runners[:-1]:
             h, _ = block(model, h)
             head = model.inserted.heads[str(block.index)]
-            if isinstance(head, ProjectionHead) and head.linear.weight.requires_grad:
+            if isinstance(head, ProjectionHead) and self.head == "projection":
                 yield [head], [head.pooled(h)]

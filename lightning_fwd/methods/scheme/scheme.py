@@ -18,7 +18,7 @@ from ...strict_yaml import load_yaml
 from .ranking import Ranking, rank_channels
 
 Amount = float | Sequence[int]  #: of a layer's input channels: a fraction, or which
-Train = Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, Amount]
+Train = Literal["head", "biases", "norms"] | int | str | Sequence[str] | Mapping[str, Amount]
 Biases = Literal["trained", "all", "none"] | Sequence[str]
 
 
@@ -111,6 +111,8 @@ def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[s
         return dict.fromkeys(_head(model), fraction)
     if train == "biases":
         return {}
+    if train == "norms" and not under(names, "norms"):  # a module of that name comes first
+        return dict.fromkeys(_norms(model, names), 1.0)
     if isinstance(train, int) and not isinstance(train, bool):
         if not 1 <= train <= len(model.plan):
             raise RewriteError(f"train={train} blocks, the model has {len(model.plan)}", "", "choose fewer, or another granularity")
@@ -133,6 +135,16 @@ def _head(model: RewrittenModel) -> list[str]:
     return found
 
 
+def _norms(model: RewrittenModel, names: list[str]) -> list[str]:
+    """Names of the scales and shifts of all norms."""
+    found = [name for name in names if is_norm(model.get_submodule(name.rpartition(".")[0]))]
+    if not found:
+        raise RewriteError(
+            f'train="norms": {type(model.original).__name__} has no norm with parameters', "", 'train "biases", "head" or modules by name'
+        )
+    return found
+
+
 def _is_amount(amount: object) -> bool:
     if isinstance(amount, int | float):
         return not isinstance(amount, bool) and 0.0 < amount <= 1.0
@@ -141,7 +153,7 @@ def _is_amount(amount: object) -> bool:
 
 def _require_known(paths: object, names: list[str], what: str, model: RewrittenModel) -> None:
     known = {
-        "train": '"head", "biases", a number of blocks, module paths, or a scheme file (.yaml)',
+        "train": '"head", "biases", "norms", a number of blocks, module paths, or a scheme file (.yaml)',
         "biases": '"trained", "all", "none" or module paths',
     }
     paths = [paths] if isinstance(paths, str) or not isinstance(paths, Sequence | Mapping) else paths

@@ -32,9 +32,9 @@ class SparseUpdate(LearningMethod):
     a ReLU on the way one bit per element, and below the deepest trained layer there is no backward pass.
 
     Args:
-        train: ``"head"`` (the last layer), ``"biases"`` (every bias, batch norm's shift included), an int k (the last k blocks; the last one
-            holds the head), module paths (of a bare parameter: its name), a mapping of these to a fraction of their input channels (or the list
-            of channels), or a scheme file (``.yaml``) as the budget search writes it.
+        train: ``"head"`` (the last layer), ``"biases"`` (every bias, batch norm's shift included), ``"norms"`` (scale and shift of every norm), an
+            int k (the last k blocks; the last one holds the head), module paths (of a bare parameter: its name), a mapping of these to a fraction of
+            their input channels (or the list of channels), or a scheme file (``.yaml``) as the budget search writes it.
         channels: fraction of input channels for layers given without one; of a layer that is trained in part, a norm's scale stays frozen.
         biases: which biases learn: of the ``"trained"`` layers, ``"all"``, ``"none"``, or those of the modules named. A scheme file
             has its own.
@@ -51,7 +51,7 @@ class SparseUpdate(LearningMethod):
 
     forward_only: ClassVar[bool] = False
     repeats_frozen: ClassVar[bool] = True
-    train: Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
+    train: Literal["head", "biases", "norms"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
     channels: float = 1.0
     biases: Literal["trained", "all", "none"] | Sequence[str] = "trained"
     ranking: Ranking = "magnitude"

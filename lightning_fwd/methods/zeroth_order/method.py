@@ -43,7 +43,7 @@ class ZerothOrder(LearningMethod):
     """
 
     positive: ClassVar[tuple[str, ...]] = ("scale", "samples")
-    train: Literal["head", "biases"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
+    train: Literal["head", "biases", "norms"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
     scale: float = 1e-3
     samples: int = 1
     granularity: str | int | Sequence[str] = "layer"
