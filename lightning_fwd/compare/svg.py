@@ -113,7 +113,9 @@ class _Axes:
             parts.append(f'<path class="grid" d="M{_LEFT} {self.y(tick):.1f}H{_WIDTH - _RIGHT}"/>')
             parts.append(_text(_LEFT - 6, self.y(tick) + 4, f"{tick}", "end"))
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
-        ticks = [m * 10.0**d for d in decades for m in (1, 2, 5) if self.low <= math.log10(m * 10.0**d) <= self.high]
+        shown = ([m * 10.0**d for d in decades for m in some] for some in ((1, 2, 5), range(1, 10)))  # finer where the range is small
+        some = [[tick for tick in ticks if self.low <= math.log10(tick) <= self.high] for ticks in shown]
+        ticks = some[0] if len(some[0]) > 2 else some[1]
         for tick in ticks[:: 1 + len(ticks) // 8]:
             parts.append(f'<path class="grid" d="M{self.x(tick):.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>')
             parts.append(_text(self.x(tick), _HEIGHT - _BOTTOM + 16, f"{tick:,g}" if tick < 1e6 else f"{tick:.0e}", "middle"))

@@ -8,8 +8,9 @@ validation part; written to ``rates.json``. A run takes the rates of the nearest
 among the recipe's rates by the samples that it holds back.
 
 Epochs grow where labels are few, so that each stage that learns takes at least ``--steps`` steps, the same for every row. Interrupted runs
-go on where they stopped; ``--no-train`` makes the table of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and seed,
-with what became of each stage, and of rows without a choice the accuracy without the guard, where it rolled something back) and ``recovery.md``.
+go on where they stopped; ``--no-train`` makes the tables of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and seed,
+with what became of each stage; of rows without a choice where the guard rolled something back also the accuracy without it), ``recovery.md``
+and ``report.html``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ import argparse
 import dataclasses
 import json
 import math
+import shlex
 import statistics
+import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +30,8 @@ from torch import Tensor, nn
 
 from lightning_fwd.adaptation import Stage, adapt
 from lightning_fwd.compare import Row, Scenario, load_scenario
+from lightning_fwd.compare.html_report import label_curves, write_page
+from lightning_fwd.compare.html_report import table as html_table
 from lightning_fwd.models import build
 from lightning_fwd.recipes import quiet
 from lightning_fwd.recipes.accuracy import accuracy
@@ -68,6 +73,9 @@ def main() -> None:
                         print(done[-1], flush=True)
     table = as_markdown(done)
     (options.out / "recovery.md").write_text(table)
+    write_page(
+        f"Recovery over labels: {options.recipe.stem}", sections(done), shlex.join(["python", *sys.argv]), options.out / "report.html"
+    )
     print(table)
 
 
@@ -200,6 +208,30 @@ def validated(network: nn.Module, world: World) -> float:
     every = max(1, len(y) // CHOOSING_SAMPLES)
     right = accuracy(network, x[::every], y[::every], batch=100)
     return right if right == right else 0.0
+
+
+def sections(lines: list[dict]) -> list[str]:
+    """Of the page: curves over the labels per drift, and what the guard rolled back."""
+    curves: dict[str, dict[str, list[tuple[float, float, float]]]] = {}
+    for drift, row, labels in dict.fromkeys((line["drift"], line["row"], line["labels"]) for line in lines):
+        found = [line["accuracy"] for line in lines if (line["drift"], line["row"], line["labels"]) == (drift, row, labels)]
+        spread = statistics.stdev(found) if len(found) > 1 else math.nan
+        curves.setdefault(drift, {}).setdefault(row, []).append((labels, statistics.fmean(found), spread))
+    back = [
+        (
+            line["row"],
+            line["drift"],
+            str(line["labels"]),
+            str(line["seed"]),
+            stage.partition(";")[0],
+            shown([line["unguarded"]] if "unguarded" in line else []),
+        )
+        for line in lines
+        for stage in line["stages"]
+        if ": rolled back" in stage
+    ]
+    headers = ("row", "drift", "labels", "seed", "stage", "unguarded, %")
+    return [label_curves(curves), "<h2>What the guard rolled back</h2>", html_table(headers, back) if back else "<p>Nothing.</p>"]
 
 
 def as_markdown(lines: list[dict]) -> str:
