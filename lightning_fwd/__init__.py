@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .methods import *  # noqa: F403  # every rule of the registry
     from .methods import METHODS, LearningMethod, rewrite, source_moments
     from .passes import widen_head
-    from .strategies import ForwardOnlyStrategy, unwrap
+    from .strategies import ForwardOnlyDDPStrategy, ForwardOnlyStrategy, unwrap
 
 __version__ = "0.1.0"
 
@@ -58,6 +58,7 @@ _ROOM_OF = {
     "LearningMethod": "methods",
     "rewrite": "methods",
     "source_moments": "methods",
+    "ForwardOnlyDDPStrategy": "strategies",
     "ForwardOnlyStrategy": "strategies",
     "unwrap": "strategies",
     "widen_head": "passes",
@@ -70,6 +71,7 @@ __all__ = [
     "CaptureError",
     "Classifier",
     "Diagnosis",
+    "ForwardOnlyDDPStrategy",
     "ForwardOnlyStrategy",
     "Integer",
     "LearningMethod",

@@ -134,7 +134,7 @@ class Images(L.LightningDataModule):
     ("options", "said"),
     [
         (["--trainer.strategy=pepitta"], "learning rules by name: backprop"),
-        (["--trainer.devices=2"], "runs on one device, got 2"),
+        (["--trainer.strategy=pepita_fsdp"], "do not run under FSDP"),
         (["--model.lr=1e9"], "the loss is"),
         (["--model.model=resnet9"], "unknown model 'resnet9'"),
         (["--model.model_args={num_classes: 5}", "--trainer.strategy=local_loss"], "a label 9, the model has 5 classes"),

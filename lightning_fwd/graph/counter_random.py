@@ -23,6 +23,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from .across_ranks import share, whole_shape
+
 _MASK = 0xFFFFFFFF
 #: of :func:`uniform` on a device with 32-bit integers: the counter, eight of :func:`hash32`, a shift, the conversion, a product and a difference
 OPERATIONS_PER_DRAW = 13
@@ -49,7 +51,17 @@ def uniform(seed: int | Tensor, shape: Sequence[int], device: torch.device | Non
     return (random_bits(seed, shape, device) >> 8).to(torch.float32) * 2.0**-23 - 1.0
 
 
+def random_bits_of_samples(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """:func:`random_bits` for samples ``(B, ...)``: of a batch that is spread over ranks, this rank's part of the draws for all."""
+    return share(random_bits(seed, whole_shape(shape), device))
+
+
+def uniform_of_samples(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """:func:`uniform` for samples ``(B, ...)``, as :func:`random_bits_of_samples`."""
+    return share(uniform(seed, whole_shape(shape), device))
+
+
 def wrong_labels(target: Tensor, num_classes: int, seed: int | Tensor) -> Tensor:
     """For each label one of the other ``num_classes - 1``, uniformly (to within 2**-32); never the true one."""
-    offset = random_bits(seed, target.shape, target.device) % (num_classes - 1)
+    offset = random_bits_of_samples(seed, target.shape, target.device) % (num_classes - 1)
     return (target + 1 + offset) % num_classes

@@ -53,7 +53,7 @@ class RewrittenModel(View):
     how_captured: str
     draws_in_training: list[str]  # paths of modules that draw random numbers in training
     pending: PendingSteps
-    _custom_norms: list[str]
+    custom_norms: list[str]  # paths of modules that write floating-point buffers of their own in training
     inference: Segment  #: the original's own computation
 
     def __init__(self, net: nn.Module, method: Any, example_input: Tensor, granularity: Granularity = "layer"):
@@ -83,7 +83,7 @@ class RewrittenModel(View):
         self.graph.owning_module = None  # the nodes now refer to this module
         self.compile_inference()
         self.block_runners, self.pending = [], PendingSteps()
-        self.draws_in_training, self._custom_norms = [], []
+        self.draws_in_training, self.custom_norms = [], []
         for module in make_activations_out_of_place(net):
             self.on_undo(partial(setattr, module, "inplace", True))
 
@@ -221,11 +221,11 @@ class RewrittenModel(View):
         with self.in_mode(training=True):
             effects.see(self.example_input)
         state.restore()
-        self.draws_in_training, self._custom_norms = effects.draws, effects.writes
+        self.draws_in_training, self.custom_norms = effects.draws, effects.writes
 
     def _keep_in_eval(self) -> None:
         if self.method.freeze_batch_norm:
-            freeze_norms(self, self._custom_norms)
+            freeze_norms(self, self.custom_norms)
         if self.method.updates_buffers_only:  # nothing that dropout could regularise, and it would blur the statistics
             for child in self.children():
                 child.eval()

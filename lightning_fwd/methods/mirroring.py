@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..graph.counter_random import uniform
+from ..graph.across_ranks import total
+from ..graph.counter_random import uniform_of_samples
 from ..graph.phase import phase
 
 
@@ -26,11 +27,11 @@ def mirrored(run: Callable[[Tensor], Tensor], h: Tensor, seed: int, strength: fl
         strength: standard deviation of the noise.
     """
     with phase("projection"):
-        noise = uniform(seed, h.shape, h.device).to(h.dtype) * 3.0**0.5  # variance 1
+        noise = uniform_of_samples(seed, h.shape, h.device).to(h.dtype) * 3.0**0.5  # variance 1
     with phase("forward"):
         difference = run(h + strength * noise) - run(h - strength * noise)
     with phase("projection"):
-        return noise.flatten(1).t() @ difference
+        return total(noise.flatten(1).t() @ difference)
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ..errors import RewriteError, StepError
+from ..graph.across_ranks import mean as mean_over_ranks
+from ..graph.across_ranks import ranks
 from ..graph.constants import INSERTED
 from ..graph.phase import phase
 from ..graph.plain_layers import BATCH_NORMS, is_plain
@@ -27,7 +29,7 @@ class BatchStatistics(nn.Module):
         self.uses = tuple(f"{path}.{name}" for name, _ in norm.named_parameters())
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        count = x.numel() // x.shape[1]
+        count = x.numel() // x.shape[1] * ranks().size
         if count < 2:
             raise StepError(
                 f"batch norm {self.path!r} sees one value per channel, for an input of shape {tuple(x.shape)}",
@@ -40,9 +42,9 @@ class BatchStatistics(nn.Module):
     def _normalised(self, x: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
         dims = [0, *range(2, x.ndim)]
         # Mean, then squares around it: on a CPU some 20 times faster than torch.var_mean over these dimensions, and as exact.
-        mean = x.mean(dims, keepdim=True)
+        mean = mean_over_ranks(x.mean(dims, keepdim=True))
         centred = x - mean
-        var = centred.square().mean(dims, keepdim=True)
+        var = mean_over_ranks(centred.square().mean(dims, keepdim=True))
         factor, shape = torch.rsqrt(var + self.norm.eps), [1, -1, *[1] * (x.ndim - 2)]
         if self.norm.affine:
             y = centred * (factor * self.norm.weight.reshape(shape)) + self.norm.bias.reshape(shape)

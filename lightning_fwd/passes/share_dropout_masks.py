@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ..errors import RewriteError
 from ..graph.constants import INSERTED
-from ..graph.counter_random import hash32, uniform
+from ..graph.counter_random import hash32, uniform_of_samples
 from ..graph.rewritten import RewrittenModel
 
 DROPOUTS = {
@@ -29,7 +29,7 @@ class SharedDropout(nn.Module):
         if not self.training or self.p == 0:
             return x
         shape = x.shape if self.leading is None else (*x.shape[: self.leading], *[1] * (x.ndim - self.leading))
-        draws = uniform(self._inserted.counter * 1024 + self.offset, shape, x.device)
+        draws = uniform_of_samples(self._inserted.counter * 1024 + self.offset, shape, x.device)
         return x * (draws >= 2 * self.p - 1).to(x.dtype) / ((1 - self.p) or 1.0)  # p = 1: all is 0
 
 

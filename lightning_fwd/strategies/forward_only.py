@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -32,8 +32,8 @@ from .install import folded_state, inserted_state, install, installed, load_fold
 from .integer import require_plain_steps
 
 
-class ForwardOnlyStrategy(SingleDeviceStrategy):
-    """Train with a learning rule instead of backpropagation, on one CPU or GPU.
+class TrainsByRule(Strategy):
+    """What a strategy does for a learning rule, on one device or on several.
 
     The network inside the LightningModule is rewritten when the Trainer connects to it. ``training_step`` then computes its own loss as ever;
     the strategy takes the loss's gradient at the logits and lets the rule turn it into parameter gradients. Optimizers, schedulers,
@@ -46,17 +46,11 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         integer: train the rule's step lowered to integers, with the bits of a device without FPU; rate and momentum are those of the user's SGD.
         input_key, target_key: where the input and the labels are in a batch, if not first and second or under a usual name.
 
-    Example:
-        >>> Trainer(strategy="pepita")
-        >>> Trainer(strategy=ForwardOnlyStrategy(ForwardForward(goodness="sum")))
-
     Raises:
         CaptureError, RewriteError: the network cannot be captured, or the rule does not apply to it.
         StepError: with ``integer``: no SGD, a loss other than cross-entropy, or a step that cannot be lowered.
-        LightningFwdError: several devices, 16-mixed precision, several optimizers, LBFGS under a forward-only rule, or no example input.
+        LightningFwdError: 16-mixed precision, several optimizers, LBFGS under a forward-only rule, or no example input.
     """
-
-    strategy_name = "forward_only"
 
     def __init__(
         self,
@@ -72,25 +66,6 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
         self.method = get_method(method) if integer is None else IntegerRule(get_method(method), integer)
         self._module_name, self._example_input = module, example_input
         self._input_key, self._target_key = input_key, target_key
-        self._parallel_devices: list[torch.device] = []
-
-    # Lightning builds a strategy given by name without a device, and tells it the devices here.
-
-    @property
-    def parallel_devices(self) -> list[torch.device]:
-        return self._parallel_devices
-
-    @parallel_devices.setter
-    def parallel_devices(self, devices: list[torch.device]) -> None:
-        if len(devices or []) > 1:
-            raise LightningFwdError(
-                f"ForwardOnlyStrategy runs on one device, got {len(devices)}",
-                "its gradients are local and are not reduced between processes, so replicas would drift apart silently",
-                "use Trainer(devices=1)",
-            )
-        self._parallel_devices = devices
-        if devices:
-            self._root_device = devices[0]
 
     @property
     def rewritten(self) -> RewrittenModel | None:
@@ -298,6 +273,50 @@ class ForwardOnlyStrategy(SingleDeviceStrategy):
                 f"it was written by {method}, and each rule has parameters of its own (this is {self.method!r})",
                 "resume with the same rule, or start a new fit from the checkpoint's weights",
             ) from error
+
+
+class ForwardOnlyStrategy(TrainsByRule, SingleDeviceStrategy):
+    """Train with a learning rule instead of backpropagation, on one CPU or GPU; with more devices or nodes, as a :class:`ForwardOnlyDDPStrategy`.
+
+    Args: see :class:`TrainsByRule`.
+
+    Example:
+        >>> Trainer(strategy="pepita")
+        >>> Trainer(strategy=ForwardOnlyStrategy(ForwardForward(goodness="sum")))
+    """
+
+    strategy_name = "forward_only"
+    cluster_environment: Any = None
+    _parallel_devices: list[torch.device] | None = None
+
+    # Lightning builds a strategy given by name without a device, and tells it the devices and nodes here.
+
+    @property
+    def parallel_devices(self) -> list[torch.device] | None:
+        return self._parallel_devices
+
+    @parallel_devices.setter
+    def parallel_devices(self, devices: list[torch.device] | None) -> None:
+        self._parallel_devices = devices
+        if len(devices or []) > 1:
+            _distribute(self)
+        elif devices:
+            self._root_device = devices[0]
+
+    @property
+    def num_nodes(self) -> int:
+        return 1
+
+    @num_nodes.setter
+    def num_nodes(self, nodes: int) -> None:
+        if nodes > 1:
+            _distribute(self).num_nodes = nodes
+
+
+def _distribute(strategy: ForwardOnlyStrategy) -> Any:
+    from .distributed import distribute  # which is built on this module
+
+    return distribute(strategy)
 
 
 def _data_source(model: LightningModule) -> Any | None:

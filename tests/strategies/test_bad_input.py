@@ -175,11 +175,6 @@ def test_half_precision_with_loss_scaling(module, refused):
         run.fit(module, loader())
 
 
-def test_several_devices(module, refused):
-    with refused("one device, got 2", "devices=1"):
-        trainer("pepita", devices=2).fit(module, loader())
-
-
 def test_two_optimizers(module, refused):
     class Two(Task):
         def configure_optimizers(self):

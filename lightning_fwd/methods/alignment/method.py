@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from ...errors import RewriteError
+from ...graph.across_ranks import ranks
 from ...graph.constants import INSERTED
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
@@ -140,7 +141,7 @@ class Alignment(LearningMethod):
                 counts = state.labels + one_hot(record.target, len(state.labels)).sum(0)
             yield Update(f"{INSERTED}.alignment.labels", state.labels, value=counts)
         with torch.no_grad(), phase("update"):
-            seen = state.seen + len(record.input)
+            seen = state.seen + len(record.input) * ranks().size
         if type(seen) is Tensor and int(seen) >= self.samples:  # never while being traced
             for place, new in zip(now.places, sums, strict=True):
                 yield from self._set_right(model, state, place, new)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ...graph import across_ranks
 from .places import Reading
 
 
@@ -35,17 +36,19 @@ class Moments(nn.Module):
         centres = self.centre.reshape(-1, len(readings)).unbind(1)
         around = [lambda k=k: readings[k](x).float() - centres[k] for k in places]
         if weights is None:
-            weighed, seen = around, around[0]().shape[0]
+            weighed, seen = around, around[0]().shape[0] * across_ranks.ranks().size
         else:
             rows = weights.float().repeat_interleave(around[0]().shape[0] // len(x))[:, None]  # each position as its sample
-            weighed, seen = [lambda k=k: around[k]() * rows for k in places], rows.sum()
-        total, count = torch.stack([weighed[k]().sum(0) for k in places], 1).flatten(), self.count + seen
+            weighed, seen = [lambda k=k: around[k]() * rows for k in places], across_ranks.total(rows.sum())
+        total = across_ranks.total(torch.stack([weighed[k]().sum(0) for k in places], 1).flatten())
+        count = self.count + seen
         if self.products.ndim == 1:
-            return {"total": self.total + total, "products": self.products + (weighed[0]() * around[0]()).sum(0), "count": count}
+            products = across_ranks.total((weighed[0]() * around[0]()).sum(0))
+            return {"total": self.total + total, "products": self.products + products, "count": count}
         blocks = {(a, b): weighed[a]().t() @ around[b]() for a in places for b in places if a <= b}
         rows_of = [torch.stack([blocks[a, b] if a <= b else blocks[b, a].t() for b in places], -1) for a in places]  # (C, C, K) each
         products = torch.stack(rows_of, 1).flatten(2).flatten(0, 1)  # (C, K, C, K) -> (d, d)
-        return {"total": self.total + total, "products": self.products + products, "count": count}
+        return {"total": self.total + total, "products": self.products + across_ranks.total(products), "count": count}
 
     def add(self, x: Tensor, readings: list[Reading]) -> None:
         """Take more samples in."""

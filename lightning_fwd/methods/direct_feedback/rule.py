@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RewriteError
+from ...graph.across_ranks import mean
 from ...graph.blocks import Granularity, shape_of, units_last
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32
@@ -126,7 +127,7 @@ class DirectFeedback(LearningMethod):
         with torch.no_grad(), model.in_mode(training=False):  # noise is no sample: it must not enter batch norm's statistics
             for index, output in enumerate(outputs):
                 feedback, h = model.inserted.feedback[index], output.detach()
-                strength, total = self.mirror_noise * h.square().mean().sqrt(), 0.0
+                strength, total = self.mirror_noise * mean(h.square().mean()).sqrt(), 0.0
                 for i in range(rounds):
                     seed = (step << 16) + hash32(self.seed) + index * rounds + i
                     total = total + mirrored(lambda h, index=index: _rest(model, h, index + 1), h, seed, strength)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...graph.across_ranks import mean
+
 
 class SampleNorm(nn.Module):
     """Each sample divided by its root mean square: keeps the direction of the activity, drops its length."""
@@ -64,7 +66,8 @@ def peer_loss(h: Tensor, running_mean: Tensor, units_last: bool = False, momentu
     ``mean((mean(r) - r)**2)`` with ``r = 0.9 r + 0.1 mean(h)`` over positive samples ``h (B, n, ...)``, with
     ``units_last`` ``(B, ..., n)``: no unit may sleep, none may always fire.
     """
-    new = running_mean * momentum + h.mean([*range(h.ndim - 1)] if units_last else [0, *range(2, h.ndim)]) * (1 - momentum)
+    activity = mean(h.mean([*range(h.ndim - 1)] if units_last else [0, *range(2, h.ndim)]))
+    new = running_mean * momentum + activity * (1 - momentum)
     return (new.mean() - new).square().mean(), new.detach()
 
 

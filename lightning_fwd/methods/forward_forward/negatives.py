@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...graph.counter_random import random_bits, uniform
+from ...graph.across_ranks import gathered, share
+from ...graph.counter_random import random_bits_of_samples, uniform_of_samples
 
 
 def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
@@ -16,7 +17,7 @@ def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
     500 would be infinite.
     """
     batch, classes = logits.shape
-    noise = (random_bits(seed, (batch, classes), logits.device).float() + 0.5) * 2.0**-32
+    noise = (random_bits_of_samples(seed, (batch, classes), logits.device).float() + 0.5) * 2.0**-32
     score = logits.detach().float().log_softmax(1) - torch.log(-torch.log(noise.clamp_max(1 - 2.0**-24)))
     score = score.clamp_min(torch.finfo(score.dtype).min)  # above the true class's, even where a probability is 0
     true = F.one_hot(target, classes).bool()
@@ -30,7 +31,7 @@ def blob_mask(x: Tensor, seed: Tensor, rounds: int = 6) -> Tensor:
     mean, and a direction of few positions is blurred fewer times: no mask is all 0 or all 1, which would make the negative a positive.
     """
     shape = (x.shape[0], 1, *x.shape[2:]) if x.ndim > 2 else tuple(x.shape)
-    mask, dims = uniform(seed, shape, x.device), list(range(2 if x.ndim > 2 else 1, len(shape)))
+    mask, dims = uniform_of_samples(seed, shape, x.device), list(range(2 if x.ndim > 2 else 1, len(shape)))
     for turn in range(rounds):
         for dim in dims:
             if turn < shape[dim] // 4:
@@ -41,4 +42,5 @@ def blob_mask(x: Tensor, seed: Tensor, rounds: int = 6) -> Tensor:
 def hybrids(x: Tensor, seed: Tensor) -> Tensor:
     """Each sample mixed with the next one of the batch by a blob mask: right locally, wrong as a whole ``(B, ...)``."""
     mask = blob_mask(x, seed)
-    return x.roll(1, 0) + mask * (x - x.roll(1, 0))
+    other = share(gathered(x).roll(1, 0))
+    return other + mask * (x - other)

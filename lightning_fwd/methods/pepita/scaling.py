@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...graph.across_ranks import ranks, total
+
 UpdateScale = Literal["positions", "root", "none", "activity"]
 
 
@@ -24,8 +26,14 @@ def update_factor(scale: UpdateScale, positions: int, difference: Tensor, error:
     """
     if scale == "activity":
         tiny = torch.finfo(torch.float32).tiny ** 0.5
-        return error.float().norm() / (difference.float().norm() + tiny) / math.sqrt(positions)
+        return _length(error) / (_length(difference) + tiny) / math.sqrt(positions)
     return {"positions": 1.0 / positions, "root": positions**-0.5, "none": 1.0}[scale]
+
+
+def _length(x: Tensor) -> Tensor:
+    """Euclidean, of all samples together, those of other ranks included."""
+    norm = x.float().norm()
+    return norm if ranks().size == 1 else total(norm.square()).sqrt()
 
 
 class SampleStandardise(nn.Module):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...errors import RewriteError
+from ...graph.across_ranks import mean
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, uniform
 from ...graph.gradients import gradients
@@ -104,7 +105,7 @@ class SparseTraining(LearningMethod):
                 continue
             key, module = masked[name]
             if regrows:
-                new = self._regrown(named[name], grad, module.mask, record.counter, place)
+                new = self._regrown(named[name], mean(grad) if self.regrow == "gradient" else grad, module.mask, record.counter, place)
                 yield Update(name, named[name], value=named[name].detach() * module.mask * new)
                 yield Update(f"{INSERTED}.weight_masks.{key}.mask", module.mask, value=new)
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ...graph.across_ranks import mean
 from ...graph.constants import INSERTED
 from ...graph.step import Update
 
@@ -44,7 +45,7 @@ class ErrorSparsity(nn.Module):
         """The output channels that keep their error, that error, and the updates of the layer's two buffers."""
         axis, key = stage.channel_axis % grad.ndim, stage.path.replace(".", "/")
         count = grad.shape[axis]
-        sizes = grad.abs().sum([d for d in range(grad.ndim) if d != axis])
+        sizes = mean(grad.abs().sum([d for d in range(grad.ndim) if d != axis]))
         name = f"{INSERTED}.error_sparsity.{key}"
         total = sizes.sum()
         old = getattr(self, f"{key}/largest")
