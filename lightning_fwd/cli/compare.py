@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from .options import NAMES
+from .options import NAMES, add_worker_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -33,18 +33,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--accelerator", choices=("auto", "cpu", "gpu", "cuda", "mps"), help="what trains, in place of the scenario's (auto)"
     )
     parser.add_argument("--keep-weights", action="store_true", help="store each adapted network in adapted/ (.safetensors)")
-    parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+    add_worker_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Pretrain, drift, adapt by each rule: accuracy and cost in one table."""
     from ..compare import compare, load_scenario, plot_pareto, print_table, quick, summarise, write_html, write_markdown
+    from ..recipes import on_backend
 
     overrides = {k: v for k in ("seeds", "device", "width", "accelerator") if (v := getattr(options, k)) is not None}
     scenario, console = load_scenario(options.config, overrides), Console()
     if options.quick:
         scenario = quick(scenario)
-    lines = summarise(scenario, compare(scenario, options.out, options.jobs, console, options.keep_weights))
+    with on_backend(options.backend, options.address):
+        results = compare(scenario, options.out.resolve(), options.jobs, console, options.keep_weights)
+    lines = summarise(scenario, results)
     print_table(scenario, lines, console)
     write_markdown(scenario, lines, options.out / "summary.md")
     write_html(scenario, lines, options.out / "report.html", shlex.join(["lightning-fwd", *sys.argv[1:]]))

@@ -33,6 +33,13 @@ def add_model_options(parser: argparse.ArgumentParser, method: bool = True, requ
     )
 
 
+def add_worker_options(parser: argparse.ArgumentParser) -> None:
+    """How many trials run at a time, and where."""
+    parser.add_argument("--jobs", type=int, help="worker processes (default: one per core; on a cluster, all workers)")
+    parser.add_argument("--backend", choices=("loky", "dask", "ray"), default="loky", help="where trials run: this machine, or a cluster")
+    parser.add_argument("--address", help="of the cluster's scheduler, e.g. tcp://HOST:8786; all machines see --out under the same path")
+
+
 def build_model(options: argparse.Namespace, batch: int = 1, data_shape: Callable[[], tuple[int, ...] | None] = lambda: None):
     """The network that ``--model`` names, and an example input ``(batch, ...)``: of ``--input-shape``, the model's own, else ``data_shape()``."""
     import torch

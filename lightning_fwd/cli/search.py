@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ..errors import LightningFwdError
 from ..strict_yaml import load_yaml
-from .options import NAMES
+from .options import NAMES, add_worker_options
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--controls", type=int, default=0, metavar="N",
         help="also judge N random schemes that use up the same budget, on samples that had no part in the search",
     )  # fmt: skip
-    parser.add_argument("--jobs", type=int, help="worker processes (default: one per core)")
+    add_worker_options(parser)
 
 
 def _budget(text: str) -> str | dict:
@@ -41,13 +41,15 @@ def _budget(text: str) -> str | dict:
 
 def run(options: argparse.Namespace) -> int:
     """Find what to train under a budget: bytes of RAM, operations, or a device."""
+    from ..recipes import on_backend
     from ..search import load_search, search
 
     console = Console()
     overrides = {k: v for k in ("budget", "width") if (v := getattr(options, k)) is not None}
     if options.controls < 0:
         raise LightningFwdError(f"--controls {options.controls}", "", "give 0 or more")
-    found = search(load_search(options.config, overrides), options.out, options.jobs, console, options.controls)
+    with on_backend(options.backend, options.address):
+        found = search(load_search(options.config, overrides), options.out.resolve(), options.jobs, console, options.controls)
     console.print(
         f"budget {found.budget}: the step takes {found.ram_bytes:,} B RAM and {found.macs:,} MAC\n"
         f"weights {found.method.train}\nbiases {found.method.biases}\n"

@@ -1,5 +1,6 @@
 """What a YAML recipe is: read, checked, and started. Comparisons and searches build on it, and know nothing of each other."""
 
+from .cluster import BACKENDS, on_backend
 from .processes import caller_kept, worker_count
 from .read import differences, from_mapping, with_data_folder
 from .recipe import Recipe
@@ -18,6 +19,7 @@ from .start import (
 from .training import Training, fit, quiet, require_accelerator
 
 __all__ = [
+    "BACKENDS",
     "Recipe",
     "Training",
     "caller_kept",
@@ -25,6 +27,7 @@ __all__ = [
     "differences",
     "fit",
     "from_mapping",
+    "on_backend",
     "pretrain",
     "pretrained",
     "quiet",

@@ -12,19 +12,21 @@ from contextlib import contextmanager
 import joblib
 import numpy as np
 import torch
+from joblib.parallel import get_active_backend
 
 from ..errors import LightningFwdError
 
 
 def worker_count(jobs: int | None) -> int:
-    """How many worker processes: as asked for, else one per core that this process may use (affinity, containers and batch systems counted in).
+    """How many worker processes: as asked for, else as a ``joblib.parallel_config`` around this call says (-1: all workers of a cluster), else one
+    per core that this process may use (affinity, containers and batch systems counted in).
 
     Raises:
         LightningFwdError: fewer than one was asked for.
     """
     if jobs is not None and jobs < 1:
         raise LightningFwdError(f"jobs={jobs}", "so many worker processes do no work", "give 1 or more, or leave it out for one per core")
-    return jobs or joblib.cpu_count()
+    return jobs or get_active_backend()[1] or joblib.cpu_count()
 
 
 @contextmanager
