@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from typing_extensions import override
 
 from ..methods.calibrate import calibrate
-from ..strategies import ForwardOnlyStrategy
+from ..strategies import TrainsByRule
 
 
 class CalibrateHeads(Callback):
@@ -27,7 +27,7 @@ class CalibrateHeads(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         strategy = trainer.strategy
-        if not isinstance(strategy, ForwardOnlyStrategy) or strategy.network.has_learned:
+        if not isinstance(strategy, TrainsByRule) or strategy.network.has_learned:
             return
         batches = self.source
         if isinstance(batches, LightningDataModule):

@@ -8,7 +8,7 @@ from lightning.pytorch.strategies import StrategyRegistry
 from ..errors import LightningFwdError
 from ..methods import METHODS
 from .distributed import ForwardOnlyDDPStrategy, refuse_sharding
-from .forward_only import ForwardOnlyStrategy
+from .forward_only import ForwardOnlyStrategy, TrainsByRule
 from .install import install, installed, unwrap
 
 for _rule, _method in METHODS.items():
@@ -33,4 +33,4 @@ for _rule, _method in METHODS.items():
                 "import lightning_fwd first, or have the other package use another name",
             )
 
-__all__ = ["ForwardOnlyDDPStrategy", "ForwardOnlyStrategy", "install", "installed", "unwrap"]
+__all__ = ["ForwardOnlyDDPStrategy", "ForwardOnlyStrategy", "TrainsByRule", "install", "installed", "unwrap"]

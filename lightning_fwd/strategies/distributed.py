@@ -41,13 +41,20 @@ class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
         >>> Trainer(strategy="pepita", devices=4)
 
     Raises:
-        LightningFwdError: an integer rule; ranks that differ.
+        LightningFwdError: an integer rule, settings of torch's wrapper, or ranks that differ.
     """
 
     strategy_name = "forward_only_ddp"
 
     def __init__(self, *args: Any, check_every: int = 50, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        wrapper = ("ddp_comm_state", "ddp_comm_hook", "ddp_comm_wrapper", "model_averaging_period")
+        if unused := [*(name for name in wrapper if getattr(self, f"_{name}") is not None), *self._ddp_kwargs]:
+            raise LightningFwdError(
+                f"ForwardOnlyDDPStrategy({', '.join(f'{name}=...' for name in unused)})",
+                "these are settings of torch's DistributedDataParallel, which is not used: autograd never hands it the gradients that it waits for",
+                "leave them out: gradients of all rules are averaged once per optimizer step",
+            )
         self._begin(check_every)
 
     def _begin(self, check_every: int = 50) -> None:

@@ -103,6 +103,8 @@ def test_what_cannot_be_distributed():
         trainer(Own("pepita"), devices=2)
     with raises("integer training on several devices", "devices=1"):
         trainer(lf.ForwardOnlyStrategy("sparse_update", integer=lf.Integer()), devices=2)
+    with raises("find_unused_parameters=...", "leave them out"):
+        lf.ForwardOnlyDDPStrategy("pepita", find_unused_parameters=True)
     with raises("check_every=0", "at least 1"):
         lf.ForwardOnlyDDPStrategy("pepita", check_every=0)
 

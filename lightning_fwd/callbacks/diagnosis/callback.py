@@ -16,7 +16,7 @@ from typing_extensions import override
 from ...errors import LightningFwdError
 from ...graph.constants import is_inserted
 from ...graph.rewritten import RewrittenModel
-from ...strategies import ForwardOnlyStrategy
+from ...strategies import TrainsByRule
 from .frozen_control import FrozenControl
 from .reference_gradient import ReferenceGradient
 from .report import GainLine, LayerLine, angle, append, begin, by_layer, plot, relative_changes, table
@@ -80,7 +80,7 @@ class Diagnosis(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not isinstance(trainer.strategy, ForwardOnlyStrategy):
+        if not isinstance(trainer.strategy, TrainsByRule):
             raise LightningFwdError(
                 f"Diagnosis compares a learning rule with backpropagation, the strategy is {type(trainer.strategy).__name__}",
                 "it reads the step of a rewritten network",
@@ -188,7 +188,7 @@ class Diagnosis(Callback):
 
     @override
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._control is not None and isinstance(trainer.strategy, ForwardOnlyStrategy):
+        if self._control is not None and isinstance(trainer.strategy, TrainsByRule):
             self._counts = [0, 0, 0]
             self._watch(trainer.strategy.network)
 
@@ -250,9 +250,9 @@ class Diagnosis(Callback):
         self._batches = state_dict["batches"]
 
 
-def _strategy(trainer: Trainer) -> ForwardOnlyStrategy:
+def _strategy(trainer: Trainer) -> TrainsByRule:
     """The strategy, which on_fit_start has checked."""
-    return cast(ForwardOnlyStrategy, trainer.strategy)
+    return cast(TrainsByRule, trainer.strategy)
 
 
 def _weights(model: RewrittenModel) -> dict[str, Tensor]:
