@@ -7,7 +7,6 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,7 +21,7 @@ from ..cost import CostReport, step_cost
 from ..errors import RewriteError, StepError
 from ..methods import Statistics, rewrite
 from ..models import build
-from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, store_weights, worker_count
+from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, run_each, store_weights, worker_count
 from ..recipes.accuracy import accuracy
 from ..trace.optimizers import SGD
 from .folder import Result, open_folder, save
@@ -77,26 +76,22 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
             joblib.delayed(pretrain)(scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed), scenario.accelerator)
             for seed in untrained
         )
-        for _ in _parallel(jobs, calls):
+        for _ in run_each(jobs, calls):
             progress.advance(bar)
         rows = {row.name: row for row, _ in todo}
         bar = progress.add_task("price", total=len(rows), visible=bool(rows))
         costs: dict[str, Cost] = {}
-        for name, cost in _parallel(jobs, (joblib.delayed(price)(scenario, row, out) for row in rows.values())):
+        for name, cost in run_each(jobs, (joblib.delayed(price)(scenario, row, out) for row in rows.values())):
             costs[name] = cost
             progress.advance(bar)
         bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
         calls = (joblib.delayed(adapt)(scenario, row, seed, out, costs[row.name], keep_weights) for row, seed in todo)
-        for result in _parallel(jobs, calls):
+        for result in run_each(jobs, calls):
             results.append(result)
             results.sort(key=lambda r: (order.get(r.method, len(order)), r.seed))
             save(scenario, results, out)
             progress.update(bar, advance=1, description=f"adapt ({result.method}, seed {result.seed})")
     return results
-
-
-def _parallel(jobs: int, calls: Iterator) -> Iterator:
-    return joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
 
 
 def price(scenario: Scenario, row: Row, out: Path) -> tuple[str, Cost]:

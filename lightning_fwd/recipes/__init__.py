@@ -1,7 +1,7 @@
 """What a YAML recipe is: read, checked, and started. Comparisons and searches build on it, and know nothing of each other."""
 
 from .cluster import BACKENDS, on_backend
-from .processes import caller_kept, worker_count
+from .processes import caller_kept, run_each, worker_count
 from .read import differences, from_mapping, with_data_folder
 from .recipe import Recipe
 from .start import (
@@ -37,6 +37,7 @@ __all__ = [
     "require_keywords",
     "require_same_weights",
     "require_trained",
+    "run_each",
     "starting_network",
     "store_weights",
     "with_data_folder",

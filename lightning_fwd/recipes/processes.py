@@ -6,8 +6,9 @@ import logging
 import os
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import joblib
 import numpy as np
@@ -27,6 +28,13 @@ def worker_count(jobs: int | None) -> int:
     if jobs is not None and jobs < 1:
         raise LightningFwdError(f"jobs={jobs}", "so many worker processes do no work", "give 1 or more, or leave it out for one per core")
     return jobs or get_active_backend()[1] or joblib.cpu_count()
+
+
+def run_each(jobs: int, calls: Iterable, in_order: bool = False) -> Iterator[Any]:
+    """What ``joblib.delayed`` calls give, each as soon as it is known; all of it at the end where the backend hands out nothing before (Ray's)."""
+    if not get_active_backend()[0].supports_return_generator:
+        return iter(joblib.Parallel(n_jobs=jobs)(calls))
+    return joblib.Parallel(n_jobs=jobs, return_as="generator" if in_order else "generator_unordered")(calls)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from ..recipes import (
     require_fit,
     require_same_weights,
     require_trained,
+    run_each,
     starting_network,
     worker_count,
 )
@@ -214,7 +215,7 @@ class Measured:
             bar = progress.add_task("random schemes" if self._judging else "contributions", total=len(todo), visible=bool(todo))
             start = self._file.parent / START
             calls = (joblib.delayed(_measure)(self._spec, self._space, start, genome, drift, self._judging) for genome, drift in todo)
-            done = joblib.Parallel(n_jobs=self._jobs, return_as="generator")(calls)
+            done = run_each(self._jobs, calls, in_order=True)
             for (genome, drift), accuracy in zip(todo, done, strict=True):
                 self._known[genome, drift] = accuracy
                 csv.writer(file, lineterminator="\n").writerow([" ".join(map(str, genome)), drift, accuracy])

@@ -3,12 +3,13 @@
 import csv
 import sys
 
+import joblib
 import pytest
 import yaml
 
 from lightning_fwd import LightningFwdError
 from lightning_fwd.cli import main
-from lightning_fwd.recipes import on_backend, worker_count
+from lightning_fwd.recipes import on_backend, run_each, worker_count
 
 COMPARISON = {
     "data": {"dataset": "digits", "drift": "contrast=0.3"},
@@ -82,6 +83,15 @@ def test_a_backend_that_is_not_installed_is_named(monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
         with pytest.raises(LightningFwdError, match=f"backend {backend} is not installed"), on_backend(backend, "tcp://h:1"):
             pass
+
+
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing"])  # the latter, as Ray's, hands out nothing before the end
+@pytest.mark.parametrize("in_order", [False, True])
+def test_every_backend_hands_its_results_out(backend, in_order):
+    with joblib.parallel_config(backend, n_jobs=2):
+        assert worker_count(None) == 2
+        results = list(run_each(2, (joblib.delayed(abs)(-i) for i in range(5)), in_order))
+    assert (results if in_order else sorted(results)) == [0, 1, 2, 3, 4]
 
 
 def test_here_nothing_changes():

@@ -104,8 +104,8 @@ def compare(plain: dict[str, Outcome], ours: dict[str, Outcome]) -> tuple[Counte
     counts: Counter = Counter()
     rest = []
     for name, outcome in plain.items():
-        there = ours.get(name, Outcome("missing", "the run ended before it"))
-        if outcome.kind == "passed" and there.kind != "passed":
+        there = ours.get(name)
+        if outcome.kind == "passed" and there is not None and there.kind != "passed":
             limit = limit_of(there.said)
             counts[limit or "none of these"] += 1
             if limit is None:
@@ -132,7 +132,10 @@ def main() -> None:
     for rule in args.rules:
         ours = run(args.folder, args.tests, rule, out / f"{rule}.xml", args.timeout)
         counts, rest = compare(plain, ours)
-        print(f"\n{rule}: {dict(Counter(o.kind for o in ours.values()))}; of those that pass plain, {sum(counts.values())} do not")
+        both = sum(outcome.kind == "passed" and name in ours for name, outcome in plain.items())
+        print(f"\n{rule}: {dict(Counter(o.kind for o in ours.values()))}; of {both} that pass plain, {sum(counts.values())} do not")
+        if left := sum(name not in ours for name in plain):
+            print(f"  {left:4}  not reached: the run was stopped")
         for limit, count in counts.most_common():
             print(f"  {count:4}  {limit}")
         for name, said in rest:
