@@ -8,8 +8,9 @@ from lightning.pytorch.strategies import StrategyRegistry
 from ..errors import LightningFwdError
 from ..methods import METHODS
 from .distributed import ForwardOnlyDDPStrategy, refuse_sharding
-from .forward_only import ForwardOnlyStrategy, TrainsByRule
+from .forward_only import TrainsByRule
 from .install import install, installed, unwrap
+from .single_device import ForwardOnlyStrategy
 
 for _rule, _method in METHODS.items():
     _text = (_method.__doc__ or "").splitlines()[0]

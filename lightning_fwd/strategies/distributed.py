@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor, no_grad
+from torch import Tensor, device, no_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -19,7 +19,7 @@ from ..graph.across_ranks import Ranks, mean, together
 from ..graph.as_one_batch import AsOneBatch
 from ..graph.rewritten import RewrittenModel
 from ..integer import IntegerRule
-from .forward_only import ForwardOnlyStrategy, TrainsByRule
+from .forward_only import TrainsByRule
 from .gradients import average_gradients, copy_from_first, require_equal_ranks
 
 
@@ -173,28 +173,18 @@ class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
         require_equal_ranks(state, self.root_device, self._steps)
 
 
-def distribute(strategy: TrainsByRule) -> ForwardOnlyDDPStrategy:
-    """Make the single-device strategy the one for several: Lightning tells a strategy of its devices only after it was built.
-
-    Raises:
-        LightningFwdError: the strategy is of a class of the user's, which would be lost.
-    """
-    if type(strategy) is not ForwardOnlyStrategy:
-        raise LightningFwdError(
-            f"{type(strategy).__name__} with several devices or nodes",
-            "it is built on ForwardOnlyStrategy, which is for one",
-            "build it on ForwardOnlyDDPStrategy, or use Trainer(devices=1, num_nodes=1)",
-        )
+def distribute(strategy: TrainsByRule, devices: list[device] | None, cluster: Any) -> ForwardOnlyDDPStrategy:
+    """Make a single-device strategy the one for several: Lightning tells a strategy of its devices only after it was built."""
     settings = {
         "accelerator": strategy._accelerator,
         "checkpoint_io": strategy._checkpoint_io,
         "precision_plugin": strategy._precision_plugin,
-        "parallel_devices": strategy.parallel_devices,
-        "cluster_environment": strategy.cluster_environment,
+        "parallel_devices": devices,
+        "cluster_environment": cluster,
     }
     for name in ("global_rank", "local_rank", "world_size"):  # several devices' are properties
         del strategy.__dict__[name]
-    strategy.__class__ = ForwardOnlyDDPStrategy  # type: ignore[assignment]
+    strategy.__class__ = ForwardOnlyDDPStrategy
     assert isinstance(strategy, ForwardOnlyDDPStrategy)
     DDPStrategy.__init__(strategy, **settings)
     strategy._begin()

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.strategies import SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -273,50 +273,6 @@ class TrainsByRule(Strategy):
                 f"it was written by {method}, and each rule has parameters of its own (this is {self.method!r})",
                 "resume with the same rule, or start a new fit from the checkpoint's weights",
             ) from error
-
-
-class ForwardOnlyStrategy(TrainsByRule, SingleDeviceStrategy):
-    """Train with a learning rule instead of backpropagation, on one CPU or GPU; with more devices or nodes, as a :class:`ForwardOnlyDDPStrategy`.
-
-    Args: see :class:`TrainsByRule`.
-
-    Example:
-        >>> Trainer(strategy="pepita")
-        >>> Trainer(strategy=ForwardOnlyStrategy(ForwardForward(goodness="sum")))
-    """
-
-    strategy_name = "forward_only"
-    cluster_environment: Any = None
-    _parallel_devices: list[torch.device] | None = None
-
-    # Lightning builds a strategy given by name without a device, and tells it the devices and nodes here.
-
-    @property
-    def parallel_devices(self) -> list[torch.device] | None:
-        return self._parallel_devices
-
-    @parallel_devices.setter
-    def parallel_devices(self, devices: list[torch.device] | None) -> None:
-        self._parallel_devices = devices
-        if len(devices or []) > 1:
-            _distribute(self)
-        elif devices:
-            self._root_device = devices[0]
-
-    @property
-    def num_nodes(self) -> int:
-        return 1
-
-    @num_nodes.setter
-    def num_nodes(self, nodes: int) -> None:
-        if nodes > 1:
-            _distribute(self).num_nodes = nodes
-
-
-def _distribute(strategy: ForwardOnlyStrategy) -> Any:
-    from .distributed import distribute  # which is built on this module
-
-    return distribute(strategy)
 
 
 def _data_source(model: LightningModule) -> Any | None:
