@@ -10,7 +10,7 @@ Names are imported when they are first used (PEP 562), so that the command line 
 The rooms of this package import one way, each only from rooms further left; those between two arrows do not import each other
 (``tests/test_imports.py`` holds this line, and a new room needs a place in it)::
 
-    errors <- settings, strict_yaml <- graph, models, data <- passes <- methods <- trace <- cost, integer <- adaptation, strategies
+    errors <- settings, strict_yaml, import_path <- graph, models, data <- passes <- methods <- trace <- cost, integer <- adaptation, strategies
         <- callbacks, classifier, register <- recipes <- compare, search <- cli
 
 The tools import lightning_fwd, never the other way. ``graph``, ``passes``, ``methods``, ``trace`` and ``cost`` import no Lightning. Nothing in

@@ -5,12 +5,12 @@ networks take `weights=`, the path of their official weights.
 """
 
 import difflib
-import importlib
 from collections.abc import Callable
 
 from torch import nn
 
 from ..errors import LightningFwdError
+from ..import_path import named
 from ..settings import arguments
 from .keras_weights import load_keras_weights
 from .layers import SamePad2d
@@ -35,18 +35,22 @@ _KNOWN = f"known are {', '.join(MODELS)}; or give an import path package.module.
 def build(name: str, **kwargs: object) -> nn.Module:
     """Make a network from its name in `MODELS` or an import path `package.module.Class`, with `kwargs` as arguments.
 
-    The import path may name any callable that returns an nn.Module; importing it runs the code of that module.
+    The import path may name a class derived from nn.Module, or a function annotated to return one; anything else is refused before it is called.
+    Importing it runs the code of that module.
 
     Raises:
-        LightningFwdError: the name is unknown, the arguments do not fit, or what the import path names makes no nn.Module.
+        LightningFwdError: the name is unknown, the class cannot be made with these arguments, or the import path names no class of networks.
         ImportError: the module of an import path cannot be imported, whatever its code raised, or lacks the attribute.
     """
     factory = _factory(name)
     try:
         model = factory(**kwargs)
-    except TypeError as error:
+    except LightningFwdError:
+        raise
+    except Exception as error:  # whatever the class makes of arguments that do not fit: sizes below 0, more memory than there is
         given = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
-        what, mend = f"model {name!r} cannot be made: {error}", f"its arguments: {arguments(factory)}"
+        said = str(error) if isinstance(error, TypeError) else f"{type(error).__name__}: {error}".partition("\nException raised from")[0]
+        what, mend = f"model {name!r} cannot be made: {said}", f"its arguments: {arguments(factory)}"
         raise LightningFwdError(what, f"model_args: {given or 'none'}", mend) from error
     if not isinstance(model, nn.Module):
         raise LightningFwdError(f"model {name!r} gave a {type(model).__name__}, not a torch.nn.Module", "", "name a class of networks")
@@ -62,17 +66,7 @@ def _factory(name: str) -> Callable:
     if not module_name:
         near = difflib.get_close_matches(name, MODELS, n=1)
         raise LightningFwdError(f"unknown model {name!r}", f"did you mean {near[0]!r}?" if near else "", _KNOWN)
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # importing runs the module's own code
-        raise ImportError(f"model {name!r}: cannot import {module_name!r}: {type(error).__name__}: {error}") from error
-    try:
-        factory = getattr(module, attribute)
-    except AttributeError as error:
-        raise ImportError(f"model {name!r}: module {module_name!r} has no {attribute!r}") from error
-    if not callable(factory):
-        raise LightningFwdError(f"model {name!r} is a {type(factory).__name__}", "", "name a class or a function that makes a network")
-    return factory
+    return named(name, nn.Module, "model")
 
 
 __all__ = [

@@ -22,7 +22,8 @@ def test_build_tells_what_is_wrong(tmp_path, monkeypatch):
         ("resnet9", {}, "unknown model 'resnet9'\n.*did you mean 'resnet8'(.|\n)*ds_cnn.*package.module.Class"),
         (5, {}, "model 5 is no name(.|\n)*ds_cnn"),
         ("math.pi", {}, "'math.pi' is a float"),
-        ("fractions.Fraction", {}, "gave a Fraction, not a torch.nn.Module"),
+        ("fractions.Fraction", {}, "'fractions.Fraction' is the class Fraction, no torch.nn.Module(.|\n)*not called"),
+        ("torch.nn.Linear", {"in_features": -1, "out_features": 2}, "cannot be made: RuntimeError: (.|\n)*its arguments: in_features"),
         ("mlp", {"hiden": 3}, "'hiden'\n.*model_args: hiden=3\n.*its arguments: in_features=64, hidden="),
         ("torch.nn.Linear", {}, "missing 2 required(.|\n)*model_args: none\n.*its arguments: in_features, out_features, bias=True"),
     ):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import yaml
 
+from lightning_fwd.errors import LightningFwdError
 from lightning_fwd.graph.constants import COUNTER, is_inserted
 from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.import_path import named
 from lightning_fwd.methods import LearningMethod, get_method
 from lightning_fwd.models.weights import prefix_of
 from lightning_fwd.strict_yaml import load_yaml
@@ -52,7 +54,7 @@ def sample_shape(data: Mapping[str, Any]) -> tuple[int, ...] | None:
     """Shape of one sample of a recipe's data, without the batch: what the data module says, else its first training batch; None without data."""
     if not data:
         return None
-    module = _make({"class_path": "lightning_fwd.data.DriftDataModule", **data})
+    module = _make({"class_path": "lightning_fwd.data.DriftDataModule", **data}, L.LightningDataModule, "data")
     if (shape := getattr(module, "input_shape", None)) is not None:
         return tuple(shape)
     module.prepare_data()
@@ -61,12 +63,33 @@ def sample_shape(data: Mapping[str, Any]) -> tuple[int, ...] | None:
 
 
 def _method(node: Mapping[str, Any]) -> LearningMethod:
-    return get_method(_make(node))
+    return get_method(_make(node, LearningMethod, "method"))
 
 
-def _make(node: Mapping[str, Any]) -> Any:
-    module, _, name = node["class_path"].rpartition(".")
-    return getattr(importlib.import_module(module), name)(**(node.get("init_args") or {}))
+def _make(node: Any, kind: type, what: str) -> Any:
+    """An instance of what ``class_path`` names, its arguments from ``init_args``; nothing but a class of this kind is ever called.
+
+    Raises:
+        ExportError: it names something else, or cannot be made so.
+    """
+    arguments = node.get("init_args") or {} if isinstance(node, Mapping) else None
+    if not isinstance(arguments, Mapping) or not all(isinstance(key, str) for key in arguments):
+        raise ExportError(
+            f"{what} is {node!r}", "expected a class and its arguments", f"write {what}: {{class_path: ..., init_args: {{...}}}}"
+        )
+    try:
+        made = named(node.get("class_path"), kind, what)(**arguments)
+    except LightningFwdError:
+        raise
+    except Exception as error:  # whatever a class of the user's makes of its arguments
+        raise ExportError(
+            f"{what} {node.get('class_path')!r} cannot be made", f"{type(error).__name__}: {error}", "see its arguments"
+        ) from error
+    if not isinstance(made, kind):
+        raise ExportError(
+            f"{what} {node.get('class_path')!r} gave a {type(made).__name__}", "", f"name a class that derives from {kind.__name__}"
+        )
+    return made
 
 
 def load_inserted(model: RewrittenModel, checkpoint: Mapping[str, Any]) -> None:
