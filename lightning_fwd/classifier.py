@@ -31,6 +31,12 @@ class CosineOverTheRun(torch.optim.lr_scheduler.CosineAnnealingLR):
             group["lr"] = rate
 
 
+def _check(**rates: float) -> None:
+    for name, value in rates.items():
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < math.inf:
+            raise LightningFwdError(f"Classifier: {name}={value!r}", "", "give a number from 0")
+
+
 class Classifier(L.LightningModule):
     """Cross-entropy, SGD or Adam, accuracy.
 
@@ -40,6 +46,9 @@ class Classifier(L.LightningModule):
         lr, momentum, weight_decay: of the optimizer; momentum is SGD's.
         optimizer: ``"sgd"`` or ``"adam"``.
         schedule: ``"constant"``, or ``"cosine"`` down to zero over the whole run.
+
+    Raises:
+        LightningFwdError: a rate is no number from 0, or the model cannot be made.
     """
 
     def __init__(
@@ -53,12 +62,33 @@ class Classifier(L.LightningModule):
         schedule: Literal["constant", "cosine"] = "constant",
     ):
         super().__init__()
+        _check(lr=lr, momentum=momentum, weight_decay=weight_decay)
         if isinstance(model, str):
             self.save_hyperparameters()
         self.network = build(model, **(model_args or {})) if isinstance(model, str) else model
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.optimizer, self.schedule = optimizer, schedule
         self.accuracy = MeanMetric()
+        self._random: dict[str, Tensor] | None = None  # from a checkpoint: generators of random numbers (dropout), until the first step
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Beside the weights, where the generators of random numbers are: a fit that is resumed draws on where it stopped."""
+        checkpoint["random"] = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            checkpoint["random"]["cuda"] = torch.cuda.get_rng_state(self.device)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._random = checkpoint.get("random")
+        if self._random is not None:
+            torch.Generator().set_state(self._random["cpu"].cpu())  # that it is one, before anything is trained
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Go on with the checkpoint's random numbers; of several processes one's alone were stored."""
+        if self._random is not None and self.trainer.world_size == 1:
+            torch.set_rng_state(self._random["cpu"].cpu())
+            if "cuda" in self._random and self.device.type == "cuda":
+                torch.cuda.set_rng_state(self._random["cuda"].cpu(), self.device)
+        self._random = None
 
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)

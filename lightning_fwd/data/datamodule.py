@@ -18,7 +18,7 @@ from lightning_fwd.data.audio import mfcc
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, as_drift, drift_as_plain
 from lightning_fwd.data.har import HAR_DRIFTS
-from lightning_fwd.data.loader import tensor_loader
+from lightning_fwd.data.loader import ResumableLoader, tensor_loader
 from lightning_fwd.data.lookup import load_dataset, load_domains
 from lightning_fwd.data.subsets import hold_out, stratified_subset
 
@@ -118,6 +118,7 @@ class DriftDataModule(L.LightningDataModule):
         self.view, self.seed, self.batch_size, self.num_workers = view, seed, batch_size, num_workers
         self._tensors: dict[tuple[Split, View], tuple[Tensor, Tensor]] = {}
         self._statistics: tuple[Tensor, Tensor] | None = None
+        self._resumed: dict[str, int] | None = None  # from a checkpoint: where in its epoch the training was
         # Plain values only, so that checkpoints load with weights_only=True. Not logged: the logger would refuse a
         # `seed` or `batch_size` that the LightningModule states too.
         plain = self.real_drift or drift_as_plain(self.drift)
@@ -193,7 +194,26 @@ class DriftDataModule(L.LightningDataModule):
 
     @override
     def train_dataloader(self) -> DataLoader:
-        return self._loader("train", shuffle_seed=self.seed)
+        loader = self._loader("train", shuffle_seed=self.seed)
+        if self._resumed is not None:
+            loader.load_state_dict(self._resumed)
+        return loader
+
+    @override
+    def state_dict(self) -> dict[str, int]:
+        """Where in its epoch the training is, for checkpoints written inside one."""
+        loader = self.trainer.train_dataloader if self.trainer is not None else None
+        return loader.state_dict() if isinstance(loader, ResumableLoader) else {}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Kept until training asks for its loader: Lightning may do that early (a schedule that asks how many steps there are), before it hands
+        loaders their state."""
+        self._resumed = state_dict or None
+
+    @override
+    def teardown(self, stage: str) -> None:
+        self._resumed = None
 
     @override
     def val_dataloader(self) -> EVAL_DATALOADERS:
@@ -207,7 +227,7 @@ class DriftDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._loader("test")
 
-    def _loader(self, split: Split, shuffle_seed: int | None = None) -> DataLoader:
+    def _loader(self, split: Split, shuffle_seed: int | None = None) -> ResumableLoader:
         # Lightning's batch-size finder sets `batch_size`, so it is read here and not from the arguments.
         x, y = self.tensors(split)
         return tensor_loader(x, y, self.batch_size, shuffle_seed=shuffle_seed, num_workers=self.num_workers)
