@@ -39,9 +39,9 @@ def print_rewrite(model: RewrittenModel, console: Console) -> None:
     before = {node.name for node in model.graph_before.nodes}
     console.print(_table("before", model.graph_before, lambda node: False))
     console.print(_table("after", model.graph, lambda node: node.name not in before))
-    inserted = {name: tuple(p.shape) for name, p in model.inserted.named_parameters()}
-    if inserted:
-        console.print("inserted parameters: " + ", ".join(f"{INSERTED}.{n} {s}" for n, s in inserted.items()), highlight=False)
+    for kind, values in (("parameters", model.inserted.named_parameters()), ("buffers", model.inserted.named_buffers())):
+        if inserted := [f"{INSERTED}.{name} {tuple(value.shape)}" for name, value in values]:
+            console.print(f"inserted {kind}: {', '.join(inserted)}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _table(title: str, graph: fx.Graph, is_new) -> Table:

@@ -33,7 +33,7 @@ class LearningMethod(ABC):
         forward_only: whether the rule propagates no error from one block to the one before.
         repeats_frozen: whether what lies before the first trained layer gives a sample the same values in every step: they may be kept.
         reaches_input: whether it has an update for an input that requires grad.
-        positive, not_negative: settings that must be above 0, or not below.
+        positive, not_negative: settings that must be above 0, or not below. shares: those that must not be above 1.
     """
 
     needs_target: ClassVar[bool] = False
@@ -43,12 +43,16 @@ class LearningMethod(ABC):
     reaches_input: ClassVar[bool] = False
     positive: ClassVar[tuple[str, ...]] = ()
     not_negative: ClassVar[tuple[str, ...]] = ()
+    shares: ClassVar[tuple[str, ...]] = ()
     batch_norm: str = "freeze"
     granularity: Granularity = "layer"
 
     def __post_init__(self) -> None:
         if is_dataclass(self):
             check_settings(self, RewriteError, self.positive, self.not_negative)
+            for name in self.shares:
+                if getattr(self, name) > 1:
+                    raise RewriteError(f"{type(self).__name__}: {name}={getattr(self, name)!r}", "it is a share", f"use 0 < {name} <= 1")
 
     @property
     def freeze_batch_norm(self) -> bool:

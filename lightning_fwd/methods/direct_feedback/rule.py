@@ -52,6 +52,7 @@ class DirectFeedback(LearningMethod):
     """
 
     positive: ClassVar[tuple[str, ...]] = ("feedback_scale", "mirror_noise", "mirror_share")
+    shares: ClassVar[tuple[str, ...]] = ("mirror_share",)
     not_negative: ClassVar[tuple[str, ...]] = ("mirror_rounds", "mirror_interval")
     granularity: Granularity = "layer"
     positions: Literal["shared", "own"] = "shared"
@@ -65,8 +66,6 @@ class DirectFeedback(LearningMethod):
 
     def rewrite(self, model: RewrittenModel) -> None:
         require_trainable(model, [name for name, _ in model.named_parameters()])
-        if self.mirror_share > 1:
-            raise RewriteError(f"DirectFeedback: mirror_share={self.mirror_share}", "it is a part of a matrix", "use 0 < mirror_share <= 1")
         if len(model.plan) < 2:
             raise RewriteError(
                 f"DirectFeedback needs a hidden block, {type(model.original).__name__} has one block",

@@ -71,6 +71,7 @@ class Pepita(LearningMethod):
     """
 
     positive: ClassVar[tuple[str, ...]] = ("feedback_scale", "input_scale", "mirror_noise", "mirror_share")
+    shares: ClassVar[tuple[str, ...]] = ("mirror_share",)
     not_negative: ClassVar[tuple[str, ...]] = ("mirror_rounds", "mirror_interval")
     variant: Literal["standard", "hebbian", "time_local"] = "standard"
     feedback_scale: float = 0.05
@@ -110,8 +111,6 @@ class Pepita(LearningMethod):
         model.inserted.unit_output = next(n for n in model.graph.nodes if n.op == "output").args[0].name
 
     def _check(self) -> None:
-        if self.mirror_share > 1:
-            raise RewriteError(f"Pepita: mirror_share={self.mirror_share}", "it is a part of F", "use 0 < mirror_share <= 1")
         if self.variant == "time_local" and self.update_scale == "activity":
             raise RewriteError(
                 "Pepita: variant='time_local' with update_scale='activity'",
