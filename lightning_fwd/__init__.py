@@ -10,8 +10,8 @@ Names are imported when they are first used (PEP 562), so that the command line 
 The rooms of this package import one way, each only from rooms further left; those between two arrows do not import each other
 (``tests/test_imports.py`` holds this line, and a new room needs a place in it)::
 
-    errors <- settings, strict_yaml, import_path <- graph, models, data <- passes <- methods <- trace <- cost, integer <- adaptation, strategies
-        <- callbacks, classifier, register <- recipes <- compare, search <- cli
+    errors <- plain_files <- settings, strict_yaml, import_path, workers <- graph, models, data <- passes <- methods <- trace
+        <- cost, integer <- adaptation, strategies <- callbacks, classifier, register <- recipes <- compare, search <- cli
 
 The tools import lightning_fwd, never the other way. ``graph``, ``passes``, ``methods``, ``trace`` and ``cost`` import no Lightning. Nothing in
 ``trace``, ``cost``, ``adaptation`` or ``strategies`` knows a rule by name. No rule's room imports another's, and no private name is used across

@@ -50,11 +50,18 @@ def arguments(of: Callable) -> str:
 
 
 def _unlike(value: object, kind: Any) -> str:
-    """What is expected of a number or a flag, or "" if the value is one."""
+    """What is expected of a number, a flag, text, or a list of such, or "" if the value is one."""
     if kind is bool and not isinstance(value, bool):
         return "give true or false"
     if kind is int and not (isinstance(value, Integral) and not isinstance(value, bool) and -(2**63) <= value < 2**63):
         return "give a whole number"
     if kind is float and not (isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)):
         return "give a finite number"
+    if kind is str and not isinstance(value, str):
+        return "give text"
+    if get_origin(kind) is list:
+        (of,) = get_args(kind)
+        if not isinstance(value, list | tuple):
+            return "give a list"
+        return next((f"a list, of each: {wrong}" for wrong in (_unlike(each, of) for each in value) if wrong), "")
     return ""

@@ -80,7 +80,7 @@ def refused(arguments, said, capfd):
         (["cost", "--model", "mlp", "--device", "stm99"], "stm99"),
         (["cost", "--model", "mlp", "--batch", "0"], "'0' is not a whole number above 0"),
         (["cost", "--model", "mlp", "--input-shape", "3,x"], "'3,x' is not a shape"),
-        (["compare", "-c", "nowhere.yaml", "--out", "out"], "no scenario file nowhere.yaml"),
+        (["compare", "-c", "nowhere.yaml", "--out", "out"], "cannot read the scenario 'nowhere.yaml'"),
         (["cost", "--model", "mlp", "--method", "sparse_update", "--set", "trian=head"], "settings of sparse_update: train, channels"),
         (["list", "methods", "pepitta"], "no 'pepitta' among methods mend: known are backprop"),
         (["list", "devices", "stm32"], "no 'stm32' among devices mend: known are cortex_m4_qemu"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..errors import LightningFwdError
+from ..plain_files import naming, write_whole
 from .options import NAMES
 
 
@@ -40,11 +40,9 @@ def run(options: argparse.Namespace) -> int:
     for data in (source, target):
         require_data(data, "labelled + unlabelled")
     require_fit(network, source)
-    require_trained(recipe, network, source, "test")
-    try:
+    require_trained(recipe, network, source, "test", may_pretrain=False)
+    with naming(options.out):
         options.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LightningFwdError(f"cannot write to {options.out}", str(error), "choose another --out") from error
     quiet(recipe.seed)
     stages = [stage.prepared(network, source, options.out / "source") for stage in stages]
     x, y = target.tensors("train")
@@ -64,7 +62,7 @@ def run(options: argparse.Namespace) -> int:
         f"(as many as {cost.macs / cost.inference_macs:,.0f} inferences), {recipe.width}",
     ]
     console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
-    (options.out / "report.txt").write_text("\n".join(said) + "\n")
+    write_whole(options.out / "report.txt", "\n".join(said) + "\n")
     store_weights(done.network, options.out / "adapted.safetensors")
     console.print(f"wrote {options.out}/adapted.safetensors, report.txt", highlight=False)
     return 0

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import textwrap
 import warnings
+from itertools import pairwise
+from pathlib import Path
 
 from ..errors import LightningFwdError
-from .checkpoint import refuse_unsafe
+from ..strict_yaml import read_yaml
+from .checkpoint import check_readable, refuse_unsafe, require_rule, unfit, while_restoring
 
 
 def run(arguments: list[str]) -> int:
@@ -31,12 +34,22 @@ def run(arguments: list[str]) -> int:
             options = self.config[self.config.subcommand]
             refuse_unsafe(options.get("ckpt_path"), options.get("weights_only"))
             options["weights_only"] = True
+            if (
+                options.get("ckpt_path") and Path(options["ckpt_path"]).exists()
+            ):  # else a word of Lightning's ("best", "last"), or told by it
+                given.append(options["ckpt_path"])
+                content = check_readable(given[0], resumed=self.config.subcommand == "fit")
+                require_rule(given[0], content, options["trainer"]["strategy"], arguments, arguments[0])
+                if "_class_path" not in content.get("hyper_parameters", {}):  # not written by a LightningCLI: the options' own model stands
+                    return
             super()._parse_ckpt_path()
 
         def after_fit(self):
             if self.config.fit.test_after_fit and self.trainer.state.finished:
                 self.trainer.test(self.model, self.datamodule)
 
+    given: list[str] = []  # the checkpoint
+    _check_recipes(arguments)
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # it takes them for a mistake of ours
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's own, of no use to anybody here
     try:
@@ -55,7 +68,29 @@ def run(arguments: list[str]) -> int:
         raise LightningFwdError(
             str(error).split(". ")[0], "", f"learning rules by name: {', '.join(METHODS)}; for settings see recipes/digits_pepita.yaml"
         ) from error
+    except Exception as error:
+        if given and while_restoring(error) and not isinstance(error, LightningFwdError):
+            raise unfit(given[0], error, arguments[0]) from error
+        raise
     return 0
+
+
+def _check_recipes(arguments: list[str]) -> None:
+    """Read the YAML files among the arguments once, within bounds and strictly; jsonargparse would follow aliases without end.
+
+    Raises:
+        LightningFwdError: one of them is no YAML mapping; names it.
+    """
+    for before, argument in pairwise(["", *arguments]):
+        option, _, file = argument.partition("=") if argument.startswith("--") else (before, "", argument)
+        is_recipe = option in ("-c", "--config") or file.endswith((".yaml", ".yml"))
+        if is_recipe and not file.startswith("-") and Path(file).exists():
+            mend = "give a YAML file such as recipes/digits_pepita.yaml"
+            content = read_yaml(file, "the recipe", mend)
+            if not isinstance(content, dict):
+                raise LightningFwdError(
+                    f"the recipe {file!r} holds a {type(content).__name__}", "expected keys such as model, data, trainer", mend
+                )
 
 
 def _cause(message: str) -> str:

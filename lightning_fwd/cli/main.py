@@ -7,12 +7,14 @@ import os
 import sys
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from itertools import pairwise
 from types import ModuleType
 
 from rich.console import Console
 from rich.markup import escape
 
 from ..errors import LightningFwdError
+from .stopping import Terminated, stoppable, stopped
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 
@@ -38,16 +40,40 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
+    command = arguments[0] if arguments else ""
     try:
-        if arguments and arguments[0] in LIGHTNING:
-            from .lightning import run
+        with stoppable(command):
+            if command in LIGHTNING:
+                from .lightning import run
 
-            return run(arguments)
-        options = parser(arguments[0] if arguments else None).parse_args(arguments)
-        return options.run_command(options) or 0
+                return run(arguments)
+            options = parser(command or None).parse_args(arguments)
+            return options.run_command(options) or 0
+    except (KeyboardInterrupt, Terminated, SystemExit) as error:
+        if (end := stopped(error, command)) is None:
+            raise
+        _say(end[1])
+        return end[0]
     except (ValueError, OSError, ImportError) as error:  # what was given is wrong; anything else is a bug and shows where
-        Console(stderr=True).print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
+        _say(f"[bold red]error[/]: {escape(_with_file(error, arguments))}")
     return 2
+
+
+def _say(text: str) -> None:
+    Console(stderr=True).print(text, highlight=False, soft_wrap=True)
+
+
+def _with_file(error: Exception, arguments: list[str]) -> str:
+    """An error's text, with the file that it is about where it does not say so: the recipe, or of the disk's errors the folder that is written to."""
+    said, given = str(error), {}
+    for before, argument in pairwise(["", *arguments]):
+        option, equals, value = argument.partition("=")
+        given[option if equals else before] = value if equals else argument
+    if isinstance(error, OSError) and error.errno is not None and error.filename is None:  # disk full, quota, too large a file
+        where = given.get("--out") or given.get("--trainer.default_root_dir") or os.getcwd()
+        return f"{said}\n  file: in {where}\n  mend: free space there, or write to another folder"
+    recipe = given.get("-c") or given.get("--config")
+    return f"{said}\n  file: {recipe}" if recipe and recipe not in said else said
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:

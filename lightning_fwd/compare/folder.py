@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
+import io
 import json
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import LightningFwdError
-from ..recipes import differences
+from ..plain_files import naming, read_text, write_whole
+from ..recipes import require_same
 from .scenario import Row, Scenario
 
 RESULTS, DETAILS, SCENARIO = "results.csv", "details.csv", "scenario.yaml"
@@ -41,41 +46,49 @@ class Result:
 
 _FIELDS = [f.name for f in dataclasses.fields(Result)]
 _TYPES = {f.name: {"str": str, "int": int, "float": float}[f.type] for f in dataclasses.fields(Result)}
-_COLUMNS = {RESULTS: _FIELDS[:10], DETAILS: ["method", "seed", *_FIELDS[10:], "settings"]}
+_COLUMNS = {RESULTS: _FIELDS[:10], DETAILS: ["method", "seed", *_FIELDS[10:], "settings", "check"]}
+_MEND = "delete the line in results.csv and in details.csv: its row runs again"
 
 
 def open_folder(scenario: Scenario, out: Path) -> list[Result]:
     """Make the folder, or read what an earlier run of the same scenario left in it; rows whose settings have changed since are left out.
 
     Raises:
-        LightningFwdError: the folder cannot be written, or holds results or pretrained weights of another scenario.
+        LightningFwdError: the folder cannot be written, holds results or pretrained weights of another scenario, or is damaged.
     """
     recipe = out / SCENARIO
-    try:
+    with naming(out):
         out.mkdir(parents=True, exist_ok=True)
-        used = (out / RESULTS).exists() or any(out.glob("pretrained/*.safetensors"))
+    used = (out / RESULTS).exists() or any(out.glob("pretrained/*.safetensors"))
+    if used:
         free = ("rows", "seeds", "controls", "after_statistics", "accelerator")  # of after_statistics the rows' own settings tell
-        if recipe.exists() and used and (changes := differences(recipe.read_text(), scenario.as_yaml(), free)):
-            raise LightningFwdError(f"{out} holds results of another scenario", "; ".join(changes), "choose another --out, or delete it")
-        recipe.write_text(scenario.as_yaml())
-    except OSError as error:
-        raise LightningFwdError(f"cannot write to {out}", str(error), "choose another --out") from error
-    return _read(scenario, out)
+        require_same(recipe, scenario.as_yaml(), free, "another scenario")
+    results = _read(scenario, out)
+    write_whole(recipe, scenario.as_yaml())
+    return results
 
 
-def save(scenario: Scenario, results: Sequence[Result], out: Path) -> None:
-    """Write both tables, each at once, so that a run that is killed leaves no half line."""
+def forget(scenario: Scenario, results: Sequence[Result], out: Path) -> None:
+    """Take out of the tables what is not among the results any more, before it runs again.
+
+    results.csv first: a run that is killed in between leaves details without a result, and never one row's result with another's details.
+    """
+    if len(_lines(out / RESULTS)) > len(results):
+        save(scenario, results, out, (RESULTS, DETAILS))
+
+
+def save(scenario: Scenario, results: Sequence[Result], out: Path, order: Sequence[str] = (DETAILS, RESULTS)) -> None:
+    """Write both tables, each at once, so that a run that is killed leaves no half line; a line of results.csv has its details."""
     rows = {row.name: row for row in scenario.all_rows()}
     kept = {(line["method"], int(line["seed"])): line for line in _lines(out / DETAILS) if line["method"] not in rows}
-    lines = [dataclasses.asdict(r) | {"settings": _settings(rows[r.method]) if r.method in rows else kept[r.method, r.seed]["settings"]}
-             for r in results]  # fmt: skip
-    for name in (DETAILS, RESULTS):  # a line of results.csv has its details
-        part = out / f"{name}.part"
-        with part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, _COLUMNS[name], extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(lines)
-        part.replace(out / name)
+    lines = [{k: str(v) for k, v in dataclasses.asdict(r).items()} | {"settings": _settings(rows[r.method]) if r.method in rows
+             else kept[r.method, r.seed]["settings"]} for r in results]  # fmt: skip
+    for name in order:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, _COLUMNS[name], extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows({**line, "check": _check(line)} for line in lines)
+        write_whole(out / name, text.getvalue())
 
 
 def _read(scenario: Scenario, out: Path) -> list[Result]:
@@ -83,17 +96,56 @@ def _read(scenario: Scenario, out: Path) -> list[Result]:
     wanted = {row.name: _settings(row) for row in scenario.all_rows()}
     results = []
     for line in _lines(out / RESULTS):
+        whose = f"the row {line['method']!r} of seed {line['seed']}"
         more = details.get((line["method"], line["seed"]))
-        if more is not None and more["settings"] == wanted.get(line["method"], more["settings"]):
-            results.append(Result(**{name: _TYPES[name]({**more, **line}[name]) for name in _FIELDS}))
+        if more is None:
+            raise LightningFwdError(f"{out / RESULTS} holds {whose}, {DETAILS} does not", "the two are written together", _MEND)
+        result = _result({**more, **line}, whose, out)
+        if more["settings"] == wanted.get(line["method"], more["settings"]):
+            results.append(result)
     return results
 
 
+def _result(values: dict[str, str], whose: str, out: Path) -> Result:
+    """One row of both tables, refused where it is not what was written, or what nothing can have measured."""
+    try:
+        result = Result(**{name: _TYPES[name](values[name]) for name in _FIELDS})
+    except ValueError as error:
+        raise LightningFwdError(f"{out / RESULTS}: {whose} cannot be read", str(error), _MEND) from error
+    if values.get("check", _check(values)) != _check(values):
+        raise LightningFwdError(f"{out / RESULTS}: {whose} is not what was written", "it does not fit its check in details.csv", _MEND)
+    for name, value in dataclasses.asdict(result).items():
+        most = 100.0 if name.startswith("accuracy") else math.inf
+        if not isinstance(value, str) and name != "seed" and not math.isnan(value) and not (0 <= value <= most and value < math.inf):
+            raise LightningFwdError(f"{out / RESULTS}: {whose} has {name} {value}", "nothing can have measured that", _MEND)
+    return result
+
+
 def _lines(table: Path) -> list[dict[str, str]]:
+    """Lines of one of the tables, by its header; none where there is no such file."""
     if not table.exists():
         return []
-    with table.open(newline="") as file:
-        return list(csv.DictReader(file))
+    header, *lines = csv.reader(io.StringIO(read_text(table, "the table", "delete the file: its rows run again", most_bytes=1 << 26))) or [
+        []
+    ]
+    columns = _COLUMNS[table.name]
+    if header != columns and not (columns[-1] == "check" and header == columns[:-1]):  # older than that column
+        raise LightningFwdError(
+            f"{table} has the columns {', '.join(header)}", f"expected {', '.join(columns)}", "choose another --out, or delete it"
+        )
+    for number, line in enumerate(lines, 2):
+        if len(line) != len(header):
+            raise LightningFwdError(f"{table}, line {number}: {len(line)} values for {len(header)} columns", "the file is damaged", _MEND)
+    named = [dict(zip(header, line, strict=True)) for line in lines]
+    seen = Counter((line["method"], line["seed"]) for line in named)
+    if doubled := [key for key, count in seen.items() if count > 1]:
+        raise LightningFwdError(f"{table} holds the row {doubled[0][0]!r} of seed {doubled[0][1]} twice", "which one counts?", _MEND)
+    return named
+
+
+def _check(line: dict[str, str]) -> str:
+    """Checksum of one row, both tables' part of it."""
+    return hashlib.sha256(json.dumps([line[name] for name in (*_FIELDS, "settings")]).encode()).hexdigest()[:16]
 
 
 def _settings(row: Row) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..errors import LightningFwdError
+from ..plain_files import naming, write_whole
 from .folder import Result
 from .in_stages import BACK
 from .scenario import Scenario
@@ -144,7 +145,7 @@ def write_markdown(scenario: Scenario, lines: Sequence[Line], file: Path) -> Non
     """The table as Markdown."""
     rows = [HEADERS, ["---", *["---:"] * (len(HEADERS) - 1)], *map(cells, lines)]
     body = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-    file.write_text(f"# {title_of(scenario)}\n\n{body}\n\n" + "\n".join(notes(scenario, lines)) + "\n")
+    write_whole(file, f"# {title_of(scenario)}\n\n{body}\n\n" + "\n".join(notes(scenario, lines)) + "\n")
 
 
 def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
@@ -201,4 +202,5 @@ def plot_pareto(scenario: Scenario, lines: Sequence[Line], file: Path) -> None:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", fontsize=9)
     figure.suptitle(title_of(scenario), fontsize=11)
-    figure.savefig(file, dpi=130)
+    with naming(file):
+        figure.savefig(file, dpi=130)

@@ -24,7 +24,8 @@ from ..models import build
 from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, run_each, store_weights, worker_count
 from ..recipes.accuracy import accuracy
 from ..trace.optimizers import SGD
-from .folder import Result, open_folder, save
+from ..workers import Watched
+from .folder import Result, forget, open_folder, save
 from .in_stages import price_stages, run_stages, said_of
 from .scenario import Row, Scenario
 
@@ -66,6 +67,7 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     results = open_folder(scenario, out)
     if keep_weights:
         results = [r for r in results if math.isnan(r.accuracy_adapted) or _adapted_file(out, r.method, r.seed).exists()]
+    forget(scenario, results, out)
     order, known = {row.name: i for i, row in enumerate(scenario.all_rows())}, {(r.method, r.seed) for r in results}
     todo = [(row, seed) for seed in scenario.seeds for row in scenario.all_rows() if (row.name, seed) not in known]
     untrained = [seed for seed in dict.fromkeys(seed for _, seed in todo) if not _weights_file(out, seed).exists()]
@@ -73,7 +75,9 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
     with Progress(*columns, console=console) as progress:
         bar = progress.add_task("pretrain", total=len(untrained), visible=bool(untrained))
         calls = (
-            joblib.delayed(pretrain)(scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed), scenario.accelerator)
+            joblib.delayed(Watched(pretrain))(
+                scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed), scenario.accelerator
+            )
             for seed in untrained
         )
         for _ in run_each(jobs, calls):
@@ -81,11 +85,11 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
         rows = {row.name: row for row, _ in todo}
         bar = progress.add_task("price", total=len(rows), visible=bool(rows))
         costs: dict[str, Cost] = {}
-        for name, cost in run_each(jobs, (joblib.delayed(price)(scenario, row, out) for row in rows.values())):
+        for name, cost in run_each(jobs, (joblib.delayed(Watched(price))(scenario, row, out) for row in rows.values())):
             costs[name] = cost
             progress.advance(bar)
         bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
-        calls = (joblib.delayed(adapt)(scenario, row, seed, out, costs[row.name], keep_weights) for row, seed in todo)
+        calls = (joblib.delayed(Watched(adapt))(scenario, row, seed, out, costs[row.name], keep_weights) for row, seed in todo)
         for result in run_each(jobs, calls):
             results.append(result)
             results.sort(key=lambda r: (order.get(r.method, len(order)), r.seed))

@@ -19,16 +19,15 @@ from ..recipes import (
     Training,
     data_module,
     from_mapping,
+    read_recipe,
     require_accelerator,
     require_data,
     require_fit,
     require_keywords,
     require_trained,
     starting_network,
-    with_data_folder,
 )
 from ..settings import check_settings
-from ..strict_yaml import load_yaml
 
 
 @dataclass
@@ -235,18 +234,14 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
         LightningFwdError: the file is missing, is no YAML mapping, or has unknown keys.
     """
     path = Path(path)
-    if not path.is_file():
-        raise LightningFwdError(f"no scenario file {path}", "", "give a YAML file such as recipes/compare_digits_drift.yaml")
-    text = with_data_folder(path.read_text(), path)
-    try:
-        raw = load_yaml(text)
-    except yaml.YAMLError as error:
-        raise LightningFwdError(f"{path} is not YAML", str(error), "mend the file") from error
+    raw = read_recipe(path, "the scenario", "give a YAML file such as recipes/compare_digits_drift.yaml")
     if not isinstance(raw, dict):
         raise LightningFwdError(f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml")
     raw = {**raw, **(overrides or {})}
     if raw.get("weights") is not None:
         raw.setdefault("pretrain", None)
+    if not isinstance(raw.get("rows") or [], list):
+        raise LightningFwdError(f"{path}: rows is {raw['rows']!r}", "expected a list", "write each row as - {name: ..., method: ...}")
     raw["rows"] = [from_mapping(Row, row, f"{path}: row {i + 1}") for i, row in enumerate(raw.get("rows") or [])]
     for key in ("pretrain", "adapt"):
         if raw.get(key) is not None:

@@ -19,7 +19,7 @@ import yaml
 
 from lightning_fwd.errors import LightningFwdError
 from lightning_fwd.graph.phase import PHASES
-from lightning_fwd.strict_yaml import load_yaml
+from lightning_fwd.strict_yaml import read_yaml
 
 KINDS = ("measured", "datasheet", "estimate")
 WIDTHS = ("int8", "fp32")  #: of arithmetic; a step of mixed width has both
@@ -33,6 +33,7 @@ cycles_per_mac:
   int8: {default: {value: 2, kind: estimate, source: "why you think so"}}
   fp32: {default: {value: 7, kind: estimate, source: "why you think so"}}
 """  #: the least that a profile holds
+_LEAST = indent(EXAMPLE, "    ").rstrip()
 _BUILT_IN = files("lightning_fwd.cost") / "devices"
 
 
@@ -194,10 +195,9 @@ def load_device(name_or_path: str | Path) -> Device:
                 "choose one, or give the path of a YAML file of your own",
             )
         path = Path(str(_BUILT_IN / f"{name_or_path}.yaml"))
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise LightningFwdError(f"cannot read the device profile {path}", str(error)) from error
+    content = read_yaml(
+        path, "the device profile", f"profiles by name are {', '.join(device_names())}; one of your own holds at least:\n{_LEAST}"
+    )
     return _Reader(path).device(content)
 
 
@@ -216,7 +216,7 @@ class _Reader:
     def wrong(self, where: str, expected: str) -> LightningFwdError:
         return LightningFwdError(
             f"device profile {self.path}: {where or 'the file'} {expected}",
-            mend="a profile holds at least:\n" + indent(EXAMPLE, "    ").rstrip(),
+            mend=f"a profile holds at least:\n{_LEAST}",
         )
 
     def device(self, content: object) -> Device:

@@ -20,6 +20,7 @@ from lightning_fwd.data.har import HAR_DRIFTS, har_domains
 from lightning_fwd.data.mlperf_sets import speech_commands, visual_wake_words
 from lightning_fwd.data.npz import JpegImages, read_npz
 from lightning_fwd.data.subsets import hold_out
+from lightning_fwd.errors import LightningFwdError
 
 DATA_FOLDER, CACHE_FOLDER = "LIGHTNING_FWD_DATA", "LIGHTNING_FWD_CACHE"
 CONNECT_SECONDS = 10.0  # how long a download may hang before it counts as "no network"
@@ -175,16 +176,33 @@ def _own(name: str) -> Dataset:
 
 @lru_cache(maxsize=4)
 def _read_own(files: tuple[Path, ...], changed: tuple[int, ...], title: str) -> Dataset:
-    shards = [read_npz(file, KEYS, ["classes"]) for file in files]
     source = str(files[0] if len(files) == 1 else files[0].parent)
+    try:
+        return _joined(files, source, title)
+    except LightningFwdError:
+        raise
+    except ValueError as error:  # names the file and the array
+        raise LightningFwdError(str(error), "", "what the arrays must be: lightning-fwd list data") from error
+
+
+def _joined(files: tuple[Path, ...], source: str, title: str) -> Dataset:
+    shards = [read_npz(file, KEYS, ["classes"]) for file in files]
     try:
         joined = {key: np.concatenate([shard[key] for shard in shards]) for key in KEYS}
     except ValueError as error:
         raise ValueError(f"{source}: the files' arrays cannot be joined: {error}") from error
-    names = [tuple(map(str, shard.get("classes", ()))) for shard in shards]
+    names = [_class_names(shard.get("classes"), source) for shard in shards]
     if len(set(names)) > 1:
         raise ValueError(f"{source}: the files name different classes")
     return dataset_from_arrays(joined, title, names[0] or None, source)
+
+
+def _class_names(classes: np.ndarray | None, source: str) -> tuple[str, ...]:
+    if classes is None:
+        return ()
+    if classes.ndim != 1 or classes.dtype.kind not in "USiu" or len(np.unique(classes)) < len(classes):
+        raise ValueError(f"{source}: classes is {classes.dtype} {classes.shape}, expected one name for each class, all different")
+    return tuple(name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in classes)
 
 
 def _cache() -> Path:

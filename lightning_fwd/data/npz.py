@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import math
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
 from PIL import Image
+
+from lightning_fwd.errors import LightningFwdError
+from lightning_fwd.plain_files import require_modest
 
 _HEADER_READERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
@@ -25,19 +27,25 @@ def read_npz(path: Path, required: Iterable[str], optional: Iterable[str] = ()) 
         optional: keys that are read where they are there. Others are not touched.
 
     Raises:
-        ValueError: not an .npz, a key missing, an array of Python objects, or an array whose stated size is not the
+        LightningFwdError: not an .npz, a key missing, an array of Python objects, or an array whose stated size is not the
             size stored. Always names the file.
     """
     required, optional = list(required), list(optional)
     try:
         with zipfile.ZipFile(path) as archive:
+            require_modest(archive, path)
             keys = {name.removesuffix(".npy"): name for name in archive.namelist()}
             missing = [key for key in required if key not in keys]
             if missing:
                 raise ValueError(f"no array {', '.join(missing)}; there are: {', '.join(keys) or 'none'}")
             return {key: _read_member(archive, keys[key]) for key in required + optional if key in keys}
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise ValueError(f"{path}: not a usable .npz file: {error}") from error
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # what zipfile, its decompressors and numpy's reader of headers raise on damaged files
+        said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise LightningFwdError(
+            f"{path}: not a usable .npz file: {said}", "", "take another copy of it, or write it anew by np.savez"
+        ) from error
 
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> np.ndarray:

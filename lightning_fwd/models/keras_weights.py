@@ -1,22 +1,17 @@
 """Load Keras weights (.npz or .h5) into a PyTorch network whose layers were created in the Keras order."""
 
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 _BATCH_NORM = {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_variance": "running_var"}
-# what numpy, zipfile and h5py raise on files that are damaged, hold pickled objects or are something else altogether
-_UNREADABLE = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error)
-
 _Slot = tuple[Tensor, tuple[int, ...]]  # a tensor of the network, and the axes that permute it into the Keras layout
 
 
@@ -49,8 +44,18 @@ def load_keras_weights(model: nn.Module, path: str | PathLike[str]) -> None:
             stored = _open_h5(path, stack) if path.suffix in (".h5", ".hdf5") else _open_npz(path, stack)
             problems = list(_mismatches(wanted, stored))
             arrays = {} if problems else {key: stored[key].read() for key in wanted}
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} is no readable weights file (.npz of plain arrays, or Keras .h5): {error}") from error
+    except ModuleNotFoundError:
+        raise
+    except (
+        Exception
+    ) as error:  # what numpy, zipfile and h5py raise on files that are damaged, hold pickled objects or are something else altogether
+        said = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        raise ValueError(f"{path} is no readable weights file (.npz of plain arrays, or Keras .h5): {said}") from error
+    if not problems:
+        problems = [f"{key} holds values that are not finite" for key, array in arrays.items() if not np.isfinite(array).all()]
+        problems += [
+            f"{key} is below 0, as no variance is" for key, a in arrays.items() if key.endswith("/moving_variance") and (a < 0).any()
+        ]
     if problems:
         raise ValueError(
             f"{path} does not fit {type(model).__name__}: {'; '.join(problems)}. "
@@ -112,6 +117,8 @@ def _slots(module: nn.Module) -> Iterator[tuple[str, _Slot]]:
 
 def _open_npz(path: Path, stack: ExitStack) -> dict[str, _Stored]:
     archive = stack.enter_context(np.load(path, allow_pickle=False))
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise ValueError("a single array, no archive of them")
     return {key: _npz_member(archive, key) for key in archive.files}
 
 

@@ -2,7 +2,7 @@
 
 from .cluster import BACKENDS, on_backend
 from .processes import caller_kept, run_each, worker_count
-from .read import differences, from_mapping, with_data_folder
+from .read import differences, from_mapping, read_recipe, require_same
 from .recipe import Recipe
 from .start import (
     data_module,
@@ -31,15 +31,16 @@ __all__ = [
     "pretrain",
     "pretrained",
     "quiet",
+    "read_recipe",
     "require_accelerator",
     "require_data",
     "require_fit",
     "require_keywords",
+    "require_same",
     "require_same_weights",
     "require_trained",
     "run_each",
     "starting_network",
     "store_weights",
-    "with_data_folder",
     "worker_count",
 ]

@@ -6,13 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..adaptation import Stage, as_stages
 from ..errors import LightningFwdError
 from ..settings import check_settings
-from ..strict_yaml import load_yaml
-from .read import from_mapping, with_data_folder
+from .read import from_mapping, read_recipe
 from .start import data_module, require_keywords
 from .training import Training
 
@@ -68,11 +65,5 @@ def load_adaptation(path: str | Path, overrides: dict[str, Any] | None = None) -
     Raises:
         LightningFwdError: the file is missing, is no YAML mapping, or has unknown keys.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise LightningFwdError(f"no recipe {path}", "", "give a YAML file such as recipes/adapt_resnet8.yaml")
-    try:
-        raw = load_yaml(with_data_folder(path.read_text(), path))
-    except yaml.YAMLError as error:
-        raise LightningFwdError(f"{path} is not YAML", str(error), "mend the file") from error
+    raw = read_recipe(path, "the recipe", "give a YAML file such as recipes/adapt_resnet8.yaml")
     return from_mapping(AdaptationRecipe, {**raw, **(overrides or {})} if isinstance(raw, dict) else raw, str(path))

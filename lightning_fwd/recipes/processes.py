@@ -16,6 +16,7 @@ import torch
 from joblib.parallel import get_active_backend
 
 from ..errors import LightningFwdError
+from ..workers import starting_workers
 
 
 def worker_count(jobs: int | None) -> int:
@@ -34,7 +35,8 @@ def run_each(jobs: int, calls: Iterable, in_order: bool = False) -> Iterator[Any
     """What ``joblib.delayed`` calls give, each as soon as it is known; all of it at the end where the backend hands out nothing before (Ray's)."""
     if not get_active_backend()[0].supports_return_generator:
         return iter(joblib.Parallel(n_jobs=jobs)(calls))
-    return joblib.Parallel(n_jobs=jobs, return_as="generator" if in_order else "generator_unordered")(calls)
+    with starting_workers():
+        return joblib.Parallel(n_jobs=jobs, return_as="generator" if in_order else "generator_unordered")(calls)
 
 
 @contextmanager

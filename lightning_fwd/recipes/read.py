@@ -8,8 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..errors import LightningFwdError
-from ..strict_yaml import load_yaml
+from ..plain_files import read_text
+from ..strict_yaml import load_yaml, read_yaml
 
 
 def with_data_folder(text: str, path: Path) -> str:
@@ -22,6 +25,15 @@ def with_data_folder(text: str, path: Path) -> str:
             "export LIGHTNING_FWD_DATA=FOLDER",
         )
     return text.replace(variable, os.environ.get("LIGHTNING_FWD_DATA", ""))
+
+
+def read_recipe(path: str | Path, what: str, mend: str) -> Any:
+    """The content of a recipe (YAML), the folder of the data filled in.
+
+    Raises:
+        LightningFwdError: as :func:`lightning_fwd.strict_yaml.read_yaml`, and :func:`with_data_folder`.
+    """
+    return read_yaml(path, what, mend, prepare=lambda text: with_data_folder(text, Path(path)))
 
 
 def from_mapping(cls: type, values: Any, where: str) -> Any:
@@ -50,6 +62,25 @@ def differences(there: str, here: str, free: Sequence[str]) -> list[str]:
     """
     old, new = ({k: v for k, v in _flat(load_yaml(text)) if k.partition(".")[0] not in free} for text in (there, here))
     return [f"{key}: {old.get(key)!r} there, {new.get(key)!r} here" for key in {**old, **new} if old.get(key) != new.get(key)]
+
+
+def require_same(file: Path, here: str, free: Sequence[str], another: str) -> None:
+    """Refuse to go on in a folder whose recipe differs from the present one.
+
+    Args:
+        file: the recipe (YAML) that the folder keeps. here: the present one. free: keys that may differ. another: what the folder holds else.
+
+    Raises:
+        LightningFwdError: they differ, or the folder's is missing or damaged.
+    """
+    mend = "choose another --out, or delete the folder"
+    there = read_text(file, "the recipe that the results in this folder belong to,", mend)
+    try:
+        changes = differences(there, here, free)
+    except (yaml.YAMLError, AttributeError) as error:
+        raise LightningFwdError(f"{file} is damaged", f"it is no recipe: {error}", mend) from error
+    if changes:
+        raise LightningFwdError(f"{file.parent} holds results of {another}", "; ".join(changes), mend)
 
 
 def _flat(values: dict, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..data import DriftDataModule
@@ -16,9 +15,12 @@ from ..data.subsets import stratified_subset
 from ..errors import LightningFwdError
 from ..methods import Backprop
 from ..models import build, load_weights
+from ..models.sealed_weights import load_sealed, save_sealed
+from ..models.weights import load_state
 from .recipe import Recipe
 from .training import fit, quiet
 
+_ANEW = "delete it, and the results beside it, which started from it, or choose another --out"
 _SAMPLES = 1000  #: on which a network must show that it knows the source
 
 
@@ -85,16 +87,14 @@ def pretrain(recipe: Recipe, seed: int, source: DriftDataModule, file: Path, acc
 
 
 def store_weights(network: nn.Module, file: Path) -> None:
-    """Write a network's state as .safetensors, at once: a run that is killed here leaves no half file behind. Tied weights once each."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.detach().clone().contiguous() for k, v in network.state_dict().items()}, file.with_suffix(".part"))
-    file.with_suffix(".part").replace(file)
+    """Write a network's state as .safetensors, at once. Tied weights once each."""
+    save_sealed(network.state_dict(), file)
 
 
 def pretrained(recipe: Recipe, file: Path) -> nn.Module:
     """The network with the weights that :func:`pretrain` stored."""
     network = build(recipe.model, **recipe.model_args)
-    network.load_state_dict(load_file(file))
+    load_state(network, {"state_dict": load_sealed(file, "the pretrained weights", _ANEW)}, str(file))
     return network
 
 
@@ -108,7 +108,7 @@ def require_same_weights(recipe: Recipe, seed: int, file: Path) -> None:
         return
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        stored, now = load_file(file), starting_network(recipe).state_dict()
+        stored, now = load_sealed(file, "the pretrained weights", _ANEW), starting_network(recipe).state_dict()
     if stored.keys() != now.keys() or any(not torch.equal(stored[k], v) for k, v in now.items()):
         what = f"{file} holds other weights than {recipe.weights or recipe.model} gives now"
         raise LightningFwdError(what, "the results beside it started from those", "choose another --out, or delete it")
@@ -138,11 +138,14 @@ def require_fit(network: nn.Module, source: DriftDataModule) -> None:
 
 
 @torch.no_grad()
-def require_trained(recipe: Recipe, network: nn.Module, source: DriftDataModule, split: str) -> None:
+def require_trained(recipe: Recipe, network: nn.Module, source: DriftDataModule, split: str, may_pretrain: bool = True) -> None:
     """Refuse a network that knows the source about as well as one that was never trained: there is nothing that drift could take from it.
 
     What counts is the mean share of right answers over classes (an untrained network tends to give one class, which in unbalanced data may be right
     often). It must lie above 1/C by three standard errors, and by a tenth of what is missing to 1: untrained networks come near that.
+
+    Args:
+        may_pretrain: whether the recipe could ask for pretraining instead of bringing weights.
 
     Raises:
         LightningFwdError: it does not.
@@ -163,7 +166,7 @@ def require_trained(recipe: Recipe, network: nn.Module, source: DriftDataModule,
         mend = "see normalize and flatten of the data, and classes of the .npz"
     else:
         why = "the model was built as drawn, without trained weights: drift takes nothing from it, and nothing can be won back"
-        mend = ("give weights: FILE (a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5), "
-                "or pretrain: {epochs: 20, lr: 0.05}")  # fmt: skip
+        mend = "give weights: FILE (a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5)"
+        mend += ", or pretrain: {epochs: 20, lr: 0.05}" if may_pretrain else ""
     found = f"{100 * share.mean():.1f} % of the source, mean over classes; by chance it would be {100 * chance:.1f} %"
     raise LightningFwdError(f"{recipe.model} is right on {found}", why, mend)

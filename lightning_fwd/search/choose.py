@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import random
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -15,7 +14,9 @@ from torch import Tensor, nn
 from ..cost import step_cost
 from ..errors import LightningFwdError
 from ..methods import rewrite
+from ..plain_files import write_whole
 from .budget import Budget
+from .kept import prices_as_text, read_prices
 from .space import Genome, Space, example_batch, within
 
 EXACT = 20_000  #: genomes up to which all are looked at
@@ -39,7 +40,7 @@ class Prices:
         self._known: dict[Genome, tuple[int, int]] = {}
         self._fitted, self._sums = 0, np.zeros(0)
         if file is not None and file.exists():
-            kept = {tuple(g): tuple(cost) for g, cost in json.loads(file.read_text())}
+            kept = read_prices(file)
             if kept and self._ask(genome := max(kept)) == kept[genome]:
                 self._known = kept
 
@@ -51,9 +52,7 @@ class Prices:
         if genome not in self._known:
             self._known[genome] = self._ask(genome)
             if self._file is not None:
-                part = self._file.with_suffix(".part")
-                part.write_text(json.dumps([[g, c] for g, c in self._known.items()]))
-                part.replace(self._file)
+                write_whole(self._file, prices_as_text(self._known))
         return self._known[genome]
 
     def _ask(self, genome: Genome) -> tuple[int, int]:

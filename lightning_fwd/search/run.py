@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import functools
 import itertools
@@ -25,14 +24,15 @@ from ..data import DriftDataModule
 from ..errors import LightningFwdError
 from ..methods import SparseUpdate, rewrite
 from ..methods.scheme import write_scheme
+from ..plain_files import naming, write_whole
 from ..recipes import (
     caller_kept,
     data_module,
-    differences,
     pretrain,
     pretrained,
     require_data,
     require_fit,
+    require_same,
     require_same_weights,
     require_trained,
     run_each,
@@ -41,9 +41,11 @@ from ..recipes import (
 )
 from ..strict_yaml import load_yaml
 from ..trace import trace_inference
+from ..workers import Watched
 from .budget import Budget, parse_budget
 from .choose import Prices, best, random_genome, require_some
 from .contribution import accuracy_after, with_statistics
+from .kept import measurement, read_measurements
 from .space import Genome, Space
 from .spec import RECORDED, SchemeSearch
 
@@ -194,17 +196,7 @@ class Measured:
     def __init__(self, spec: SchemeSearch, space: Space, file: Path, jobs: int | None, console: Console | None, judging: bool = False):
         self._spec, self._space, self._file, self._console, self._judging = spec, space, file, console, judging
         self._jobs = worker_count(jobs)
-        self._known: dict[tuple[Genome, str], float] = {}
-        if file.exists():
-            whole, newline, unfinished = file.read_text().rpartition("\n")
-            if unfinished:  # stopped while writing
-                file.write_text(whole + newline)
-            for number, line in enumerate(csv.reader(whole.splitlines()), 1):
-                try:
-                    genome, drift, accuracy = line
-                    self._known[tuple(map(int, genome.split())), drift] = float(accuracy)
-                except ValueError as error:
-                    raise LightningFwdError(f"cannot read {file}, line {number}", str(error), "delete the line, or the file") from error
+        self._known = read_measurements(file, space, spec.drifts)
 
     def of(self, genomes: list[Genome]) -> dict[Genome, float]:
         """Percent, by genome."""
@@ -214,12 +206,15 @@ class Measured:
         with Progress(*columns, console=self._console) as progress, self._file.open("a", newline="") as file:
             bar = progress.add_task("random schemes" if self._judging else "contributions", total=len(todo), visible=bool(todo))
             start = self._file.parent / START
-            calls = (joblib.delayed(_measure)(self._spec, self._space, start, genome, drift, self._judging) for genome, drift in todo)
+            calls = (
+                joblib.delayed(Watched(_measure))(self._spec, self._space, start, genome, drift, self._judging) for genome, drift in todo
+            )
             done = run_each(self._jobs, calls, in_order=True)
             for (genome, drift), accuracy in zip(todo, done, strict=True):
                 self._known[genome, drift] = accuracy
-                csv.writer(file, lineterminator="\n").writerow([" ".join(map(str, genome)), drift, accuracy])
-                file.flush()
+                with naming(self._file):
+                    file.write(measurement(genome, drift, accuracy))
+                    file.flush()
                 progress.advance(bar)
         drifts = self._spec.drifts
         return {g: sum(self._known[g, d] for d in drifts) / len(drifts) for g in wanted}
@@ -282,18 +277,12 @@ def _budget(spec: SchemeSearch, net: nn.Module, example: Tensor) -> Budget:
 
 def _open_folder(spec: SchemeSearch, out: Path) -> None:
     """Measurements are of use to a search with another budget, not to one with other data or training."""
-    try:
+    with naming(out):
         out.mkdir(parents=True, exist_ok=True)
-        recipe = out / "search.yaml"
-        text = yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False)
-        used = (out / START).exists() or (out / "contributions.csv").exists()
-        if used and recipe.exists() and (changes := differences(recipe.read_text(), text, ("budget", "width", "finalists"))):
-            raise LightningFwdError(
-                f"{out} holds measurements of another search", "; ".join(changes), "choose another folder, or delete it"
-            )
-        recipe.write_text(text)
-    except OSError as error:
-        raise LightningFwdError(f"cannot write to {out}", str(error), "choose another folder") from error
+    recipe, text = out / "search.yaml", yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False)
+    if (out / START).exists() or (out / "contributions.csv").exists():
+        require_same(recipe, text, ("budget", "width", "finalists"), "another search")
+    write_whole(recipe, text)
 
 
 def _write(found: Found, spec: SchemeSearch, net: nn.Module, example: Tensor, file: Path) -> None:

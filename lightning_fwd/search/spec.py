@@ -8,12 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from ..errors import LightningFwdError
-from ..recipes import Training, from_mapping, require_keywords, with_data_folder
+from ..recipes import Training, from_mapping, read_recipe, require_keywords
 from ..settings import check_settings
-from ..strict_yaml import load_yaml
 
 RECORDED = "recorded"  #: in the place of a drift: the target data set as it is
 
@@ -87,9 +84,6 @@ def load_search(file: str | Path, overrides: Mapping[str, Any] | None = None) ->
     Raises:
         LightningFwdError: the file cannot be read, or holds an unknown or lacks a needed key.
     """
-    try:
-        content = load_yaml(with_data_folder(Path(file).read_text(), Path(file))) or {}
-    except (OSError, yaml.YAMLError) as error:
-        known = ", ".join(f.name for f in dataclasses.fields(SchemeSearch))
-        raise LightningFwdError(f"cannot read the search {str(file)!r}", str(error), f"keys: {known}") from error
+    known = ", ".join(f.name for f in dataclasses.fields(SchemeSearch))
+    content = read_recipe(file, "the search", f"give a YAML file such as recipes/search_resnet8.yaml; keys: {known}")
     return from_mapping(SchemeSearch, {**content, **(overrides or {})} if isinstance(content, dict) else content, str(file))

@@ -227,7 +227,7 @@ def test_the_caller_s_process_is_left_as_it_was(tmp_path, monkeypatch):
         ({"adapt_samples": 5000}, "adapt_samples must be at most 1294"),
         ({"model_args": {"in_channels": 3}}, r"cannot take the data's samples \(1, 8, 8\)"),
         ({"model_args": {"in_channels": 1, "num_classes": 5}}, r"gives \(2, 5\).*10 classes(.|\n)*number of outputs"),
-        ({"weights": "nowhere.ckpt"}, "cannot read nowhere.ckpt"),
+        ({"weights": "nowhere.ckpt"}, "cannot read the weights 'nowhere.ckpt'"),
         (
             {"pretrain": None},
             r"small_conv is right on 1... % .*by chance it would be 10.0 %\n.*without trained weights(.|\n)*weights: FILE",

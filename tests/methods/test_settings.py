@@ -43,7 +43,7 @@ def test_bad_settings_are_named(name, bad):
 
 
 def test_text_in_place_of_a_number_is_told():
-    for make in (lambda: Training(lr="1e-3"), lambda: Row("a", lr="1e-3"), lambda: SchemeSearch({}, ["noise=0.1"], "mlp", lr="1e-3")):
+    for make in (lambda: Training(lr="1e-3"), lambda: Row("a", lr="1e-3"), lambda: SchemeSearch({}, "mlp", ["noise=0.1"], lr="1e-3")):
         with pytest.raises(lf.LightningFwdError, match=r"lr='1e-3'[\s\S]*finite number"):
             make()
 

@@ -7,6 +7,7 @@ from safetensors.torch import save_file
 
 from lightning_fwd import LightningFwdError
 from lightning_fwd.models import MLP, SmallConv1d, load_weights
+from lightning_fwd.models.sealed_weights import save_sealed
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "prefixed.pt", "lightning.ckpt", "keras.npz"])
@@ -67,3 +68,47 @@ def test_weights_of_keras_never_leave_a_layer_as_drawn(tmp_path):
     np.savez(tmp_path / "w.npz", **{"dense/kernel": net.classifier.weight.detach().T, "dense/bias": net.classifier.bias.detach()})
     with pytest.raises(LightningFwdError, match=r"is a Conv1d: weights of Keras are read for Conv2d, Linear and batch norm alone"):
         load_weights(net, tmp_path / "w.npz")
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "net"])
+def test_weights_under_a_key_of_ones_own(key, tmp_path):
+    source, net, file = MLP(8, (4,), 3), MLP(8, (4,), 3), tmp_path / "own.pt"
+    optimizer = torch.optim.SGD(source.parameters(), 0.1, 0.9)
+    torch.save({"epoch": 3, key: source.state_dict(), "optimizer_state_dict": optimizer.state_dict(), "best": {"loss": 0.1}}, file)
+    load_weights(net, file)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), source.parameters(), strict=True))
+    torch.save({"a": source.state_dict(), "b": source.state_dict()}, file)
+    with pytest.raises(LightningFwdError, match="several sets of weights: a, b"):
+        load_weights(net, file)
+    torch.save({"epoch": 3, "args": {}}, file)
+    with pytest.raises(LightningFwdError, match="holds no weights(.|\n)*it has epoch, args"):
+        load_weights(net, file)
+
+
+def test_a_missing_key_is_named(tmp_path):
+    state, file = MLP(8, (4, 4, 4, 4), 3).state_dict(), tmp_path / "w.pt"
+    del state["fc4.bias"]
+    torch.save({f"model.{key}": value for key, value in state.items()}, file)
+    with pytest.raises(LightningFwdError, match="w.pt does not belong to this model\n  why:  it lacks model.fc4.bias\n"):
+        load_weights(MLP(8, (4, 4, 4, 4), 3), file)
+
+
+@pytest.mark.parametrize("change", [torch.Tensor.int, torch.Tensor.to_sparse, lambda t: t.to(torch.complex64), lambda t: t.to("meta")])
+def test_weights_of_another_kind_are_not_rounded_in_silence(change, tmp_path):
+    net, file = MLP(8, (4,), 3), tmp_path / "w.pt"
+    before = [p.clone() for p in net.parameters()]
+    torch.save({key: change(value) for key, value in net.state_dict().items()}, file)
+    with pytest.raises(LightningFwdError, match="fc1.weight is a strided|fc1.weight is a torch"):
+        load_weights(net, file)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), before, strict=True))
+
+
+def test_a_checksum_guards_what_the_format_does_not(tmp_path):
+    net, file = MLP(8, (4,), 3), tmp_path / "w.safetensors"
+    save_sealed(net.state_dict(), file)
+    load_weights(net, file)
+    data = bytearray(file.read_bytes())
+    data[-3] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(LightningFwdError, match="w.safetensors'\n  why:  it is damaged: its tensors do not have the checksum"):
+        load_weights(net, file)

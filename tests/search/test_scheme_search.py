@@ -32,6 +32,7 @@ from lightning_fwd.search import (
     random_genome,
     search,
 )
+from lightning_fwd.search.kept import measurement
 from lightning_fwd.search.run import START, Measured, _samples
 from lightning_fwd.search.space import within
 
@@ -244,8 +245,9 @@ def test_measurements_survive_an_interruption(tmp_path, small):
     space = small[2]
     spec, file = SchemeSearch(**SPEC), begun(tmp_path) / "contributions.csv"
     first = Measured(spec, space, file, 1, None).of([space.nothing])
-    file.write_text(file.read_text().replace(f"{first[space.nothing]}", "12.5"))
-    assert Measured(spec, space, file, 1, None).of([space.nothing]) == {space.nothing: 12.5}
+    other = 100 - first[space.nothing]
+    file.write_text(measurement(space.nothing, spec.drifts[0], other))
+    assert Measured(spec, space, file, 1, None).of([space.nothing]) == {space.nothing: other}
 
 
 def test_an_unfinished_line_is_measured_again_and_a_damaged_one_named(tmp_path, small):
@@ -254,9 +256,14 @@ def test_an_unfinished_line_is_measured_again_and_a_damaged_one_named(tmp_path, 
     measured = Measured(SchemeSearch(**SPEC), space, file, 1, None)
     assert measured.of([space.nothing]) == {space.nothing: 12.5} and measured.of([space.bias_only(1)])[space.bias_only(1)] > 10
     assert len(file.read_text().splitlines()) == 2
-    file.write_text("0 0 0 0,contrast=0.3\n")
-    with pytest.raises(lf.LightningFwdError, match="contributions.csv, line 1"):
-        Measured(SchemeSearch(**SPEC), space, file, 1, None)
+    line = measurement(space.nothing, "contrast=0.3", 12.5)
+    for damaged, number in (
+        ("0 0 0 0,contrast=0.3\n", 1), (line + line, 2), (line.replace("12.5", "13.5"), 1), ("0 0 0 0,contrast=0.3,112.5\n", 1),
+        ("0 0 0 9,contrast=0.3,12.5\n", 1), ("0 0 0 0,noise=0.3,12.5\n", 1), (line + "1 0 0 0,contrast=0.3,7\n", 2), ("\n" + line, 1),
+    ):  # fmt: skip
+        file.write_text(damaged)
+        with pytest.raises(lf.LightningFwdError, match=f"contributions.csv, line {number}"):
+            Measured(SchemeSearch(**SPEC), space, file, 1, None)
 
 
 def test_random_schemes_are_judged_on_samples_that_had_no_part_in_the_search():

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...errors import LightningFwdError, RewriteError
 from ...graph.capture import capture
 from ...graph.programs import whole
 from ...graph.segment import Segment
+from ...models.sealed_weights import load_sealed, save_sealed
 from .moments import Moments, mean_and_covariance
 from .places import Place, find_convolutions, find_norms
 
@@ -54,10 +53,7 @@ def source_moments(net: nn.Module, data: Any, file: str | Path, samples: int = S
             break
     if not seen:
         raise RewriteError("source_moments got no samples", "the data are empty", "give batches of source data")
-    try:
-        save_file(run.tensors(), file, {"samples": str(seen), "model": type(net).__name__})
-    except (OSError, SafetensorError) as error:
-        raise LightningFwdError(f"cannot write {file}", str(error), "give a path in a folder that you may write to") from error
+    save_sealed(run.tensors(), file, samples=str(seen), model=type(net).__name__)
     return str(file)
 
 
@@ -120,32 +116,29 @@ def read_moments(file: str | Path, places: list[Place], sizes: list[int]) -> lis
         RewriteError: the file cannot be read, or was not written for this network.
     """
     try:
-        with safe_open(file, "pt") as stored:
-            known = set(stored.keys())
-            return [_read(stored, known, f"{p.path}/{p.kind}", size, file) for p, size in zip(places, sizes, strict=True)]
-    except (OSError, SafetensorError) as error:
-        raise RewriteError(
-            f"cannot read the source's moments {str(file)!r}",
-            f"{type(error).__name__}: {error}",
-            "write them with lf.source_moments(net, source_data, FILE)",
-        ) from error
+        stored = load_sealed(file, "the source's moments", "write them with lf.source_moments(net, source_data, FILE)")
+    except LightningFwdError as error:
+        raise RewriteError(error.what, error.why, error.mend) from error
+    return [_read(stored, f"{p.path}/{p.kind}", size, file) for p, size in zip(places, sizes, strict=True)]
 
 
-def _read(stored: Any, known: set[str], key: str, size: int, file: str | Path) -> tuple[Tensor, Tensor, int]:
+def _read(stored: dict[str, Tensor], key: str, size: int, file: str | Path) -> tuple[Tensor, Tensor, int]:
     names = ["mean", "deviation", *(["correlation"] if not key.endswith(("/single", "/norm")) else [])]
     shapes = {"mean": [size], "deviation": [size], "correlation": [size * (size - 1) // 2]}
     for name in names:
         full = f"{key}/{name}"
-        found = list(stored.get_slice(full).get_shape()) if full in known else None
+        found = list(stored[full].shape) if full in stored else None
         if found != shapes[name]:
             raise RewriteError(
                 f"{file}: {full} has shape {found}, this model needs {shapes[name]}" if found else f"{file} holds no {full}",
                 "the moments are those of another network, or of fewer layers measured by whole patches",
                 "write them anew: lf.source_moments(net, source_data, FILE, patches=...)",
             )
-    tensors = {name: stored.get_tensor(f"{key}/{name}") for name in names}
+    tensors = {name: stored[f"{key}/{name}"] for name in names}
     if not all(t.is_floating_point() and t.isfinite().all() for t in tensors.values()):
         raise RewriteError(f"{file}: {key} holds values that are not finite", "", "write the moments anew with lf.source_moments")
+    if (tensors["deviation"] < 0).any() or ("correlation" in tensors and (tensors["correlation"].abs() > 1.01).any()):
+        raise RewriteError(f"{file}: {key} holds what no deviation or correlation is", "", "write the moments anew with lf.source_moments")
     size_in_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
     mean, deviation = tensors["mean"].double(), tensors["deviation"].double()
     if "correlation" not in tensors:

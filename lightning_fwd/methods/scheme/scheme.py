@@ -14,7 +14,8 @@ from ...errors import RewriteError
 from ...graph.blocks import canonical_names, is_norm, layer_of, parameters_of
 from ...graph.rewritten import RewrittenModel
 from ...passes.slice_weight_gradients import channel_dim
-from ...strict_yaml import load_yaml
+from ...plain_files import write_whole
+from ...strict_yaml import read_yaml
 from .ranking import Ranking, rank_channels
 
 Amount = float | Sequence[int]  #: of a layer's input channels: a fraction, or which
@@ -40,25 +41,22 @@ def read_scheme(file: str | Path) -> tuple[dict[str, Amount], Biases]:
     Raises:
         RewriteError: the file is missing or holds something else.
     """
+    mend = "a scheme file has the key 'train' (layer: fraction of input channels, or their list) and optionally 'biases' (layers)"
+    content = read_yaml(file, "the scheme", mend, RewriteError)
     try:
-        content = load_yaml(Path(file).read_text())
         if not isinstance(content, dict) or "train" not in content or set(content) - {"train", "biases", "found"}:
             raise TypeError(f"it holds {list(content) if isinstance(content, dict) else content!r}")
         if not isinstance(content["train"], dict):
             raise TypeError(f"train is {content['train']!r}, expected layer: fraction or channels")
         return content["train"], content.get("biases", "trained")
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
-        raise RewriteError(
-            f"cannot read the scheme {str(file)!r}",
-            f"{type(error).__name__}: {error}",
-            "a scheme file has the key 'train' (layer: fraction of input channels, or their list) and optionally 'biases' (layers)",
-        ) from error
+    except TypeError as error:
+        raise RewriteError(f"cannot read the scheme {str(file)!r}", str(error), mend) from error
 
 
 def write_scheme(file: str | Path, train: Mapping[str, Amount], biases: Biases, found: Mapping[str, Any] | None = None) -> None:
     """Write a scheme file; ``found`` says how it came about."""
     content = {"train": dict(train), "biases": biases} | ({"found": dict(found)} if found else {})
-    Path(file).write_text(yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
+    write_whole(file, yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=120))
 
 
 def resolve(model: RewrittenModel, train: Train, fraction: float, biases: Biases, ranking: Ranking, seed: int) -> Scheme:
