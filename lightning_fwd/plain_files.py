@@ -104,7 +104,7 @@ def write_whole(path: str | Path, text: str) -> None:
 
 
 @contextmanager
-def naming(path: str | Path) -> Iterator[None]:
+def naming(path: str | Path, mend: str = "free space there, or choose a folder that you may write to") -> Iterator[None]:
     """Errors of the disk (full, read-only, taken away), which do not always name a file, name this one. Also a decorator.
 
     Raises:
@@ -114,4 +114,4 @@ def naming(path: str | Path) -> Iterator[None]:
         yield
     except OSError as error:
         why = error.strerror or str(error)
-        raise LightningFwdError(f"cannot write to {path}", why, "free space there, or choose a folder that you may write to") from error
+        raise LightningFwdError(f"cannot write to {path}", why, mend) from error

@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
         require_data(data, "labelled + unlabelled")
     require_fit(network, source)
     require_trained(recipe, network, source, "test", may_pretrain=False)
-    with naming(options.out):
+    with naming(options.out, "choose another --out"):
         options.out.mkdir(parents=True, exist_ok=True)
     quiet(recipe.seed)
     stages = [stage.prepared(network, source, options.out / "source") for stage in stages]

@@ -57,7 +57,7 @@ def open_folder(scenario: Scenario, out: Path) -> list[Result]:
         LightningFwdError: the folder cannot be written, holds results or pretrained weights of another scenario, or is damaged.
     """
     recipe = out / SCENARIO
-    with naming(out):
+    with naming(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
     used = (out / RESULTS).exists() or any(out.glob("pretrained/*.safetensors"))
     if used:

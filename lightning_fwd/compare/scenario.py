@@ -58,6 +58,10 @@ class Row:
     control: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.freeze, list) or not all(isinstance(path, str) for path in self.freeze):
+            raise LightningFwdError(
+                f"row {self.name!r}: freeze is {self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]"
+            )
         check_settings(self, LightningFwdError, ("lr", "epochs"))
         own = [k for k in ("method", "settings", "lr", "epochs", "after_statistics", "freeze", "calibrate") if getattr(self, k)]
         if self.stages and own:
@@ -67,10 +71,6 @@ class Row:
                 "write them in the stages; recomputed statistics are a stage: {method: statistics}",
             )
         self.adaptation()
-        if not isinstance(self.freeze, list) or not all(isinstance(path, str) for path in self.freeze):
-            raise LightningFwdError(
-                f"row {self.name!r}: freeze is {self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]"
-            )
         require_keywords(self.settings, f"row {self.name!r}: settings")
 
     def adaptation(self) -> list[Stage]:

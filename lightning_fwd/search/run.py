@@ -277,7 +277,7 @@ def _budget(spec: SchemeSearch, net: nn.Module, example: Tensor) -> Budget:
 
 def _open_folder(spec: SchemeSearch, out: Path) -> None:
     """Measurements are of use to a search with another budget, not to one with other data or training."""
-    with naming(out):
+    with naming(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
     recipe, text = out / "search.yaml", yaml.safe_dump(dataclasses.asdict(spec), sort_keys=False)
     if (out / START).exists() or (out / "contributions.csv").exists():
