@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .classifier import Classifier
     from .cost import step_cost
     from .errors import CaptureError, LightningFwdError, RewriteError, StepError
-    from .graph import RewrittenModel
+    from .graph import RewrittenModel, set_labels
     from .integer import Integer
     from .methods import *  # noqa: F403  # every rule of the registry
     from .methods import METHODS, LearningMethod, rewrite, source_moments
@@ -53,6 +53,7 @@ _ROOM_OF = {
     "RewriteError": "errors",
     "StepError": "errors",
     "RewrittenModel": "graph",
+    "set_labels": "graph",
     "Integer": "integer",
     "METHODS": "methods",
     "LearningMethod": "methods",
@@ -84,6 +85,7 @@ __all__ = [
     "adapt",
     "adaptation_cost",
     "rewrite",
+    "set_labels",
     "source_moments",
     "step_cost",
     "unwrap",

@@ -3,6 +3,7 @@
 from ..errors import CaptureError, LightningFwdError, RewriteError, StepError
 from .blocks import Block, find_blocks
 from .capture import Capture, capture
+from .pending import set_labels
 from .phase import PHASES, layer, phase
 from .rewritten import RewrittenModel
 from .step import Logits, Part, Step, StepRecord, Update
@@ -25,4 +26,5 @@ __all__ = [
     "find_blocks",
     "layer",
     "phase",
+    "set_labels",
 ]

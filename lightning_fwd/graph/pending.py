@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import StepError
+from .label_check import LabelCheck
+from .refuse_backward import (
+    refuse_losses_beside,
+    refuse_lost_logits,
+    refuse_plain_backward,
+    refuse_second_backward,
+    require_finite_error,
+    require_finite_loss,
+)
 from .step import Step, StepRecord, accumulate
+
+_running: list[PendingSteps] = []  # the innermost training step of the user's that is running comes last
 
 
 class PendingSteps:
@@ -20,6 +30,7 @@ class PendingSteps:
 
     Attributes:
         target, loss_scale: of the step that is running (:meth:`RewrittenModel.step`).
+        handed_over: whether the user handed over the labels (:func:`set_labels`).
         stepping: whether one is.
         forgotten: whether logits were handed out since the last step and have died, detached or recomputed, before a loss came back.
     """
@@ -27,8 +38,10 @@ class PendingSteps:
     def __init__(self) -> None:
         self.target: Any = None
         self.loss_scale = 1.0
-        self.stepping = self.forgotten = False
+        self.stepping = self.forgotten = self.handed_over = False
         self._waiting: list[tuple[ref[Tensor], Step]] = []
+        self._labels = LabelCheck()
+        self._on_backward: Callable[[Tensor], None] | None = None
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -42,15 +55,29 @@ class PendingSteps:
     def __reduce__(self) -> Any:
         return PendingSteps, ()
 
+    @contextmanager
+    def open(self, target: Any, loss_scale: float) -> Iterator[None]:
+        """A training step of the user's, from a clean slate."""
+        self.clear()
+        self.target, self.loss_scale, self.stepping, self.handed_over = _as_labels(target), loss_scale, True, False
+        _running.append(self)
+        try:
+            yield
+        finally:
+            _running.remove(self)
+            self.target, self.stepping = None, False
+
     def clear(self) -> None:
         self._waiting.clear()
         self.forgotten = False
 
-    def hand_out(self, step: Step) -> Tensor:
+    def hand_out(self, step: Step, learns_by_labels: bool) -> Tensor:
         """Remember a step and give its logits ``(B, C)``, cut off from the network, for the user's loss."""
         logits = step.logits
         assert logits is not None
         step.logits = None
+        if learns_by_labels:
+            step.target, step.handed_over = self.target, self.handed_over
         steps = ref(self)
 
         def forget(dead: ref[Tensor]) -> None:  # no loss can reach them any more: nothing of the step is kept
@@ -59,54 +86,151 @@ class PendingSteps:
                 me.forgotten = True
 
         self._waiting.append((ref(logits, forget), step))
-        logits.register_post_accumulate_grad_hook(_refuse_plain_backward)  # torch.autograd.grad does not call it
+        logits.register_post_accumulate_grad_hook(partial(_at_the_logits, steps))  # torch.autograd.grad does not call it
         return logits.clone()  # which may be written into, as a leaf may not
 
-    def finish(self, loss: Tensor, rule: str, parameters: dict[str, nn.Parameter], others: Sequence[nn.Parameter]) -> int:
+    def finish(
+        self,
+        loss: Tensor,
+        rule: str,
+        parameters: dict[str, nn.Parameter],
+        others: Sequence[nn.Parameter],
+        gradient: Tensor | None = None,
+        retain_graph: bool = False,
+    ) -> int:
         """The error of every step from ``loss``, then the rule's updates into ``p.grad``.
 
         Args:
             rule: its name, for errors.
             parameters: of the model, by name; others: outside it, which get their ordinary gradient.
+            gradient: of whatever follows, at the loss; None: 1. retain_graph: keep the user's own graph; a step is finished once all the same.
 
         Returns:
             how many steps were finished.
 
         Raises:
-            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them.
+            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or the labels
+                that the rule learns by do not fit it.
         """
-        if not torch.isfinite(loss).all():  # read before anything is changed, at the price of one synchronisation on a GPU
-            raise StepError(
-                f"the loss is {loss.item()}",
-                "an update from it would destroy the weights; they are unchanged",
-                "lower the learning rate, or look for bad values in the batch",
-            )
+        require_finite_loss(loss)  # read before anything is changed, at the price of one synchronisation on a GPU
         others = [p for p in others if p.requires_grad]
         reached = [(logits, step) for weak, step in self._waiting if (logits := weak()) is not None]
         leaves = [logits for logits, _ in reached]
         own = {name: p for name, p in parameters.items() if p.requires_grad}
-        kept = any(step.inputs is not None for _, step in reached)
+        kept = retain_graph or any(step.inputs is not None for _, step in reached)
         if not leaves:
-            _refuse_lost_logits()
-        grads = torch.autograd.grad(loss, [*leaves, *others, *own.values()], retain_graph=kept, allow_unused=True)
+            refuse_lost_logits()
+        grads = torch.autograd.grad(loss, [*leaves, *others, *own.values()], gradient, retain_graph=kept, allow_unused=True)
         errors, rest = grads[: len(leaves)], grads[len(leaves) :]
         if all(g is None for g in errors):
-            _refuse_lost_logits()
-        _refuse_losses_beside(rule, [name for name, grad in zip(own, rest[len(others) :], strict=True) if grad is not None])
+            refuse_lost_logits()
+        refuse_losses_beside(rule, [name for name, grad in zip(own, rest[len(others) :], strict=True) if grad is not None])
+        found = [(logits, step, error) for (logits, step), error in zip(reached, errors, strict=True) if error is not None]
+        for logits, step, error in found:
+            self._check(rule, logits, step, error)
+        touched: dict[nn.Parameter, None] = {}
         for parameter, grad in zip(others, rest, strict=False):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad + grad
+                touched[parameter] = None
         self.clear()
-        inputs = []
-        for (_, step), error in zip(reached, errors, strict=True):
-            if error is not None:
-                with step.autocast():  # later passes of the rule run in the same precision as its first
-                    for update in step.finish(error):
-                        accumulate(update)
-                inputs += [step.inputs] if step.inputs is not None else []
-        if inputs:
-            torch.autograd.backward([before for before, _ in inputs], [x.grad for _, x in inputs])
+        for _, step, error in found:
+            _run_to_its_end(step, error, touched)
+        _pass_to_inputs([step for _, step, _ in found])
+        _call_gradient_hooks(touched)
         return len(reached)
+
+    def _check(self, rule: str, logits: Tensor, step: Step, error: Tensor) -> None:
+        if isinstance(step.target, Tensor):
+            self._labels.see(rule, logits.detach(), step.target, error, step.handed_over)
+
+    @contextmanager
+    def plain_backward(self, rule: str) -> Iterator[list[Step]]:
+        """Inside, ``loss.backward()``, with whatever arguments and as often as there are losses, finishes the steps that it reaches.
+
+        Yields:
+            the steps finished so far.
+
+        Raises:
+            StepError: on the way out, no step was finished.
+        """
+        done: list[Step] = []
+        touched: dict[nn.Parameter, None] = {}
+
+        def finish(logits: Tensor) -> None:
+            step = next((step for weak, step in self._waiting if weak() is logits), None)
+            if step is None or any(step is one for one in done):
+                refuse_second_backward()
+            error, logits.grad = logits.grad, None
+            assert error is not None
+            with torch.enable_grad():
+                require_finite_error(error)
+                self._check(rule, logits, step, error)
+                done.append(step)
+                _run_to_its_end(step, error, touched)
+
+        self._on_backward = finish
+        try:
+            yield done
+        finally:
+            self._on_backward = None
+            self.clear()
+        if not done:
+            refuse_lost_logits()
+        _pass_to_inputs(done)
+        _call_gradient_hooks(touched)
+
+
+def _at_the_logits(steps: ref[PendingSteps], logits: Tensor) -> None:
+    """``loss.backward()`` has come down to the logits."""
+    me = steps()
+    if me is None or me._on_backward is None:
+        refuse_plain_backward()
+    else:
+        me._on_backward(logits)
+
+
+def _run_to_its_end(step: Step, error: Tensor, touched: dict[nn.Parameter, None]) -> None:
+    with step.autocast():  # later passes of the rule run in the same precision as its first
+        for update in step.finish(error):
+            accumulate(update)
+            if update.value is None and isinstance(update.tensor, nn.Parameter):
+                touched[update.tensor] = None
+
+
+def _pass_to_inputs(steps: list[Step]) -> None:
+    inputs = [step.inputs for step in steps if step.inputs is not None]
+    if inputs:
+        torch.autograd.backward([before for before, _ in inputs], [x.grad for _, x in inputs])
+
+
+def _call_gradient_hooks(parameters: Iterable[nn.Parameter]) -> None:
+    """What ``register_post_accumulate_grad_hook`` asked for, once a step, as autograd would call it (an optimizer of each parameter's own, say)."""
+    for parameter in parameters:
+        for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
+            hook(parameter)
+
+
+def set_labels(labels: Tensor) -> Tensor:
+    """Hand over the labels ``(B,)`` that your loss takes, where they are not those of the batch; before the network is called.
+
+    For rules with losses of their own, which otherwise learn by the labels that stand in the batch. Outside a training step of a rule, as under a
+    plain Trainer or in validation, nothing happens.
+
+    Returns:
+        the labels, as given.
+
+    Example:
+        >>> y = lf.set_labels(y[permutation])
+        >>> loss = F.cross_entropy(self.net(x[permutation]), y)
+    """
+    if _running:
+        _running[-1].target, _running[-1].handed_over = _as_labels(labels), True
+    return labels
+
+
+def _as_labels(target: Any) -> Any:
+    return target.long() if isinstance(target, Tensor) and not target.is_floating_point() else target
 
 
 def start(updates: Callable[[StepRecord], Any], record: StepRecord, before: Tensor) -> Step:
@@ -122,34 +246,9 @@ def start(updates: Callable[[StepRecord], Any], record: StepRecord, before: Tens
     return step
 
 
-def _refuse_lost_logits() -> NoReturn:
-    raise StepError(
-        "the loss does not depend on the logits",
-        "the training step detached or recomputed them",
-        "compute the loss from the tensor that the model returned",
-    )
-
-
-def _refuse_losses_beside(rule: str, beside: list[str]) -> None:
-    if beside:
-        raise StepError(
-            f"the loss depends on {', '.join(beside[:3])}{' and others' if beside[3:] else ''} otherwise than through the logits",
-            f"{rule} takes the gradient of the loss at the logits: a penalty on parameters would be lost",
-            "use the optimizer's weight_decay; a term that is only logged: detach it",
-        )
-
-
 def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:
     """The present autocast, to be entered again. Its cache would hand a weight cast under ``no_grad`` to a pass that wants its gradient: off."""
     if not torch.amp.is_autocast_available(device):
         return nullcontext
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
     return partial(torch.autocast, device, dtype=dtype, enabled=enabled, cache_enabled=False)
-
-
-def _refuse_plain_backward(logits: Tensor) -> None:
-    raise StepError(
-        "loss.backward() was called on a model that is rewritten for a learning rule",
-        "it stops at the logits, so no parameter would get a gradient; a LightningModule stays rewritten after fit",
-        "call model.backward(loss), train with the rule's Lightning strategy, or call lf.unwrap(module) first for plain training",
-    )

@@ -121,7 +121,7 @@ class RewrittenModel(View):
                 )
             x = x.detach().requires_grad_()
         record = StepRecord(x, self.pending.target, self.pending.loss_scale, self.inserted.counter + len(self.pending))
-        return self.pending.hand_out(start(partial(self.method.updates, self), record, before))
+        return self.pending.hand_out(start(partial(self.method.updates, self), record, before), self.method.needs_target)
 
     def run(self, x: Tensor) -> Tensor:
         """The original's own computation, with dropout and normalisation as their modules' modes say."""
@@ -155,34 +155,47 @@ class RewrittenModel(View):
         Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with losses of
         its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n times the step).
         """
-        labels = target.long() if isinstance(target, Tensor) and not target.is_floating_point() else target
-        pending = self.pending
-        pending.clear()
-        pending.target, pending.loss_scale, pending.stepping = labels, loss_scale, True
-        try:
+        with self.pending.open(target, loss_scale):
             yield
-        finally:
-            pending.target, pending.stepping = None, False
 
-    def backward(self, loss: Tensor, others: list[nn.Parameter] | None = None) -> None:
+    def backward(
+        self,
+        loss: Tensor,
+        others: list[nn.Parameter] | None = None,
+        gradient: Tensor | None = None,
+        retain_graph: bool = False,
+    ) -> None:
         """Finish the step: error = gradient of ``loss`` w.r.t. the logits, then the rule's updates into ``p.grad``.
 
         Args:
-            loss: scalar computed from the logits of this step's forward call(s).
+            loss: computed from the logits of this step's forward call(s); a scalar, or of any shape with the ``gradient`` at it.
             others: parameters outside this model that the loss depends on; they get their ordinary gradient.
+            gradient, retain_graph: as of ``torch.Tensor.backward``; what is kept is the graph of the loss, a forward call is learned from once.
 
         Raises:
-            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them.
+            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or the
+                labels that the rule learns by do not fit it.
         """
+        self._require_pending()
+        rule, parameters = type(self.method).__name__, dict(self.named_parameters())
+        self.inserted.counter += self.pending.finish(loss, rule, parameters, others or [], gradient, retain_graph)
+
+    @contextmanager
+    def plain_backward(self) -> Iterator[None]:
+        """Inside, ``loss.backward()`` itself finishes the step, with whatever arguments it takes."""
+        self._require_pending()
+        with self.pending.plain_backward(type(self.method).__name__) as done:
+            yield
+        self.inserted.counter += len(done)
+
+    def _require_pending(self) -> None:
         if not self.pending and not self.pending.forgotten:
             raise StepError(
                 "backward was called, but no training forward came before it",
                 "the model was in eval mode or under no_grad, only a part of it was called, or backward was called twice",
-                "call model.train(), run the model, compute the loss, then call backward once; in Lightning name the network that "
-                "training_step calls: ForwardOnlyStrategy(method, module=...)",
+                "call model.train(), run the model, compute the loss (of several losses the sum), then call backward once; in Lightning name the "
+                "network that training_step calls: ForwardOnlyStrategy(method, module=...)",
             )
-        parameters = dict(self.named_parameters())
-        self.inserted.counter += self.pending.finish(loss, type(self.method).__name__, parameters, others or [])
 
     # ---- modes, building, undoing
 

@@ -98,6 +98,8 @@ class Step:
     """
 
     logits: Tensor | None
+    target: Tensor | None = None  #: labels that the rule learns by, and whether the user handed them over
+    handed_over: bool = False
     inputs: tuple[Tensor, Tensor] | None = None  #: the input as it came, with a history of its own, and the leaf that the rule ran on
 
     def __init__(self, updates: Updates, autocast: Callable[[], AbstractContextManager] = nullcontext):

@@ -120,14 +120,15 @@ class LearningMethod(ABC):
             raise StepError(
                 f"{name} needs the labels of the batch and got none",
                 "its loss is local to a block, so the gradient of the user's loss is not enough",
-                "give batches as (input, target) or as a dict with 'target', or tell the strategy by target_key; "
-                "to predict, call model.eval() first",
+                "give batches as (input, target) or as a dict with 'target', tell the strategy by target_key, or call "
+                "lf.set_labels(labels) in training_step before the network; to predict, call model.eval() first",
             )
         if target.shape != x.shape[:1] or target.dtype.is_floating_point:
             raise StepError(
                 f"{name} got labels of shape {tuple(target.shape)} and {target.dtype} for an input batch of {x.shape[0]}",
                 "it needs class indices, one integer per sample",
-                "convert one-hot or soft labels to indices",
+                "convert one-hot or soft labels to indices, and where training_step makes its own batch hand over its labels: "
+                "lf.set_labels(labels) before the network",
             )
         if target.numel() and not torch.compiler.is_compiling() and not _is_fake(target):
             # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any other
@@ -137,7 +138,8 @@ class LearningMethod(ABC):
                 raise StepError(
                     f"{name} got labels from {least} to {most}, but the model has {classes} classes",
                     "the number of classes is read from the logits of the example input",
-                    "check the labels, or give the model an output per class",
+                    "check the labels, or give the model an output per class; samples that your loss ignores (ignore_index) leave out of what the "
+                    "network gets: lf.set_labels(y[known]), then self(x[known])",
                 )
 
 

@@ -22,10 +22,12 @@ from typing_extensions import override
 
 from ..errors import LightningFwdError
 from ..graph.constants import COUNTER, INSERTED
+from ..graph.refuse_backward import require_finite_loss
 from ..graph.rewritten import RewrittenModel
 from ..integer import Integer, IntegerRule
 from ..methods import DEFAULT, LearningMethod, get_method
 from .averaging import spare_frozen_norms
+from .backward_settings import backward_settings
 from .batch import Key, example_batch, input_of, target_of
 from .fresh_norms import warn_of_fresh_norms
 from .install import folded_state, inserted_state, install, installed, load_folded_state, split_state, unwrap
@@ -191,6 +193,13 @@ class TrainsByRule(Strategy):
         missing = {n: p for n, p in self.network.inserted.named_parameters() if p.requires_grad and id(p) not in known}
         if not missing:
             return
+        if not optimizer.param_groups:  # Lightning's stand-in where configure_optimizers returns none
+            unwrap(self.connected)
+            raise LightningFwdError(
+                f"{type(self.method).__name__} has no optimizer for what it inserts ({', '.join(list(missing)[:3])})",
+                "configure_optimizers returned none, so nothing would ever step them",
+                "return an optimizer; or choose a rule, or settings, without heads that learn, as LocalLoss(head='random')",
+            )
         group = self._group_of_the_head(optimizer)
         group["params"].extend(missing.values())
         if "param_names" in group:
@@ -229,10 +238,15 @@ class TrainsByRule(Strategy):
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
         self.pre_backward(closure_loss)
         closure_loss = self.precision_plugin.pre_backward(closure_loss, self.connected)
-        inside = {id(p) for p in self.network.parameters()}
-        others = [p for p in self.connected.parameters() if id(p) not in inside]
         with self.precision_plugin.forward_context():  # a rule's later passes run in the same precision as its first
-            self.network.backward(closure_loss, others)
+            if is_overridden("backward", self.connected):  # its own loss.backward() then finishes the step
+                require_finite_loss(closure_loss)
+                with self.network.plain_backward():
+                    self.precision_plugin.backward(closure_loss, self.connected, optimizer, *args, **kwargs)
+            else:
+                inside = {id(p) for p in self.network.parameters()}
+                others = [p for p in self.connected.parameters() if id(p) not in inside]
+                self.network.backward(closure_loss, others, **backward_settings(*args, **kwargs))
         closure_loss = self.precision_plugin.post_backward(closure_loss, self.connected)
         self.post_backward(closure_loss)
         return closure_loss.detach()
