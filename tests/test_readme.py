@@ -23,6 +23,7 @@ class YourLightningModule(L.LightningModule):
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+        self.net[1].num_batches_tracked += 1  # pretrained: some rules refuse a network that looks untrained
 
     def forward(self, x):
         return self.net(x)

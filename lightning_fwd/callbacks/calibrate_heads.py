@@ -12,7 +12,7 @@ from ..strategies import TrainsByRule
 
 
 class CalibrateHeads(Callback):
-    """Call :func:`lightning_fwd.methods.calibrate.calibrate` with source data when fit starts; a resumed fit is left alone.
+    """Call :func:`lightning_fwd.methods.calibrate.calibrate` with source data before the first step; a resumed fit is left alone.
 
     Args:
         source: a data module whose training part is the source, or any iterable of ``(input, target)`` batches.
@@ -22,12 +22,22 @@ class CalibrateHeads(Callback):
     """
 
     def __init__(self, source: LightningDataModule | Any):
-        self.source = source
+        self.source, self._done = source, False
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        strategy = trainer.strategy
-        if not isinstance(strategy, TrainsByRule) or strategy.network.has_learned:
+        self._done = False
+        if isinstance(trainer.strategy, TrainsByRule) and trainer.strategy.rewritten is not None:
+            self._calibrate(trainer.strategy)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if isinstance(trainer.strategy, TrainsByRule) and not self._done:  # rewritten by the first batch
+            self._calibrate(trainer.strategy)
+
+    def _calibrate(self, strategy: TrainsByRule) -> None:
+        self._done = True
+        if strategy.network.has_learned:
             return
         batches = self.source
         if isinstance(batches, LightningDataModule):

@@ -18,6 +18,10 @@ from ..errors import RewriteError
 from .constants import is_constant
 from .operand import known_shape, module_of, operand, target_path
 
+_DESCRIPTIONS = frozenset(
+    "dtype device shape ndim is_cuda layout requires_grad size dim numel stride type element_size is_floating_point is_contiguous".split()
+)
+_LIKENED = frozenset("to type_as expand_as view_as reshape_as".split())
 Granularity = str | int | Sequence[str]
 
 
@@ -55,10 +59,18 @@ def _parameters_in(node: fx.Node, root: nn.Module) -> dict[str, nn.Parameter]:
             found = {f"{node.target}.{name}": p for name, p in module.named_parameters()}
     elif node.op == "get_attr" and isinstance(value := operator.attrgetter(target_path(node))(root), nn.Parameter):
         found = {target_path(node): value}
-    for given in node.all_input_nodes:
+    for given in _read_for_values(node):
         if is_constant(given):
             found |= _parameters_in(given, root)
     return found
+
+
+def _read_for_values(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node less those of which it only asks what they are like (``weight.dtype``, the second of ``x.to(weight)``)."""
+    name = node.args[1] if node.target is getattr else node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if name in _DESCRIPTIONS or str(name).startswith("new_") or str(name).endswith("_like"):
+        return []
+    return [i for i in node.all_input_nodes if i is node.args[0]] if name in _LIKENED else node.all_input_nodes
 
 
 def canonical_names(root: nn.Module) -> dict[str, str]:

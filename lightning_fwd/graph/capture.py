@@ -1,7 +1,8 @@
 """Capture any classifier as one torch.fx graph: tensor in, logits out.
 
 The ladder, each rung tried when the one above fails: symbolic trace; trace again with the innermost failing module kept
-whole (a leaf, reported as opaque); an ordered chain of the root's children; a clear error. Whatever rung succeeds, the
+whole (a leaf, reported as opaque); the same with sizes as numbers, where forward counts or asserts by them (the model is then bound to
+the example's shape, batch aside); an ordered chain of the root's children; a clear error. Whatever rung succeeds, the
 captured graph is run once beside the original: a graph that computes something else is an error, not a wrong result. A number
 that forward reads from an attribute (``self.alpha``) is a constant of the graph; what is to change later must be a buffer.
 """
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,12 +20,14 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from ..errors import CaptureError
 from .constants import INSERTED, mark_constants
+from .generators import kept_generators
 from .leading_sizes import mark_other_leading_sizes
 from .modes import set_modes
 from .module_state import ModuleState
 from .out_of_place import activations_out_of_place, remove_inplace
 from .priced_as import Inserted
-from .training_mode import first_difference, insert_dropout_modules
+from .tracer import LeafTracer, where_in_the_model
+from .training_mode import differing_modules, first_difference, insert_dropout_modules
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Capture:
         graph_module: nodes carry ``meta["tensor_meta"]`` (shape, dtype) for the example input.
         opaque: paths of the modules kept whole because their inside cannot be traced, with the reason.
         how: ``"traced"`` or ``"chain"`` (of children).
+        fixed_shape: whether sizes of the example, the batch's aside, are numbers in the graph.
         inserted: what tracing made beside the model's own: modules that stand in for functional dropout, constants.
     """
 
@@ -43,29 +46,7 @@ class Capture:
     opaque: dict[str, str]
     how: str
     inserted: nn.Module
-
-
-class _LeafTracer(fx.Tracer):
-    """A tracer that remembers the innermost module in which tracing failed."""
-
-    def __init__(self, leaves: set[str]):
-        super().__init__()
-        self._kept_whole = leaves
-        self.failed_in: str | None = None
-
-    def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args=None):
-        """One placeholder: optional arguments of forward keep their defaults."""
-        return root_fn, [self.root, self.create_proxy("placeholder", "input", (), {})]
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self._kept_whole or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable, args: tuple, kwargs: dict):
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed_in = self.failed_in or self.path_of_module(m)
-            raise
+    fixed_shape: bool = False
 
 
 def capture(net: nn.Module, example_input: Tensor) -> Capture:
@@ -85,13 +66,16 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
         example_input, expected = _example_and_output(net, example_input)
         writing = state.written_buffers()
         failures: list[str] = []
-        for attempt in (_trace, _chain):
+        for attempt in (_trace, _trace_sized, _chain):
             try:
-                captured = attempt(net, example_input, writing)
+                with kept_generators():
+                    captured = attempt(net, example_input, writing)
                 _by_position(captured.graph_module)
                 remove_inplace(captured.graph_module)
                 state.restore()
                 with activations_out_of_place(net):
+                    if captured.fixed_shape:
+                        _check_on_one_more(captured.graph_module, net, example_input)
                     _check_against_original(captured.graph_module, example_input, expected)
                     mark_other_leading_sizes(captured.graph_module, example_input)
                 mark_constants(captured.graph_module.graph)
@@ -101,7 +85,7 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
         raise CaptureError(
             f"{type(net).__name__} cannot be captured as a graph",
             "; then ".join(dict.fromkeys(failures)),
-            "move control flow that depends on tensor values into a submodule (it is then kept whole), "
+            "move what decides by values, counts by the batch or draws random numbers in Python into a submodule (it is then kept whole), "
             "or build the model as a sequence of children",
         )
     finally:
@@ -168,17 +152,21 @@ def _example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, 
     return example_input, expected
 
 
-def _trace(net: nn.Module, example_input: Tensor, writing: dict[nn.Module, list[str]]) -> Capture:
+def _trace_sized(net: nn.Module, example_input: Tensor, writing: dict[nn.Module, list[str]]) -> Capture:
+    return _trace(net, example_input, writing, example_input)
+
+
+def _trace(net: nn.Module, _example: Tensor, writing: dict[nn.Module, list[str]], sizes_of: Tensor | None = None) -> Capture:
     """Symbolic trace, in eval mode and in train mode; a module that cannot be traced, that writes into itself, or in which the two differ, is kept
     whole.
     """
     opaque: dict[str, str] = {}
     at_root = _keep_writers_whole(net, writing, opaque)
     while True:
-        graph, constants = _trace_keeping(net, opaque, at_root)
+        graph, constants = _trace_keeping(net, opaque, at_root, sizes_of)
         net.train()
         try:
-            in_train, _ = _trace_keeping(net, opaque, at_root)
+            in_train, _ = _trace_keeping(net, opaque, at_root, sizes_of)
         finally:
             net.eval()
         if graph is None or in_train is None:
@@ -186,9 +174,9 @@ def _trace(net: nn.Module, example_input: Tensor, writing: dict[nn.Module, list[
         path, operation = first_difference(graph, in_train) or (None, None)
         if path is None or path in opaque:
             break
-        kind = type(net.get_submodule(path))
-        opaque |= {p: "computes something else in training" for p, m in net.named_modules() if type(m) is kind}
+        opaque |= dict.fromkeys(differing_modules(graph, in_train) or {path}, "computes something else in training")
     if operation is not None:
+        _require_one_output(net, in_train)
         warnings.warn(
             f"{type(net).__name__}.forward itself computes something else in training ({operation}); trained as it is in eval mode",
             stacklevel=4,
@@ -215,32 +203,49 @@ def _trace(net: nn.Module, example_input: Tensor, writing: dict[nn.Module, list[
             inserted.register_buffer(node.target, constants[node.target], persistent=False)
             node.target = f"{INSERTED}.{node.target}"
     insert_dropout_modules(graph_module, inserted, in_train)
-    return Capture(graph_module, opaque, "traced", inserted)
+    return Capture(graph_module, opaque, "traced", inserted, sizes_of is not None)
 
 
-def _trace_keeping(net: nn.Module, opaque: dict[str, str], at_root: set[str]) -> tuple[fx.Graph | None, dict[str, Tensor]]:
+def _trace_keeping(
+    net: nn.Module, opaque: dict[str, str], at_root: set[str], sizes_of: Tensor | None
+) -> tuple[fx.Graph | None, dict[str, Tensor]]:
     """One trace with the ``opaque`` modules kept whole, and the constants it made; None where one more must be, now listed in ``opaque``.
 
     What the root writes into itself goes to ``at_root``.
     """
-    tracer, before, state, known = _LeafTracer(set(opaque)), set(net.__dict__), ModuleState(net), len(opaque)
+    tracer, before, state, known = LeafTracer(set(opaque), sizes_of), set(net.__dict__), ModuleState(net), len(opaque)
     graph: fx.Graph | None
     try:
         graph = tracer.trace(net)
     except Exception as error:  # whatever the model's code raises on a traced value
         path, reason = tracer.failed_in, str(error).splitlines()[0] if str(error) else type(error).__name__
         if path is None or path in opaque:
-            raise CaptureError(f"tracing {type(net).__name__}.forward failed: {reason}") from error
+            where = where_in_the_model(error)
+            raise CaptureError(f"tracing {type(net).__name__}.forward failed{f' at {where}' if where else ''}: {reason}") from error
         opaque[path] = reason
         graph = None
     finally:
         constants = {name: net.__dict__.pop(name) for name in set(net.__dict__) - before if name.startswith("_tensor_constant")}
         writing = state.written()
         state.restore()
+    if "" in tracer.drew:
+        raise CaptureError(
+            f"{type(net).__name__}.forward itself draws random numbers in Python",
+            "what it skips or scales by them would be as it was drawn while the network was captured",
+        )
+    opaque |= dict.fromkeys(tracer.drew, "its forward draws random numbers in Python")
     if graph is not None:
         at_root |= _keep_writers_whole(net, writing, opaque)
         graph = graph if len(opaque) == known else None
     return graph, constants
+
+
+def _require_one_output(net: nn.Module, in_train: fx.Graph) -> None:
+    if not isinstance(next(n for n in in_train.nodes if n.op == "output").args[0], fx.Node):
+        raise CaptureError(
+            f"{type(net).__name__}.forward returns several values in training and one in eval mode",
+            "a learning rule needs the logits (B, C) as the model's only output, in training too",
+        )
 
 
 def _keep_writers_whole(net: nn.Module, writing: dict[nn.Module, list[str]], opaque: dict[str, str]) -> set[str]:
@@ -301,6 +306,24 @@ def _check_against_original(graph_module: fx.GraphModule, example_input: Tensor,
         raise CaptureError(
             "the captured graph does not reproduce the model's own output",
             "its forward is random in eval mode, writes into a tensor that is read elsewhere, or a value was baked in by tracing",
+        )
+
+
+def _check_on_one_more(graph_module: fx.GraphModule, net: nn.Module, example_input: Tensor) -> None:
+    """A size that was taken for a number and is the batch's shows itself on a batch of another size."""
+    more = torch.cat([example_input, example_input[:1]])
+    with torch.no_grad():
+        try:
+            expected = net(more)
+        except Exception:  # made for one size of batch
+            return
+        try:
+            same = torch.equal(graph_module(more), expected)
+        except Exception:
+            same = False
+    if not same:
+        raise CaptureError(
+            f"{type(net).__name__}.forward reads the size of the batch from another dimension than the first, or counts by it"
         )
 
 

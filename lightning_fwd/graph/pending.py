@@ -11,6 +11,7 @@ from weakref import ref
 import torch
 from torch import Tensor, nn
 
+from .kept_buffers import KeptBuffers
 from .label_check import LabelCheck
 from .refuse_backward import (
     refuse_losses_beside,
@@ -41,6 +42,7 @@ class PendingSteps:
         self.stepping = self.forgotten = self.handed_over = False
         self._waiting: list[tuple[ref[Tensor], Step]] = []
         self._labels = LabelCheck()
+        self._buffers = KeptBuffers()
         self._on_backward: Callable[[Tensor], None] | None = None
 
     def __len__(self) -> int:
@@ -63,12 +65,29 @@ class PendingSteps:
         _running.append(self)
         try:
             yield
+        except BaseException:  # the user's own loss refuses the batch, say
+            self._buffers.put_back()
+            raise
         finally:
             _running.remove(self)
             self.target, self.stepping = None, False
 
+    def keep_buffers(self, modules: Iterable[nn.Module]) -> None:
+        """Of the modules that the coming forward lets write statistics: a batch that is refused leaves them as they are."""
+        self._buffers.keep(modules)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Inside, the loss is checked and the step finished; an error leaves running statistics as they were before the step."""
+        try:
+            yield
+        except BaseException:
+            self._buffers.put_back()
+            raise
+
     def clear(self) -> None:
         self._waiting.clear()
+        self._buffers.forget()
         self.forgotten = False
 
     def hand_out(self, step: Step, learns_by_labels: bool) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -39,6 +39,7 @@ class RewrittenModel(View):
         block_runners: the training graph's blocks, each callable.
         num_classes, input_shape: read from the example, batch dimension excluded.
         opaque: modules kept whole because they cannot be traced, with the reason.
+        fixed_shape: whether the graph holds for samples of the example's shape only.
     """
 
     method: Any
@@ -51,10 +52,16 @@ class RewrittenModel(View):
     example_input: Tensor
     opaque: dict[str, str]
     how_captured: str
+    fixed_shape: bool
     draws_in_training: list[str]  # paths of modules that draw random numbers in training
     pending: PendingSteps
     custom_norms: list[str]  # paths of modules that write floating-point buffers of their own in training
+    _statistics: list[nn.Module]
     inference: Segment  #: the original's own computation
+
+    def __new__(cls, net: nn.Module | None = None, *_args: Any, **_settings: Any) -> RewrittenModel:
+        """Of a network that can be iterated over, a model that can."""
+        return super().__new__(RewrittenSequence if cls is RewrittenModel and isinstance(net, Iterable) else cls)
 
     def __init__(self, net: nn.Module, method: Any, example_input: Tensor, granularity: Granularity = "layer"):
         super().__init__(net)
@@ -74,7 +81,7 @@ class RewrittenModel(View):
         self.inserted = captured.inserted
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
         self.inserted.register_buffer("counter", counter)
-        self.opaque, self.how_captured = captured.opaque, captured.how
+        self.opaque, self.how_captured, self.fixed_shape = captured.opaque, captured.how, captured.fixed_shape
         self.num_classes, self.input_shape = logits[1], tuple(example_input.shape[1:])
         self.example_input = example_input.detach()
         self.plan = find_blocks(graph_module, granularity)
@@ -98,9 +105,16 @@ class RewrittenModel(View):
 
     # ---- running
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor, **named: Any) -> Tensor:
         """Inference ``(B, ...) -> (B, C)``; in training mode, or inside :meth:`step`, the first half of a training step."""
+        x = self.only_input(inputs, named)
         self.refuse_replaced_children()
+        if self.fixed_shape and tuple(x.shape[1:]) != self.input_shape:
+            raise StepError(
+                f"{type(self.original).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with {self.input_shape}",
+                "its forward counts or asserts by sizes, which are numbers in the captured graph",
+                "give samples of that shape, or rewrite with an example of this one",
+            )
         if not ((self.training or self.pending.stepping) and torch.is_grad_enabled()):
             return self.method.predict(self, x)
         if self.method.needs_target and not self.pending.stepping:
@@ -120,8 +134,13 @@ class RewrittenModel(View):
                     "freeze them or detach the input; or make them part of the network (ForwardOnlyStrategy(method, module=...)), or use backprop",
                 )
             x = x.detach().requires_grad_()
+        self.pending.keep_buffers(self._written_in_training())
         record = StepRecord(x, self.pending.target, self.pending.loss_scale, self.inserted.counter + len(self.pending))
         return self.pending.hand_out(start(partial(self.method.updates, self), record, before), self.method.needs_target)
+
+    def _written_in_training(self) -> list[nn.Module]:
+        """Modules that write statistics in a training forward, as they stand now."""
+        return [module for module in self._statistics if module.training]
 
     def run(self, x: Tensor) -> Tensor:
         """The original's own computation, with dropout and normalisation as their modules' modes say."""
@@ -178,13 +197,14 @@ class RewrittenModel(View):
         """
         self._require_pending()
         rule, parameters = type(self.method).__name__, dict(self.named_parameters())
-        self.inserted.counter += self.pending.finish(loss, rule, parameters, others or [], gradient, retain_graph)
+        with self.pending.refusing():
+            self.inserted.counter += self.pending.finish(loss, rule, parameters, others or [], gradient, retain_graph)
 
     @contextmanager
     def plain_backward(self) -> Iterator[None]:
         """Inside, ``loss.backward()`` itself finishes the step, with whatever arguments it takes."""
         self._require_pending()
-        with self.pending.plain_backward(type(self.method).__name__) as done:
+        with self.pending.refusing(), self.pending.plain_backward(type(self.method).__name__) as done:
             yield
         self.inserted.counter += len(done)
 
@@ -235,6 +255,9 @@ class RewrittenModel(View):
             effects.see(self.example_input)
         state.restore()
         self.draws_in_training, self.custom_norms = effects.draws, effects.writes
+        own = set(effects.writes)
+        norms = {m: None for path, m in self.original.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase) or path in own}
+        self.__dict__["_statistics"] = [module for module in norms if module._buffers]
 
     def _keep_in_eval(self) -> None:
         if self.method.freeze_batch_norm:
@@ -284,3 +307,10 @@ class RewrittenModel(View):
         if self.original.training != self.training:
             self.original.train(self.training)
         return self.original
+
+
+class RewrittenSequence(RewrittenModel):
+    """Of an original that is a sequence of modules: callers ask whether they can iterate over it."""
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return iter(self.original)  # type: ignore[call-overload]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from .constants import INSERTED
+from .generators import global_states, kept_generators, own_states
 from .operand import given
 
 _FUNCTIONAL_DROPOUT = {
@@ -35,6 +34,16 @@ def first_difference(in_eval: fx.Graph, in_train: fx.Graph) -> tuple[str | None,
             deepest = max(stacks, key=len)
             return deepest[-1] if deepest else None, str(other if other is not None else node)
     return None
+
+
+def differing_modules(in_eval: fx.Graph, in_train: fx.Graph) -> set[str]:
+    """Paths of the modules whose own code runs other operations in the two traces, told by their names alone."""
+    runs = [{}, {}]  # type: list[dict[str, list[tuple[str, str]]]]
+    for found, graph in zip(runs, (in_eval, in_train), strict=True):
+        for node in graph.nodes:
+            if stack := _inside(node):
+                found.setdefault(stack[-1], []).append((node.op, str(node.target)))
+    return {path for path in {**runs[0], **runs[1]} if runs[0].get(path) != runs[1].get(path)}
 
 
 def _inside(node: fx.Node) -> list[str]:
@@ -89,21 +98,23 @@ class TrainingEffects(fx.Interpreter):
         self.writes: list[str] = []
 
     def call_module(self, target: fx.node.Target, args: tuple, kwargs: dict) -> object:
-        before = _generators(self._device)
+        before = self._states(str(target))
         value = super().call_module(target, args, kwargs)
-        if _generators(self._device) != before:
+        if self._states(str(target)) != before:
             self.draws.append(str(target))
         return value
 
+    def _states(self, target: str) -> tuple:
+        return global_states(self._device), [own_states(module) for module in self.module.get_submodule(target).modules()]
+
     def see(self, x: Tensor) -> None:
         """Run on ``x`` (two samples at least: with one, a norm could not train). A module that fails in training will say so in the first step."""
-        self._device, python, numpys = x.device, random.getstate(), np.random.get_state()
+        self._device = x.device
         buffers = {name: (buffer, buffer.clone()) for name, buffer in self.module.named_buffers()}
         try:
-            with torch.no_grad(), torch.random.fork_rng([x.device] if x.is_cuda else []), suppress(Exception):
+            with torch.no_grad(), kept_generators(), torch.random.fork_rng([x.device] if x.is_cuda else []), suppress(Exception):
                 self.run(x if len(x) > 1 else x.repeat(2, *[1] * (x.ndim - 1)))
         finally:
-            random.setstate(python), np.random.set_state(numpys)
             for name, (buffer, copy) in buffers.items():
                 path, _, own = name.rpartition(".")
                 module = self.module.get_submodule(path)
@@ -111,9 +122,3 @@ class TrainingEffects(fx.Interpreter):
                     module._buffers[own] = buffer.copy_(copy)
                     if path and buffer.is_floating_point() and "parametrizations" not in path.split("."):
                         self.writes.append(path)
-
-
-def _generators(device: torch.device) -> tuple:
-    cuda = torch.cuda.get_rng_state(device).numpy().tobytes() if device.type == "cuda" else b""
-    numpys = np.random.get_state(legacy=False)["state"]
-    return torch.get_rng_state().numpy().tobytes(), cuda, numpys["key"].tobytes(), numpys["pos"], random.getstate()

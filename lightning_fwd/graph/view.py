@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import RewriteError, StepError
 from .constants import INSERTED, is_inserted
@@ -73,15 +73,41 @@ class View(nn.Module):
     def __len__(self) -> int:
         return len(self.original)  # type: ignore[arg-type]
 
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.original)  # type: ignore[call-overload]
-
     def __getitem__(self, index: Any) -> Any:
         return self.original[index]  # type: ignore[index, operator]
 
     def __setitem__(self, index: Any, module: nn.Module) -> None:
         self.original[index] = module  # type: ignore[index, operator]
         self._modules.update(self.original._modules)
+
+    # ---- the one input
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """As the original is called: hooks see the one input, whatever it was called by."""
+        return super().__call__(self.only_input(inputs, named))
+
+    def only_input(self, inputs: tuple, named: dict[str, Any]) -> Any:
+        """The one input of a call, which may be by name; further arguments must have their defaults, with which the graph was captured.
+
+        Raises:
+            StepError: another argument has another value.
+        """
+        if len(inputs) == 1 and not named:
+            return inputs[0]
+        bound = inspect.signature(self.original.forward).bind(*inputs, **named).arguments
+        (_, x), *others = bound.items()
+        parameters = inspect.signature(self.original.forward).parameters
+        for name, value in others:
+            default = parameters[name].default
+            if value is not default and not (
+                type(value) is type(default) and isinstance(value, bool | int | float | str) and value == default
+            ):
+                raise StepError(
+                    f"{type(self.original).__name__} was called with {name}={type(value).__name__ if isinstance(value, Tensor) else value!r}",
+                    f"its graph was captured with the default, {default!r}, and has one input",
+                    "bind the argument in __init__, or wrap the network so that forward(x) takes one tensor",
+                )
+        return x[0] if parameters[next(iter(bound))].kind is inspect.Parameter.VAR_POSITIONAL else x
 
     # ---- modules that were replaced since
 

@@ -97,6 +97,13 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
             "give a batch of inputs (B, ...) without labels, like batch[0]",
         )
     method = get_method(method)
+    complex_ones = [name for name, parameter in net.named_parameters() if parameter.is_complex()]
+    if complex_ones and method.forward_only:
+        raise RewriteError(
+            f"{type(method).__name__} cannot train {type(net).__name__}: {', '.join(complex_ones[:3])} holds complex numbers",
+            "its own losses, projections and perturbations are of real numbers",
+            "use backprop, or hold real and imaginary part as two real parameters",
+        )
     model = RewrittenModel(net, method, example_input, method.granularity)
     try:
         model.watch_training()

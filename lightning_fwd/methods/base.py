@@ -33,6 +33,7 @@ class LearningMethod(ABC):
         forward_only: whether the rule propagates no error from one block to the one before.
         repeats_frozen: whether what lies before the first trained layer gives a sample the same values in every step: they may be kept.
         reaches_input: whether it has an update for an input that requires grad.
+        from_scratch: the rule as it learns on a network with batch norm that is not trained yet, where its defaults are for a pretrained one.
         positive, not_negative: settings that must be above 0, or not below. shares: those that must not be above 1.
     """
 
@@ -44,6 +45,7 @@ class LearningMethod(ABC):
     positive: ClassVar[tuple[str, ...]] = ()
     not_negative: ClassVar[tuple[str, ...]] = ()
     shares: ClassVar[tuple[str, ...]] = ()
+    from_scratch: ClassVar[str] = ""
     batch_norm: str = "freeze"
     granularity: Granularity = "layer"
 

@@ -1,12 +1,14 @@
-"""Lightning's stochastic weight averaging beside batch norms that stay on their stored statistics."""
+"""Lightning's averages of weights: copies of the module that are made before its network is rewritten, and batch norms that stay as they are."""
 
 from __future__ import annotations
 
+from copy import deepcopy
 from functools import partial
 
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim.swa_utils import AveragedModel
 
 from ..graph.operand import given
 
@@ -28,3 +30,13 @@ def _reset_training_norms(callback: StochasticWeightAveraging, module: Lightning
         norm._buffers.update(buffers)
         given(norm.num_batches_tracked).copy_(count)
         norm.momentum = callback.momenta.pop(norm)
+
+
+def rewrite_averages(module: LightningModule) -> None:
+    """Callbacks that copied the module to average its weights copy it again, before anything is averaged: what was inserted is averaged too."""
+    for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
+        average = getattr(callback, "_average_model", None)
+        if isinstance(average, AveragedModel):
+            average.module = deepcopy(module).to(next(average.module.parameters()).device)
+        elif isinstance(average, LightningModule):
+            callback._average_model = deepcopy(module).to(next(average.parameters()).device)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from ..errors import StepError
 
@@ -57,17 +55,3 @@ def _describe(batch: Any) -> str:
     if isinstance(batch, Sequence):
         return f"{type(batch).__name__} of {', '.join(type(item).__name__ for item in batch)}"
     return type(batch).__name__
-
-
-def example_batch(source: Any) -> Any:
-    """Two samples of a DataLoader (or a list of them), collated, without touching its sampler, its workers or the global generator."""
-    loader = source[0] if isinstance(source, Sequence) and not isinstance(source, str) and source else source
-    dataset: Any = getattr(loader, "dataset", None)
-    collate = getattr(loader, "collate_fn", None)
-    with torch.random.fork_rng(devices=[]):
-        indexed = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__") and not isinstance(dataset, IterableDataset)
-        if collate is not None and indexed:
-            if getattr(loader, "batch_size", None) is None:  # the dataset itself yields batches
-                return collate(dataset[0])
-            return collate([dataset[i] for i in range(min(2, len(dataset)))])
-        return next(iter(loader))

@@ -78,15 +78,10 @@ class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
         super().connect(model)
 
     @override
-    def _install(self, model: LightningModule) -> None:
+    def _install(self, model: LightningModule, x: Tensor) -> None:
+        """By the first rank's example, so that what is measured of it is the same on all; every rank comes here with the same batch's number."""
         self._share_state(model)
-        super()._install(model)
-
-    @override
-    def _find_example(self, model: LightningModule) -> Tensor | None:
-        """The first rank's, so that what is measured of it is the same on all."""
-        x = super()._find_example(model)
-        return self.broadcast(None if x is None else x.cpu())
+        super()._install(model, self.broadcast(x.cpu()).to(x))
 
     @override
     def setup(self, trainer: Trainer) -> None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -26,10 +26,11 @@ from ..graph.refuse_backward import require_finite_loss
 from ..graph.rewritten import RewrittenModel
 from ..integer import Integer, IntegerRule
 from ..methods import DEFAULT, LearningMethod, get_method
-from .averaging import spare_frozen_norms
+from .averaging import rewrite_averages, spare_frozen_norms
 from .backward_settings import backward_settings
-from .batch import Key, example_batch, input_of, target_of
-from .fresh_norms import warn_of_fresh_norms
+from .batch import Key, input_of, target_of
+from .example import example_of_checkpoint, is_training_batch, refuse_no_example
+from .fresh_norms import refuse_fresh_norms
 from .install import folded_state, inserted_state, install, installed, load_folded_state, split_state, unwrap
 from .integer import require_plain_steps
 
@@ -37,15 +38,17 @@ from .integer import require_plain_steps
 class TrainsByRule(Strategy):
     """What a strategy does for a learning rule, on one device or on several.
 
-    The network inside the LightningModule is rewritten when the Trainer connects to it. ``training_step`` then computes its own loss as ever;
+    The network inside the LightningModule is rewritten when the Trainer connects to it, where an example input is known by then, else when the first
+    batch arrives that training draws; until then it is what it was, in validation too. ``training_step`` then computes its own loss as ever;
     the strategy takes the loss's gradient at the logits and lets the rule turn it into parameter gradients. Optimizers, schedulers,
     clipping, accumulation, bf16, callbacks, loggers and checkpoints work as with any strategy; checkpoints load into the plain model.
 
     Args:
         method: a learning rule, or its registered name.
         module: attribute of the LightningModule that is the network; by default the child that holds all parameters, else the whole module.
-        example_input: a batch ``(B, ...)``; by default ``example_input_array``, else two samples of the data.
+        example_input: a batch ``(B, ...)``; by default ``example_input_array``, else two samples of the first batch.
         integer: train the rule's step lowered to integers, with the bits of a device without FPU; rate and momentum are those of the user's SGD.
+        from_scratch: train although the network's batch norms say that it is untrained and the rule keeps them so.
         input_key, target_key: where the input and the labels are in a batch, if not first and second or under a usual name.
 
     Raises:
@@ -62,12 +65,14 @@ class TrainsByRule(Strategy):
         input_key: Key = None,
         target_key: Key = None,
         integer: Integer | None = None,
+        from_scratch: bool = False,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.method = get_method(method) if integer is None else IntegerRule(get_method(method), integer)
         self._module_name, self._example_input = module, example_input
-        self._input_key, self._target_key = input_key, target_key
+        self._input_key, self._target_key, self._from_scratch = input_key, target_key, from_scratch
+        self._adopted: list[nn.Parameter] = []
 
     @property
     def rewritten(self) -> RewrittenModel | None:
@@ -107,9 +112,9 @@ class TrainsByRule(Strategy):
             )
         super().connect(model)
         if not is_overridden("configure_model", model):
-            self._install(model)
+            self._install_if_known(model)
         elif any(True for _ in model.parameters()):  # the network stands already
-            self._install(model)
+            self._install_if_known(model)
 
     @override
     @contextmanager
@@ -117,44 +122,41 @@ class TrainsByRule(Strategy):
         """Lightning calls ``configure_model`` in here: what it builds is rewritten right after, before a checkpoint is restored."""
         with super().model_sharded_context():
             yield
-        self._install(self.connected)
+        self._install_if_known(self.connected)
 
-    def _install(self, model: LightningModule) -> None:
+    def _install_if_known(self, model: LightningModule) -> None:
+        """Rewrite now where an input is known without a batch of the data; else it waits for the first batch that training draws."""
         current = installed(model)
         if current is not None and repr(current.method) == repr(self.method) and not current.is_stale():
-            return  # from an earlier call; a batch of this one's data is not needed
-        x = self._find_example(model)
-        training = model._trainer is not None and model.trainer.training
+            return  # from an earlier call
+        known = self._example_input if self._example_input is not None else model.example_input_array
+        x = known if isinstance(known, Tensor) else current.example_input if current is not None else None
         if x is not None and any(True for _ in model.parameters()):
-            rewritten = install(model, self.method, x, self._module_name)
-            if isinstance(rewritten.method, IntegerRule):
-                rewritten.method.prepare(rewritten)
-        elif training and x is not None:
-            raise LightningFwdError(
-                f"{type(model).__name__} has no parameters yet",
-                "a network built in setup() comes after the rewrite",
-                "build it in __init__ or in configure_model",
-            )
-        elif training:
-            raise LightningFwdError(
-                "no example input to capture the network with",
-                "the LightningModule sets no example_input_array, and no batch of the training data could be built before setup",
-                "set self.example_input_array, or give ForwardOnlyStrategy(method, example_input=...)",
-            )
+            self._install(model, x)
 
-    def _find_example(self, model: LightningModule) -> Tensor | None:
-        if self._example_input is not None:
-            return self._example_input
-        if isinstance(model.example_input_array, Tensor):
-            return model.example_input_array
-        source = _data_source(model)
-        return None if source is None else self.input_of(example_batch(source))
+    def _install(self, model: LightningModule, x: Tensor) -> None:
+        rewritten = install(model, self.method, x, self._module_name)
+        if isinstance(rewritten.method, IntegerRule):
+            rewritten.method.prepare(rewritten)
+
+    @override
+    def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
+        """The first batch that training draws is the example, where none was known before."""
+        batch = super().batch_to_device(batch, device, dataloader_idx)
+        module = self.lightning_module
+        if module is not None and self.rewritten is None and is_training_batch(module.trainer):
+            with isolate_rng():
+                self._install(module, self.input_of(batch)[:2].detach().clone())
+                rewrite_averages(module)
+            self._meet_optimizer(module.trainer)
+        return batch
 
     @override
     def setup(self, trainer: Trainer) -> None:
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # Lightning sets it in its connector
             if isinstance(callback, StochasticWeightAveraging):
                 spare_frozen_norms(callback)
+        self._install_if_known(self.connected)  # a network that was built in setup()
         super().setup(trainer)
 
     @override
@@ -180,12 +182,21 @@ class TrainsByRule(Strategy):
                 "it fits a curvature to gradients of one loss, and this rule's updates are not the gradient of any",
                 "use SGD or Adam",
             )
+        self._meet_optimizer(trainer)
+
+    def _meet_optimizer(self, trainer: Trainer) -> None:
+        """What a rewritten network and its optimizer have to know of each other."""
+        if self.rewritten is not None and not self._from_scratch:
+            try:
+                refuse_fresh_norms(self.rewritten)
+            except LightningFwdError:
+                unwrap(self.connected)
+                raise
         if self.optimizers and self.rewritten is not None:
             self._adopt_inserted(self.optimizers[0])
             if isinstance(self.rewritten.method, IntegerRule):  # an equal rule may have been installed by an earlier fit
                 require_plain_steps(trainer)
                 self.rewritten.method.follow(self.optimizers[0])
-            warn_of_fresh_norms(self.rewritten)
 
     def _adopt_inserted(self, optimizer: Optimizer) -> None:
         """An optimizer given explicit parameters does not know the inserted heads, and a scheduler would not know a group of their own."""
@@ -202,11 +213,27 @@ class TrainsByRule(Strategy):
             )
         group = self._group_of_the_head(optimizer)
         group["params"].extend(missing.values())
+        self._adopted = [*missing.values()]
         if "param_names" in group:
             group["param_names"].extend(f"{INSERTED}.{name}" for name in missing)
         if optimizer.state:  # made when it was built (Adagrad)
             settings = {k: v for k, v in optimizer.defaults.items() if k in inspect.signature(type(optimizer).__init__).parameters}
             optimizer.state.update(type(optimizer)(missing.values(), **settings).state)
+
+    def _take_back(self) -> None:
+        """Back to before the first batch, as a checkpoint of then asks for."""
+        unwrap(self.connected)
+        adopted = {id(p) for p in self._adopted}
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                if "param_names" in group:
+                    group["param_names"][:] = [
+                        n for n, p in zip(group["param_names"], group["params"], strict=True) if id(p) not in adopted
+                    ]
+                group["params"][:] = [p for p in group["params"] if id(p) not in adopted]
+            for parameter in self._adopted:
+                optimizer.state.pop(parameter, None)
+        self._adopted = []
 
     def _group_of_the_head(self, optimizer: Optimizer) -> dict[str, Any]:
         """The parameter group with most of the last block that it trains."""
@@ -220,6 +247,12 @@ class TrainsByRule(Strategy):
     @override
     def on_train_end(self) -> None:
         super().on_train_end()
+        broken = [name for name, p in self.connected.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
+        if broken:
+            rank_zero_warn(
+                f"the fit ends with weights that are not finite ({', '.join(broken[:3])}{', ...' if broken[3:] else ''}): its last steps diverged. "
+                "Take an earlier checkpoint; lower the learning rate, or clip gradients."
+            )
         if self.rewritten is not None and (left := self.method.unfinished(self.rewritten)):
             rank_zero_warn(
                 f"{type(self.method).__name__} is not finished: {left}. Layers that it has not reached still expect what the "
@@ -230,6 +263,8 @@ class TrainsByRule(Strategy):
 
     @override
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        if self.rewritten is None:
+            refuse_no_example(self.connected)
         accumulated = self.connected.trainer.accumulate_grad_batches
         with self.network.step(self.target_of(batch), 1.0 / accumulated):
             return super().training_step(batch, *args, **kwargs)
@@ -259,12 +294,19 @@ class TrainsByRule(Strategy):
         # a callback may have put another state there (the averaged weights)
         checkpoint["state_dict"], averaged = split_state(checkpoint["state_dict"])
         checkpoint["lightning_fwd"] = {"method": repr(self.method), "inserted": inserted, "averaged": averaged, "folded": folded}
+        if self.rewritten is not None:  # so that it can be rewritten before its data is there
+            checkpoint["lightning_fwd"]["example"] = self.rewritten.example_input[:2].cpu()
         super().save_checkpoint(checkpoint, filepath, storage_options)
 
     @override
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         saved, inserted, folded = checkpoint.get("lightning_fwd", {}), {}, {}
         if saved.get("method") == repr(self.method):
+            if not saved["inserted"] and self.rewritten is not None:
+                self._take_back()
+            elif saved["inserted"] and self.rewritten is None:
+                self._install(self.connected, example_of_checkpoint(saved, self.connected))
+                rewrite_averages(self.connected)
             inserted, folded = saved["inserted"], saved.get("folded", {})
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
         elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(COUNTER)]:
@@ -287,36 +329,3 @@ class TrainsByRule(Strategy):
                 f"it was written by {method}, and each rule has parameters of its own (this is {self.method!r})",
                 "resume with the same rule, or start a new fit from the checkpoint's weights",
             ) from error
-
-
-def _data_source(model: LightningModule) -> Any | None:
-    """The loader that the coming stage reads, built early; None where it cannot be. Lightning calls the same hooks again later."""
-    if model._trainer is None:
-        return None
-    trainer = model.trainer
-    stage = "train" if trainer.training else "val" if trainer.validating else "test" if trainer.testing else "predict"
-    loops = {"train": trainer.fit_loop, "val": trainer.validate_loop, "test": trainer.test_loop, "predict": trainer.predict_loop}
-    source = loops[stage]._data_source  # type: ignore[attr-defined]  # of all four
-    given = source.instance if source.is_defined() else None
-    if isinstance(given, LightningDataModule):  # not trainer.datamodule, which may be left from an earlier call
-        return _early_loader(given, stage)
-    if source.is_defined() and not source.is_module():
-        return given
-    try:
-        return _early_loader(model, stage)
-    except Exception:  # hooks of the model that need a running trainer
-        return None
-
-
-def _early_loader(hooks: LightningDataModule | LightningModule, stage: str) -> Any:
-    failure = None
-    with isolate_rng():  # random splits are then those of plain training
-        try:
-            hooks.prepare_data()
-            hooks.setup({"train": "fit", "val": "validate"}.get(stage, stage))
-            loader = getattr(hooks, f"{stage}_dataloader")()
-        except Exception as error:  # isolate_rng restores nothing if one passes through
-            failure = error
-    if failure is not None:
-        raise failure
-    return loader

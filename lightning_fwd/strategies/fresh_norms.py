@@ -1,31 +1,46 @@
-"""Told before training: a rule that keeps batch norm's statistics as stored, on a network that has none yet."""
+"""Refused before training: a rule that keeps batch norm's statistics as stored, on a network that has none yet."""
 
 from __future__ import annotations
 
-import warnings
-from typing import get_args, get_type_hints
-
 from torch import nn
 
+from ..errors import LightningFwdError
 from ..graph.operand import given
 from ..graph.rewritten import RewrittenModel
+from ..methods import METHODS
 
 
-def warn_of_fresh_norms(model: RewrittenModel) -> None:
-    """Warn if every batch norm still has the statistics that it was built with (mean 0, variance 1) and the rule will keep them.
+def fresh_norms(net: nn.Module) -> list[nn.Module]:
+    """The batch norms of a network if every one still is as it was built (mean 0, variance 1, no batch seen), else none."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
+    touched = (
+        bool(
+            given(n.running_mean).any()
+            or (given(n.running_var) != 1).any()
+            or (n.num_batches_tracked is not None and n.num_batches_tracked > 0)
+        )
+        for n in norms
+    )
+    return [] if any(touched) else list(norms)
 
-    Such a network was not pretrained: its activations then grow or die from layer to layer, and the rule stays near chance.
+
+def refuse_fresh_norms(model: RewrittenModel) -> None:
+    """Refuse to start where the network looks untrained and the rule leaves its batch norms untrained: it would stay near chance.
+
+    Its activations grow or die from layer to layer; a head alone, or statistics alone, learn nothing from features as drawn.
+
+    Raises:
+        LightningFwdError: every batch norm has the statistics that it was built with, and the rule will not train them along.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.running_mean is not None]
-    if not norms or not model.method.freeze_batch_norm or model.method.updates_buffers_only:
+    method = model.method
+    if not method.freeze_batch_norm or not fresh_norms(model):
         return
-    if any(bool(given(norm.running_mean).any() or (given(norm.running_var) != 1).any()) for norm in norms):
-        return
-    rule, network = type(model.method).__name__, type(model.original).__name__
-    trains = "train" in get_args(get_type_hints(type(model.method)).get("batch_norm"))
-    way = f"{rule}(batch_norm='train')" if trains else "a network without batch norm, or recompute them first (strategy='statistics')"
-    warnings.warn(
-        f"{rule} keeps batch norm's statistics as they are, and those of {network} have seen no batch yet (mean 0, variance 1): it looks untrained. "
-        f"{rule} expects a pretrained network here; from scratch use {way}.",
-        stacklevel=2,
+    rule, network = type(method).__name__, type(model.original).__name__
+    able = ", ".join(f"'{name}'" for name, known in METHODS.items() if known.batch_norm == "train")
+    own = f"or {method.from_scratch}; " if method.from_scratch else ""
+    raise LightningFwdError(
+        f"{rule} expects a pretrained network, and {network} looks untrained: its batch norms have seen no batch yet (mean 0, variance 1)",
+        f"{rule} keeps these statistics as they are or trains no features, and would stay near chance from scratch",
+        f"load trained weights first; from scratch train by a rule that trains batch norm along: strategy={able}; {own}"
+        "to train all the same ForwardOnlyStrategy(method, from_scratch=True)",
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -239,8 +240,17 @@ def _trace(function: Callable, model: nn.Module, tensors: list[Tensor]) -> fx.Gr
         with annotate_layers(model):
             traced = make_fx(function, tracing_mode="real")(*fakes)
         plain = [f.detach() for f in fakes]
-        pure = functionalize(fx.Interpreter(traced).run, remove="mutations")
+        pure = functionalize(_Again(traced).run, remove="mutations")
         return make_fx(pure, decomposition_table=DEVICE_DECOMPOSITIONS, tracing_mode="real")(*plain)
+
+
+class _Again(fx.Interpreter):
+    """The second time, operations that lay their results out otherwise may leave a view no way to be one: then it is of a copy."""
+
+    def call_function(self, target: Any, args: tuple, kwargs: dict) -> Any:
+        if target is torch.ops.aten.view.default and not args[0].is_contiguous():
+            target = torch.ops.aten.reshape.default  # a view again where it can be one
+        return super().call_function(target, args, kwargs)
 
 
 def _finish(module: fx.GraphModule, names: list[str], results: list[str], gradients: list[str], model: nn.Module) -> StepGraph:

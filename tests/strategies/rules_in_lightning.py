@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from method_table import NETS, Task, tensors
+from method_table import NETS, Task, as_pretrained, tensors
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,6 +37,7 @@ class OwnLayers(Task):
         super().__init__(nn.Identity(), **settings)
         self.conv, self.bn = nn.Conv2d(1, 6, 3, 2, 1), nn.BatchNorm2d(6)
         self.head = nn.Linear(6, 4)
+        as_pretrained(self)
 
     def forward(self, x):
         return self.head(F.relu(self.bn(self.conv(x))).mean((2, 3)))

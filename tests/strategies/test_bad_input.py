@@ -244,32 +244,6 @@ def test_a_penalty_on_parameters_is_not_lost_silently(name, module, refused):
     trainer(name, max_steps=1).fit(module, loader())
 
 
-def test_no_example_to_capture_with(module, refused):
-    class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self):
-            return iter([])
-
-    class Nothing(Task):
-        def training_step(self, batch, batch_idx):
-            raise AssertionError
-
-        def train_dataloader(self):
-            raise RuntimeError("needs a running trainer")
-
-    module.__class__ = Nothing
-    with refused("no example input", "example_input_array"):
-        trainer("pepita").fit(module)
-
-
-def test_network_built_in_setup(refused):
-    class Later(Task):
-        def setup(self, stage):
-            self.network = NETS["mlp"]()
-
-    with pytest.raises(lf.LightningFwdError, match="configure_model"):
-        trainer("pepita").fit(Later(None), loader())
-
-
 def test_batch_without_an_input(module, refused):
     strategy = lf.ForwardOnlyStrategy("pepita")
     with refused("picture", "input_key", error=lf.StepError):

@@ -86,8 +86,13 @@ class Diagnosis(Callback):
                 "it reads the step of a rewritten network",
                 'use Trainer(strategy="pepita") or another of ours; "backprop" is plain training',
             )
-        model = trainer.strategy.network
         self._open(trainer)
+        if trainer.strategy.rewritten is not None:
+            self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        """Once the network is rewritten, at the latest by the first batch."""
+        model = _strategy(trainer).network
         if not self._start:
             self._start = {name: p.detach().clone() for name, p in _weights(model).items()}
         if self.frozen_control and self._control is None and trainer.optimizers:
@@ -128,6 +133,8 @@ class Diagnosis(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not self._hooks:
+            self._begin(trainer)
         self._updates = trainer.global_step
         if self._control is not None:
             self._control.follow_schedule()

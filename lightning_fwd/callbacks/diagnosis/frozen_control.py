@@ -13,10 +13,12 @@ from torch.optim import Optimizer
 
 from ...errors import LightningFwdError
 from ...graph.rewritten import RewrittenModel
+from ...strategies.fresh_norms import fresh_norms
 
 
 class FrozenControl:
-    """A copy of the network in eval mode whose last layer with parameters learns by the gradient of the cross-entropy.
+    """A copy of the network in eval mode, but for batch norms without statistics, which collect some; its last layer with parameters learns by the
+    gradient of the cross-entropy.
 
     Its optimizer is of the same kind as the run's, with the settings of the parameter group that holds the head; its learning rate follows that
     group's schedule.
@@ -28,6 +30,9 @@ class FrozenControl:
 
     def __init__(self, model: RewrittenModel, optimizer: Optimizer, lr: float | None):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._norms = fresh_norms(self.model)
+        for norm in self._norms:
+            norm.__dict__["momentum"] = None  # the mean over all batches
         head = self.model.plan[-1].layers[-1]
         parameters = [p for name, p in self.model.named_parameters() if name.rpartition(".")[0] == head]
         if not parameters:
@@ -59,8 +64,12 @@ class FrozenControl:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr * self._factor
+        for norm in self._norms:  # of an untrained network: its features are as they began, its statistics are those of the data
+            norm.training = True
         with torch.enable_grad():
             (F.cross_entropy(self.model.run(x).float(), target) / accumulated).backward()
+        for norm in self._norms:
+            norm.training = False
         if update:
             self.optimizer.step()
             self.optimizer.zero_grad()

@@ -89,6 +89,7 @@ class ForwardForward(LearningMethod):
 
     positive: ClassVar[tuple[str, ...]] = ("sharpness", "label_scale", "greedy_steps", "pool")
     not_negative: ClassVar[tuple[str, ...]] = ("peer_normalisation",)
+    from_scratch: ClassVar[str] = "ForwardForward(batch_norm='train', head='layers')"
     granularity: str | int | Sequence[str] = "layer"
     goodness: Literal["mean", "sum", "spatial"] = "mean"
     threshold: float | None = None
