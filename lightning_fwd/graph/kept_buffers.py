@@ -17,15 +17,10 @@ class KeptBuffers:
     @torch.no_grad()
     def keep(self, modules: Iterable[nn.Module]) -> None:
         """Note the buffers of these modules, of each only what it holds at first."""
-        places = [
-            ((m, name), b)
-            for m in modules
-            for name, b in m._buffers.items()
-            if type(b) is Tensor and not b.is_meta and (m, name) not in self._kept
-        ]
-        if places:
-            copies = torch._foreach_mul([b for _, b in places], 1)
-            self._kept |= {place: (buffer, copy) for (place, buffer), copy in zip(places, copies, strict=True)}
+        for module in modules:
+            for name, buffer in module._buffers.items():
+                if type(buffer) is Tensor and not buffer.is_meta and (module, name) not in self._kept:
+                    self._kept[module, name] = buffer, buffer.clone()
 
     @torch.no_grad()
     def put_back(self) -> None:

@@ -14,7 +14,7 @@ from ..errors import StepError
 
 _ROWS = 8  # with fewer samples nothing is concluded
 _WINDOW = 64  # samples that count: of small batches, those of the last steps too
-_FIRST, _EVERY = 16, 16  # a step of these is looked at whole; the others only until the error is seen to fit
+_FIRST, _EVERY = 16, 32  # a step of these is looked at whole; the others only until the error is seen to fit
 _ELSEWHERE = 0.25  # of the samples, pulled to another class than their label by a loss on one label each
 _AGAINST, _AGAINST_OF_ALL = 0.4, 0.15  # of the samples predicted otherwise, and of all: the loss holds against their label
 _MIXED = 0.4  # of the samples, pulled to two classes
