@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ThroughputMonitor
 from lightning.pytorch.loggers import CSVLogger
+from method_table import as_pretrained
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -49,7 +50,7 @@ def fit(module: L.LightningModule, callback: StepCost, tmp_path, strategy="auto"
 
 @pytest.mark.parametrize("strategy", ["auto", *lf.METHODS])
 def test_prices_the_strategy_s_own_step(strategy, tmp_path, capsys):
-    module, callback = Module(SmallConv()), StepCost(dirpath=tmp_path)
+    module, callback = Module(as_pretrained(SmallConv())), StepCost(dirpath=tmp_path)
     trainer = fit(module, callback, tmp_path, strategy)
     rows = list(csv.DictReader((tmp_path / "step_cost.csv").open()))
     assert [int(row["step"]) for row in rows] == list(range(1, 7))
@@ -67,7 +68,7 @@ def test_prices_the_strategy_s_own_step(strategy, tmp_path, capsys):
 
 @pytest.mark.parametrize("strategy", ["auto", *lf.METHODS])
 def test_the_step_of_a_device_that_takes_one_sample_at_a_time(strategy, tmp_path, capsys):
-    module, callback = Module(SmallConv()), StepCost(width="int8", dirpath=tmp_path, batch_size=1)
+    module, callback = Module(as_pretrained(SmallConv())), StepCost(width="int8", dirpath=tmp_path, batch_size=1)
     monitor = ThroughputMonitor(batch_size_fn=lambda batch: batch[0].shape[0], window_size=2)
     fit(module, callback, tmp_path, strategy, epochs=1, logger=CSVLogger(tmp_path), more=[monitor])
     method = "backprop" if strategy == "auto" else strategy
@@ -82,7 +83,7 @@ def test_the_step_of_a_device_that_takes_one_sample_at_a_time(strategy, tmp_path
 def test_what_is_printed_is_short_and_layers_come_when_asked_for(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     callback = StepCost(batch_size=1)
-    fit(Module(SmallConv()), callback, tmp_path, "local_loss", epochs=1)
+    fit(Module(as_pretrained(SmallConv())), callback, tmp_path, "local_loss", epochs=1)
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) < 25 and "classifier" not in printed and "peak RAM" in printed
     callback.layers = True
@@ -106,7 +107,7 @@ def test_training_is_the_same_with_and_without(tmp_path):
 
 def test_device_width_and_stride(tmp_path):
     callback = StepCost(device="stm32h735", width="int8", every_n_steps=3, dirpath=tmp_path)
-    fit(Module(SmallConv(), momentum=0.9), callback, tmp_path, "local_loss")
+    fit(Module(as_pretrained(SmallConv()), momentum=0.9), callback, tmp_path, "local_loss")
     rows = list(csv.DictReader((tmp_path / "step_cost.csv").open()))
     assert [int(row["step"]) for row in rows] == [3, 6]
     assert float(rows[0]["device_ms"]) > 0
