@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from .errors import LightningFwdError
+from .graph.capture import require_one_input
 from .models import build
 
 
@@ -66,6 +67,7 @@ class Classifier(L.LightningModule):
         if isinstance(model, str):
             self.save_hyperparameters()
         self.network = build(model, **(model_args or {})) if isinstance(model, str) else model
+        require_one_input(self.network)
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.optimizer, self.schedule = optimizer, schedule
         self.accuracy = MeanMetric()

@@ -12,7 +12,7 @@ USE = "import lightning as L; assert L.Trainer(strategy='direct_feedback', logge
     "before",
     [
         "import lightning_fwd",
-        "import lightning; import lightning_fwd",
+        pytest.param("import lightning; import lightning_fwd", marks=pytest.mark.slow),
         "import lightning_fwd, importlib.util; importlib.util.find_spec('lightning')",  # only a look whether it is there
     ],
 )

@@ -188,15 +188,18 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost, keep_w
 
 
 class _TakeStatistics(L.Callback):
-    """Start adaptation with the batch-norm statistics of another copy of the network."""
+    """Start adaptation with the batch-norm statistics of another copy of the network, once callbacks before this one have seen its own."""
 
     def __init__(self, network: torch.nn.Module):
         self.statistics = {name: b for name, b in network.named_buffers() if name.endswith(("running_mean", "running_var"))}
+        self._taken = False
 
     @torch.no_grad()
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for name, value in self.statistics.items():
-            pl_module.network.get_buffer(name).copy_(value)
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: object, batch_idx: int) -> None:
+        if not self._taken:
+            self._taken = True
+            for name, value in self.statistics.items():
+                pl_module.network.get_buffer(name).copy_(value)
 
 
 def _adapted_file(out: Path, row: str, seed: int) -> Path:

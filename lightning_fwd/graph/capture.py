@@ -110,6 +110,15 @@ def _check_signature(net: nn.Module) -> None:
         )
     if isinstance(net, torch.jit.ScriptModule):
         raise CaptureError(f"{type(net).__name__} is a TorchScript module", "its code is compiled already", "rewrite the original module")
+    require_one_input(net)
+
+
+def require_one_input(net: nn.Module) -> None:
+    """Refuse a network whose forward cannot be called with one tensor.
+
+    Raises:
+        CaptureError: it takes several inputs.
+    """
     required = [
         p.name
         for p in inspect.signature(net.forward).parameters.values()

@@ -201,8 +201,9 @@ class TrainsByRule(Strategy):
     def _adopt_inserted(self, optimizer: Optimizer) -> None:
         """An optimizer given explicit parameters does not know the inserted heads, and a scheduler would not know a group of their own."""
         known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        missing = {n: p for n, p in self.network.inserted.named_parameters() if p.requires_grad and id(p) not in known}
-        if not missing:
+        # Those that do not learn too: an optimizer that is built after the rewrite, as when a fit is resumed, has them all.
+        missing = {n: p for n, p in self.network.inserted.named_parameters() if id(p) not in known}
+        if not any(p.requires_grad for p in missing.values()) and not optimizer.param_groups or not missing:
             return
         if not optimizer.param_groups:  # Lightning's stand-in where configure_optimizers returns none
             unwrap(self.connected)

@@ -48,7 +48,11 @@ def fit(module: L.LightningModule, callback: StepCost, tmp_path, strategy="auto"
     return trainer
 
 
-@pytest.mark.parametrize("strategy", ["auto", *lf.METHODS])
+QUICK = ("auto", "local_loss", "sparse_update")
+SOME = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ("auto", *lf.METHODS)]
+
+
+@pytest.mark.parametrize("strategy", SOME)
 def test_prices_the_strategy_s_own_step(strategy, tmp_path, capsys):
     module, callback = Module(as_pretrained(SmallConv())), StepCost(dirpath=tmp_path)
     trainer = fit(module, callback, tmp_path, strategy)
@@ -66,7 +70,7 @@ def test_prices_the_strategy_s_own_step(strategy, tmp_path, capsys):
     assert "MAC" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("strategy", ["auto", *lf.METHODS])
+@pytest.mark.parametrize("strategy", SOME)
 def test_the_step_of_a_device_that_takes_one_sample_at_a_time(strategy, tmp_path, capsys):
     module, callback = Module(as_pretrained(SmallConv())), StepCost(width="int8", dirpath=tmp_path, batch_size=1)
     monitor = ThroughputMonitor(batch_size_fn=lambda batch: batch[0].shape[0], window_size=2)

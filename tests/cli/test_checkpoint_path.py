@@ -102,7 +102,7 @@ def written(tmp_path_factory):
         ("test", "run.ckpt", [SMALL, "--trainer.strategy=local_loss"], None),
         ("test", "run.ckpt", ["--trainer.strategy=local_loss", SMALL.replace("8", "9")], "does not belong to this model"),
         ("test", "weights.ckpt", [SMALL, "--trainer.strategy=local_loss"], None),
-        ("fit", "weights.ckpt", [SMALL, "--trainer.strategy=local_loss"], "it lacks optimizer_states"),
+        ("fit", "weights.ckpt", [SMALL, "--trainer.strategy=local_loss"], "it lacks .*optimizer_states"),
         ("fit", "run.ckpt", [SMALL, "--trainer.strategy=pepita"], "resume with the same rule|does not belong"),
     ],
 )

@@ -73,7 +73,7 @@ def first_fit(tensors: list[tuple[int, int, int]]) -> int:
 HOLES = {("mlp", "backprop"), ("mlp", "local_loss"), ("conv", "backprop"), ("conv_bn", "backprop")}
 
 
-@pytest.mark.parametrize("method", ["backprop", "pepita", "local_loss"])
+@pytest.mark.parametrize("method", ["backprop", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pepita", "local_loss"))])
 @pytest.mark.parametrize("net", NETS)
 def test_lower_bound_of_executorch_s_arena(net, method):
     """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times it can hold them (``-s`` prints them)."""
@@ -123,8 +123,8 @@ def test_backprop_keeps_what_autograd_saves(net):
 @pytest.mark.parametrize(
     ("rule", "grows"),
     [
-        (lf.ForwardForward(), False),
-        (lf.LocalLoss(), False),
+        pytest.param(lf.ForwardForward(), False, marks=pytest.mark.slow),
+        pytest.param(lf.LocalLoss(), False, marks=pytest.mark.slow),
         (lf.Pepita(recompute=True), False),
         (lf.Pepita(), True),
         (lf.Backprop(), True),

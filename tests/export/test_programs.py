@@ -19,11 +19,11 @@ import lightning_fwd as lf
 from lightning_fwd.methods import SparseTraining, ZerothOrder
 
 ROWS = [
-    ("mlp", lf.Backprop()),
-    ("mlp", lf.SparseUpdate()),
+    pytest.param("mlp", lf.Backprop(), marks=pytest.mark.slow),  # on a board: test_boards.py
+    pytest.param("mlp", lf.SparseUpdate(), marks=pytest.mark.slow),
     ("mlp", lf.ForwardForward()),
-    ("mlp", lf.LocalLoss()),
-    ("mlp", lf.Pepita()),
+    pytest.param("mlp", lf.LocalLoss(), marks=pytest.mark.slow),
+    pytest.param("mlp", lf.Pepita(), marks=pytest.mark.slow),
     ("conv", lf.SparseUpdate(train="head")),
     ("conv", lf.Pepita(recompute=True)),
     pytest.param("conv", lf.Backprop(batch_norm="freeze"), marks=pytest.mark.slow),
@@ -33,8 +33,8 @@ ROWS = [
     pytest.param("mlp", lf.Pepita(recompute=True), marks=pytest.mark.slow),
     ("mlp", SparseTraining(fraction=0.0)),
     ("mlp", lf.Pepita(feedback="regenerated")),
-    ("mlp", lf.SparseUpdate(2, channels=0.5)),
-    ("mlp", lf.SparseUpdate("biases")),
+    pytest.param("mlp", lf.SparseUpdate(2, channels=0.5), marks=pytest.mark.slow),
+    pytest.param("mlp", lf.SparseUpdate("biases"), marks=pytest.mark.slow),
     ("mlp", ZerothOrder()),
 ]
 

@@ -199,8 +199,9 @@ def test_what_it_cannot_measure_is_told(tmp_path):
         lf.source_moments(Net(), [], tmp_path / "none")
     with pytest.raises(lf.RewriteError, match="no plain convolution"):
         lf.source_moments(nn.Sequential(nn.Linear(4, 2)), [torch.zeros(2, 4)], tmp_path / "none")
+    (tmp_path / "file").write_text("")
     with pytest.raises(lf.LightningFwdError, match="cannot write"):
-        lf.source_moments(Net(), [samples(1)], tmp_path / "no" / "folder")
+        lf.source_moments(Net(), [samples(1)], tmp_path / "file" / "moments")
 
 
 @pytest.mark.slow

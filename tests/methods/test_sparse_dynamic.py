@@ -92,7 +92,7 @@ def test_a_lower_bound_costs_less():
 def test_step_cost_shows_what_each_step_needed(tmp_path):
     x, y = torch.randn(48, 1, 8, 8), torch.arange(48) % 4
     module = Classifier(SmallConv(1, (8, 16, 16), 4), lr=0.05)
-    strategy = lf.ForwardOnlyStrategy(lf.SparseUpdate(4, error_density=(0.1, 1.0)), module="network")
+    strategy = lf.ForwardOnlyStrategy(lf.SparseUpdate(4, error_density=(0.1, 1.0)), module="network", from_scratch=True)
     trainer = L.Trainer(
         max_epochs=4, strategy=strategy, callbacks=[lf.StepCost(dirpath=tmp_path)], accelerator="cpu", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

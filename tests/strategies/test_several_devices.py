@@ -55,6 +55,12 @@ def in_two(method, **settings):
     return lf.ForwardOnlyDDPStrategy(method, start_method="fork", **settings)
 
 
+@pytest.fixture(autouse=True)
+def _no_seed_of_another_test(monkeypatch):
+    """Lightning seeds the processes that it starts by this variable, which ``seed_everything`` leaves behind."""
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
 @pytest.mark.parametrize("rule", ["local_loss", "statistics"])
 def test_two_processes_take_the_steps_of_one(rule):
     """Batch norm, dropout, accumulation and clipping included."""

@@ -41,6 +41,7 @@ def test_a_network_on_the_npu_and_its_profile(tmp_path):
 
 
 @needs_vela
+@pytest.mark.slow
 def test_more_arithmetic_units_take_fewer_cycles():
     net, x = small_conv(), torch.randn(1, 3, 8, 8)
     assert npu_forward(net, x, "ethos-u85-256").cycles < npu_forward(net, x, "ethos-u55-128").cycles

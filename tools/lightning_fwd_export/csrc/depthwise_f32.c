@@ -279,7 +279,7 @@ void lfwd_depthwise_grad_input_f32(const float *grad, const float *weight, const
     const int32_t top = before(s->stride_h, s->kernel_h, s->dilation_h), left = before(s->stride_w, s->kernel_w, s->dilation_w);
     const int32_t height = length(s->in_h, s->out_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
     const int32_t width = length(s->in_w, s->out_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
-    side down[LFWD_MOST_RESIDUES], across[LFWD_MOST_RESIDUES];
+    side down[LFWD_MOST_RESIDUES] = {{0}}, across[LFWD_MOST_RESIDUES] = {{0}};
     for (int32_t r = 0; r < s->stride_h; r++) down[r] = side_of(r, s->in_h, s->stride_h, s->kernel_h, s->dilation_h, s->pad_h);
     for (int32_t r = 0; r < s->stride_w; r++) across[r] = side_of(r, s->in_w, s->stride_w, s->kernel_w, s->dilation_w, s->pad_w);
     memset(scratch, 0, (size_t)lfwd_depthwise_grad_input_scratch(s) * sizeof *scratch);
