@@ -13,9 +13,9 @@ The rooms of this package import one way, each only from rooms further left; tho
     errors <- plain_files <- settings, strict_yaml, import_path, workers <- graph, models, data <- passes <- methods <- trace
         <- cost, integer <- adaptation, strategies <- callbacks, classifier, register <- recipes <- compare, search <- cli
 
-The tools import lightning_fwd, never the other way. ``graph``, ``passes``, ``methods``, ``trace`` and ``cost`` import no Lightning. Nothing in
-``trace``, ``cost``, ``adaptation`` or ``strategies`` knows a rule by name. No rule's room imports another's, and no private name is used across
-rooms.
+The tools import lightning_fwd, never the other way. ``graph``, ``passes``, ``methods``, ``trace`` and ``cost`` import no Lightning. Nothing
+in ``trace``, ``cost``, ``adaptation`` or ``strategies`` knows a rule by name. No rule's room imports another's, and no private name is used
+across rooms.
 """
 
 from importlib import import_module

@@ -1,4 +1,5 @@
-"""What an import path in a recipe may name: a class of the kind asked for, or a function that says it makes one. Checked before it is called."""
+"""What an import path in a recipe may name: a class of the kind asked for, or a function that says it makes one. Checked before it is
+called."""
 
 from __future__ import annotations
 

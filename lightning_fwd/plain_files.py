@@ -55,8 +55,8 @@ def read_text(
 def check_archive(path: Path) -> None:
     """Look through a ZIP archive (.npz, checkpoints of torch): every member whole, none that unpacks to more than the file could mean.
 
-    torch itself does not compare the checksums. A writer that was told to leave them out (``torch.serialization.set_crc32_options(False)``) has
-    none right; such a file passes.
+    torch itself does not compare the checksums. A writer that was told to leave them out (``torch.serialization.set_crc32_options(False)``)
+    has none right; such a file passes.
 
     Raises:
         ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError: it is damaged.

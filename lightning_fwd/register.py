@@ -1,7 +1,7 @@
 """Make ``Trainer(strategy="pepita")`` work after ``import lightning_fwd``, without importing Lightning for those who do not use it.
 
-Lightning finds strategies in a registry that it fills on import, and has no entry point for more. So the rules register themselves right away where
-Lightning is loaded, else as soon as it is.
+Lightning finds strategies in a registry that it fills on import, and has no entry point for more. So the rules register themselves right
+away where Lightning is loaded, else as soon as it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""YAML as its authors mean it: a key given twice is an error, and ``1e-3`` is a number. Nothing in it makes a reader run on or call anything."""
+"""YAML as its authors mean it: a key given twice is an error, and ``1e-3`` is a number. Nothing in it makes a reader run on or call
+anything."""
 
 from __future__ import annotations
 

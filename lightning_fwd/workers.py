@@ -15,7 +15,8 @@ _FOLLOWED: set[int] = set()  #: in a worker: whom it ends with
 
 
 class Watched:
-    """A function for joblib's own worker processes on this machine; elsewhere (a cluster's workers, this very process) it is the function alone.
+    """A function for joblib's own worker processes on this machine; elsewhere (a cluster's workers, this very process) it is the function
+    alone.
 
     A worker would finish its task otherwise, and write where a run that was started again writes too.
     """

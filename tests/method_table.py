@@ -76,7 +76,8 @@ class Row:
         exact: eval output is the original's bit for bit (else up to rounding). falls_to: the training loss falls at least to this
             fraction in 8 epochs; None: the rule minimises no loss.
         writes: of a rule that minimises no loss, whether it gives a tensor of this name a new value.
-        trains: whether a parameter of this name gets a gradient in every step. predicts_by_goodness: inference is not the model's own forward.
+        trains: whether a parameter of this name gets a gradient in every step. predicts_by_goodness: inference is not the model's own
+            forward.
     """
 
     name: str

@@ -61,7 +61,8 @@ class Page:
 
     @property
     def commands(self) -> list[list[str]]:
-        """Every command, in words: those of shell blocks and those within lines. "The same with `--x 1`" is the last ``fit`` with ``--x 1`` added."""
+        """Every command, in words: those of shell blocks and those within lines. "The same with `--x 1`" is the last ``fit`` with ``--x 1``
+        added."""
         found: list[list[str]] = []
         for before, token in zip([None, *self.tokens], self.tokens, strict=False):
             lines = []

@@ -1,4 +1,5 @@
-"""Digits from scratch through ``lightning-fwd fit``: the recipes reach what the README says. Slow: pytest -m slow tests/test_digits_recipes.py"""
+"""Digits from scratch through ``lightning-fwd fit``: the recipes reach what the README says. Slow: pytest -m slow
+tests/test_digits_recipes.py"""
 
 import importlib.util
 import statistics

@@ -1,4 +1,5 @@
-"""The three lines at the top of the README, run as they stand: by every strategy name, and their checkpoints where the library is not there."""
+"""The three lines at the top of the README, run as they stand: by every strategy name, and their checkpoints where the library is not
+there."""
 
 import re
 import subprocess
@@ -48,7 +49,8 @@ def checkpoints(tmp_path_factory):
         assert count == 1
         block = block.replace("L.Trainer(", "Trainer(")
         scope = {
-            "Trainer": partial(L.Trainer, max_epochs=1, logger=False, default_root_dir=folder / name, accelerator="cpu", enable_progress_bar=False),
+            "Trainer": partial(L.Trainer, max_epochs=1, logger=False, default_root_dir=folder / name, accelerator="cpu",
+            enable_progress_bar=False),
             "YourLightningModule": YourLightningModule, "your_data": DataLoader(TensorDataset(x, labels), batch_size=6),
         }  # fmt: skip
         exec(compile(block, "README.md", "exec"), scope)

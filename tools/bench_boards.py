@@ -1,12 +1,14 @@
-"""Int8 inference of the MLCommons-Tiny networks on the emulated boards: instructions, Flash, RAM, per layer on request, beside CMSIS-NN on request;
+"""Int8 inference of the MLCommons-Tiny networks on the emulated boards: instructions, Flash, RAM, per layer on request, beside CMSIS-NN on
+request;
 and training steps beside it.
 
     python tools/bench_boards.py --layers --json boards.json
     python tools/bench_boards.py --boards mps3-an547 --cmsis-nn ~/CMSIS-NN
     python tools/bench_boards.py --steps --boards mps2-an386
 
-Weights are the official ones where LIGHTNING_FWD_DATA has them, else drawn; inputs are drawn in the network's range (instruction counts do not
-depend on either). CMSIS-NN runs on the same constants in the same memory plan, compiled by the same flags, and its output is compared bit for bit.
+Weights are the official ones where LIGHTNING_FWD_DATA has them, else drawn; inputs are drawn in the network's range (instruction counts do
+not depend on either). CMSIS-NN runs on the same constants in the same memory plan, compiled by the same flags, and its output is compared
+bit for bit.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     python tools/bench_cost.py [--steps 200] [--json FILE]
 
-The overhead is the ratio of medians of the same training steps with and without the callback, interleaved in one process. On a busy machine that
-ratio scatters by more than the overhead, so the time in the callback's own hooks is held to the same bound. Pricing, which runs on one thread, is
-held to its bound by its CPU time, what it takes on a machine that does nothing else; the time that passed is beside it.
+The overhead is the ratio of medians of the same training steps with and without the callback, interleaved in one process. On a busy machine
+that ratio scatters by more than the overhead, so the time in the callback's own hooks is held to the same bound. Pricing, which runs on one
+thread, is held to its bound by its CPU time, what it takes on a machine that does nothing else; the time that passed is beside it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python tools/bench_kernels.py [--board mps2-an386] [--only conv] [--json FILE]
 
-Each shape runs forward, gradient to the input and update of the weights. MAC are those of the layer, padded taps included. Instructions, not cycles:
-the emulator knows no pipeline.
+Each shape runs forward, gradient to the input and update of the weights. MAC are those of the layer, padded taps included. Instructions,
+not cycles: the emulator knows no pipeline.
 """
 
 from __future__ import annotations

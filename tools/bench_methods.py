@@ -2,8 +2,10 @@
 
     python tools/bench_methods.py [--rounds 15] [--only NAME ...] [--json FILE]
 
-A network where arithmetic dominates: then time follows the MACs, and a rule that takes more than 1.2 times its ledger's share wastes something.
-One run holds all rules: a round is one step of each, in turn, so that all see the same machine; the figures are medians over rounds. A step is
+A network where arithmetic dominates: then time follows the MACs, and a rule that takes more than 1.2 times its ledger's share wastes
+something.
+One run holds all rules: a round is one step of each, in turn, so that all see the same machine; the figures are medians over rounds. A step
+is
 forward, loss, updates and SGD, on one thread.
 """
 
@@ -49,7 +51,8 @@ def one_step(model: lf.RewrittenModel, optimizer: torch.optim.Optimizer | None, 
 
 
 def measure(net: nn.Module, shape: tuple[int, ...], rounds: int, names: list[str]) -> list[dict[str, float | str]]:
-    """One row per rule that fits the network: MAC per step, both ratios to backprop, and their quotient; rules that do not fit are left out."""
+    """One row per rule that fits the network: MAC per step, both ratios to backprop, and their quotient; rules that do not fit are left
+    out."""
     x, y = torch.rand(shape), torch.arange(shape[0]) % 10
     models, macs = {}, {}
     for name in names:

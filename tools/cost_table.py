@@ -1,10 +1,12 @@
-"""What one training step of each MLCommons-Tiny network costs under each rule, beside the published book: prints Markdown tables: all figures, then
+"""What one training step of each MLCommons-Tiny network costs under each rule, beside the published book: prints Markdown tables: all
+figures, then
 operations and memory by rule and network, then means.
 
     python tools/cost_table.py [--width int8] [--device stm32h735] [--with-batch-norm] [--json FILE]
 
-Batch norm is folded into the layers, as in the int8 reference models and in the book; every layer learns. "Beside weights" is the peak of everything
-but the learning weights and their int16 masters. "As traced" is the peak before scheduling: what a plain runtime needs for the exported step.
+Batch norm is folded into the layers, as in the int8 reference models and in the book; every layer learns. "Beside weights" is the peak of
+everything but the learning weights and their int16 masters. "As traced" is the peak before scheduling: what a plain runtime needs for the
+exported step.
 """
 
 from __future__ import annotations
@@ -107,7 +109,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print(
-        f"One step, {options.width}, batch 1, plain SGD, kB = 1000 B, time of the MACs on {options.device}; in parentheses the published book\n"
+        f"One step, {options.width}, batch 1, plain SGD, kB = 1000 B, time of the MACs on {options.device}; in parentheses the "
+        "published book\n"
     )
     sizes = "RAM as traced, kB | RAM scheduled, kB | of it beside weights, kB | Flash, kB"
     print(f"| network | rule | kMAC | {sizes} | ms | MAC to backprop | RAM to backprop |\n|---|---|{'---:|' * 8}")

@@ -22,7 +22,8 @@ class StageResult:
 
     Attributes:
         name: of the stage. kept: whether its result was taken. chosen: the rate, or the settings, where there was a choice.
-        before, after: what it was judged by, without and with it: cross-entropy of labelled samples, or entropy of predictions. judged_on: how many.
+        before, after: what it was judged by, without and with it: cross-entropy of labelled samples, or entropy of predictions. judged_on:
+            how many.
         note: why it was rolled back, or that nothing guarded it.
     """
 

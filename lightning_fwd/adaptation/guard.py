@@ -20,7 +20,8 @@ class Samples:
     """What a device has collected.
 
     Attributes:
-        x: labelled inputs ``(N, ...)``, or all where there are no labels. y: their classes ``(N,)``, or None. more: further inputs without labels.
+        x: labelled inputs ``(N, ...)``, or all where there are no labels. y: their classes ``(N,)``, or None. more: further inputs without
+            labels.
     """
 
     x: Tensor
@@ -84,7 +85,8 @@ def split(y: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def loss_of(net: nn.Module, x: Tensor, y: Tensor | None) -> float:
-    """Mean cross-entropy on labelled samples; without labels the mean entropy of the predictions, in nats. Infinite where it is not finite."""
+    """Mean cross-entropy on labelled samples; without labels the mean entropy of the predictions, in nats. Infinite where it is not
+    finite."""
     net.eval()
     total = 0.0
     for start in range(0, len(x), _CHUNK):

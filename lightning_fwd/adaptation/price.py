@@ -24,7 +24,8 @@ class StageCost:
 
     Attributes:
         name: of the stage. step: its dearest step, by peak RAM.
-        peak_ram_bytes: of its steps and of what is done between them. flash_bytes: of the step, and of what ships with the weights for this stage.
+        peak_ram_bytes: of its steps and of what is done between them. flash_bytes: of the step, and of what ships with the weights for this
+            stage.
         macs: of all its steps, over all candidates and the run that takes all samples, and of the inferences that judge.
         rollback_bytes: of what it changes, which is kept as it was until the stage is judged.
     """

@@ -22,7 +22,8 @@ _CHUNK = 250  #: samples whose frozen part is run at a time
 def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) -> nn.Module:
     """A copy of the network after a stage with one rule and one rate.
 
-    What lies before the first trained layer is run once per sample, where the rule allows it: a device with room for features does the same.
+    What lies before the first trained layer is run once per sample, where the rule allows it: a device with room for features does the
+    same.
 
     Args:
         x: samples ``(N, ...)``. y: their classes ``(N,)``; None for a rule that needs no labels.

@@ -34,13 +34,13 @@ COLUMNS = (
 class StepCost(Callback):
     """Price each training step: multiply-accumulates by phase, peak memory, and with a device time, energy and whether it fits.
 
-    A step is traced once per shape of batch and choice of trained parameters, then looked up. Works with every strategy: without one of ours it
-    prices backpropagation. Logs ``cost/macs``, ``cost/<phase>_macs``, ``cost/peak_ram_bytes``, ``cost/peak_activation_bytes``,
+    A step is traced once per shape of batch and choice of trained parameters, then looked up. Works with every strategy: without one of
+    ours it prices backpropagation. Logs ``cost/macs``, ``cost/<phase>_macs``, ``cost/peak_ram_bytes``, ``cost/peak_activation_bytes``,
     ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured), and, where a rule's sparsity follows the data, ``cost/macs_needed``:
     what the step took of the ``cost/macs`` that its shapes have room for. Writes a row per step to ``step_cost.csv``; prints a summary
     at the end; sets ``flops_per_batch`` for Lightning's ThroughputMonitor. A run resumed from a checkpoint counts on from its step.
-    SGD, Adam and AdamW are priced with momentum, Nesterov, weight decay and AMSGrad; what an optimizer does beyond that is named in a warning and
-    among what the report does not count. Any other optimizer is priced as plain SGD, and named too.
+    SGD, Adam and AdamW are priced with momentum, Nesterov, weight decay and AMSGrad; what an optimizer does beyond that is named in a
+    warning and among what the report does not count. Any other optimizer is priced as plain SGD, and named too.
 
     Args:
         device: name of a device profile, path of a YAML file, or a :class:`lightning_fwd.cost.Device`.
@@ -52,8 +52,8 @@ class StepCost(Callback):
         layers: print at the end the work of each layer and what the peak consists of, too.
 
     Raises:
-        LightningFwdError: unknown device or width, or a device without figures for the width; at the start of training, a folder that cannot be
-            written.
+        LightningFwdError: unknown device or width, or a device without figures for the width; at the start of training, a folder that
+            cannot be written.
 
     Example:
         >>> Trainer(strategy="pepita", callbacks=[StepCost(device="stm32h735", width="int8")])

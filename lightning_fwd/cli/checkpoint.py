@@ -74,7 +74,8 @@ def check_readable(path: str | Path, resumed: bool) -> Mapping[str, Any]:
 
 
 def require_rule(path: str | Path, content: Mapping[str, Any], strategy: Any, arguments: Sequence[str], command: str) -> None:
-    """Refuse a checkpoint that a rule wrote where no strategy is named: it would be read as the plain network's, without what the rule inserted.
+    """Refuse a checkpoint that a rule wrote where no strategy is named: it would be read as the plain network's, without what the rule
+    inserted.
 
     Args:
         strategy: of the run. arguments: of the command line; a strategy that is named there, plain ones too, is what the user wants.

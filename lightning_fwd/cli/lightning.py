@@ -110,5 +110,6 @@ def _about_strategy(message: str, command: str) -> tuple[str, str]:
     named = "--trainer.strategy lightning_fwd.ForwardOnlyStrategy --trainer.strategy.init_args.method lightning_fwd.Pepita"
     return (
         "a strategy that the recipe names by a word (strategy: local_loss) has no settings to change",
-        f"take another rule by --trainer.strategy NAME, or one with settings by {named} --trainer.strategy.init_args.method.init_args.seed 3",
+        f"take another rule by --trainer.strategy NAME, or one with settings by {named} "
+        "--trainer.strategy.init_args.method.init_args.seed 3",
     )

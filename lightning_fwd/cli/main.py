@@ -18,7 +18,8 @@ from .stopping import Terminated, stoppable, stopped
 
 LIGHTNING = ("fit", "validate", "test", "predict")
 
-#: Command to its line of help; each is a module of this room with ``add_options(parser)`` and ``run(options)``, imported when it is asked for.
+#: Command to its line of help; each is a module of this room with ``add_options(parser)`` and ``run(options)``, imported when it is asked
+#: for.
 COMMANDS = {
     "adapt": "Adapt a trained network to drift in guarded stages: what each did, what it costs, the accuracy before and after.",
     "compare": "Pretrain, drift, adapt by each rule: accuracy and cost in one table.",
@@ -64,7 +65,8 @@ def _say(text: str) -> None:
 
 
 def _with_file(error: Exception, arguments: list[str]) -> str:
-    """An error's text, with the file that it is about where it does not say so: the recipe, or of the disk's errors the folder that is written to."""
+    """An error's text, with the file that it is about where it does not say so: the recipe, or of the disk's errors the folder that is
+    written to."""
     said, given = str(error), {}
     for before, argument in pairwise(["", *arguments]):
         option, equals, value = argument.partition("=")

@@ -45,8 +45,11 @@ def _drifts(console: Console) -> None:
         (name, kind.meaning, f"{kind.low:g}..{kind.high:g}", ", ".join(f"{level:g}" for level in kind.levels), _of(kind))
         for name, kind in KINDS.items()
     ))  # fmt: skip
-    _say(console, "Write noise=0.08, contrast=0.3+noise=0.04, {kind: blur, level: 2}, or a list of these. Full scale is 1 in images (0..1),\n"
-         f"one standard deviation of the source in signals. Real drifts of har: {', '.join(HAR_DRIFTS)}.")  # fmt: skip
+    _say(
+        console,
+        "Write noise=0.08, contrast=0.3+noise=0.04, {kind: blur, level: 2}, or a list of these. Full scale is 1 in images (0..1),\n"
+        f"one standard deviation of the source in signals. Real drifts of har: {', '.join(HAR_DRIFTS)}.",
+    )
 
 
 def _of(kind: DriftKind) -> str:

@@ -41,7 +41,8 @@ def add_worker_options(parser: argparse.ArgumentParser) -> None:
 
 
 def build_model(options: argparse.Namespace, batch: int = 1, data_shape: Callable[[], tuple[int, ...] | None] = lambda: None):
-    """The network that ``--model`` names, and an example input ``(batch, ...)``: of ``--input-shape``, the model's own, else ``data_shape()``."""
+    """The network that ``--model`` names, and an example input ``(batch, ...)``: of ``--input-shape``, the model's own, else
+    ``data_shape()``."""
     import torch
 
     from ..models import build

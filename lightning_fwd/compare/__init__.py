@@ -8,5 +8,6 @@ from .run import compare
 from .scenario import Row, Scenario, load_scenario
 
 __all__ = [
-    "Result", "Row", "Scenario", "compare", "load_scenario", "plot_pareto", "print_table", "quick", "summarise", "write_html", "write_markdown",
+    "Result", "Row", "Scenario", "compare", "load_scenario", "plot_pareto", "print_table", "quick", "summarise", "write_html",
+    "write_markdown",
 ]  # fmt: skip

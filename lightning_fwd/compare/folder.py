@@ -23,7 +23,8 @@ RESULTS, DETAILS, SCENARIO = "results.csv", "details.csv", "scenario.yaml"
 
 @dataclass
 class Result:
-    """One row of the table for one seed: the first ten fields are a line of results.csv, the others, with the row's settings, of details.csv.
+    """One row of the table for one seed: the first ten fields are a line of results.csv, the others, with the row's settings, of
+    details.csv.
 
     Accuracies in percent; operations and memory are of one step on ``cost_batch`` samples at the scenario's width.
     """

@@ -35,7 +35,8 @@ svg .c0 circle{fill:#7a818a}
 
 
 def write_html(scenario: Scenario, lines: Sequence[Line], file: Path, command: str) -> None:
-    """The page of one comparison: the table, accuracy against RAM, operations and time, what fits which board, what was rolled back, the command."""
+    """The page of one comparison: the table, accuracy against RAM, operations and time, what fits which board, what was rolled back, the
+    command."""
     sections = [_table(lines), _plots(scenario, lines), _boards(lines), _rolled_back(lines), _said(scenario, lines)]
     write_page(title_of(scenario), sections, command, file)
 
@@ -59,7 +60,8 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], kinds: Sequence
 
 
 def label_curves(of: Mapping[str, Mapping[str, Sequence[tuple[float, float, float]]]]) -> str:
-    """Accuracy over the number of labels: a plot for each key (a drift, or their mean), a curve for each row: ``(labels, percent, deviation)``."""
+    """Accuracy over the number of labels: a plot for each key (a drift, or their mean), a curve for each row: ``(labels, percent,
+    deviation)``."""
     names = list(dict.fromkeys(name for lines in of.values() for name in lines))
     plots = "".join(
         f"<figure><figcaption>{escape(k)}</figcaption>{curves({n: v.get(n, []) for n in names}, 'labels')}</figure>" for k, v in of.items()

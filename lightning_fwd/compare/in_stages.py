@@ -40,5 +40,6 @@ def price_stages(scenario: Scenario, row: Row, weights: Path) -> dict[str, Any]:
     step = cost.dearest_step
     return dict(
         macs_per_step=step.total_macs, peak_ram_bytes=cost.peak_ram_bytes, weight_bytes=step.weight_bytes, flash_bytes=cost.flash_bytes,
-        device_ms_per_step=1e3 * step.latency_s, note=f"in all {cost.macs / 1e9:.1f} GMAC, {cost.macs / cost.inference_macs:,.0f} inferences",
+        device_ms_per_step=1e3 * step.latency_s,
+        note=f"in all {cost.macs / 1e9:.1f} GMAC, {cost.macs / cost.inference_macs:,.0f} inferences",
     )  # fmt: skip

@@ -23,8 +23,9 @@ from .scenario import Scenario
 class Line:
     """One method over all seeds; accuracies as (mean, standard deviation) in percent, ``won_back`` in percent of what the drift took.
 
-    Of one seed the deviation is NaN. A row that has no result in some seed has NaN for its means, and ``failed`` says why: "diverged", with the seeds
-    if not in all, or "n/a" where the rule never made a step. ``rolled_back``: per seed, what the guard of an adaptation in stages took back.
+    Of one seed the deviation is NaN. A row that has no result in some seed has NaN for its means, and ``failed`` says why: "diverged", with
+    the seeds if not in all, or "n/a" where the rule never made a step. ``rolled_back``: per seed, what the guard of an adaptation in stages
+    took back.
     """
 
     method: str

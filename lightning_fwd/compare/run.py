@@ -58,7 +58,8 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
         keep_weights: store each adapted network as ``adapted/ROW_seedN.safetensors``; finished rows without that file run again.
 
     Raises:
-        LightningFwdError: the folder cannot be written, or holds results of another scenario or of other weights; as :meth:`Scenario.check`.
+        LightningFwdError: the folder cannot be written, or holds results of another scenario or of other weights; as
+            :meth:`Scenario.check`.
     """
     jobs = worker_count(jobs)
     scenario.check()

@@ -39,8 +39,10 @@ class Row:
         method: registered name of the rule; None leaves the model as it is.
         settings: the rule's arguments.
         lr, epochs: in place of the scenario's.
-        after_statistics: recompute the batch-norm statistics on the same samples first; short for a first stage "statistics" that nothing guards.
-        stages: in place of method, settings, lr and epochs: a guarded adaptation, each stage as :class:`lightning_fwd.adaptation.Stage` takes it.
+        after_statistics: recompute the batch-norm statistics on the same samples first; short for a first stage "statistics" that nothing
+            guards.
+        stages: in place of method, settings, lr and epochs: a guarded adaptation, each stage as :class:`lightning_fwd.adaptation.Stage`
+            takes it.
         freeze: module paths whose parameters stay as they are, e.g. a stem that reads raw pixels and bears smaller steps than the rest.
         calibrate: fit the rule's inserted heads to the source first, in closed form, as one would before the device leaves the house.
         control: whether it is a control (drawn grey).
@@ -143,10 +145,10 @@ class Scenario:
     Args:
         data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...).
         model, model_args: for :func:`lightning_fwd.models.build`.
-        weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5; ``${LIGHTNING_FWD_DATA}``
-            may stand in it.
-        pretrain: backpropagation on the source, from ``weights`` if there are any; None (in a recipe with ``weights`` the default) takes the model
-            as ``weights``, or its own class, give it, and refuses one that does not know the source.
+        weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5;
+            ``${LIGHTNING_FWD_DATA}`` may stand in it.
+        pretrain: backpropagation on the source, from ``weights`` if there are any; None (in a recipe with ``weights`` the default) takes
+            the model as ``weights``, or its own class, give it, and refuses one that does not know the source.
         adapt: training on the target.
         adapt_samples: labelled target samples.
         split: what accuracy is measured on: ``"test"``, or ``"val"`` (held out of training) to choose settings by.
@@ -155,7 +157,8 @@ class Scenario:
         after_statistics: of every row that learns, the controls too: rules and controls then have the same head start.
         seeds: each pretrains, draws its samples and adapts anew.
         device: named device for latency, energy and the verdict; width: of the arithmetic; cost_batch: samples per priced step.
-        accelerator: what trains on this computer, by Lightning's names; ``"auto"`` takes a GPU where there is one. Accuracy is measured on the CPU.
+        accelerator: what trains on this computer, by Lightning's names; ``"auto"`` takes a GPU where there is one. Accuracy is measured on
+            the CPU.
     """
 
     data: dict[str, Any]
@@ -200,8 +203,8 @@ class Scenario:
         """Find every mistake that can be found before hours are spent.
 
         Raises:
-            LightningFwdError: a row's name is taken twice, or its rule or settings, the device, the model, its arguments or weights are unknown or do
-                not fit the data, or a model that is not pretrained does not know the source.
+            LightningFwdError: a row's name is taken twice, or its rule or settings, the device, the model, its arguments or weights are
+                unknown or do not fit the data, or a model that is not pretrained does not know the source.
             ValueError, FileNotFoundError: the data set or the drift is unknown, does not fit, or has too few samples.
         """
         names = [row.name for row in self.rows]

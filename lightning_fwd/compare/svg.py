@@ -16,8 +16,8 @@ class Point:
     """A row of the table in a plot.
 
     Attributes:
-        number: in the table, drawn in the point. name: shown on hovering. x: above 0. y: in percent; NaN: it has no result, and is drawn crossed at
-            the lower edge. spread: standard deviation, NaN where there is none. control: drawn grey.
+        number: in the table, drawn in the point. name: shown on hovering. x: above 0. y: in percent; NaN: it has no result, and is drawn
+            crossed at the lower edge. spread: standard deviation, NaN where there is none. control: drawn grey.
     """
 
     number: int

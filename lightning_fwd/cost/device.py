@@ -68,8 +68,8 @@ class Device:
         cycles_per_mac: by width ("int8", "fp32"), then phase, with "default" for the phases not named. The traffic of
             the MAC kernels' operands is part of the figure.
         pj_per_mac: picojoule, likewise; without a width where nothing is known.
-        constant_weights_only: the phases' own figures hold where one operand is constant, as for an NPU whose compiler takes the weights in;
-            products with trained weights take the default figure in every phase.
+        constant_weights_only: the phases' own figures hold where one operand is constant, as for an NPU whose compiler takes the weights
+            in; products with trained weights take the default figure in every phase.
         pj_per_byte: picojoule per byte, by memory ("sram", "flash"), of operations that have no MAC; empty where nothing
             is known.
     """

@@ -80,8 +80,8 @@ def plan_memory(step: StepGraph, widths: Widths, copied_views: frozenset = froze
 
     Args:
         copied_views: view operations that the runtime at hand materialises (``aten.permute``, ...).
-        resident: state that the step writes lives in RAM throughout and what it only reads in Flash; with False everything that comes in is an
-            ordinary value, as in a runtime that is handed weights and hands new ones back.
+        resident: state that the step writes lives in RAM throughout and what it only reads in Flash; with False everything that comes in is
+            an ordinary value, as in a runtime that is handed weights and hands new ones back.
     """
     nodes = [n for n in step.graph.nodes if n.op == "call_function"]
     index = {node: i for i, node in enumerate(nodes)}

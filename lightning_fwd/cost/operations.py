@@ -1,7 +1,7 @@
 """What each node of a step graph does: multiply-accumulates, elementwise operations, bytes moved.
 
-A MAC is one multiply and add of a convolution or matrix product (half a FLOP pair, as ``torch.utils.flop_counter`` / 2). An elementwise operation
-is one arithmetic operation on one element. Views and copies are none; copies move bytes.
+A MAC is one multiply and add of a convolution or matrix product (half a FLOP pair, as ``torch.utils.flop_counter`` / 2). An elementwise
+operation is one arithmetic operation on one element. Views and copies are none; copies move bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _PER_INPUT = {
 }
 _COPIES = {
     aten.clone, aten.copy, aten._to_copy, aten.cat, aten.stack, aten.constant_pad_nd, aten.slice_scatter, aten.select_scatter,
-    aten.gather, aten.index, aten.index_select, aten.index_put, aten.index_copy, aten.embedding, aten.full, aten.full_like, aten.zeros, aten.ones,
+    aten.gather, aten.index, aten.index_select, aten.index_put, aten.index_copy, aten.embedding, aten.full, aten.full_like, aten.zeros,
+    aten.ones,
     aten.zeros_like, aten.ones_like, aten.empty, aten.empty_like, aten.empty_permuted, aten.new_zeros, aten.new_empty, aten.new_full,
     aten.scalar_tensor, aten.arange, aten.repeat, aten.flip, aten._unsafe_view, aten.upsample_nearest2d, aten.pixel_shuffle,
     aten.native_channel_shuffle, aten.channel_shuffle,

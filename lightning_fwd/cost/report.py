@@ -38,7 +38,8 @@ class CostReport:
         plan: every buffer with its lifetime; the peak and its moment.
         savings: peak bytes as traced and after each scheduling pass.
         not_counted: what these figures leave out.
-        device, latency_s, energy_j, verdict: with a device only. Latency is that of the MACs, a lower bound. energy_j is an estimate, or None.
+        device, latency_s, energy_j, verdict: with a device only. Latency is that of the MACs, a lower bound. energy_j is an estimate, or
+            None.
     """
 
     model: str

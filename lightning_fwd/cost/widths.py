@@ -29,9 +29,9 @@ class Widths:
     """Bytes of every value of one step.
 
     - ``fp32``: as traced.
-    - ``int8``: weights, activations and errors take one byte. Gradients of weights are int32 accumulators; biases, per-channel and per-sample
-      vectors, indices and the loss are 32-bit; a trained weight has an int16 master beside its int8 copy. Optimizer state (momentum, Adam's
-      moments), of weights and biases alike, is int16, on the grid of the masters.
+    - ``int8``: weights, activations and errors take one byte. Gradients of weights are int32 accumulators; biases, per-channel and
+      per-sample vectors, indices and the loss are 32-bit; a trained weight has an int16 master beside its int8 copy. Optimizer state
+      (momentum, Adam's moments), of weights and biases alike, is int16, on the grid of the masters.
     - ``mixed``: int8 for everything that depends on nothing that the step trains, fp32 for the rest (as traced), optimizer state included.
     """
 

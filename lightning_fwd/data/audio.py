@@ -23,8 +23,9 @@ def mfcc_shape(samples: int) -> tuple[int, int, int]:
 def mfcc(audio: Tensor) -> Tensor:
     """Mel-frequency cepstral coefficients as the benchmark's int8 program gets them, in real numbers.
 
-    The wave is divided by its maximum; frames of 30 ms every 20 ms, periodic Hann window, magnitude spectrum, 40 HTK mel bands from 20 to 4,000 Hz,
-    logarithm, orthogonal DCT-II (first 10), rounded to int8. Equals the benchmark's own features to one step in 99.997 % of values.
+    The wave is divided by its maximum; frames of 30 ms every 20 ms, periodic Hann window, magnitude spectrum, 40 HTK mel bands from 20 to
+    4,000 Hz, logarithm, orthogonal DCT-II (first 10), rounded to int8. Equals the benchmark's own features to one step in 99.997 % of
+    values.
 
     Args:
         audio: ``(B, T)`` at 16 kHz, any scale, T >= 480.

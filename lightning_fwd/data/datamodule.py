@@ -31,7 +31,8 @@ Split = Literal["train", "val", "test"]
 
 @dataclass(frozen=True)
 class InputForm:
-    """How a sensor's values become the network's: as ``stored`` (``"uint8"`` is divided by 255), times ``factor``, less ``mean``, over ``std``:
+    """How a sensor's values become the network's: as ``stored`` (``"uint8"`` is divided by 255), times ``factor``, less ``mean``, over
+    ``std``:
     one of these per channel, or none."""
 
     stored: Literal["uint8", "float"]
@@ -79,7 +80,8 @@ class DriftDataModule(L.LightningDataModule):
         root: folder with the data files, in place of LIGHTNING_FWD_DATA.
 
     Raises:
-        ValueError: an argument out of its range, here; a target that does not fit its source, or a drift that does not fit the data, on first use.
+        ValueError: an argument out of its range, here; a target that does not fit its source, or a drift that does not fit the data, on
+            first use.
         FileNotFoundError: the data set cannot be found, on first use.
     """
 
@@ -150,7 +152,8 @@ class DriftDataModule(L.LightningDataModule):
 
     @override
     def prepare_data(self) -> None:
-        """Downloads on one rank, the others read the cache; and finds out on one sample whether drift, counts and normalisation fit the data.
+        """Downloads on one rank, the others read the cache; and finds out on one sample whether drift, counts and normalisation fit the
+        data.
 
         Raises:
             ValueError: a drift that has no meaning on these data or is too large for them, more samples asked for than there are.
@@ -207,7 +210,8 @@ class DriftDataModule(L.LightningDataModule):
 
     @override
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Kept until training asks for its loader: Lightning may do that early (a schedule that asks how many steps there are), before it hands
+        """Kept until training asks for its loader: Lightning may do that early (a schedule that asks how many steps there are), before it
+        hands
         loaders their state."""
         self._resumed = state_dict or None
 
@@ -269,7 +273,8 @@ class DriftDataModule(L.LightningDataModule):
         return kept if count is None else kept[_few(domain.y_train[kept], count, self.seed, "train_samples")]
 
     def _samples(self, domain: Dataset, split: Split, index: np.ndarray, view: View) -> Tensor:
-        """Pixels to 0..1, signals to standard deviations or recordings to -1..1, then drift, then normalisation or MFCC. (N, ...) float32."""
+        """Pixels to 0..1, signals to standard deviations or recordings to -1..1, then drift, then normalisation or MFCC. (N, ...)
+        float32."""
         stored = domain.x_test if split == "test" else domain.x_train
         offset = len(domain.y_train) if split == "test" else 0  # test samples draw other noise than training samples
         drift = self.drift if view == "target" else None

@@ -20,10 +20,10 @@ class Dataset:
 
     Attributes:
         title: what tables and plots call it.
-        modality: "image" (pixels: uint8, or (C, H, W) floats all in 0..1), "signal" (other numbers, in their physical unit) or "audio" (recordings at
-            16 kHz, which batches show as MFCC).
-        x_train, x_test: images (N, C, H, W), signals (N, C, T) or, for spectrograms, (N, C, H, W), recordings (N, T) int16. CIFAR-10 (JPEG) decodes
-            on indexing.
+        modality: "image" (pixels: uint8, or (C, H, W) floats all in 0..1), "signal" (other numbers, in their physical unit) or "audio"
+            (recordings at 16 kHz, which batches show as MFCC).
+        x_train, x_test: images (N, C, H, W), signals (N, C, T) or, for spectrograms, (N, C, H, W), recordings (N, T) int16. CIFAR-10 (JPEG)
+            decodes on indexing.
         y_train, y_test: (N,) int64 in 0..len(classes)-1.
         classes: the names of the classes.
         groups_train: (N,) the recording a sample was cut from, where samples overlap; validation keeps them whole.

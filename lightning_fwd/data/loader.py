@@ -1,4 +1,5 @@
-"""A DataLoader over tensors that takes a batch by one indexing, goes on inside an epoch, and is still a plain DataLoader to Lightning and DDP."""
+"""A DataLoader over tensors that takes a batch by one indexing, goes on inside an epoch, and is still a plain DataLoader to Lightning and
+DDP."""
 
 from __future__ import annotations
 
@@ -63,8 +64,8 @@ class EpochShuffle(RandomSampler):
 class ResumableLoader(DataLoader):
     """A DataLoader over :class:`BatchedTensors` that goes on inside an epoch, from the state that a checkpoint keeps.
 
-    The order within an epoch must be a function of the sampler's epoch, as :class:`EpochShuffle`'s and a DistributedSampler's is: then the epoch
-    and how many batches were given say it all. What other epochs draw is as ever.
+    The order within an epoch must be a function of the sampler's epoch, as :class:`EpochShuffle`'s and a DistributedSampler's is: then the
+    epoch and how many batches were given say it all. What other epochs draw is as ever.
     """
 
     _given = 0  # batches of the present pass

@@ -65,9 +65,9 @@ def load_dataset(name: str, *, root: str | Path | None = None, limit: int | None
     """Load a data set by name or path. Loaded once per process; treat the arrays as read-only.
 
     Args:
-        name: one of `DATASETS` ("digits" comes with scikit-learn); or the path of an .npz with the arrays x_train, y_train, x_test, y_test (and
-            classes, if you like), or of a folder of such files, which are joined in the order of their names. See `dataset_from_arrays` for the
-            shapes.
+        name: one of `DATASETS` ("digits" comes with scikit-learn); or the path of an .npz with the arrays x_train, y_train, x_test, y_test
+            (and classes, if you like), or of a folder of such files, which are joined in the order of their names. See
+            `dataset_from_arrays` for the shapes.
         root: folder with the files, in place of the one that the environment variable LIGHTNING_FWD_DATA names.
         limit: at most so many samples of train and of test, class shares kept.
 

@@ -1,7 +1,7 @@
 """The samples that MLPerf Tiny evaluates on, as data sets: one half to adapt with, the other to test on.
 
-The networks' own training data are larger and elsewhere (Speech Commands v2, COCO); these are the files of the benchmark's runner, so what is
-shown as the source is data that the networks have not been trained on.
+The networks' own training data are larger and elsewhere (Speech Commands v2, COCO); these are the files of the benchmark's runner, so what
+is shown as the source is data that the networks have not been trained on.
 """
 
 from __future__ import annotations

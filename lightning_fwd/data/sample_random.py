@@ -5,9 +5,9 @@ a sample may only depend on the sample's index. A counter-based generator (Salmo
 easy as 1, 2, 3", SC 2011) gives that without one generator object per sample. The mixing function is SplitMix64
 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
 
-Not the generator of a training step (:mod:`lightning_fwd.graph.counter_random`), which has to run on 32-bit integers in C: here each (seed, stream,
-name, sample) is a window that starts at a hash of all four in a cycle of 2**64. Two windows of n draws share some with a probability of
-2n / 2**64: 1e-13 for a million draws.
+Not the generator of a training step (:mod:`lightning_fwd.graph.counter_random`), which has to run on 32-bit integers in C: here each (seed,
+stream, name, sample) is a window that starts at a hash of all four in a cycle of 2**64. Two windows of n draws share some with a
+probability of 2n / 2**64: 1e-13 for a million draws.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One batch spread over processes: what a step must know of the other ranks' samples to be the step of one process with all of them.
 
-By default a step is alone, and everything here changes nothing (a traced step is always alone). Inside :func:`together` means, totals and draws
-are those of the whole batch. Sample i of rank r is number ``i * size + r`` of the whole batch, as torch's ``DistributedSampler`` deals them.
+By default a step is alone, and everything here changes nothing (a traced step is always alone). Inside :func:`together` means, totals and
+draws are those of the whole batch. Sample i of rank r is number ``i * size + r`` of the whole batch, as torch's ``DistributedSampler``
+deals them.
 """
 
 from __future__ import annotations

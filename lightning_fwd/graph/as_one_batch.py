@@ -16,8 +16,8 @@ from .across_ranks import mean, ranks, share, whole_shape
 class AsOneBatch(TorchFunctionMode):
     """Inside, batch norm in training mode normalises by the samples of all ranks, and dropout drops what one process would.
 
-    It stands in for the functions and not for modules, so it reaches norms with a forward of their own (timm's ``BatchNormAct2d``). What calls
-    torch's kernels directly (dropout inside attention, stochastic depth by ``bernoulli_``) stays each rank's own.
+    It stands in for the functions and not for modules, so it reaches norms with a forward of their own (timm's ``BatchNormAct2d``). What
+    calls torch's kernels directly (dropout inside attention, stochastic depth by ``bernoulli_``) stays each rank's own.
     """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

@@ -1,6 +1,7 @@
 """One bit per activation: all that the backward pass through a ReLU needs to know.
 
-Two operators of the namespace ``lfwd``, so that a traced step shows the packed mask (1/32 of the fp32 activation) and a device can run each as
+Two operators of the namespace ``lfwd``, so that a traced step shows the packed mask (1/32 of the fp32 activation) and a device can run each
+as
 one loop: bit ``i % 8`` of byte ``i // 8`` says whether element ``i`` is positive.
 """
 
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 
 from .elementwise_count import count_elementwise
 
-# On a CPU by numpy, which packs about fifty times as fast as the same in torch's operations; elsewhere by those, without a way over the host.
+# On a CPU by numpy, which packs about fifty times as fast as the same in torch's operations; elsewhere by those, without a way over the
+# host.
 
 
 def _pack(mask: Tensor) -> Tensor:

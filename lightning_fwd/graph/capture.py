@@ -57,7 +57,8 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
         example_input: a tensor of the shape, dtype and device that ``net`` takes.
 
     Raises:
-        CaptureError: the model takes several inputs, returns something else than one tensor, or cannot be traced; ``net`` is then unchanged.
+        CaptureError: the model takes several inputs, returns something else than one tensor, or cannot be traced; ``net`` is then
+            unchanged.
     """
     _check_signature(net)
     modes, state = {module: module.training for module in net.modules()}, ModuleState(net)
@@ -166,7 +167,8 @@ def _trace_sized(net: nn.Module, example_input: Tensor, writing: dict[nn.Module,
 
 
 def _trace(net: nn.Module, _example: Tensor, writing: dict[nn.Module, list[str]], sizes_of: Tensor | None = None) -> Capture:
-    """Symbolic trace, in eval mode and in train mode; a module that cannot be traced, that writes into itself, or in which the two differ, is kept
+    """Symbolic trace, in eval mode and in train mode; a module that cannot be traced, that writes into itself, or in which the two differ,
+    is kept
     whole.
     """
     opaque: dict[str, str] = {}
@@ -197,7 +199,8 @@ def _trace(net: nn.Module, _example: Tensor, writing: dict[nn.Module, list[str]]
         )
     if silent := _hooked_and_not_called(net, graph):
         warnings.warn(
-            f"forward hooks on {', '.join(silent)} run while the network is captured and not again: a rewritten model calls the layers inside",
+            f"forward hooks on {', '.join(silent)} run while the network is captured and not again: a rewritten model calls the layers "
+            "inside",
             stacklevel=4,
         )
     for name, constant in constants.items():

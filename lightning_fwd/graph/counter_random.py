@@ -5,12 +5,14 @@ what the original would have drawn, and a feedback matrix can be regenerated ent
 ``hash32`` of its own seed: added to the seed itself, seed 1 would draw at one step what seed 0 draws at the next.
 The mixing function is the two-multiply 32-bit finaliser "lowbias32" (Wellons, hash-prospector; public domain).
 
-What a seed is: there is one cycle of 2**32 values, ``hash32(0), hash32(1), ...``, and a seed is the window that starts at place ``hash32(seed)``.
-Windows are not independent streams. Two seeds whose places lie closer than the number of draws share the rest: seeds 798 and 1135 lie 539 apart,
-so of 30,720 draws (ResNet-8's feedback matrix) they share 30,181. Of the seeds 0 to 99 the closest two, 28 and 72, lie 68,865 apart. For n
-runs of k draws choose seeds whose places (:func:`hash32`) are more than k apart.
+What a seed is: there is one cycle of 2**32 values, ``hash32(0), hash32(1), ...``, and a seed is the window that starts at place
+``hash32(seed)``.
+Windows are not independent streams. Two seeds whose places lie closer than the number of draws share the rest: seeds 798 and 1135 lie 539
+apart, so of 30,720 draws (ResNet-8's feedback matrix) they share 30,181. Of the seeds 0 to 99 the closest two, 28 and 72, lie 68,865 apart.
+For n runs of k draws choose seeds whose places (:func:`hash32`) are more than k apart.
 
-The C of an exported step has the same generator, bit for bit (``csrc/feedback_f32.c``). What is random in a data set has another one, which has no
+The C of an exported step has the same generator, bit for bit (``csrc/feedback_f32.c``). What is random in a data set has another one, which
+has no
 windows to share: :mod:`lightning_fwd.data.sample_random`.
 """
 
@@ -26,7 +28,8 @@ from torch import Tensor
 from .across_ranks import share, whole_shape
 
 _MASK = 0xFFFFFFFF
-#: of :func:`uniform` on a device with 32-bit integers: the counter, eight of :func:`hash32`, a shift, the conversion, a product and a difference
+#: of :func:`uniform` on a device with 32-bit integers: the counter, eight of :func:`hash32`, a shift, the conversion, a product and a
+#: difference
 OPERATIONS_PER_DRAW = 13
 
 

@@ -10,7 +10,8 @@ _COUNTS: dict[str, Callable[..., int]] = {}
 
 
 def count_elementwise(operator: OpOverloadPacket) -> Callable[[Callable[..., int]], Callable[..., int]]:
-    """Decorator of the function that counts: it takes the operator's arguments (fake tensors), and gives operations on one element, integer or float.
+    """Decorator of the function that counts: it takes the operator's arguments (fake tensors), and gives operations on one element, integer
+    or float.
 
     A multiply-accumulate that the operator's flop formula counts is none of them.
     """

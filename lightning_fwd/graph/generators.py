@@ -1,4 +1,5 @@
-"""The global random generators: where they stand, and put back there. Of torch, numpy and Python, and what generators of its own a model holds."""
+"""The global random generators: where they stand, and put back there. Of torch, numpy and Python, and what generators of its own a model
+holds."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ from torch import nn
 
 
 def global_states(device: torch.device | None = None) -> tuple:
-    """Where the generators of torch, of its CUDA ``device``, of numpy and of Python stand; two of these are equal if nothing was drawn between."""
+    """Where the generators of torch, of its CUDA ``device``, of numpy and of Python stand; two of these are equal if nothing was drawn
+    between."""
     cuda = torch.cuda.get_rng_state(device).numpy().tobytes() if device is not None and device.type == "cuda" else b""
     numpys = np.random.get_state(legacy=False)["state"]
     return torch.get_rng_state().numpy().tobytes(), cuda, numpys["key"].tobytes(), numpys["pos"], random.getstate()

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 def gradients(
     output: Tensor | Sequence[Tensor], tensors: Sequence[Tensor], error: Tensor | Sequence[Tensor] | None = None
 ) -> tuple[list[Tensor | None], bool]:
-    """As ``torch.autograd.grad``: gradients of ``output`` (or the sum over several) weighted by ``error``; None where nothing depends on a tensor.
+    """As ``torch.autograd.grad``: gradients of ``output`` (or the sum over several) weighted by ``error``; None where nothing depends on a
+    tensor.
 
-    What ``torch.autograd.grad`` returns may share its storage: with another gradient (the two of a sum), with ``error``, with what a hook has kept.
+    What ``torch.autograd.grad`` returns may share its storage: with another gradient (the two of a sum), with ``error``, with what a hook
+    has kept.
     Autograd itself knows, by counting references, and copies just these where it accumulates into an empty ``.grad``: so it is let do that.
 
     Returns:

@@ -1,7 +1,8 @@
 """Do the labels that a rule learns by belong to the user's loss? Read off the error, the loss's gradient at the logits.
 
-A rule with losses of its own takes the labels from the batch; the user's ``training_step`` may have permuted, mixed or remapped its own. What is held
-against each other is the sign of the error: every loss on a label (cross-entropy with weights, temperature or smoothing, focal, one against all,
+A rule with losses of its own takes the labels from the batch; the user's ``training_step`` may have permuted, mixed or remapped its own.
+What is held against each other is the sign of the error: every loss on a label (cross-entropy with weights, temperature or smoothing,
+focal, one against all,
 squared error, hinge) pulls its own label up where the prediction is another class.
 """
 

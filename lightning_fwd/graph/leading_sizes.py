@@ -1,4 +1,5 @@
-"""Which values of a captured graph only happen to have a first dimension as long as the batch (time first, with as many steps as samples)."""
+"""Which values of a captured graph only happen to have a first dimension as long as the batch (time first, with as many steps as
+samples)."""
 
 from __future__ import annotations
 
@@ -11,7 +12,8 @@ from .blocks import shape_of
 def mark_other_leading_sizes(graph_module: fx.GraphModule, x: Tensor) -> None:
     """Set ``meta["batch_first"] = False`` on each node whose first dimension stays as it is when the example ``x`` has one sample more.
 
-    That is one more run, made only where some other dimension is as long as the batch. Nothing is marked in a model that takes no other batch size.
+    That is one more run, made only where some other dimension is as long as the batch. Nothing is marked in a model that takes no other
+    batch size.
     """
     count = x.shape[0]
     shapes = {node: shape_of(node) or () for node in graph_module.graph.nodes}

@@ -25,7 +25,8 @@ def set_modes(modes: dict[nn.Module, bool]) -> None:
 
 
 def freeze_norms(net: nn.Module, more: Iterable[str]) -> None:
-    """Put batch norms, and the modules at the paths ``more``, into eval mode: they normalise by stored statistics and leave them as they are."""
+    """Put batch norms, and the modules at the paths ``more``, into eval mode: they normalise by stored statistics and leave them as they
+    are."""
     paths = set(more)
     for path, module in net.named_modules():
         if isinstance(module, nn.modules.batchnorm._NormBase) or path in paths:

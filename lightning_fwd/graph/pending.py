@@ -122,14 +122,15 @@ class PendingSteps:
         Args:
             rule: its name, for errors.
             parameters: of the model, by name; others: outside it, which get their ordinary gradient.
-            gradient: of whatever follows, at the loss; None: 1. retain_graph: keep the user's own graph; a step is finished once all the same.
+            gradient: of whatever follows, at the loss; None: 1. retain_graph: keep the user's own graph; a step is finished once all the
+                same.
 
         Returns:
             how many steps were finished.
 
         Raises:
-            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or the labels
-                that the rule learns by do not fit it.
+            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or
+                the labels that the rule learns by do not fit it.
         """
         require_finite_loss(loss)  # read before anything is changed, at the price of one synchronisation on a GPU
         others = [p for p in others if p.requires_grad]
@@ -224,7 +225,8 @@ def _pass_to_inputs(steps: list[Step]) -> None:
 
 
 def _call_gradient_hooks(parameters: Iterable[nn.Parameter]) -> None:
-    """What ``register_post_accumulate_grad_hook`` asked for, once a step, as autograd would call it (an optimizer of each parameter's own, say)."""
+    """What ``register_post_accumulate_grad_hook`` asked for, once a step, as autograd would call it (an optimizer of each parameter's own,
+    say)."""
     for parameter in parameters:
         for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
             hook(parameter)
@@ -233,8 +235,8 @@ def _call_gradient_hooks(parameters: Iterable[nn.Parameter]) -> None:
 def set_labels(labels: Tensor) -> Tensor:
     """Hand over the labels ``(B,)`` that your loss takes, where they are not those of the batch; before the network is called.
 
-    For rules with losses of their own, which otherwise learn by the labels that stand in the batch. Outside a training step of a rule, as under a
-    plain Trainer or in validation, nothing happens.
+    For rules with losses of their own, which otherwise learn by the labels that stand in the batch. Outside a training step of a rule, as
+    under a plain Trainer or in validation, nothing happens.
 
     Returns:
         the labels, as given.
@@ -266,7 +268,8 @@ def start(updates: Callable[[StepRecord], Any], record: StepRecord, before: Tens
 
 
 def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:
-    """The present autocast, to be entered again. Its cache would hand a weight cast under ``no_grad`` to a pass that wants its gradient: off."""
+    """The present autocast, to be entered again. Its cache would hand a weight cast under ``no_grad`` to a pass that wants its gradient:
+    off."""
     if not torch.amp.is_autocast_available(device):
         return nullcontext
     enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)

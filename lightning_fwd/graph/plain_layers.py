@@ -12,8 +12,8 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 def is_plain(module: nn.Module | None, *classes: type[nn.Module]) -> bool:
     """Whether ``module`` is one of ``classes`` itself and nothing changes its arithmetic or its gradient.
 
-    A subclass (timm's ``BatchNormAct2d``, a LoRA layer), a parametrised layer (``weight_norm``, old style too), hooks, and a forward set on the
-    instance are not plain.
+    A subclass (timm's ``BatchNormAct2d``, a LoRA layer), a parametrised layer (``weight_norm``, old style too), hooks, and a forward set on
+    the instance are not plain.
     """
     hooks = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     return (

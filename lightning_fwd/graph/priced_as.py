@@ -39,7 +39,8 @@ def priced_modules(model: nn.Module) -> dict[str, PricedAs]:
 
 
 def category_of(path: str, said: dict[str, PricedAs], memory: Memory) -> str:
-    """The category that the innermost module around ``path`` (of a module, parameter or buffer) gives for a kind of memory; "" if none does."""
+    """The category that the innermost module around ``path`` (of a module, parameter or buffer) gives for a kind of memory; "" if none
+    does."""
     while path:
         if path in said and (category := getattr(said[path], memory)):
             return category

@@ -111,7 +111,8 @@ class RewrittenModel(View):
         self.refuse_replaced_children()
         if self.fixed_shape and tuple(x.shape[1:]) != self.input_shape:
             raise StepError(
-                f"{type(self.original).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with {self.input_shape}",
+                f"{type(self.original).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with "
+                f"{self.input_shape}",
                 "its forward counts or asserts by sizes, which are numbers in the captured graph",
                 "give samples of that shape, or rewrite with an example of this one",
             )
@@ -121,7 +122,8 @@ class RewrittenModel(View):
             raise StepError(
                 f"a model rewritten for {type(self.method).__name__} was run in training mode outside a training step of its rule",
                 "a plain Trainer or loop trains it; a LightningModule stays rewritten after fit",
-                "for plain training call lf.unwrap(module) first (import lightning_fwd as lf); to go on with the rule, use its Lightning strategy or "
+                "for plain training call lf.unwrap(module) first (import lightning_fwd as lf); to go on with the rule, use its "
+                "Lightning strategy or "
                 "`with model.step(labels):`; to predict, call model.eval()",
             )
         self.method.check_step(self, x, self.pending.target)
@@ -131,7 +133,8 @@ class RewrittenModel(View):
                 raise StepError(
                     "the input of the network requires grad, as behind layers that learn",
                     f"{type(self.method).__name__} passes no error on into the input, so they would learn nothing",
-                    "freeze them or detach the input; or make them part of the network (ForwardOnlyStrategy(method, module=...)), or use backprop",
+                    "freeze them or detach the input; or make them part of the network (ForwardOnlyStrategy(method, module=...)), or "
+                    "use backprop",
                 )
             x = x.detach().requires_grad_()
         self.pending.keep_buffers(self._written_in_training())
@@ -171,8 +174,9 @@ class RewrittenModel(View):
     def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[None]:
         """One training step: labels ``(B,)`` for rules that need them, and a clean slate.
 
-        Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with losses of
-        its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n times the step).
+        Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with
+        losses of its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n
+        times the step).
         """
         with self.pending.open(target, loss_scale):
             yield
@@ -189,11 +193,12 @@ class RewrittenModel(View):
         Args:
             loss: computed from the logits of this step's forward call(s); a scalar, or of any shape with the ``gradient`` at it.
             others: parameters outside this model that the loss depends on; they get their ordinary gradient.
-            gradient, retain_graph: as of ``torch.Tensor.backward``; what is kept is the graph of the loss, a forward call is learned from once.
+            gradient, retain_graph: as of ``torch.Tensor.backward``; what is kept is the graph of the loss, a forward call is learned from
+                once.
 
         Raises:
-            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or the
-                labels that the rule learns by do not fit it.
+            StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or
+                the labels that the rule learns by do not fit it.
         """
         self._require_pending()
         rule, parameters = type(self.method).__name__, dict(self.named_parameters())
@@ -213,7 +218,8 @@ class RewrittenModel(View):
             raise StepError(
                 "backward was called, but no training forward came before it",
                 "the model was in eval mode or under no_grad, only a part of it was called, or backward was called twice",
-                "call model.train(), run the model, compute the loss (of several losses the sum), then call backward once; in Lightning name the "
+                "call model.train(), run the model, compute the loss (of several losses the sum), then call backward once; in "
+                "Lightning name the "
                 "network that training_step calls: ForwardOnlyStrategy(method, module=...)",
             )
 
@@ -249,7 +255,8 @@ class RewrittenModel(View):
             yield
 
     def watch_training(self) -> None:
-        """Find what draws random numbers in training, and which modules have statistics of their own to freeze; once, before the rule's passes."""
+        """Find what draws random numbers in training, and which modules have statistics of their own to freeze; once, before the rule's
+        passes."""
         effects, state = TrainingEffects(self, self.graph), ModuleState(self.original)
         with self.in_mode(training=True):
             effects.see(self.example_input)

@@ -44,8 +44,8 @@ class Update:
         value: new content of a buffer that no optimizer owns (running statistics, counters).
         part: what of the parameter the gradient is for; None: all of it. The rest is never computed: its gradient is zero by
             definition, it needs no optimizer state and no writing.
-        fresh: whether nothing else holds the gradient's storage, so that it may become ``p.grad`` without a copy: computed out of place, or of
-            :func:`lightning_fwd.graph.gradients.gradients`. What ``torch.autograd.grad`` returns may be shared.
+        fresh: whether nothing else holds the gradient's storage, so that it may become ``p.grad`` without a copy: computed out of place, or
+            of :func:`lightning_fwd.graph.gradients.gradients`. What ``torch.autograd.grad`` returns may be shared.
     """
 
     name: str
@@ -77,8 +77,9 @@ class StepRecord:
         input: ``(B, ...)``.
         target: class indices ``(B,)``, or None where the rule needs no labels.
         loss_scale: factor on the loss beside the batch mean (1 / accumulated batches), for rules with a loss of their own.
-        counter: number of this step since the rewrite, a 0-d int64 tensor: the seed of everything random in the step. A step is one training forward
-            with its updates; an optimizer step may accumulate several. Settings of rules in steps (``greedy_steps``, ``until``, ...) count these.
+        counter: number of this step since the rewrite, a 0-d int64 tensor: the seed of everything random in the step. A step is one
+            training forward with its updates; an optimizer step may accumulate several. Settings of rules in steps (``greedy_steps``,
+            ``until``, ...) count these.
     """
 
     input: Tensor

@@ -1,4 +1,5 @@
-"""fx's tracer, for models as people write them: what cannot be traced is kept whole, sizes may be numbers, and random choices are noticed."""
+"""fx's tracer, for models as people write them: what cannot be traced is kept whole, sizes may be numbers, and random choices are
+noticed."""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class LeafTracer(fx.Tracer):
 
     Args:
         leaves: paths of the modules to keep whole.
-        example: ``(B, ...)``; with it every value is computed beside its node, so that sizes are numbers: all but the first, which is the batch's.
+        example: ``(B, ...)``; with it every value is computed beside its node, so that sizes are numbers: all but the first, which is the
+            batch's.
     """
 
     def __init__(self, leaves: set[str], example: Tensor | None = None):

@@ -108,7 +108,8 @@ class TrainingEffects(fx.Interpreter):
         return global_states(self._device), [own_states(module) for module in self.module.get_submodule(target).modules()]
 
     def see(self, x: Tensor) -> None:
-        """Run on ``x`` (two samples at least: with one, a norm could not train). A module that fails in training will say so in the first step."""
+        """Run on ``x`` (two samples at least: with one, a norm could not train). A module that fails in training will say so in the first
+        step."""
         self._device = x.device
         buffers = {name: (buffer, buffer.clone()) for name, buffer in self.module.named_buffers()}
         try:

@@ -20,7 +20,8 @@ from .segment import Segment
 
 Residual = Literal["sum", "own"]
 _ACTIVATIONS = frozenset(  # functions and methods, by name, whose result is the activation of the layer that they read
-    "relu relu6 leaky_relu prelu rrelu gelu elu selu celu silu mish hardswish hardsigmoid hardtanh tanh sigmoid softplus softsign log_sigmoid "
+    "relu relu6 leaky_relu prelu rrelu gelu elu selu celu silu mish hardswish hardsigmoid hardtanh tanh sigmoid softplus softsign "
+    "log_sigmoid "
     "softshrink hardshrink tanhshrink threshold _threshold clamp clamp_min clamp_max clip softmax log_softmax "
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout "
     "batch_norm instance_norm layer_norm group_norm rms_norm local_response_norm normalize contiguous clone float to".split()
@@ -156,7 +157,8 @@ def _is_norm_node(node: fx.Node, root: nn.Module) -> bool:
 def _activation(z: fx.Node, residual: Residual, known: set[fx.Node], root: nn.Module) -> fx.Node:
     """Follow z while one reader makes its activation: a nonlinearity, dropout, a norm, and with ``"sum"`` the addition of a branch.
 
-    Whatever else keeps the shape (a transposition, a difference, a product) is another quantity. Only to what is ``known`` before the next layer
+    Whatever else keeps the shape (a transposition, a difference, a product) is another quantity. Only to what is ``known`` before the next
+    layer
     runs: of two branches with layers, the sum belongs to the later one.
     """
     h = z
@@ -185,7 +187,8 @@ def _is_activation(node: fx.Node, root: nn.Module) -> bool:
 
 
 def _positions(z: fx.Node, layer: fx.Node, root: nn.Module) -> int:
-    """Output positions that share a weight of ``layer``: H x W of a convolution, tokens of a linear layer, what a norm's vector spreads over."""
+    """Output positions that share a weight of ``layer``: H x W of a convolution, tokens of a linear layer, what a norm's vector spreads
+    over."""
     shape, weight = known_shape(shape_of(z)), max(parameters_of(layer, root).values(), key=lambda p: p.ndim)
     module = module_of(layer, root) if layer.op == "call_module" else None
     if weight.ndim == 1 or (module is not None and is_norm(module)):

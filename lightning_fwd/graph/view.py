@@ -103,7 +103,8 @@ class View(nn.Module):
                 type(value) is type(default) and isinstance(value, bool | int | float | str) and value == default
             ):
                 raise StepError(
-                    f"{type(self.original).__name__} was called with {name}={type(value).__name__ if isinstance(value, Tensor) else value!r}",
+                    f"{type(self.original).__name__} was called with "
+                    f"{name}={type(value).__name__ if isinstance(value, Tensor) else value!r}",
                     f"its graph was captured with the default, {default!r}, and has one input",
                     "bind the argument in __init__, or wrap the network so that forward(x) takes one tensor",
                 )

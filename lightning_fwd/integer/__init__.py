@@ -1,4 +1,5 @@
-"""Learning in integers: a rule's step lowered to int8 activations, int16 masters and int32 sums; the same bits in Python and without an FPU."""
+"""Learning in integers: a rule's step lowered to int8 activations, int16 masters and int32 sums; the same bits in Python and without an
+FPU."""
 
 from .lower_step import IntegerStep, lower_step
 from .rule import IntegerRule

@@ -1,6 +1,8 @@
-"""Exact integer arithmetic: shifts that round, draws of stochastic rounding, multipliers. The definition that the C kernels are held against.
+"""Exact integer arithmetic: shifts that round, draws of stochastic rounding, multipliers. The definition that the C kernels are held
+against.
 
-A value is ``q * 2**-f``: ``q`` an integer tensor, ``f`` its exponent (an int8 tensor of one element, or of one per row of a weight). All functions
+A value is ``q * 2**-f``: ``q`` an integer tensor, ``f`` its exponent (an int8 tensor of one element, or of one per row of a weight). All
+functions
 take and give int64 tensors that hold narrower integers; what each is narrowed to is said where it is stored.
 """
 
@@ -55,9 +57,9 @@ def shift_stochastic(x: Tensor, s: Tensor | int, draw: Tensor) -> Tensor:
 def draws(counter: Tensor, stream: int, rows: int, columns: int) -> Tensor:
     """``(rows, columns)`` draws in ``[0, 2**16)`` of one step and one stream; ``ceil(columns / 2) + rows`` hashes.
 
-    ``key = hash32(hash32(counter) + stream)``. Column j takes the low (j even) or high (j odd) half of ``hash32(key + j // 2)``, row o the low half
-    of ``hash32(hash32(key + 2**31) + o)``; the draw is their sum modulo 2**16. Each draw is uniform; those of two rows differ by a constant, which
-    unbiased rounding does not mind and which lets a kernel fill one line of draws per step, not one per weight.
+    ``key = hash32(hash32(counter) + stream)``. Column j takes the low (j even) or high (j odd) half of ``hash32(key + j // 2)``, row o the
+    low half of ``hash32(hash32(key + 2**31) + o)``; the draw is their sum modulo 2**16. Each draw is uniform; those of two rows differ by a
+    constant, which unbiased rounding does not mind and which lets a kernel fill one line of draws per step, not one per weight.
     """
     key = hash32(hash32(counter.reshape(())) + stream)
     pair = hash32(torch.arange((columns + 1) // 2) + key)

@@ -1,8 +1,8 @@
 """Linear layers and convolutions in integers: the sums of a forward pass, and the error that they hand back.
 
-``weight`` ``(out, in, ...)`` is an int16 master, of which the int8 view (its high byte) takes part, or a frozen int8 weight. It has one exponent per
-row (output): sums of a forward pass are brought to the smallest of them, errors are before the product. Sums are int32: whoever builds the step keeps
-the widths of what goes in such that they cannot overflow.
+``weight`` ``(out, in, ...)`` is an int16 master, of which the int8 view (its high byte) takes part, or a frozen int8 weight. It has one
+exponent per row (output): sums of a forward pass are brought to the smallest of them, errors are before the product. Sums are int32:
+whoever builds the step keeps the widths of what goes in such that they cannot overflow.
 """
 
 from __future__ import annotations

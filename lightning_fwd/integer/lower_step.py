@@ -1,8 +1,8 @@
 """Lower a traced float step to integer operations: the step that trains, is priced and is shipped without a float.
 
-The rules stay as they are. Their traced step (flat aten, autograd and optimizer written out) is walked once; each operation becomes ``lfwd::int_*``
-operations on int8 activations, int16 errors and int32 sums, each value with an exponent. A parameter's gradient is not lowered but its factors are:
-the update multiplies them by the rate, adds up and rounds once.
+The rules stay as they are. Their traced step (flat aten, autograd and optimizer written out) is walked once; each operation becomes
+``lfwd::int_*`` operations on int8 activations, int16 errors and int32 sums, each value with an exponent. A parameter's gradient is not
+lowered but its factors are: the update multiplies them by the rate, adds up and rounds once.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class IntegerStep:
     """A step in integers.
 
     Attributes:
-        graph: as a :class:`StepGraph`; inputs ``"input"`` int8, ``"target"`` int64, ``"rate"`` int32 ``(3,)`` (multiplier, exponent, momentum in
-            Q15); results ``"logits"`` int32 with ``"logits_exponent"`` int8, and the new state. Weights that learn are int16 masters, frozen
-            ones int8, biases int32; exponents stand under ``_lfwd.integer.``.
+        graph: as a :class:`StepGraph`; inputs ``"input"`` int8, ``"target"`` int64, ``"rate"`` int32 ``(3,)`` (multiplier, exponent,
+            momentum in Q15); results ``"logits"`` int32 with ``"logits_exponent"`` int8, and the new state. Weights that learn are int16
+            masters, frozen ones int8, biases int32; exponents stand under ``_lfwd.integer.``.
         source: the float step that it was made from.
         activations: name of each activation's exponent, to the node of the float step whose values it scales.
         weights: names of the matrices that the step reads. trained: of all parameters that it changes.
@@ -44,8 +44,8 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
     """Lower a training step or an inference.
 
     Args:
-        source: as traced inside :func:`lightning_fwd.graph.cross_entropy.whole_softmax_errors`, with :func:`cross_entropy` as the loss; with
-            momentum, if the integer step shall have it (its value is an input).
+        source: as traced inside :func:`lightning_fwd.graph.cross_entropy.whole_softmax_errors`, with :func:`cross_entropy` as the loss;
+            with momentum, if the integer step shall have it (its value is an input).
         masters: of an inference: parameters that the training step changes, which are int16 here too.
         error_bits: of the widest errors, 8 to 16; layers with many outputs take fewer, so that no sum overflows.
 

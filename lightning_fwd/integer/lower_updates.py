@@ -34,7 +34,8 @@ def lower_update(low: Lowering, name: str, gradient_node: fx.Node, momentum: boo
 
 
 def _rated(low: Lowering, e: Value) -> tuple[fx.Node, fx.Node]:
-    """``c``, the error times the rate, and its exponent. So narrow that a sum over batch and positions fits: ``bits - 1 + 7 + log2(terms) <= 30``."""
+    """``c``, the error times the rate, and its exponent. So narrow that a sum over batch and positions fits: ``bits - 1 + 7 + log2(terms)
+    <= 30``."""
 
     def make() -> tuple[fx.Node, fx.Node]:
         rate = low.input(RATE, torch.empty(3, dtype=torch.int32, device="meta"))

@@ -46,7 +46,8 @@ def _masked(acc: Tensor, mask: Tensor | None) -> Tensor:
 
 @operator("int_narrow_shift(Tensor acc, Tensor? mask, int bits)", one_exponent)
 def int_narrow_shift(acc, mask, bits):
-    """How far an error must be shifted to the right to fit ``bits``, from its largest value of this step; ``mask``: activations of a ReLU."""
+    """How far an error must be shifted to the right to fit ``bits``, from its largest value of this step; ``mask``: activations of a
+    ReLU."""
     return (bit_length(_masked(acc, mask)) - (bits - 1)).clamp(min=0)
 
 

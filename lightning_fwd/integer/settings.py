@@ -13,8 +13,8 @@ class Integer:
     """Settings of training in integers.
 
     Args:
-        room: powers of two by which a weight may outgrow its largest initial value before its row's masters saturate (then the ratchet halves the
-            row): 2 for networks from scratch, 0 or 1 for pretrained ones.
+        room: powers of two by which a weight may outgrow its largest initial value before its row's masters saturate (then the ratchet
+            halves the row): 2 for networks from scratch, 0 or 1 for pretrained ones.
         scales: an exponent per ``"row"`` (output) of a weight, or one per ``"tensor"``.
         error_bits: of the widest errors, 8 to 16. Where a sum over many outputs could overflow, fewer are taken.
 

@@ -1,6 +1,7 @@
 """Updates of master weights: an int16 error times int8 activations, summed over the batch, rounded once per weight and step.
 
-A stored master V is int16: its high byte is the int8 view, ``V - 128`` in units of ``2**-(f + 8)`` its value (f: the row's exponent). The gradient
+A stored master V is int16: its high byte is the int8 view, ``V - 128`` in units of ``2**-(f + 8)`` its value (f: the row's exponent). The
+gradient
 is never stored. A velocity U (momentum) has the same units with four more fraction bits.
 """
 
@@ -31,7 +32,8 @@ _CONV_WEIGHT = {3: conv1d_weight, 4: conv2d_weight}
 
 @operator("int_apply_rate(Tensor e, Tensor rate, int mult, int bits)", int16_like)
 def int_apply_rate(e, rate, mult, bits):
-    """``c``: the error times rate and ``mult * 2**-15``, in ``bits`` bits; ``rate`` int32: multiplier (15 bits), exponent, momentum in Q15."""
+    """``c``: the error times rate and ``mult * 2**-15``, in ``bits`` bits; ``rate`` int32: multiplier (15 bits), exponent, momentum in
+    Q15."""
     both = multiply(rate[0].long(), mult)
     return saturate(shift(e.long() * both, 31 - bits), bits)
 
@@ -81,7 +83,8 @@ _SCALES = "Tensor exponents, Tensor c, Tensor c_exponent, Tensor x, Tensor x_exp
 
 @update(f"int_outer_update(Tensor self, {_SCALES}, Tensor? index)")
 def int_outer_update(self, exponents, c, c_exponent, x, x_exponent, counter, stream, index):
-    """Masters ``(out, in)`` minus the sum over the batch of ``c (B, out)`` times ``x (B, in)``; ``index``: inputs that learn, x has these alone."""
+    """Masters ``(out, in)`` minus the sum over the batch of ``c (B, out)`` times ``x (B, in)``; ``index``: inputs that learn, x has these
+    alone."""
     return _subtract(self, _change(_outer(c, x), exponents, c_exponent, x_exponent, 0, counter, stream), index)
 
 

@@ -1,7 +1,7 @@
 """The learning rules. A new one is a room here and a line in ``METHODS``: it then trains, is priced, compared and exported.
 
-No rule's room imports another's. What several share stands beside them: :mod:`.base`, :mod:`.scheme` (what of a model learns), :mod:`.heads`,
-:mod:`.local_gradients`, :mod:`.calibrate`.
+No rule's room imports another's. What several share stands beside them: :mod:`.base`, :mod:`.scheme` (what of a model learns),
+:mod:`.heads`, :mod:`.local_gradients`, :mod:`.calibrate`.
 """
 
 from inspect import signature
@@ -77,8 +77,8 @@ def get_method(method: LearningMethod | str, **settings: object) -> LearningMeth
 def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor) -> RewrittenModel:
     """Rewrite a model for a learning rule.
 
-    The layers stay the original's own objects under their own names; before any training, inference gives what the original gave in eval mode,
-    bit for bit (up to rounding where batch norm is folded).
+    The layers stay the original's own objects under their own names; before any training, inference gives what the original gave in eval
+    mode, bit for bit (up to rounding where batch norm is folded).
 
     Args:
         net: a classifier, ``(B, ...) -> logits (B, C)``.

@@ -23,8 +23,8 @@ __all__ = ["LearningMethod", "Logits", "StepRecord", "Update", "Updates"]
 class LearningMethod(ABC):
     """A learning rule: how a model is rewritten for it, and what one training step yields.
 
-    Subclasses are dataclasses whose fields are their settings, so ``repr(method)`` builds an equal one; words, numbers and flags are checked when it
-    is built. Pure torch, traceable by ``make_fx``: no ``.item()``, no branch on tensor values, nothing random but
+    Subclasses are dataclasses whose fields are their settings, so ``repr(method)`` builds an equal one; words, numbers and flags are
+    checked when it is built. Pure torch, traceable by ``make_fx``: no ``.item()``, no branch on tensor values, nothing random but
     :mod:`lightning_fwd.graph.counter_random`.
 
     Attributes:
@@ -33,7 +33,8 @@ class LearningMethod(ABC):
         forward_only: whether the rule propagates no error from one block to the one before.
         repeats_frozen: whether what lies before the first trained layer gives a sample the same values in every step: they may be kept.
         reaches_input: whether it has an update for an input that requires grad.
-        from_scratch: the rule as it learns on a network with batch norm that is not trained yet, where its defaults are for a pretrained one.
+        from_scratch: the rule as it learns on a network with batch norm that is not trained yet, where its defaults are for a pretrained
+            one.
         positive, not_negative: settings that must be above 0, or not below. shares: those that must not be above 1.
     """
 
@@ -82,11 +83,13 @@ class LearningMethod(ABC):
         return ""
 
     def stages(self, model: RewrittenModel) -> Iterator[int]:
-        """Put the model in turn into each state whose step has a cost of its own; yields the samples that its steps see (0: all there are)."""
+        """Put the model in turn into each state whose step has a cost of its own; yields the samples that its steps see (0: all there
+        are)."""
         yield 0
 
     def beside_the_step(self, model: RewrittenModel) -> dict[str, int]:
-        """Bytes that the traced step does not hold: ``"flash"`` that ships with the weights, ``"ram"`` of what is done between steps, activations
+        """Bytes that the traced step does not hold: ``"flash"`` that ships with the weights, ``"ram"`` of what is done between steps,
+        activations
         being dead, ``"written"`` of weights that are set without a gradient."""
         return {}
 
@@ -133,14 +136,15 @@ class LearningMethod(ABC):
                 "lf.set_labels(labels) before the network",
             )
         if target.numel() and not torch.compiler.is_compiling() and not _is_fake(target):
-            # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any other
-            # number (Apple), and to find it only after the step would be to find it too late.
+            # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any
+            # other number (Apple), and to find it only after the step would be to find it too late.
             least, most = torch.stack([target.min(), target.max()]).tolist()
             if least < 0 or most >= classes:
                 raise StepError(
                     f"{name} got labels from {least} to {most}, but the model has {classes} classes",
                     "the number of classes is read from the logits of the example input",
-                    "check the labels, or give the model an output per class; samples that your loss ignores (ignore_index) leave out of what the "
+                    "check the labels, or give the model an output per class; samples that your loss ignores (ignore_index) leave out "
+                    "of what the "
                     "network gets: lf.set_labels(y[known]), then self(x[known])",
                 )
 
@@ -167,7 +171,8 @@ def require_logits(model: RewrittenModel) -> None:
     if name.lower().replace("_", "") in ("softmax", "logsoftmax", "softmin"):
         raise RewriteError(
             f"{type(model.method).__name__} needs logits, {type(model.original).__name__} ends in {name}",
-            "the rule learns from the loss's gradient there, which behind a softmax is not p - y (of NLLLoss it is -y, whatever the model predicts)",
+            "the rule learns from the loss's gradient there, which behind a softmax is not p - y (of NLLLoss it is -y, whatever the "
+            "model predicts)",
             "let the model return what enters the softmax, and use cross_entropy as the loss",
         )
 

@@ -19,7 +19,8 @@ _KEPT = 4096  # samples whose features are kept for the temperature
 def calibrate(model: RewrittenModel, batches: Iterable[tuple[Tensor, Tensor | None]], ridge: float = 1e-3) -> None:
     """Fit the heads of a rewritten model by ridge regression on labelled (source) samples; the model's own weights stay.
 
-    One pass over the samples: each head, or all heads that predict together, gets the least-squares map from its features to the one-hot labels, then
+    One pass over the samples: each head, or all heads that predict together, gets the least-squares map from its features to the one-hot
+    labels, then
     a temperature (factor on the logits) that minimises the cross-entropy. From then on the model predicts by its rule's own means, so
     adaptation starts from what it knows. ``W = (F'F + ridge * trace(F'F)/m)^-1 F'Y`` for features ``F (N, m)``.
 

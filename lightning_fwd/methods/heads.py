@@ -55,7 +55,8 @@ class ProjectionHead(nn.Module):
 
 
 class ChannelGroups(nn.Module):
-    """Channels in C groups, one per class; the goodness is each group's mean square (CwComp, Papachristodoulou et al., AAAI 2024, eq. 2) or mean
+    """Channels in C groups, one per class; the goodness is each group's mean square (CwComp, Papachristodoulou et al., AAAI 2024, eq. 2) or
+    mean
     activity (DeeperForward, Sun et al., ICLR 2025), over its channels and all positions. No weights.
 
     Args:

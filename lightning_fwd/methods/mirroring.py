@@ -1,7 +1,8 @@
 """Weight mirroring: turn a feedback matrix towards the network's own weights, by forward passes alone.
 
-Akrout et al., "Deep learning without weight transport", NeurIPS 2019 (arXiv 1904.05391), mirror each layer; Srinivasan et al., "Forward learning
-with top-down feedback", ICLR 2024 (arXiv 2302.05440), bring it to PEPITA, whose F stands for the product of all layers. Here the product
+Akrout et al., "Deep learning without weight transport", NeurIPS 2019 (arXiv 1904.05391), mirror each layer; Srinivasan et al., "Forward
+learning with top-down feedback", ICLR 2024 (arXiv 2302.05440), bring it to PEPITA, whose F stands for the product of all layers. Here the
+product
 is mirrored in one go: noise into an activation, correlated with what it does to the logits, gives the mean Jacobian
 ``E[xi (f(h + s xi) - f(h - s xi))^T] / 2s``, whatever lies between.
 """

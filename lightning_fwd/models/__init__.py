@@ -35,11 +35,12 @@ _KNOWN = f"known are {', '.join(MODELS)}; or give an import path package.module.
 def build(name: str, **kwargs: object) -> nn.Module:
     """Make a network from its name in `MODELS` or an import path `package.module.Class`, with `kwargs` as arguments.
 
-    The import path may name a class derived from nn.Module, or a function annotated to return one; anything else is refused before it is called.
-    Importing it runs the code of that module.
+    The import path may name a class derived from nn.Module, or a function annotated to return one; anything else is refused before it is
+    called. Importing it runs the code of that module.
 
     Raises:
-        LightningFwdError: the name is unknown, the class cannot be made with these arguments, or the import path names no class of networks.
+        LightningFwdError: the name is unknown, the class cannot be made with these arguments, or the import path names no class of
+            networks.
         ImportError: the module of an import path cannot be imported, whatever its code raised, or lacks the attribute.
     """
     factory = _factory(name)

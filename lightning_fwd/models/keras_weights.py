@@ -91,7 +91,8 @@ def _keras_names(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
                 kind = "dense"
             case _ if any(True for _ in module.parameters(recurse=False)):  # it would stay as drawn
                 raise ValueError(
-                    f"{path or 'the model'} is a {type(module).__name__}: weights of Keras are read for Conv2d, Linear and batch norm alone. "
+                    f"{path or 'the model'} is a {type(module).__name__}: weights of Keras are read for Conv2d, Linear and batch norm "
+                    "alone. "
                     "Give a checkpoint, a state_dict or a .safetensors file."
                 )
             case _:

@@ -1,4 +1,5 @@
-"""Tensors in a .safetensors file with their checksum beside them: the format has none, and a bit that flips there gives other weights in silence."""
+"""Tensors in a .safetensors file with their checksum beside them: the format has none, and a bit that flips there gives other weights in
+silence."""
 
 from __future__ import annotations
 

@@ -26,7 +26,8 @@ def load_weights(net: nn.Module, path: str | Path) -> None:
     """Put trained weights into a network.
 
     Args:
-        path: a checkpoint of Lightning, a saved ``state_dict``, a ``.safetensors`` file, or Keras weights (``.npz`` of ``layer/weight``, ``.h5``).
+        path: a checkpoint of Lightning, a saved ``state_dict``, a ``.safetensors`` file, or Keras weights (``.npz`` of ``layer/weight``,
+            ``.h5``).
 
     Raises:
         LightningFwdError: the file cannot be read, or does not fit; the network is unchanged then.
@@ -70,7 +71,8 @@ def _holds_tensors(values: Mapping[Any, Any]) -> bool:
 def read_plain(path: str | Path, what: str, mend: str) -> Any:
     """What ``torch.save`` wrote, of tensors and plain values only, on the CPU.
 
-    torch's own words on a file that it cannot read advise ``weights_only=False``, which would execute what the file holds: they are not passed on.
+    torch's own words on a file that it cannot read advise ``weights_only=False``, which would execute what the file holds: they are not
+    passed on.
 
     Args:
         what: what it was to be ("the checkpoint"). mend: what the user can do.

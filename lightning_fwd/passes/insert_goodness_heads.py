@@ -27,9 +27,9 @@ def insert_goodness_heads(
     """Insert ``goodness = head(h)`` after the output ``h`` of each block.
 
     Args:
-        make_head: from a block, the shape of its output (batch first), and whether its units lie in the last dimension (else in dimension 1)
-            to the head, or None for no head there. The head's output, whatever it is (class logits ``(B, C)``, goodness ``(B,)``), leaves
-            the block beside ``h``.
+        make_head: from a block, the shape of its output (batch first), and whether its units lie in the last dimension (else in dimension
+            1) to the head, or None for no head there. The head's output, whatever it is (class logits ``(B, C)``, goodness ``(B,)``),
+            leaves the block beside ``h``.
         blocks: all by default.
     """
     heads = Heads()

@@ -18,7 +18,8 @@ def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int, bool]
     Behind a norm of each channel by itself (instance norm), if one follows: it would take out what is the same at all positions.
 
     Args:
-        make_planes: from the number of channels (units) of the first layer's output, and whether they lie in its last dimension, to the module.
+        make_planes: from the number of channels (units) of the first layer's output, and whether they lie in its last dimension, to the
+            module.
         repeat: ``(x, label) -> (kB, ...)``, used on the input itself where more than the first layer reads it (a residual first block).
 
     Raises:
@@ -46,7 +47,8 @@ def insert_label_planes(model: RewrittenModel, make_planes: Callable[[int, bool]
 
 
 def insert_label_context(model: RewrittenModel, make_planes: Callable[[int, bool], nn.Module], repeat: Callable) -> None:
-    """Insert ``z = planes(z, label)`` behind the first layer of every block but the last, each with weights of its own: a bias that depends on the
+    """Insert ``z = planes(z, label)`` behind the first layer of every block but the last, each with weights of its own: a bias that depends
+    on the
     label. The samples themselves stay as they are, in all blocks. As :func:`insert_label_planes`.
 
     Raises:

@@ -49,7 +49,8 @@ def _moved(parameter: Tensor, seed: Tensor, place: int, scale: float) -> Tensor:
 
 
 def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], scale: float) -> None:
-    """Run each layer that has one of the named parameters as a :class:`PerturbedLayer`, and read bare ones through a :class:`PerturbedParameter`.
+    """Run each layer that has one of the named parameters as a :class:`PerturbedLayer`, and read bare ones through a
+    :class:`PerturbedParameter`.
 
     ``seed`` (0-d int64) becomes a second input of the training graph. Inference runs the graph as captured.
 

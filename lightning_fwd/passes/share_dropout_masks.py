@@ -58,6 +58,7 @@ def _refuse_hidden(model: RewrittenModel) -> None:
     if hidden:
         raise RewriteError(
             f"{type(model.method).__name__} cannot share what {', '.join(hidden)} draws between its passes",
-            "it is random in training (dropout, noise, stochastic depth), and two passes that draw differently differ by more than the error",
+            "it is random in training (dropout, noise, stochastic depth), and two passes that draw differently differ by more than the "
+            "error",
             "set its probability to 0 (p=0, dropout=0), or replace it by nn.Dropout modules that the model calls itself",
         )

@@ -1,4 +1,5 @@
-"""Where the trials of a comparison or a search run: worker processes of this machine, or a Dask or Ray cluster, through joblib's own backends."""
+"""Where the trials of a comparison or a search run: worker processes of this machine, or a Dask or Ray cluster, through joblib's own
+backends."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ def on_backend(backend: str = "loky", address: str | None = None) -> Iterator[No
     """Inside, ``joblib.Parallel`` runs on this backend; with ``jobs`` left out, on all of its workers.
 
     Args:
-        backend: ``"loky"``: processes of this machine. ``"dask"``: workers of the scheduler at ``address``. ``"ray"``: of the Ray cluster there, or
-            of the one that Ray itself finds.
+        backend: ``"loky"``: processes of this machine. ``"dask"``: workers of the scheduler at ``address``. ``"ray"``: of the Ray cluster
+            there, or of the one that Ray itself finds.
 
     Raises:
         LightningFwdError: the backend is not installed, there is no such address, nobody answers there, or Dask workers that run several

@@ -20,7 +20,8 @@ from ..workers import starting_workers
 
 
 def worker_count(jobs: int | None) -> int:
-    """How many worker processes: as asked for, else as a ``joblib.parallel_config`` around this call says (-1: all workers of a cluster), else one
+    """How many worker processes: as asked for, else as a ``joblib.parallel_config`` around this call says (-1: all workers of a cluster),
+    else one
     per core that this process may use (affinity, containers and batch systems counted in).
 
     Raises:
@@ -32,7 +33,8 @@ def worker_count(jobs: int | None) -> int:
 
 
 def run_each(jobs: int, calls: Iterable, in_order: bool = False) -> Iterator[Any]:
-    """What ``joblib.delayed`` calls give, each as soon as it is known; all of it at the end where the backend hands out nothing before (Ray's)."""
+    """What ``joblib.delayed`` calls give, each as soon as it is known; all of it at the end where the backend hands out nothing before
+    (Ray's)."""
     if not get_active_backend()[0].supports_return_generator:
         return iter(joblib.Parallel(n_jobs=jobs)(calls))
     with starting_workers():
@@ -43,8 +45,8 @@ def run_each(jobs: int, calls: Iterable, in_order: bool = False) -> Iterator[Any
 def caller_kept() -> Iterator[None]:
     """Give the caller back its threads, Lightning's log level, warning filters, generators of random numbers and environment variables.
 
-    :func:`lightning_fwd.recipes.quiet` changes all of them (the seed goes into the environment too, for the workers of data loaders), and with
-    ``jobs=1`` so does every row that runs in this process. Also a decorator.
+    :func:`lightning_fwd.recipes.quiet` changes all of them (the seed goes into the environment too, for the workers of data loaders), and
+    with ``jobs=1`` so does every row that runs in this process. Also a decorator.
     """
     threads, environment, log = torch.get_num_threads(), dict(os.environ), logging.getLogger("lightning.pytorch")
     level, python, numpy = log.level, random.getstate(), np.random.get_state()

@@ -68,7 +68,8 @@ def require_same(file: Path, here: str, free: Sequence[str], another: str) -> No
     """Refuse to go on in a folder whose recipe differs from the present one.
 
     Args:
-        file: the recipe (YAML) that the folder keeps. here: the present one. free: keys that may differ. another: what the folder holds else.
+        file: the recipe (YAML) that the folder keeps. here: the present one. free: keys that may differ. another: what the folder holds
+            else.
 
     Raises:
         LightningFwdError: they differ, or the folder's is missing or damaged.

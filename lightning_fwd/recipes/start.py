@@ -132,7 +132,8 @@ def require_fit(network: nn.Module, source: DriftDataModule) -> None:
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < source.num_classes:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise LightningFwdError(
-            f"the model gives {shape} for two samples, the data have {source.num_classes} classes", "logits (B, C) are needed, one for each class",
+            f"the model gives {shape} for two samples, the data have {source.num_classes} classes",
+            "logits (B, C) are needed, one for each class",
             "set in model_args the argument of your model that sets its number of outputs",
         )  # fmt: skip
 
@@ -141,8 +142,9 @@ def require_fit(network: nn.Module, source: DriftDataModule) -> None:
 def require_trained(recipe: Recipe, network: nn.Module, source: DriftDataModule, split: str, may_pretrain: bool = True) -> None:
     """Refuse a network that knows the source about as well as one that was never trained: there is nothing that drift could take from it.
 
-    What counts is the mean share of right answers over classes (an untrained network tends to give one class, which in unbalanced data may be right
-    often). It must lie above 1/C by three standard errors, and by a tenth of what is missing to 1: untrained networks come near that.
+    What counts is the mean share of right answers over classes (an untrained network tends to give one class, which in unbalanced data may
+    be right often). It must lie above 1/C by three standard errors, and by a tenth of what is missing to 1: untrained networks come near
+    that.
 
     Args:
         may_pretrain: whether the recipe could ask for pretraining instead of bringing weights.

@@ -26,8 +26,8 @@ def adapt(
 ) -> nn.Module:
     """A copy of ``net``, trained by SGD without Lightning around it: a search runs hundreds of these for a second each.
 
-    The rate falls to zero along a cosine, as the recipes' does: at a constant one, large weight updates still swing where the training ends, and
-    every weight would seem to do harm.
+    The rate falls to zero along a cosine, as the recipes' does: at a constant one, large weight updates still swing where the training
+    ends, and every weight would seem to do harm.
 
     Raises:
         StepError: it diverged.

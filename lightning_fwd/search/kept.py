@@ -66,7 +66,8 @@ def prices_as_text(prices: Mapping[Genome, tuple[int, int]]) -> str:
 
 
 def read_prices(file: Path) -> dict[Genome, tuple[int, int]]:
-    """What :func:`prices_as_text` wrote; nothing where the file is missing, older or damaged: the ledger is asked again then, which takes seconds."""
+    """What :func:`prices_as_text` wrote; nothing where the file is missing, older or damaged: the ledger is asked again then, which takes
+    seconds."""
     try:
         content = json.loads(read_text(file, "the prices", "", most_bytes=_MOST_BYTES))
         if content["check"] == _check(content["prices"]):

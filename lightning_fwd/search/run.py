@@ -58,8 +58,9 @@ _RANDOM_FINALISTS = 1000  #: added to the seed, so that the search's random sets
 class Found:
     """Result of a search: the method, its genome, what its step costs, and the mean accuracy (percent) under the simulated drifts.
 
-    ``unadapted`` is the accuracy that training starts from (statistics recomputed, if asked for). Where random schemes were asked for, ``judged`` and
-    ``controls`` are the accuracy of the one found and of these, trained on other samples than the search measured on and tested on the data set's
+    ``unadapted`` is the accuracy that training starts from (statistics recomputed, if asked for). Where random schemes were asked for,
+    ``judged`` and ``controls`` are the accuracy of the one found and of these, trained on other samples than the search measured on and
+    tested on the data set's
     test part: none of these samples had part in the choice. ``controls_ram``: bytes that each random scheme takes.
     """
 
@@ -86,8 +87,8 @@ def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Cons
         controls: how many random schemes that use up the same budget to judge beside the one found (``judged.csv``).
 
     Raises:
-        LightningFwdError: no sparse update keeps the budget, the model does not know the source, or ``out`` holds measurements of another search, or
-            of other weights; a setting that is unknown or does not fit.
+        LightningFwdError: no sparse update keeps the budget, the model does not know the source, or ``out`` holds measurements of another
+            search, or of other weights; a setting that is unknown or does not fit.
     """
     for drift in spec.drifts:  # all that can be wrong, before the long part
         require_data(_target(spec, drift), "samples")

@@ -24,17 +24,17 @@ class SchemeSearch:
         drifts: simulated ones, each with its severity (``"noise=0.08"``); contributions are averaged over them. Where the data have a
             ``target_dataset`` none are needed: what was recorded there is the target. Any that are given come on top of it.
         model, model_args: for :func:`lightning_fwd.models.build`.
-        weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5; ``${LIGHTNING_FWD_DATA}``
-            may stand in it.
-        pretrain: backpropagation on the source first, with the keys of :class:`lightning_fwd.recipes.Training`; None takes the model as ``weights``,
-            or its own class, give it. A model that does not know the source is refused.
+        weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5;
+            ``${LIGHTNING_FWD_DATA}`` may stand in it.
+        pretrain: backpropagation on the source first, with the keys of :class:`lightning_fwd.recipes.Training`; None takes the model as
+            ``weights``, or its own class, give it. A model that does not know the source is refused.
         budget: see :func:`parse_budget`. width: of the arithmetic that the ledger prices. momentum: of SGD, whose state takes RAM.
         fractions: of input channels that a layer may train.
         samples, held_out: source samples that a candidate is trained on and (so many at most) judged by.
         epochs, lr, batch_size: of these trainings.
         after_statistics: recompute the batch-norm statistics under the drift first, as the adaptation on the device will.
-        finalists: how many sets, the best by the sum of their parts, are trained as a whole, with as many random ones that use up the budget;
-            from the best sets measured others are bred, so many a round, until two rounds have found no better one.
+        finalists: how many sets, the best by the sum of their parts, are trained as a whole, with as many random ones that use up the
+            budget; from the best sets measured others are bred, so many a round, until two rounds have found no better one.
         seed: of data and evolution.
     """
 

@@ -1,4 +1,5 @@
-"""Lightning's averages of weights: copies of the module that are made before its network is rewritten, and batch norms that stay as they are."""
+"""Lightning's averages of weights: copies of the module that are made before its network is rewritten, and batch norms that stay as they
+are."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ from ..graph.operand import given
 def spare_frozen_norms(callback: StochasticWeightAveraging) -> None:
     """Let the callback re-estimate the statistics of those batch norms only that are in training mode.
 
-    It sets all statistics to 0 and 1 and lets one more epoch of forward passes collect them anew, in which a norm in eval mode collects nothing.
+    It sets all statistics to 0 and 1 and lets one more epoch of forward passes collect them anew, in which a norm in eval mode collects
+    nothing.
     """
     callback.reset_batch_norm_and_save_state = partial(_reset_training_norms, callback)  # type: ignore[method-assign]
 
@@ -33,7 +35,8 @@ def _reset_training_norms(callback: StochasticWeightAveraging, module: Lightning
 
 
 def rewrite_averages(module: LightningModule) -> None:
-    """Callbacks that copied the module to average its weights copy it again, before anything is averaged: what was inserted is averaged too."""
+    """Callbacks that copied the module to average its weights copy it again, before anything is averaged: what was inserted is averaged
+    too."""
     for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
         average = getattr(callback, "_average_model", None)
         if isinstance(average, AveragedModel):

@@ -1,4 +1,5 @@
-"""The strategy on several devices: each rank runs the rule on its samples, and together they take the step of one process with all of them."""
+"""The strategy on several devices: each rank runs the rule on its samples, and together they take the step of one process with all of
+them."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ from .gradients import average_gradients, copy_from_first, require_equal_ranks
 class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
     """Train with a learning rule on several devices or nodes, one process each (gloo on CPUs, nccl on GPUs).
 
-    Every rank begins with the first one's weights and the first one's rewrite. Inside a step, what a rule reads of the batch as a whole (batch
-    norm's mean and variance, the largest errors, what dropout and negative labels draw) is read of the samples of all ranks. Gradients are averaged
-    once per optimizer step, and so are the statistics of norms that are not torch's. So N processes take the step of one process with N times the
-    batch; torch's ``DistributedDataParallel`` is not used.
+    Every rank begins with the first one's weights and the first one's rewrite. Inside a step, what a rule reads of the batch as a whole
+    (batch norm's mean and variance, the largest errors, what dropout and negative labels draw) is read of the samples of all ranks.
+    Gradients are averaged once per optimizer step, and so are the statistics of norms that are not torch's. So N processes take the step of
+    one process with N times the batch; torch's ``DistributedDataParallel`` is not used.
 
     Args:
         method, module, example_input, input_key, target_key: as for :class:`ForwardOnlyStrategy`.
@@ -52,7 +53,8 @@ class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
         if unused := [*(name for name in wrapper if getattr(self, f"_{name}") is not None), *self._ddp_kwargs]:
             raise LightningFwdError(
                 f"ForwardOnlyDDPStrategy({', '.join(f'{name}=...' for name in unused)})",
-                "these are settings of torch's DistributedDataParallel, which is not used: autograd never hands it the gradients that it waits for",
+                "these are settings of torch's DistributedDataParallel, which is not used: autograd never hands it the gradients that "
+                "it waits for",
                 "leave them out: gradients of all rules are averaged once per optimizer step",
             )
         self._begin(check_every)
@@ -79,7 +81,8 @@ class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
 
     @override
     def _install(self, model: LightningModule, x: Tensor) -> None:
-        """By the first rank's example, so that what is measured of it is the same on all; every rank comes here with the same batch's number."""
+        """By the first rank's example, so that what is measured of it is the same on all; every rank comes here with the same batch's
+        number."""
         self._share_state(model)
         super()._install(model, self.broadcast(x.cpu()).to(x))
 
@@ -194,7 +197,8 @@ def refuse_sharding(asked: str) -> NoReturn:
     """
     raise LightningFwdError(
         f"strategy={asked!r}: learning rules do not run under FSDP or DeepSpeed",
-        "these divide each parameter between the devices and put it together while autograd runs over the whole network; a rule takes the gradients "
+        "these divide each parameter between the devices and put it together while autograd runs over the whole network; a rule takes "
+        "the gradients "
         "of one layer or block at a time, from parameters that are whole",
         f"use strategy={asked.rpartition('_')[0] + '_ddp'!r}, which keeps the whole network on each device",
     )

@@ -1,4 +1,5 @@
-"""Where the example comes from that the network is captured with, if the user gives none: the first batch of training, or the checkpoint."""
+"""Where the example comes from that the network is captured with, if the user gives none: the first batch of training, or the
+checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ def is_training_batch(trainer: Trainer) -> bool:
 def refuse_no_example(module: LightningModule) -> NoReturn:
     raise LightningFwdError(
         "no example input to capture the network with",
-        f"{type(module).__name__} sets no example_input_array, and no batch came by before training_step (it takes dataloader_iter, or it was called "
+        f"{type(module).__name__} sets no example_input_array, and no batch came by before training_step (it takes dataloader_iter, or "
+        "it was called "
         "by hand)",
         "set self.example_input_array, or give ForwardOnlyStrategy(method, example_input=...)",
     )

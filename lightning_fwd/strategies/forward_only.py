@@ -38,16 +38,18 @@ from .integer import require_plain_steps
 class TrainsByRule(Strategy):
     """What a strategy does for a learning rule, on one device or on several.
 
-    The network inside the LightningModule is rewritten when the Trainer connects to it, where an example input is known by then, else when the first
-    batch arrives that training draws; until then it is what it was, in validation too. ``training_step`` then computes its own loss as ever;
-    the strategy takes the loss's gradient at the logits and lets the rule turn it into parameter gradients. Optimizers, schedulers,
-    clipping, accumulation, bf16, callbacks, loggers and checkpoints work as with any strategy; checkpoints load into the plain model.
+    The network inside the LightningModule is rewritten when the Trainer connects to it, where an example input is known by then, else when
+    the first batch arrives that training draws; until then it is what it was, in validation too. ``training_step`` then computes its own
+    loss as ever; the strategy takes the loss's gradient at the logits and lets the rule turn it into parameter gradients. Optimizers,
+    schedulers, clipping, accumulation, bf16, callbacks, loggers and checkpoints work as with any strategy; checkpoints load into the plain
+    model.
 
     Args:
         method: a learning rule, or its registered name.
         module: attribute of the LightningModule that is the network; by default the child that holds all parameters, else the whole module.
         example_input: a batch ``(B, ...)``; by default ``example_input_array``, else two samples of the first batch.
-        integer: train the rule's step lowered to integers, with the bits of a device without FPU; rate and momentum are those of the user's SGD.
+        integer: train the rule's step lowered to integers, with the bits of a device without FPU; rate and momentum are those of the user's
+            SGD.
         from_scratch: train although the network's batch norms say that it is untrained and the rule keeps them so.
         input_key, target_key: where the input and the labels are in a batch, if not first and second or under a usual name.
 
@@ -251,7 +253,8 @@ class TrainsByRule(Strategy):
         broken = [name for name, p in self.connected.named_parameters() if p.is_floating_point() and not p.isfinite().all()]
         if broken:
             rank_zero_warn(
-                f"the fit ends with weights that are not finite ({', '.join(broken[:3])}{', ...' if broken[3:] else ''}): its last steps diverged. "
+                f"the fit ends with weights that are not finite ({', '.join(broken[:3])}{', ...' if broken[3:] else ''}): its last "
+                "steps diverged. "
                 "Take an earlier checkpoint; lower the learning rate, or clip gradients."
             )
         if self.rewritten is not None and (left := self.method.unfinished(self.rewritten)):
@@ -312,7 +315,8 @@ class TrainsByRule(Strategy):
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
         elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(COUNTER)]:
             rank_zero_warn(
-                f"the checkpoint holds {len(dropped)} tensors that its rule inserted ({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
+                f"the checkpoint holds {len(dropped)} tensors that its rule inserted "
+                f"({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
                 f"they are dropped and start anew: it was written by {saved['method']}, this is {self.method!r}. "
                 "The network's own weights are loaded. To keep what was inserted, use the settings of the checkpoint."
             )

@@ -71,9 +71,11 @@ def require_equal_ranks(state: Mapping[str, Tensor], device: torch.device, step:
         names = [name for name, differs in zip(state, apart.any(0).reshape(-1, 2).any(1).tolist(), strict=True) if differs]
         others = ", ".join(map(str, apart.any(1).nonzero().flatten().tolist()))
         raise LightningFwdError(
-            f"after step {step} the ranks hold different networks: {', '.join(names[:4])}{' and others' if names[4:] else ''} of rank {others} "
+            f"after step {step} the ranks hold different networks: {', '.join(names[:4])}{' and others' if names[4:] else ''} of rank "
+            f"{others} "
             "differ from rank 0's",
-            "every rank takes the same step from the same mean gradient, so something changed one of them alone: a callback or hook that writes "
+            "every rank takes the same step from the same mean gradient, so something changed one of them alone: a callback or hook "
+            "that writes "
             "weights on one rank, a layer with state of its own, or memory that fails",
             "do on all ranks what is done on one; go on from the last checkpoint",
         )

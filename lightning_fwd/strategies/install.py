@@ -115,7 +115,8 @@ def folded_state(module: LightningModule) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_folded_state(module: LightningModule, folded: dict[str, Tensor], plain: dict[str, Tensor]) -> None:
-    """Take what :func:`folded_state` gave where it is the ``plain`` state that was loaded, which a callback may have exchanged for another."""
+    """Take what :func:`folded_state` gave where it is the ``plain`` state that was loaded, which a callback may have exchanged for
+    another."""
     parameters, now = dict(module.named_parameters(remove_duplicate=False)), folded_state(module)
     if now.keys() != folded.keys():
         return

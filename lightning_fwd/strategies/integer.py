@@ -22,6 +22,7 @@ def require_plain_steps(trainer: Trainer) -> None:
         if value:
             raise LightningFwdError(
                 f"{name}={value!r} with integer training",
-                "the step multiplies the rate into the error and rounds once: there is no gradient to clip or to add up, and no float to cast",
+                "the step multiplies the rate into the error and rounds once: there is no gradient to clip or to add up, and no float "
+                "to cast",
                 "leave it out, or train in float",
             )

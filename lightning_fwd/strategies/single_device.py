@@ -13,7 +13,8 @@ from .forward_only import TrainsByRule
 
 
 class ForwardOnlyStrategy(TrainsByRule, SingleDeviceStrategy):
-    """Train with a learning rule instead of backpropagation, on one CPU or GPU; with more devices or nodes, as a :class:`ForwardOnlyDDPStrategy`.
+    """Train with a learning rule instead of backpropagation, on one CPU or GPU; with more devices or nodes, as a
+    :class:`ForwardOnlyDDPStrategy`.
 
     Args: see :class:`TrainsByRule`.
 

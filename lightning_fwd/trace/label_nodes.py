@@ -64,8 +64,8 @@ def annotate_layers(model: nn.Module) -> Iterator[None]:
 def complete_labels(graph: fx.Graph, state: dict[fx.Node, str], model: nn.Module) -> None:
     """Give every node ``meta["phase"]`` and ``meta["layer"]``.
 
-    Operations outside any module (a residual addition, a functional layer) belong to the owner of the parameter they read, else to the layer
-    that made their latest input, else (constants, labels) to the first that reads them. The user's loss belongs to none.
+    Operations outside any module (a residual addition, a functional layer) belong to the owner of the parameter they read, else to the
+    layer that made their latest input, else (constants, labels) to the first that reads them. The user's loss belongs to none.
 
     Args:
         state: placeholder to the name of its parameter or buffer.

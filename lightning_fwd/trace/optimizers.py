@@ -45,7 +45,8 @@ class Optimizer(ABC):
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """``torch.optim.SGD``: ``v = momentum v + g + weight_decay w``, ``w - lr v``; by Nesterov ``w - lr (g + weight_decay w + momentum v)``."""
+    """``torch.optim.SGD``: ``v = momentum v + g + weight_decay w``, ``w - lr v``; by Nesterov ``w - lr (g + weight_decay w + momentum
+    v)``."""
 
     momentum: float = 0.0
     weight_decay: float = 0.0

@@ -33,7 +33,8 @@ from .optimizers import Optimizer, get_optimizer
 class StepGraph:
     """One step as a function without side effects, on fake tensors.
 
-    Every node carries ``meta["phase"]``, ``meta["layer"]`` (a module path, "" where none applies) and ``meta["val"]`` (a fake tensor: shape, dtype).
+    Every node carries ``meta["phase"]``, ``meta["layer"]`` (a module path, "" where none applies) and ``meta["val"]`` (a fake tensor:
+    shape, dtype).
 
     Attributes:
         module: the graph; flat aten nodes in order of execution, no autograd, nothing mutated, no view of an output.
@@ -41,7 +42,8 @@ class StepGraph:
         state: tensor that lives across steps, to the name of its placeholder: parameters and buffers under the rewritten model's names
             (inserted ones under :data:`lightning_fwd.graph.constants.INSERTED`), optimizer state under
             :func:`lightning_fwd.trace.optimizers.state_name`, which starts at zero.
-        outputs: what each element of the output tuple is, in order: ``"logits"``, ``"loss"``, or the name in ``state`` whose new value it is.
+        outputs: what each element of the output tuple is, in order: ``"logits"``, ``"loss"``, or the name in ``state`` whose new value it
+            is.
         gradients: trained parameter, to the name of the node that holds its gradient (of the part that learns).
         trained: names of the parameters that the step trains.
         priced_as: path of an inserted module, to the memory categories that it gives itself.
@@ -150,8 +152,8 @@ def trace_step(
     Args:
         example_batch: input ``(B, ...)`` and target; only their shapes and types matter.
         loss: ``(logits, target) -> scalar``, the user's loss.
-        optimizer: a name in :data:`lightning_fwd.trace.optimizers.OPTIMIZERS`; its arithmetic becomes part of the graph. Or one with settings
-            of its own, in place of ``lr`` and ``momentum``.
+        optimizer: a name in :data:`lightning_fwd.trace.optimizers.OPTIMIZERS`; its arithmetic becomes part of the graph. Or one with
+            settings of its own, in place of ``lr`` and ``momentum``.
 
     Raises:
         StepError: the rule or the model cannot learn from such a batch, or the step depends on the values of tensors.

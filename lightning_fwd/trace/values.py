@@ -50,8 +50,8 @@ def base_of(node: fx.Node, names_memory: Callable[[fx.Node], bool] = is_view) ->
 def operands_read(node: fx.Node, wanted: Sequence[bool] | None = None) -> list[fx.Node]:
     """The inputs whose values a node reads.
 
-    All of them, except in a convolution's backward: the error to its input needs the weight, the weight's gradient the input, the bias's gradient
-    neither; of an input that it does not read it takes the shape alone, and that value may be dead.
+    All of them, except in a convolution's backward: the error to its input needs the weight, the weight's gradient the input, the bias's
+    gradient neither; of an input that it does not read it takes the shape alone, and that value may be dead.
 
     Args:
         wanted: of a convolution's backward: which of its outputs (error, weight gradient, bias gradient); by default those that it makes.

@@ -145,7 +145,8 @@ def test_a_resumed_run_counts_on_and_repeats_no_row(tmp_path):
         callback, module = StepCost(dirpath=tmp_path), Module(MLP(hidden=(12,)))
         save = L.pytorch.callbacks.ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
         trainer = L.Trainer(
-            max_epochs=epochs, callbacks=[callback, StepCost(width="int8", dirpath=tmp_path / "int8"), save], logger=False, accelerator="cpu",
+            max_epochs=epochs, callbacks=[callback, StepCost(width="int8", dirpath=tmp_path / "int8"), save], logger=False,
+            accelerator="cpu",
             enable_progress_bar=False, enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(module, loader(module.net), ckpt_path=resume)

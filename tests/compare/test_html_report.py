@@ -56,7 +56,8 @@ def read(file):
 
 def test_the_page_holds_table_plots_boards_guard_and_command(scenario, tmp_path):
     results = [
-        result("none", 0, 50.0, 0), result("none", 1, 52.0, 0), result("a <b> & c", 0, 70.0, ram=200_000), result("a <b> & c", 1, 71.0, ram=200_000),
+        result("none", 0, 50.0, 0), result("none", 1, 52.0, 0), result("a <b> & c", 0, 70.0, ram=200_000),
+        result("a <b> & c", 1, 71.0, ram=200_000),
         result("staged", 0, 80.0), result("staged", 1, 82.0, note="in all 1 GMAC; rolled back: head (it does harm)"),
         result("lost", 0, math.nan), result("lost", 1, math.nan, note="it diverged"),
     ]  # fmt: skip

@@ -30,7 +30,8 @@ class Functional(nn.Module):
 
 
 def executorch_plan(step: StepGraph) -> tuple[int, int, int]:
-    """Bytes of ExecuTorch's arena for a step; of the most of its tensors that are alive at once; of them all, placed by :func:`first_fit`."""
+    """Bytes of ExecuTorch's arena for a step; of the most of its tensors that are alive at once; of them all, placed by
+    :func:`first_fit`."""
     exir = pytest.importorskip("executorch.exir")
     from executorch.exir.memory_planning import collect_specs_from_nodes
     from executorch.exir.passes import MemoryPlanningPass
@@ -68,15 +69,16 @@ def first_fit(tensors: list[tuple[int, int, int]]) -> int:
     return max(high for _, high, _, _ in placed)
 
 
-# Where ExecuTorch's arena exceeds the ledger's peak by more than 5 %, the excess is holes: its greedy planner opens a bucket per large tensor, never
-# joins buckets, and leaves the rest of one empty while smaller gradients lie in it.
+# Where ExecuTorch's arena exceeds the ledger's peak by more than 5 %, the excess is holes: its greedy planner opens a bucket per large
+# tensor, never joins buckets, and leaves the rest of one empty while smaller gradients lie in it.
 HOLES = {("mlp", "backprop"), ("mlp", "local_loss"), ("conv", "backprop"), ("conv_bn", "backprop")}
 
 
 @pytest.mark.parametrize("method", ["backprop", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pepita", "local_loss"))])
 @pytest.mark.parametrize("net", NETS)
 def test_lower_bound_of_executorch_s_arena(net, method):
-    """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times it can hold them (``-s`` prints them)."""
+    """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times it can hold them (``-s`` prints
+    them)."""
     network = NETS[net]()
     x, y = batch_for(network)
     step = trace_step(lf.rewrite(network, method, x), (x, y))

@@ -156,7 +156,8 @@ def test_bytes_moved_follow_the_width():
 
 
 def test_parts_of_a_convolution_s_backward_read_only_what_they_need():
-    """The error to the input needs the weight, the weight's gradient the input, the bias's gradient neither; as traced the last two are one share."""
+    """The error to the input needs the weight, the weight's gradient the input, the bias's gradient neither; as traced the last two are one
+    share."""
     net = conv()
     x, y = batch_for(net, 2)
     model = lf.rewrite(net, "backprop", x)
@@ -184,7 +185,8 @@ def test_error_through_a_frozen_weight_is_backward_work_beside_its_bias_gradient
 
 
 def test_a_matrix_made_from_its_seed_is_priced_draw_by_draw():
-    """Per entry of F: counter, eight of the hash, shift, conversion, three of scaling; per value of the input one sum. Stored, the sum alone."""
+    """Per entry of F: counter, eight of the hash, shift, conversion, three of scaling; per value of the input one sum. Stored, the sum
+    alone."""
     net = MLP(in_features=4, hidden=(6,), num_classes=3)
     stored, drawn = (step_cost(net, torch.zeros(2, 4), method=lf.Pepita(feedback=f)) for f in ("stored", "regenerated"))
     assert drawn.elementwise_by_phase["projection"] - stored.elementwise_by_phase["projection"] == 14 * 4 * 3

@@ -1,4 +1,5 @@
-"""A fit that goes on from a checkpoint inside an epoch sees each of its batches once, and ends at the bits of one that was not interrupted."""
+"""A fit that goes on from a checkpoint inside an epoch sees each of its batches once, and ends at the bits of one that was not
+interrupted."""
 
 import lightning as L
 import pytest

@@ -1,4 +1,5 @@
-"""Float convolutions, their gradients and updates against PyTorch over drawn shapes: every path, and never beyond the scratch that was planned."""
+"""Float convolutions, their gradients and updates against PyTorch over drawn shapes: every path, and never beyond the scratch that was
+planned."""
 
 import torch
 from hypothesis import given, settings

@@ -1,4 +1,5 @@
-"""Float kernels as boards run them (several registers loaded at once, or Helium) against plain C on drawn shapes; all kernels on all cores."""
+"""Float kernels as boards run them (several registers loaded at once, or Helium) against plain C on drawn shapes; all kernels on all
+cores."""
 
 import subprocess
 

@@ -129,7 +129,8 @@ def test_dropout_in_a_frozen_body_leaves_it_in_int8(tmp_path, caplog):
 
 
 def test_what_the_int8_body_costs_is_reported(tmp_path):
-    """Calibrated on images far too faint the body saturates: the step still equals its own PyTorch run, its predictions are no longer the model's."""
+    """Calibrated on images far too faint the body saturates: the step still equals its own PyTorch run, its predictions are no longer the
+    model's."""
     torch.manual_seed(0)
     net = conv(nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1), nn.ReLU(), features=128)
     x, y = torch.randn(4, 2, 8, 8), torch.tensor([1, 0, 2, 3])
@@ -266,7 +267,8 @@ def test_a_foreign_file_and_foreign_inputs_end_in_clear_errors(exported):
 
 
 def test_elementwise_operations_write_over_what_dies(exported):
-    """The planner's permission: relu, its gradient and batch norm's map run in place, so the arena holds little beside what backward reads."""
+    """The planner's permission: relu, its gradient and batch norm's map run in place, so the arena holds little beside what backward
+    reads."""
     model, batch = rewritten("batch norm", lf.Backprop(batch_norm="freeze"))
     program, _ = export_module.build(model, batch, torch.nn.functional.cross_entropy, 0.02, 0.0, None, False)
     image = 3 * 8 * 8 * 8 * 4

@@ -31,7 +31,8 @@ def trained(train, stride=2):
     return model, [(x, torch.randint(0, 4, (1,))) for x in xs]
 
 
-# block 2's input and the stem's output, which the skip reads; block 2's input and the skip's result; one value in two readings, padded and not
+# block 2's input and the stem's output, which the skip reads; block 2's input and the skip's result; one value in two readings, padded and
+# not
 @pytest.mark.parametrize(
     "train",
     [

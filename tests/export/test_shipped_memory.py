@@ -1,4 +1,5 @@
-"""RAM and Flash that the report names, without a linker, are what the linker makes of it: also where a program holds more than its step's tensors."""
+"""RAM and Flash that the report names, without a linker, are what the linker makes of it: also where a program holds more than its step's
+tensors."""
 
 import re
 

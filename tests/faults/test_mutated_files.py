@@ -1,4 +1,5 @@
-"""A slice of ``tools/faults``: damaged files end in one error, at once, or are read as what they are; killed runs end as if they had not been."""
+"""A slice of ``tools/faults``: damaged files end in one error, at once, or are read as what they are; killed runs end as if they had not
+been."""
 
 import sys
 from pathlib import Path

@@ -221,7 +221,8 @@ class Recurrent(nn.Module):
 
 NETS = {cls.__name__: cls for cls in (
     FunctionalDropout, SizeAtTheTop, ShapeAtTheTop, InPlaceOperators, InPlaceStatements, InPlaceAliased, CalledTwice, TiedWeights,
-    FunctionalLayers, DerivedWeights, KeywordCalls, Branched, OptionalArguments, StarArguments, ConstantsAndBuffers, StochasticDepth, UntraceableRoot,
+    FunctionalLayers, DerivedWeights, KeywordCalls, Branched, OptionalArguments, StarArguments, ConstantsAndBuffers, StochasticDepth,
+    UntraceableRoot,
     Attention, Encoder, TokensAndPositions, Recurrent,
 )} | {
     "ControlFlow": lambda: nn.Sequential(ControlFlow(), nn.ReLU(), nn.Linear(12, 4)),

@@ -38,7 +38,8 @@ def test_the_original_predicts_until_something_was_learned(prediction):
 @pytest.mark.slow
 @pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_pretrained_resnet8_stays_within_half_a_point(prediction):
-    """``LIGHTNING_FWD_DATA=... pytest -m slow tests/methods/test_calibrate.py`` (a minute): not worse than the original by more than 0.5 points."""
+    """``LIGHTNING_FWD_DATA=... pytest -m slow tests/methods/test_calibrate.py`` (a minute): not worse than the original by more than 0.5
+    points."""
     folder = os.environ.get("LIGHTNING_FWD_DATA", "")
     assert (Path(folder) / "mlperf_tiny" / "resnet8.npz").exists(), (
         "set LIGHTNING_FWD_DATA to the folder with mlperf_tiny/ and cifar10_jpeg.npz"

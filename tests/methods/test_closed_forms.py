@@ -1,4 +1,5 @@
-"""Each rule's update against its closed form, written out layer by layer without autograd; and what no rule may do: let a graph cross a block.
+"""Each rule's update against its closed form, written out layer by layer without autograd; and what no rule may do: let a graph cross a
+block.
 
 PEPITA's closed forms are in test_pepita_closed_form.py.
 """

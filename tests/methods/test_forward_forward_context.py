@@ -1,4 +1,5 @@
-"""Forward-Forward with the label as context (a bias per channel and class in every hidden block), and with a goodness per cell of a grid."""
+"""Forward-Forward with the label as context (a bias per channel and class in every hidden block), and with a goodness per cell of a
+grid."""
 
 import pytest
 import torch

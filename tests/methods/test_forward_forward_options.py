@@ -38,7 +38,8 @@ def contrasting(classes, negatives):
 @given(st.integers(1, 12), st.sampled_from([1e-3, 1.0, 30.0, 1e38]), st.integers(0, 2**31), st.data())
 @settings(max_examples=60, deadline=None)
 def test_no_negative_carries_its_true_label(classes, size, seed, data):
-    """Whatever the labels of the batch (one class alone, too) and however sure the model is; where there is one class, the rule is refused."""
+    """Whatever the labels of the batch (one class alone, too) and however sure the model is; where there is one class, the rule is
+    refused."""
     target = torch.tensor(data.draw(st.lists(st.integers(0, classes - 1), min_size=1, max_size=40)))
     if classes == 1:
         for negatives in ("wrong", "hard"):

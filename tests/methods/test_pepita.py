@@ -88,7 +88,8 @@ def test_mempepita_is_pepita_bit_for_bit(spec, variant, batch, scale):
 
 
 def test_mempepita_is_cheaper_by_what_the_book_says():
-    """The book: activations cost the sum of all buffers in PEPITA, in MEMPEPITA the largest neighbours and one more, at one forward pass more."""
+    """The book: activations cost the sum of all buffers in PEPITA, in MEMPEPITA the largest neighbours and one more, at one forward pass
+    more."""
     layers, width, batch = 12, 32, 64
     net, y = MLP(width, [width] * layers, width), torch.zeros(batch, dtype=torch.int64)
     reports = {}
@@ -110,10 +111,11 @@ def report_of(net, width="fp32", **settings):
 
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow) for kind in (DSCNN, MobileNetV1)] + [ResNet8])
 def test_mempepita_saves_the_activations_that_the_book_says(kind):
-    """int8, batch 1, as the book. Between its passes PEPITA stores what the book sums up, once a residual sum takes the place of a branch (28,672 B
-    of ResNet-8's). Beside that the whole peak holds what the book leaves out, a buffer each: PEPITA's of its second pass, MEMPEPITA's ``h - h_err``.
-    They are alike on DS-CNN (the peak saves 48,696 B, the book 48,614 B), but 27,648 B (``x_err``) and 36,864 B on MobileNet (158,339 B; the book
-    167,306 B); on ResNet-8 the peak saves 6,700 B, the book without buffers for sums 7,282 B, with them 35,954 B."""
+    """int8, batch 1, as the book. Between its passes PEPITA stores what the book sums up, once a residual sum takes the place of a branch
+    (28,672 B
+    of ResNet-8's). Beside that the whole peak holds what the book leaves out, a buffer each: PEPITA's of its second pass, MEMPEPITA's ``h -
+    h_err``. They are alike on DS-CNN (the peak saves 48,696 B, the book 48,614 B), but 27,648 B (``x_err``) and 36,864 B on MobileNet
+    (158,339 B; the book 167,306 B); on ResNet-8 the peak saves 6,700 B, the book without buffers for sums 7,282 B, with them 35,954 B."""
     said = book(kind(), kind.input_shape)
     sums = sum(layer.output_bytes for layer in said.layers if layer.kind == "add")
     plan, again = report_of(kind(), "int8").plan, report_of(kind(), "int8", recompute=True)

@@ -15,7 +15,8 @@ from lightning_fwd.search import SchemeSearch
 
 BAD = {
     "forward_forward": [
-        {"threshold": math.nan}, {"threshold": "a"}, {"sharpness": 0}, {"sharpness": -1.0}, {"label_scale": 0.0}, {"peer_normalisation": -0.1},
+        {"threshold": math.nan}, {"threshold": "a"}, {"sharpness": 0}, {"sharpness": -1.0}, {"label_scale": 0.0},
+        {"peer_normalisation": -0.1},
         {"greedy_steps": 1.5}, {"greedy_steps": 0}, {"pool": -1}, {"normalise_input": "no"}, {"seed": 1.5}, {"seed": 2**70},
     ],
     "local_loss": [{"temperature": 0.0}, {"temperature": math.inf}, {"pool": 2.5}, {"seed": "a"}],

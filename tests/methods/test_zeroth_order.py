@@ -49,7 +49,8 @@ def test_the_update_is_the_directional_derivative_along_its_direction():
 
 
 class Other(nn.Module):
-    """Bare parameters, one behind arithmetic, a layer that nothing of the input enters, one with several inputs by name, a recurrent one."""
+    """Bare parameters, one behind arithmetic, a layer that nothing of the input enters, one with several inputs by name, a recurrent
+    one."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -53,7 +53,8 @@ def test_two_dask_workers_write_the_results_of_a_local_run(cluster, tmp_path, ca
 def test_a_search_on_dask_finds_what_it_finds_here(cluster, tmp_path, capsys):
     recipe = tmp_path / "search.yaml"
     search = {"data": {"dataset": "digits"}, "model": "small_conv", "model_args": COMPARISON["model_args"], "budget": {"ram": "64KB"},
-              "pretrain": COMPARISON["pretrain"], "drifts": ["contrast=0.3"], "samples": 40, "held_out": 60, "epochs": 1, "finalists": 1}  # fmt: skip
+              "pretrain": COMPARISON["pretrain"], "drifts": ["contrast=0.3"], "samples": 40, "held_out": 60, "epochs": 1,
+              "finalists": 1}  # fmt: skip
     recipe.write_text(yaml.safe_dump(search))
     found = {}
     for name, more in (("local", ["--jobs", "1"]), ("spread", ["--backend", "dask", "--address", cluster.scheduler_address])):

@@ -1,4 +1,5 @@
-"""The README's table of what goes together: every rule by name, in every precision, priced at every width, in every row of the table of methods."""
+"""The README's table of what goes together: every rule by name, in every precision, priced at every width, in every row of the table of
+methods."""
 
 import copy
 

@@ -1,4 +1,5 @@
-"""A batch that is refused has changed nothing, running statistics included; calls by name, freezing, complex weights, and a fit that ends broken."""
+"""A batch that is refused has changed nothing, running statistics included; calls by name, freezing, complex weights, and a fit that ends
+broken."""
 
 import copy
 import warnings

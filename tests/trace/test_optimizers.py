@@ -20,7 +20,8 @@ SETTINGS = {
 }
 #: a value of each setting that is not torch's default
 CHANGED = {
-    "momentum": 0.5, "dampening": 0.5, "weight_decay": 0.3, "nesterov": True, "maximize": True, "betas": (0.5, 0.9), "eps": 1e-3, "amsgrad": True,
+    "momentum": 0.5, "dampening": 0.5, "weight_decay": 0.3, "nesterov": True, "maximize": True, "betas": (0.5, 0.9), "eps": 1e-3,
+    "amsgrad": True,
     "decoupled_weight_decay": True,
 }  # fmt: skip
 

@@ -2,10 +2,12 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/anomaly.py --out runs/anomaly
 
-MLPerf Tiny's autoencoder with its official weights on ToyADMOS toy cars. Half of the normal clips are there to adapt with; the others and the
+MLPerf Tiny's autoencoder with its official weights on ToyADMOS toy cars. Half of the normal clips are there to adapt with; the others and
+the
 anomalous ones are tested: a clip's score is the mean squared error of its windows, the AUC is a mean over the four machines. A guarded
 row is kept if the error on a third of the windows is lower after learning from the others; it then learns from all.
-The one rate of the control is chosen by ``--choose``: on another seed, by the AUC of the clips that are there to adapt with against the anomalous
+The one rate of the control is chosen by ``--choose``: on another seed, by the AUC of the clips that are there to adapt with against the
+anomalous
 ones, which favours the control.
 """
 
@@ -180,7 +182,8 @@ def as_markdown(lines: list[dict]) -> str:
             means = [statistics.fmean(values) for values in zip(*cells, strict=True)]
             back = sum(not line["kept"] for line in mine)
             text.append(
-                f"| {row}{', guarded' if guard else ''} | {' | '.join(map(shown, [*cells, means]))} | {f'{back} of {len(mine)}' if guard else ''} |"
+                f"| {row}{', guarded' if guard else ''} | {' | '.join(map(shown, [*cells, means]))} | "
+                f"{f'{back} of {len(mine)}' if guard else ''} |"
             )
         text.append("")
     return "\n".join(text)

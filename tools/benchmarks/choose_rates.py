@@ -2,8 +2,8 @@
 
     python tools/benchmarks/choose_rates.py -c recipes/compare_digits_drift.yaml --out runs/digits_rates
 
-Runs every row at every rate on ``--seeds``, measures on the validation part of the target, prints the mean accuracies; the best rate of each row is
-what the recipe should say. With ``--drifts`` the mean is over these in place of the recipe's one drift. Run again to resume.
+Runs every row at every rate on ``--seeds``, measures on the validation part of the target, prints the mean accuracies; the best rate of
+each row is what the recipe should say. With ``--drifts`` the mean is over these in place of the recipe's one drift. Run again to resume.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/fashion_pepita.py
 
-Three epochs of 10,000 images, cosine schedule, seed 0. Prints for each line the accuracy in % on 5,000 test images (10,000 where the net ends in
-global average pooling), the cosine between the filters' update and backpropagation's six times during training, and the relative change of each
-weight. About a minute of one core.
+Three epochs of 10,000 images, cosine schedule, seed 0. Prints for each line the accuracy in % on 5,000 test images (10,000 where the net
+ends in global average pooling), the cosine between the filters' update and backpropagation's six times during training, and the relative
+change of each weight. About a minute of one core.
 """
 
 from __future__ import annotations

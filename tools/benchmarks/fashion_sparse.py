@@ -2,7 +2,8 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/fashion_sparse.py --out runs/fashion_sparse
 
-Runs ``lightning-fwd fit -c recipes/fashion_rigl.yaml`` with one setting changed per row; what is done already is not run again. The density is
+Runs ``lightning-fwd fit -c recipes/fashion_rigl.yaml`` with one setting changed per row; what is done already is not run again. The density
+is
 counted in the checkpoint: weights other than zero over all weights of the linear layers. Writes ``sparse.md``.
 """
 

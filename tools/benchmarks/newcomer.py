@@ -2,9 +2,9 @@
 
     python tools/benchmarks/newcomer.py --out runs/newcomer
 
-Digits, SGD 0.02 with momentum 0.9, 6 epochs of batches of 32. One line per rule in ``results.csv``: the mean test accuracy over the seeds, its share
-of plain training's, and what was said: a refusal (then there is no accuracy) or warnings. ``--part val`` measures on validation samples instead, by
-which settings are chosen; ``--rules`` takes expressions too: ``--rules "lf.ForwardForward(batch_norm='train')"``.
+Digits, SGD 0.02 with momentum 0.9, 6 epochs of batches of 32. One line per rule in ``results.csv``: the mean test accuracy over the seeds,
+its share of plain training's, and what was said: a refusal (then there is no accuracy) or warnings. ``--part val`` measures on validation
+samples instead, by which settings are chosen; ``--rules`` takes expressions too: ``--rules "lf.ForwardForward(batch_norm='train')"``.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/npu_learning.py --out runs/npu_learning.json
 
-Statistics need no labels; the head learns on the CPU from features that the NPU computes. The rate of the head is the best of three on a tenth of
-the training samples that is held out, for the NPU and in float apart. Accuracies on the test part, in percent.
+Statistics need no labels; the head learns on the CPU from features that the NPU computes. The rate of the head is the best of three on a
+tenth of the training samples that is held out, for the NPU and in float apart. Accuracies on the test part, in percent.
 """
 
 from __future__ import annotations

@@ -3,14 +3,15 @@
     LIGHTNING_FWD_DATA=... python tools/benchmarks/recovery.py --out runs/recovery --choose 100 2000
     LIGHTNING_FWD_DATA=... python tools/benchmarks/recovery.py --out runs/recovery
 
-``--choose``: for these numbers of labels the rate of each stage, stage by stage, by the mean accuracy over the drifts on another seed and the
-validation part; written to ``rates.json``. A run takes the rates of the nearest number of labels there; without the file each adaptation chooses
-among the recipe's rates by the samples that it holds back.
+``--choose``: for these numbers of labels the rate of each stage, stage by stage, by the mean accuracy over the drifts on another seed and
+the
+validation part; written to ``rates.json``. A run takes the rates of the nearest number of labels there; without the file each adaptation
+chooses among the recipe's rates by the samples that it holds back.
 
 Epochs grow where labels are few, so that each stage that learns takes at least ``--steps`` steps, the same for every row. Interrupted runs
-go on where they stopped; ``--no-train`` makes the tables of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and seed,
-with what became of each stage; of rows without a choice where the guard rolled something back also the accuracy without it), ``recovery.md``
-and ``report.html``.
+go on where they stopped; ``--no-train`` makes the tables of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and
+seed, with what became of each stage; of rows without a choice where the guard rolled something back also the accuracy without it),
+``recovery.md`` and ``report.html``.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/resnet8_budgets.py --out runs/resnet8_budgets
 
-Interrupted runs go on where they stopped; ``--no-train`` makes the table of what is there (rows run under most of the drifts). Peak RAM and MAC
-are asked from the ledger anew, for the optimizer that trains (its momentum takes RAM), in fp32 and int8. Writes ``budgets.md``, ``budgets.png``
-and per drift what ``lightning-fwd compare`` writes.
+Interrupted runs go on where they stopped; ``--no-train`` makes the table of what is there (rows run under most of the drifts). Peak RAM and
+MAC are asked from the ledger anew, for the optimizer that trains (its momentum takes RAM), in fp32 and int8. Writes ``budgets.md``,
+``budgets.png`` and per drift what ``lightning-fwd compare`` writes.
 """
 
 from __future__ import annotations

@@ -3,8 +3,9 @@
     python tools/conformance/ddp.py --processes 2 4 --out runs/ddp.csv
 
 One process trains on batches of 8; N processes train on the same batches, spread. In float64, so that what is left is rounding and not a
-difference. Each case is run once as it is, and once with two batches accumulated per step and the gradient's norm clipped. Then a rank is made
-to differ on purpose, which must be caught. Exit status 1 if a case is off by more than ``--within``, or the rank that differs is not caught.
+difference. Each case is run once as it is, and once with two batches accumulated per step and the gradient's norm clipped. Then a rank is
+made to differ on purpose, which must be caught. Exit status 1 if a case is off by more than ``--within``, or the rank that differs is not
+caught.
 """
 
 from __future__ import annotations

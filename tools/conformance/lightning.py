@@ -1,10 +1,10 @@
 """Lightning's own tests, plain and with a rule in the place of the default strategy: what passes plain and does not pass with the rule.
 
-    git clone --branch 2.6.5 https://github.com/Lightning-AI/pytorch-lightning DIR     # the version that is installed, or the next one to it
-    python tools/conformance/lightning.py DIR --rules backprop --tests loops core trainer/optimization --out runs/lightning
+    git clone --branch 2.6.5 https://github.com/Lightning-AI/pytorch-lightning DIR     # the version that is installed, or the next one to
+    it python tools/conformance/lightning.py DIR --rules backprop --tests loops core trainer/optimization --out runs/lightning
 
-The tests want the packages that DIR names for them (at least pytest-timeout and psutil). Each run leaves a JUnit file in ``--out``, and is not
-repeated if it is there. Differences are counted by the limit that they name; a difference that names none is listed by itself.
+The tests want the packages that DIR names for them (at least pytest-timeout and psutil). Each run leaves a JUnit file in ``--out``, and is
+not repeated if it is there. Differences are counted by the limit that they name; a difference that names none is listed by itself.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Import timm and torchvision beside a CPU build of torch.
 
-torchvision's wheels hold operators built for CUDA, which such a torch cannot load: the package then fails on import, where it describes these
-operators (``nms`` and others of detection) to torch's dispatcher. Its classification networks, and timm's, use none of them. So the operators
-are declared here first, by name and without any code: a network that called one would fail.
+torchvision's wheels hold operators built for CUDA, which such a torch cannot load: the package then fails on import, where it describes
+these operators (``nms`` and others of detection) to torch's dispatcher. Its classification networks, and timm's, use none of them. So the
+operators are declared here first, by name and without any code: a network that called one would fail.
 """
 
 from __future__ import annotations

@@ -3,8 +3,10 @@
     pip install --no-deps timm==1.0.31 'torchvision==0.28.*'
     python tools/conformance/zoo.py --out runs/zoo.csv
 
-One line per network and rule. ``right``: in eval mode the rewritten network gives the original's bits; one step changes every parameter that the rule
-should train and nothing else; the original comes back with its class, keys, flags and the trained weights; the step has a price (which takes
+One line per network and rule. ``right``: in eval mode the rewritten network gives the original's bits; one step changes every parameter
+that the rule
+should train and nothing else; the original comes back with its class, keys, flags and the trained weights; the step has a price (which
+takes
 longest: ``--price turns`` asks for fewer, ``none`` for none). For rules that are backpropagation the gradients are also compared with plain
 autograd's. ``refused``: an error of this library that says how to mend it. Anything else is ``wrong`` or a ``crash``. Lines that are there
 already are not run again.

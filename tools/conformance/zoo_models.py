@@ -14,7 +14,8 @@ CLASSES = 10
 #: timm's families, quick ones first; a number after the name is the side of the input, where 32 is too small or not taken
 TIMM = """
 lcnet_035 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small_035 tinynet_e mnasnet_small semnasnet_050 fasternet_t0 regnetx_002
-regnety_002 ghostnet_050 repghostnet_050 dla46_c resnet10t resnet18 resnetv2_18 skresnet18 edgenext_xx_small convnext_zepto_rms convnext_atto
+regnety_002 ghostnet_050 repghostnet_050 dla46_c resnet10t resnet18 resnetv2_18 skresnet18 edgenext_xx_small convnext_zepto_rms
+convnext_atto
 convnextv2_atto poolformer_s12 mambaout_femto starnet_s1 ese_vovnet19b_dw hgnetv2_b0 mobilenetv1_100 tf_efficientnet_lite0 efficientnet_b0
 spnasnet_100 hardcorenas_a fbnetc_100 mobilenet_edgetpu_v2_xs mixnet_s vit_tiny_patch16_224 deit_tiny_patch16_224 pit_ti_224 gmlp_ti16_224
 xcit_nano_12_p16_224 pvt_v2_b0 efficientvit_b0 swiftformer_xs:64 mobilevit_xxs:64 mobilevitv2_050:64 shvit_s1:64 repvgg_a0 repvit_m0_9
@@ -27,7 +28,8 @@ maxvit_rmlp_pico_rw_256:64 levit_128s:224 efficientvit_m0:224 tiny_vit_5m_224:22
 SIZED = ("vit", "deit", "xcit", "pit", "gmlp", "coatnet", "maxvit")
 
 TORCHVISION = """
-shufflenet_v2_x0_5 squeezenet1_1:64 mobilenet_v2 mobilenet_v3_small mnasnet0_5 efficientnet_b0 resnet18 regnet_x_400mf regnet_y_400mf googlenet:64
+shufflenet_v2_x0_5 squeezenet1_1:64 mobilenet_v2 mobilenet_v3_small mnasnet0_5 efficientnet_b0 resnet18 regnet_x_400mf regnet_y_400mf
+googlenet:64
 """.split()
 
 OWN = {name: {"num_classes": CLASSES} if name in ("mlp", "small_conv", "small_conv1d", "one_conv") else {} for name in MODELS}

@@ -362,7 +362,8 @@ def _translated(path: Path) -> Any:
 
 
 ADAPTATION = {"data": DATA, "model": "mlp", "model_args": NET, "labelled": 60, "device": "stm32h735",
-              "stages": ["statistics", {"method": "sparse_update", "settings": {"train": "head"}, "lr": [0.01, 0.1], "epochs": 3}]}  # fmt: skip
+              "stages": ["statistics", {"method": "sparse_update", "settings": {"train": "head"}, "lr": [0.01, 0.1],
+              "epochs": 3}]}  # fmt: skip
 SEARCH = {"data": {"dataset": "digits", "flatten": True}, "model": "mlp", "model_args": NET, "drifts": ["noise=0.1"],
           "budget": {"ram": "64KB"}, "lr": 0.01, "fractions": [0.5, 1.0], "samples": 50, "pretrain": {"epochs": 2}}  # fmt: skip
 
@@ -373,7 +374,8 @@ KINDS = {kind.name: kind for kind in (
     Kind("safetensors", _safetensors, _weights, (_header,)),
     Kind("keras_npz", _keras_npz, _weights, (_arrays,), sealed=True),
     Kind("keras_h5", _keras_h5, _weights),
-    Kind("pretrained", _pretrained, lambda path: _digest(pretrained(Scenario(DATA, "mlp", NET), path).state_dict().items()), (_header,), sealed=True),
+    Kind("pretrained", _pretrained, lambda path: _digest(pretrained(Scenario(DATA, "mlp", NET), path).state_dict().items()), (_header,),
+    sealed=True),
     Kind("moments", _moments, _read_moments, (_header,), sealed=True),
     Kind("data_npz", _samples, _dataset, (_arrays,), sealed=True),
     Kind("recipe", _recipe, lambda path: _fit("-c", str(path), "--trainer.fast_dev_run=1"), (edited_text,) * 3),

@@ -3,8 +3,9 @@
     python tools/faults/kill.py --trials 100                      # fit, compare, search and adapt
     python tools/faults/kill.py --commands fit --trials 20 --seed 3
 
-Each trial kills the command up to three times, each time after a random part of what a whole run takes, and then lets it end. ``same``: what it
-wrote is the uninterrupted run's to the bit, wall times left out. A fit writes a checkpoint every second step, and goes on from the last one.
+Each trial kills the command up to three times, each time after a random part of what a whole run takes, and then lets it end. ``same``:
+what it wrote is the uninterrupted run's to the bit, wall times left out. A fit writes a checkpoint every second step, and goes on from the
+last one.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ FIT = {
         "model": "mlp", "model_args": {**NET, "dropout": 0.2}, "lr": 0.05, "momentum": 0.9, "schedule": "cosine"}},
     "data": {"class_path": "lightning_fwd.data.DriftDataModule", "init_args": {
         "dataset": "digits", "flatten": True, "batch_size": 16, "train_samples": 150}},
-    "trainer": {"max_epochs": 6, "strategy": "local_loss", "accelerator": "cpu", "logger": False, "enable_progress_bar": False, "callbacks": [
+    "trainer": {"max_epochs": 6, "strategy": "local_loss", "accelerator": "cpu", "logger": False, "enable_progress_bar": False,
+    "callbacks": [
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {
             "dirpath": "out", "every_n_train_steps": 2, "save_last": True, "save_top_k": 1, "monitor": None}}]},
 }  # fmt: skip

@@ -3,9 +3,10 @@
     python tools/faults/mutate.py                       # 500 files of each kind, a table
     python tools/faults/mutate.py --kinds results legacy_pt --count 100 --seed 3
 
-Per kind a good file is made, then mutated by a seed. ``refused``: an error that the command line prints in its own words and ends with status 2
-(the columns behind it: those that name no file, or no mend). ``same``: the mutation changed nothing that is read. ``other``: read as other content,
-which is right for a file without a checksum (any weight may be meant) and a fault, ``accepted``, for one with. ``traceback``, ``hang``: faults.
+Per kind a good file is made, then mutated by a seed. ``refused``: an error that the command line prints in its own words and ends with
+status 2 (the columns behind it: those that name no file, or no mend). ``same``: the mutation changed nothing that is read. ``other``: read
+as other content, which is right for a file without a checksum (any weight may be meant) and a fault, ``accepted``, for one with.
+``traceback``, ``hang``: faults.
 """
 
 from __future__ import annotations

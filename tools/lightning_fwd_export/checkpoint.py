@@ -22,7 +22,8 @@ from .errors import ExportError
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
-    """Settings of a recipe that ``lightning-fwd fit`` runs: ``model``, ``model_args``, ``method``, ``lr``, ``momentum``, ``dataset``, ``normalize``,
+    """Settings of a recipe that ``lightning-fwd fit`` runs: ``model``, ``model_args``, ``method``, ``lr``, ``momentum``, ``dataset``,
+    ``normalize``,
     ``data`` (class and arguments), those that it states.
 
     Raises:
@@ -51,7 +52,8 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
 
 
 def sample_shape(data: Mapping[str, Any]) -> tuple[int, ...] | None:
-    """Shape of one sample of a recipe's data, without the batch: what the data module says, else its first training batch; None without data."""
+    """Shape of one sample of a recipe's data, without the batch: what the data module says, else its first training batch; None without
+    data."""
     if not data:
         return None
     module = _make({"class_path": "lightning_fwd.data.DriftDataModule", **data}, L.LightningDataModule, "data")
@@ -93,12 +95,14 @@ def _make(node: Any, kind: type, what: str) -> Any:
 
 
 def load_inserted(model: RewrittenModel, checkpoint: Mapping[str, Any]) -> None:
-    """Give a rewritten model the heads, feedback and counters of a checkpoint that the same rule wrote; of another rule, nothing, with a warning."""
+    """Give a rewritten model the heads, feedback and counters of a checkpoint that the same rule wrote; of another rule, nothing, with a
+    warning."""
     saved = checkpoint.get("lightning_fwd") or {}
     if saved.get("method") != repr(model.method):
         if dropped := [key for key in saved.get("inserted", {}) if not key.endswith(COUNTER)]:
             warnings.warn(
-                f"the checkpoint holds {len(dropped)} tensors that its rule inserted ({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
+                f"the checkpoint holds {len(dropped)} tensors that its rule inserted "
+                f"({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
                 f"the program starts without them: it was written by {saved['method']}, this is {model.method!r}. "
                 "To ship them, export with the settings of the checkpoint (-c RECIPE takes them from its recipe).",
                 stacklevel=2,

@@ -45,11 +45,11 @@ class InferenceReport:
     Attributes:
         program: path of the .pte. code: folder of the C sources.
         samples: inputs that it was checked on.
-        difference: largest difference of the host runtime to PyTorch (of an int8 program: to PyTorch's run of the same integers, in units of the
-            last place; it must be 0).
+        difference: largest difference of the host runtime to PyTorch (of an int8 program: to PyTorch's run of the same integers, in units
+            of the last place; it must be 0).
         relative_error: of an int8 program against the float network, root mean square over root mean square.
-        same_predictions: of an int8 program, the share of samples whose largest output is that of the float network; None where the network says
-            that it has no classes.
+        same_predictions: of an int8 program, the share of samples whose largest output is that of the float network; None where the network
+            says that it has no classes.
         activations: planned bytes.
         ram, flash: static memory, and constants and code by core, of the program as generated; see :class:`~.export_step.ExportReport`.
         ledger: ``shipped_ram_bytes``, ``shipped_constants_bytes``, ``shipped_flash_bytes`` as for a training step; of the cost ledger
@@ -93,7 +93,8 @@ def export_inference(
         example: one input batch ``(B, ...)``; the program takes this shape.
         out_dir: gets ``inference.pte``, ``c/`` and ``report.json``.
         board, run: with ``run``, predict on this board's emulator; the C itself is the same for every board.
-        calibration: input batches for int8. int8: quantise the whole network; input and output are int8 then, scale and zero point in the header.
+        calibration: input batches for int8. int8: quantise the whole network; input and output are int8 then, scale and zero point in the
+            header.
         inputs: real batches for the check and the board; without them the example with noise.
         samples: how many of them.
         prefix, form: as of :func:`lightning_fwd_export.export`.

@@ -294,7 +294,8 @@ def _board_figures(measured: BoardReport, program: StepProgram, check: Check) ->
 
 
 def _ledger(model: RewrittenModel, example_batch: Batch, loss, momentum: float, int8: bool, written: Written, core: str) -> dict[str, int]:
-    """Memory of the program as generated, and what the cost ledger says of the step, scheduled as a device with fused loops would run it."""
+    """Memory of the program as generated, and what the cost ledger says of the step, scheduled as a device with fused loops would run
+    it."""
     width = "mixed" if int8 else "fp32"
     cost = price(trace_step(model, example_batch, loss=loss, momentum=momentum), model, width=width)
     return {

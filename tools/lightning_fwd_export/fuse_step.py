@@ -26,7 +26,8 @@ def fuse_step(step: StepGraph, lr: float, momentum: float) -> None:
 
 
 def fuse_layers(module: fx.GraphModule) -> None:
-    """Matrix products with a transposed weight -> linear; gradients of relu and average pooling in one pass; operators that ExecuTorch has."""
+    """Matrix products with a transposed weight -> linear; gradients of relu and average pooling in one pass; operators that ExecuTorch
+    has."""
     graph = module.graph
     for node in list(graph.nodes):
         if node.op == "call_function":
@@ -122,7 +123,8 @@ def _update(graph: fx.Graph, anchor: fx.Node, state: fx.Node, gradient: fx.Node,
 
 
 def _scattered(gradient: fx.Node) -> tuple[fx.Node, fx.Node, int] | None:
-    """Values, index and dimension of a gradient that is zero but at some entries along one dimension (an error that is sparse by channel)."""
+    """Values, index and dimension of a gradient that is zero but at some entries along one dimension (an error that is sparse by
+    channel)."""
     if gradient.target is not aten.index_put.default or len(gradient.args) > 3:
         return None
     zeros, (*before, index), values = gradient.args
@@ -192,7 +194,8 @@ def _fuse_relu_backward(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _fuse_spread(graph: fx.Graph, node: fx.Node) -> None:
-    """Average pooling's gradient, windows side by side: written out as an expanded view it is copied twice on its way to ``(B, C, H, W)``."""
+    """Average pooling's gradient, windows side by side: written out as an expanded view it is copied twice on its way to ``(B, C, H,
+    W)``."""
     chain = [node]
     for target in (aten.view, aten.clone, aten.expand, aten.view, aten.div):
         if getattr(chain[-1].target, "overloadpacket", None) is not target:
@@ -209,7 +212,8 @@ def _fuse_spread(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _crop(graph: fx.Graph, node: fx.Node) -> None:
-    """Padding by a negative amount, as the gradient of padding is: a slice, since no runtime's kernel takes it; positive amounts are padded still."""
+    """Padding by a negative amount, as the gradient of padding is: a slice, since no runtime's kernel takes it; positive amounts are padded
+    still."""
     if node.target is not aten.constant_pad_nd.default or min(node.args[1]) >= 0:
         return
     x, amounts, *value = node.args

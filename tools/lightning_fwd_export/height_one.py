@@ -1,7 +1,7 @@
 """Run a 1-d network as a 2-d one of height 1: the Cortex-M dialect has int8 operators for images ``(B, C, H, W)`` only.
 
-``(B, C, L)`` becomes ``(B, C, 1, L)``, channels last, at the first 1-d convolution or pooling and stays so through everything that means the same
-there; whatever else reads it reads three dimensions again.
+``(B, C, L)`` becomes ``(B, C, 1, L)``, channels last, at the first 1-d convolution or pooling and stays so through everything that means
+the same there; whatever else reads it reads three dimensions again.
 """
 
 from __future__ import annotations

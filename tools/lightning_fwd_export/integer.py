@@ -38,7 +38,8 @@ RESULTS = ("logits", "logits_exponent")
 def build_integer(model: RewrittenModel, example_batch: Batch) -> StepProgram:
     """Program of a model under :class:`IntegerRule`; its exponents are those of the model, or found on the example batch.
 
-    Methods take int8 input (exponent in ``LFWD_INPUT_EXPONENT``), labels, and the rate as three int32: multiplier, exponent, momentum in Q15.
+    Methods take int8 input (exponent in ``LFWD_INPUT_EXPONENT``), labels, and the rate as three int32: multiplier, exponent, momentum in
+    Q15.
     """
     rule, (x, target) = model.method, example_batch
     step = rule.calibrate(model, x, target)
@@ -149,7 +150,8 @@ def export_integer(
     form: InputForm | None,
     progress: Callable[[str], None],
 ) -> tuple[StepProgram, ExportReport]:
-    """Export a step in integers; see :func:`lightning_fwd_export.export`. Rate and momentum are inputs of the step: here those of the check.
+    """Export a step in integers; see :func:`lightning_fwd_export.export`. Rate and momentum are inputs of the step: here those of the
+    check.
 
     Raises:
         ExportError: an operation has no kernel, or a bit differs between Python, this machine and the board. Nothing is written then.

@@ -28,7 +28,8 @@ class _Tracer(fx.Tracer):
 
 
 def source_line(net: nn.Module, layer: str, whole: Iterable[str] = ()) -> str:
-    """``file.py:12 "x = self.conv(x)"``: where a network runs the module ``layer`` (a path), or "" where that cannot be told; ``whole``: modules
+    """``file.py:12 "x = self.conv(x)"``: where a network runs the module ``layer`` (a path), or "" where that cannot be told; ``whole``:
+    modules
     that are not traced into."""
     try:
         graph = _Tracer(set(whole)).trace(net)

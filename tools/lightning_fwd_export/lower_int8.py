@@ -1,8 +1,9 @@
 """From ExecuTorch's Cortex-M dialect to calls of our int8 kernels.
 
-What the stock flow leaves to mend: padding runs as a copy of the whole image, so it moves into the convolution that reads it; a convolution of
-one channel runs as a depthwise one, and a depthwise one of several samples as a grouped one; the references lack dilation; constants that no call
-reads stay in the file; scratch is sized for another kernel library.
+What the stock flow leaves to mend: padding runs as a copy of the whole image, so it moves into the convolution that reads it; a convolution
+of
+one channel runs as a depthwise one, and a depthwise one of several samples as a grouped one; the references lack dilation; constants that
+no call reads stay in the file; scratch is sized for another kernel library.
 """
 
 from __future__ import annotations

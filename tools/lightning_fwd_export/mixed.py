@@ -54,7 +54,8 @@ def build_mixed(
     calibration: Iterable[Tensor] | None,
     numbers: dict[str, int | float] | None = None,
 ) -> StepProgram:
-    """Program whose methods take int8 input (scale and zero point in ``*_input0_scale`` and ``*_input0_zp``); arguments as for ``build_program``.
+    """Program whose methods take int8 input (scale and zero point in ``*_input0_scale`` and ``*_input0_zp``); arguments as for
+    ``build_program``.
 
     Raises:
         ExportError: no frozen part, no calibration data, or an update got lost.
@@ -69,7 +70,8 @@ def build_mixed(
     again = [next((n for n in reversed(candidates) if same_values(offered[n], wanted[b])), None) for b in boundary]
     if None in again:
         raise ExportError(
-            f"the prediction does not pass the boundary of the trained part in {boundary[again.index(None)].meta.get('layer') or 'no layer'}",
+            "the prediction does not pass the boundary of the trained part in "
+            f"{boundary[again.index(None)].meta.get('layer') or 'no layer'}",
             "one int8 body serves the training step and the prediction",
             "export in float, without int8",
         )
@@ -100,8 +102,8 @@ def quantise_input(x: Tensor, program_numbers: dict[str, int | float], method: s
 def check_mixed(program: StepProgram, model: RewrittenModel, batches: list[Batch], uses_target: bool, tolerance: float = 1e-5) -> Check:
     """Hold the program on the host runtime against its lowered training step in PyTorch, integer arithmetic included.
 
-    What the int8 body costs against the float model is counted in predictions of the same class, on the first 100 batches, where there are classes;
-    it is no error.
+    What the int8 body costs against the float model is counted in predictions of the same class, on the first 100 batches, where there are
+    classes; it is no error.
 
     Raises:
         ExportError: loss or logits stray apart by more than the tolerance (relative where above 1).

@@ -1,7 +1,7 @@
 """Operators of our own, with their reference in PyTorch: what they compute is said here, the C kernels are checked against it.
 
-The updates write in place (``state = decay * state - lr * gradient``) and take the gradient's factors instead of the gradient, so a step needs
-memory for weights and activations only. SGD is ``decay=1``; a momentum buffer is ``lr=-1, decay=momentum`` followed by
+The updates write in place (``state = decay * state - lr * gradient``) and take the gradient's factors instead of the gradient, so a step
+needs memory for weights and activations only. SGD is ``decay=1``; a momentum buffer is ``lr=-1, decay=momentum`` followed by
 ``sgd_`` with the buffer as gradient. Each comes as a pair: the functional form survives ``torch.export``, and
 ``reinplace_updates`` turns it into the mutating form that ExecuTorch then runs without a copy.
 """
@@ -114,7 +114,8 @@ define(
 
 
 def _max_pool2d_backward(grad: Tensor, size: list[int], index: Tensor) -> Tensor:
-    """Each output's gradient to the place of its maximum, given as position in its plane (ExecuTorch's own adds to what the memory held before)."""
+    """Each output's gradient to the place of its maximum, given as position in its plane (ExecuTorch's own adds to what the memory held
+    before)."""
     flat = grad.new_zeros(*size[:-2], size[-2] * size[-1])
     return flat.scatter_add(-1, index.flatten(-2), grad.flatten(-2)).reshape(size)
 

@@ -1,7 +1,7 @@
 """Int8 operators of our own, with their reference in PyTorch: what ``cortex_m`` has, with padding on four sides and exact at any size.
 
-The references compute in float64, which holds every sum exactly (below 2**53) and which PyTorch has all convolutions for: its integer ones lack
-dilation. Quantities follow CMSIS-NN: ``input_offset`` is minus the input's zero point, ``output_offset`` the output's zero point.
+The references compute in float64, which holds every sum exactly (below 2**53) and which PyTorch has all convolutions for: its integer ones
+lack dilation. Quantities follow CMSIS-NN: ``input_offset`` is minus the input's zero point, ``output_offset`` the output's zero point.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from .ops import define
 
 
 def requantise(value: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
-    """``value * multiplier * 2**(shift - 31)`` in int64, rounded twice: half up in the high product, half away from zero in the right shift."""
+    """``value * multiplier * 2**(shift - 31)`` in int64, rounded twice: half up in the high product, half away from zero in the right
+    shift."""
     value, multiplier, shift = value.to(torch.int64), multiplier.to(torch.int64), shift.to(torch.int64)
     high = (value * (1 << shift.clamp(min=0)) * multiplier + (1 << 30)) >> 31
     right = (-shift).clamp(min=0)

@@ -1,7 +1,7 @@
 """Plan where each tensor of a program lies: one after the other, each at the lowest offset that is free during its life.
 
-Which comes first decides how well they fit. The largest do; then, for some rounds, what ended highest is placed before all others, and the smallest
-plan is kept.
+Which comes first decides how well they fit. The largest do; then, for some rounds, what ended highest is placed before all others, and the
+smallest plan is kept.
 
 Beyond ExecuTorch's own planner: an elementwise operator writes over an input that dies with it, and results that only
 alias updated weights take no memory.

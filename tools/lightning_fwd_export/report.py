@@ -11,16 +11,18 @@ class ExportReport:
 
     Attributes:
         program: path of the .pte. code: folder of the C sources.
-        steps, weight_difference: how long and how closely the program followed PyTorch on the host (of an int8 program: PyTorch's run of the same
-            integer step).
+        steps, weight_difference: how long and how closely the program followed PyTorch on the host (of an int8 program: PyTorch's run of
+            the same integer step).
         same_predictions: of an int8 program, the share of samples that it classifies as the float model does, before any training.
         activations, state: planned bytes of the training step.
         ram: static memory of the program as generated, bytes by name: its arrays, scratch of its kernels included, and what the C library
             brings along.
         flash: constants and code of the smallest firmware around the program, bytes by core, predicted from the kernels that it calls.
-        ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes`` (constants and
-            tables of the generated C), ``shipped_flash_bytes`` (``flash`` on the board's core, else on a Cortex-M4), and what ``lf.step_cost``
-            predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered loops, which calls of one kernel per operation do not
+        ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes``
+            (constants and tables of the generated C), ``shipped_flash_bytes`` (``flash`` on the board's core, else on a Cortex-M4), and
+            what ``lf.step_cost``
+            predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered loops, which calls of one kernel per
+                operation do not
             reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
         board: figures of the run on the emulated board, empty without one.
     """

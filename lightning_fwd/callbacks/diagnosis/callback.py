@@ -25,17 +25,18 @@ from .report import GainLine, LayerLine, angle, append, begin, by_layer, plot, r
 class Diagnosis(Callback):
     """Whether a rule learns features: three measurements, for every rule alike.
 
-    Every ``every_n_steps`` batches, per layer: the **angle** between the rule's gradient and backpropagation's on the same batch (90 degrees: nothing
+    Every ``every_n_steps`` batches, per layer: the **angle** between the rule's gradient and backpropagation's on the same batch (90
+    degrees: nothing
     in common), and the **relative change** ``|W - W_0| / |W_0|`` since the start. And the **gain over frozen features**: accuracy on the
     validation and test data minus that of a copy whose features stay as they began and whose last layer learns from the same batches.
-    A rule that does not beat that copy learns no features, whatever its accuracy. Steps are counted in batches, of which an optimizer step may
-    accumulate several; the copy accumulates as the run does.
+    A rule that does not beat that copy learns no features, whatever its accuracy. Steps are counted in batches, of which an optimizer step
+    may accumulate several; the copy accumulates as the run does.
 
-    Training is the same with and without it, bit for bit. A measured step costs one forward and one backward pass more, the control one forward
-    pass in every step.
+    Training is the same with and without it, bit for bit. A measured step costs one forward and one backward pass more, the control one
+    forward pass in every step.
 
-    Logs ``diagnosis/angle/LAYER`` (degrees), ``diagnosis/change/LAYER``, and ``diagnosis/{accuracy,frozen_accuracy,gain}/STAGE`` (percent). Writes
-    ``diagnosis.csv``, ``frozen_features.csv`` and ``diagnosis.png``; prints a table at the end. Checkpoints hold its state.
+    Logs ``diagnosis/angle/LAYER`` (degrees), ``diagnosis/change/LAYER``, and ``diagnosis/{accuracy,frozen_accuracy,gain}/STAGE`` (percent).
+    Writes ``diagnosis.csv``, ``frozen_features.csv`` and ``diagnosis.png``; prints a table at the end. Checkpoints hold its state.
 
     Args:
         every_n_steps: batches between two measurements; the first batch is always measured.

@@ -17,11 +17,12 @@ from ...strategies.fresh_norms import fresh_norms
 
 
 class FrozenControl:
-    """A copy of the network in eval mode, but for batch norms without statistics, which collect some; its last layer with parameters learns by the
+    """A copy of the network in eval mode, but for batch norms without statistics, which collect some; its last layer with parameters learns
+    by the
     gradient of the cross-entropy.
 
-    Its optimizer is of the same kind as the run's, with the settings of the parameter group that holds the head; its learning rate follows that
-    group's schedule.
+    Its optimizer is of the same kind as the run's, with the settings of the parameter group that holds the head; its learning rate follows
+    that group's schedule.
 
     Args:
         model: the rewritten network before its first step. optimizer: the run's.

@@ -16,10 +16,11 @@ from ...graph.rewritten import RewrittenModel
 class ReferenceGradient:
     """The loss's gradient through the network's own computation, by autograd.
 
-    Follows one step of a rule: :meth:`before` and :meth:`after` around each of its training forwards, :meth:`before_updates` ahead of its updates,
+    Follows one step of a rule: :meth:`before` and :meth:`after` around each of its training forwards, :meth:`before_updates` ahead of its
+    updates,
     :meth:`take` after them.
-    Dropout drops the same units (generators and step counter as in the rule's pass), batch norm sees the same batch, and generators, running
-    statistics, gradients and ``requires_grad`` are left as they were found.
+    Dropout drops the same units (generators and step counter as in the rule's pass), batch norm sees the same batch, and generators,
+    running statistics, gradients and ``requires_grad`` are left as they were found.
 
     Args:
         model: the rewritten network.
@@ -57,8 +58,8 @@ class ReferenceGradient:
     def take(self, target: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
         """Parameter name to (the rule's gradient of this step, backpropagation's); zeros where the rule has none.
 
-        Where a rule predicts by other means than the network's logits (goodness, its own heads), the user's loss says nothing about those: then
-        backpropagation's loss is the cross-entropy of the network's logits, times the batch's weight in an accumulation.
+        Where a rule predicts by other means than the network's logits (goodness, its own heads), the user's loss says nothing about those:
+        then backpropagation's loss is the cross-entropy of the network's logits, times the batch's weight in an accumulation.
 
         Args:
             target: labels ``(B,)``, or None.

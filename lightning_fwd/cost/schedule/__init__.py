@@ -1,7 +1,7 @@
 """Passes over a step graph that lower its peak memory and leave its numbers as they are.
 
-Each takes a :class:`StepGraph` and gives a new one. What a node may write over is recorded as ``meta["in_place_of"]`` (a node), what need not be
-stored as ``meta["streamed"]``: the graph stays a pure function, and the planner, the exporter or a kernel may use the permission.
+Each takes a :class:`StepGraph` and gives a new one. What a node may write over is recorded as ``meta["in_place_of"]`` (a node), what need
+not be stored as ``meta["streamed"]``: the graph stays a pure function, and the planner, the exporter or a kernel may use the permission.
 """
 
 from __future__ import annotations
@@ -50,8 +50,9 @@ def schedule(step: StepGraph, width: str, recompute: bool = False) -> tuple[Step
         recompute: also :func:`recompute_cheap`, which trades operations for memory.
 
     Returns:
-        the scheduled step, and the memory plan as traced and after each pass. A pass may prepare the ground for a later one and save nothing itself;
-        one without which the peak ends lower is left out, or the two that change the order. The peak is never above that as traced.
+        the scheduled step, and the memory plan as traced and after each pass. A pass may prepare the ground for a later one and save
+        nothing itself; one without which the peak ends lower is left out, or the two that change the order. The peak is never above that as
+        traced.
     """
     first = [("recomputed", lambda step, _: recompute_cheap(step))] if recompute else []
     done: dict[tuple[str, ...], tuple[StepGraph, MemoryPlan]] = {(): (step, plan_memory(step, Widths(step, width)))}

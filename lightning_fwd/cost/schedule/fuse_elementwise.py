@@ -21,7 +21,8 @@ _REDUCTIONS = (aten.sum.dim_IntList, aten.mean.dim)
 def fuse_elementwise(step: StepGraph) -> StepGraph:
     """Mark elementwise values that one loop makes and takes, each entry once (``meta["streamed"]``): they take no memory.
 
-    The loop ends in an elementwise operation or a reduction: the mask of a ReLU's backward with its product, the products under a batch norm's
+    The loop ends in an elementwise operation or a reduction: the mask of a ReLU's backward with its product, the products under a batch
+    norm's
     sums, the rounds of a random draw. What a loop reads lives until its end. The nodes stay in the graph, right before the end.
     """
     step = copy_of(step)

@@ -11,7 +11,8 @@ from .rewire import copy_of, order_of, recompiled
 
 
 def recompute_cheap(step: StepGraph) -> StepGraph:
-    """Make an activation again for the backward phase where elementwise operations on what is kept anyway suffice; costs those operations."""
+    """Make an activation again for the backward phase where elementwise operations on what is kept anyway suffice; costs those
+    operations."""
     step = copy_of(step)
     order, later = order_of(step), ("backward", "update")
     kept = {base_of(r)[0] for n in step.graph.nodes if n.meta["phase"] in later for r in operands_read(n)}

@@ -16,7 +16,8 @@ RESHAPES = (aten.view.default, aten._unsafe_view.default, aten.unsqueeze.default
 
 
 def write_in_place(step: StepGraph) -> StepGraph:
-    """Let an elementwise operation write over an operand of its own size and type that nothing reads afterwards, nor it in another order."""
+    """Let an elementwise operation write over an operand of its own size and type that nothing reads afterwards, nor it in another
+    order."""
     step = copy_of(step)
     last_use, kept = {}, set()
     for node in step.graph.nodes:

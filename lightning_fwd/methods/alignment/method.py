@@ -1,7 +1,7 @@
 """The rule: measure in rounds, solve between them, fold into the weights.
 
-Second-order statistics as in CORAL (Sun, Feng and Saenko, "Return of frustratingly easy domain adaptation", AAAI 2016, arXiv 1511.05547), at
-every layer instead of the last, by the optimal-transport map between Gaussians, and without the source's data on the device.
+Second-order statistics as in CORAL (Sun, Feng and Saenko, "Return of frustratingly easy domain adaptation", AAAI 2016, arXiv 1511.05547),
+at every layer instead of the last, by the optimal-transport map between Gaussians, and without the source's data on the device.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ _FLOOR, _FLOOR_OF_PATCHES = 1e-3, 1e-4  #: neighbouring pixels vary together: a 
 class Alignment(LearningMethod):
     """Map what each convolution reads so that its mean and covariance are the source's again, and recompute the batch norm behind it.
 
-    Steps come in rounds. In a round the model predicts ``samples`` samples while the sums of some layers' inputs grow; at its end these layers
-    are solved and written, and the next ones, which read what they give, have their turn. Further steps change nothing.
+    Steps come in rounds. In a round the model predicts ``samples`` samples while the sums of some layers' inputs grow; at its end these
+    layers are solved and written, and the next ones, which read what they give, have their turn. Further steps change nothing.
 
     Args:
         source: file of :func:`source_moments`; None: only the batch norms are recomputed, layer by layer.
-        strength: of the map, 0 to 1, in layers aligned by channels; 0: only the batch norms are set right; None: an adaptation chooses between 0.5
-            without and 1.0 with patches; a fit takes 0.5.
-        patches: so many of the first convolutions are aligned by whole patches (what one position reads: C x kernel values), which tells noise
-            from what it covers.
+        strength: of the map, 0 to 1, in layers aligned by channels; 0: only the batch norms are set right; None: an adaptation chooses
+            between 0.5 without and 1.0 with patches; a fit takes 0.5.
+        patches: so many of the first convolutions are aligned by whole patches (what one position reads: C x kernel values), which tells
+            noise from what it covers.
         patch_strength: of the map in these.
         samples: per round.
-        norms: ``"target"`` gives a batch norm the statistics of the target; ``"relative"`` moves those it has by as much as what it reads has moved
-            from the source to the target: right where the norms were trained on another mix of classes than both.
-        class_mix: the share of each class among what the norms were trained on. Samples then count by their labels, so that the target shows that
-            mix too; a first round counts the labels.
+        norms: ``"target"`` gives a batch norm the statistics of the target; ``"relative"`` moves those it has by as much as what it reads
+            has moved from the source to the target: right where the norms were trained on another mix of classes than both.
+        class_mix: the share of each class among what the norms were trained on. Samples then count by their labels, so that the target
+            shows that mix too; a first round counts the labels.
     """
 
     updates_buffers_only: ClassVar[bool] = True  # no optimizer: weights are given new values, not gradients

@@ -27,10 +27,11 @@ class Moments(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.float32 if weighted else torch.int64, device=device))
 
     def added(self, x: Tensor, readings: list[Reading], weights: Tensor | None = None) -> dict[str, Tensor]:
-        """The sums with more samples ``x (B, C, ...)``, by the name of the buffer; nothing is changed. ``weights (B,)``: how much each counts.
+        """The sums with more samples ``x (B, C, ...)``, by the name of the buffer; nothing is changed. ``weights (B,)``: how much each
+        counts.
 
-        A value of a patch is (channel, place of the kernel), as in the convolution's weight. Its products are made place by place, so that the
-        patches of all positions never stand in memory: two readings of the size of x do.
+        A value of a patch is (channel, place of the kernel), as in the convolution's weight. Its products are made place by place, so that
+        the patches of all positions never stand in memory: two readings of the size of x do.
         """
         places = range(len(readings))
         centres = self.centre.reshape(-1, len(readings)).unbind(1)

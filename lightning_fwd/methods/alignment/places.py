@@ -27,8 +27,8 @@ class Place:
 
     Attributes:
         path: of the layer. node: that runs it (dropped once the rounds are compiled).
-        kind: what is measured there: whole patches, channels with their covariance, single channels (of a grouped convolution), or for a batch
-            norm the mean and variance of each channel.
+        kind: what is measured there: whole patches, channels with their covariance, single channels (of a grouped convolution), or for a
+            batch norm the mean and variance of each channel.
     """
 
     path: str
@@ -72,7 +72,8 @@ class Round:
 def find_convolutions(graph: fx.Graph, root: nn.Module, patches: int) -> list[Place]:
     """The convolutions that a map may be folded into, in order of execution; the first ``patches`` of them by whole patches.
 
-    Left out are subclasses and parametrised layers, whose weight is not all they compute with, and layers that are called twice or share a weight.
+    Left out are subclasses and parametrised layers, whose weight is not all they compute with, and layers that are called twice or share a
+    weight.
     """
     calls = Counter(n.target for n in graph.nodes if n.op == "call_module")
     owners = Counter(id(p) for _, p in root.named_parameters(remove_duplicate=False))
@@ -140,7 +141,8 @@ def in_rounds(graph: fx.Graph, places: list[Place], counting: bool = False) -> l
 
 
 def shift_survives(graph: fx.Graph, root: nn.Module, place: Place) -> bool:
-    """Whether a layer can bear the constant that aligning adds: it has a bias, or a batch norm follows, recomputed next, which takes it out."""
+    """Whether a layer can bear the constant that aligning adds: it has a bias, or a batch norm follows, recomputed next, which takes it
+    out."""
     layer = root.get_submodule(place.path)
     return layer.bias is not None or all(
         user.op == "call_module" and _is_batch_norm(root.get_submodule(user.target)) for user in place.node.users

@@ -26,9 +26,10 @@ EARLY = 3  #: convolutions measured by whole patches too
 def source_moments(net: nn.Module, data: Any, file: str | Path, samples: int = SAMPLES, patches: int = EARLY) -> str:
     """Measure a network on its source and write what :class:`Alignment` needs to a safetensors file that ships with the weights.
 
-    Per convolution: mean and standard deviation of each input channel (fp32) and their correlations (fp16, the upper triangle); of the first
-    ``patches`` convolutions those of whole patches too. Per batch norm: mean and standard deviation of what it reads. ResNet-8: 61 KB. The network
-    is left as it was.
+    Per convolution: mean and standard deviation of each input channel (fp32) and their correlations (fp16, the upper triangle); of the
+    first
+    ``patches`` convolutions those of whole patches too. Per batch norm: mean and standard deviation of what it reads. ResNet-8: 61 KB. The
+    network is left as it was.
 
     Args:
         net: the trained network. data: batches of the source, ``x (B, ...)`` or ``(x, ...)``, or a LightningDataModule.

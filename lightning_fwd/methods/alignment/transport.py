@@ -14,8 +14,8 @@ def transport(source: Tensor, target: Tensor, floor: float) -> Tensor:
 
     Args:
         source, target: covariances ``(d, d)``, or variances ``(d,)`` of values that are mapped one by one.
-        floor: eigenvalues below this share of the target's largest count as that share: directions in which the target hardly varies would be
-            stretched without bound. Of variances, a hundredth of it.
+        floor: eigenvalues below this share of the target's largest count as that share: directions in which the target hardly varies would
+            be stretched without bound. Of variances, a hundredth of it.
 
     Returns:
         ``(d, d)``, or the factors ``(d,)``.
@@ -42,7 +42,8 @@ def partial(full: Tensor, strength: float) -> Tensor:
 def fold(layer: nn.Module, kind: str, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and added bias of the convolution that reads ``T x + shift`` where it read x: ``W' = W T``, ``b' - b = W shift``.
 
-    The bias holds where the kernel lies on the input as a whole; at a border padded with zeros the shift is of the kernel's part on it only.
+    The bias holds where the kernel lies on the input as a whole; at a border padded with zeros the shift is of the kernel's part on it
+    only.
 
     Args:
         kind: ``"patches"`` (T over whole patches), ``"channels"`` (over the input channels), ``"single"`` (a factor per input channel).

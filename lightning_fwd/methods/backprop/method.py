@@ -19,8 +19,8 @@ class Backprop(LearningMethod):
     """Full backpropagation of the user's loss.
 
     Args:
-        batch_norm: ``"train"`` normalises by the batch and updates the statistics; ``"freeze"`` uses the stored ones; ``"fold"`` folds them into the
-            layer before.
+        batch_norm: ``"train"`` normalises by the batch and updates the statistics; ``"freeze"`` uses the stored ones; ``"fold"`` folds them
+            into the layer before.
     """
 
     forward_only: ClassVar[bool] = False

@@ -50,6 +50,7 @@ class BlockFeedback(nn.Module):
 
 
 def random_matrices(rows: Sequence[int], num_classes: int, scale: float, seed: int) -> list[Tensor]:
-    """One matrix ``(n, C)`` per block, uniform in ``+-scale / sqrt(n)`` as a last layer of n inputs is drawn; one window of draws for all of them."""
+    """One matrix ``(n, C)`` per block, uniform in ``+-scale / sqrt(n)`` as a last layer of n inputs is drawn; one window of draws for all
+    of them."""
     draws = uniform(seed, (sum(rows) * num_classes,)).split([n * num_classes for n in rows])
     return [d.reshape(n, num_classes) * (scale / n**0.5) for d, n in zip(draws, rows, strict=True)]

@@ -1,7 +1,7 @@
 """Direct feedback alignment.
 
-Nøkland, "Direct feedback alignment provides learning in deep neural networks", NeurIPS 2016 (arXiv 1609.01596), equation 4: the error of block l is
-``B_l e`` with a fixed random B_l, in place of the Jacobian's transpose times e. The network learns to make use of it.
+Nøkland, "Direct feedback alignment provides learning in deep neural networks", NeurIPS 2016 (arXiv 1609.01596), equation 4: the error of
+block l is ``B_l e`` with a fixed random B_l, in place of the Jacobian's transpose times e. The network learns to make use of it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,22 @@ from .feedback import BlockFeedback, random_matrices
 class DirectFeedback(LearningMethod):
     """Project the output's error onto every block by a fixed matrix; backpropagation inside a block, none between blocks.
 
-    No error waits for the one of the block behind it, so all blocks may update at once; their activations are kept until the error is known, as in
-    backpropagation. The last block learns from the error itself.
+    No error waits for the one of the block behind it, so all blocks may update at once; their activations are kept until the error is
+    known, as in backpropagation. The last block learns from the error itself.
 
     Args:
         granularity: how the model divides into blocks, see :func:`lightning_fwd.graph.blocks.find_blocks`.
         positions: rows of a matrix: ``"shared"``, one per unit (channel), whose error spreads evenly over its positions, as behind global
-            pooling; or ``"own"``, one per value of the activation, as published for fully connected nets (a layer of 16 x 32 x 32 takes 163,840
-            entries at 10 classes).
+            pooling; or ``"own"``, one per value of the activation, as published for fully connected nets (a layer of 16 x 32 x 32 takes
+            163,840 entries at 10 classes).
         feedback_scale: size of the matrices, in units of a last layer's initialisation.
-        mirror_rounds: batches of noise that turn the matrices towards the network's own Jacobian before the first step; 0 leaves them random.
+        mirror_rounds: batches of noise that turn the matrices towards the network's own Jacobian before the first step; 0 leaves them
+            random.
         mirror_interval: steps between one more batch of noise; 0: none. A traced step (priced, exported) holds no mirroring.
-        mirror_noise: size of the noise, in units of the activation's root mean square. mirror_share: what part of a matrix one batch replaces.
-        batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer before.
+        mirror_noise: size of the noise, in units of the activation's root mean square. mirror_share: what part of a matrix one batch
+            replaces.
+        batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer
+            before.
         seed: of the matrices and of the noise.
 
     Raises:

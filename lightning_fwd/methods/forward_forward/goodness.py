@@ -22,7 +22,8 @@ class SampleNorm(nn.Module):
 class SquaredGoodness(nn.Module):
     """``(B, ...) -> (B,)``: mean or sum over a sample's squared activations, in float32 whatever the precision of the activations.
 
-    ``"spatial"``: ``(B, cells)``, the mean square of each cell of a grid over the positions, so that each part of a map has to tell positive from
+    ``"spatial"``: ``(B, cells)``, the mean square of each cell of a grid over the positions, so that each part of a map has to tell
+    positive from
     negative (after the spatial goodness of ASGE, 2025).
 
     Args:
@@ -74,7 +75,8 @@ def peer_loss(h: Tensor, running_mean: Tensor, units_last: bool = False, momentu
 def contrast(margin: Tensor, loss: Literal["threshold", "symmetric"], batch: int) -> Tensor:
     """The scalar loss of positive samples (first ``batch``) against negative ones, from ``sharpness * (goodness - theta)``.
 
-    ``threshold``: ``softplus(-m_pos) + softplus(m_neg)`` (Hinton 2022); ``symmetric``: ``softplus(-(m_pos - m_neg))``, which no threshold enters
+    ``threshold``: ``softplus(-m_pos) + softplus(m_neg)`` (Hinton 2022); ``symmetric``: ``softplus(-(m_pos - m_neg))``, which no threshold
+    enters
     (SymBa, Lee & Song 2023, arXiv 2303.08418).
     """
     positive, negative = margin[:batch], margin[batch:]

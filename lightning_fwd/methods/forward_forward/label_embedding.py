@@ -1,7 +1,7 @@
 """Where the label enters: over the first values of the input, on top of it as a pattern, or beside it as planes.
 
-Each takes the samples ``x (B, ...)`` and one or more labels per sample, ``label (kB, C)`` as rows of class weights (one-hot; ``1/C`` each is the
-neutral label), and gives ``(kB, ...)``: label ``i`` belongs to sample ``i mod B``.
+Each takes the samples ``x (B, ...)`` and one or more labels per sample, ``label (kB, C)`` as rows of class weights (one-hot; ``1/C`` each
+is the neutral label), and gives ``(kB, ...)``: label ``i`` belongs to sample ``i mod B``.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class LabelOverlay(nn.Module):
 class LabelPattern(nn.Module):
     """A wave per class added to the whole input, so that every receptive field sees the label.
 
-    After the spatially extended labels of Scodellaro et al. 2023 (arXiv 2312.14924). The waves are products of cosines over the positions (all
-    dimensions after the channel; over the values of a flat input), mutually orthogonal, of mean square 1, times ``scale``.
+    After the spatially extended labels of Scodellaro et al. 2023 (arXiv 2312.14924). The waves are products of cosines over the positions
+    (all dimensions after the channel; over the values of a flat input), mutually orthogonal, of mean square 1, times ``scale``.
     """
 
     priced_as = _PRICED_AS
@@ -83,8 +83,9 @@ class LabelPlanes(nn.Module):
     """One constant input plane per class, with weights of its own in the first layer: added to that layer's output ``z (B, n, ...)``, with
     ``units_last`` ``(B, ..., n)``.
 
-    What C further input channels would give (up to the border of a convolution) without touching the layer or the input, so any input has room: a
-    spectrogram, an inertial window, two values. The samples go through the first layer once, whatever the number of labels. The weights are
+    What C further input channels would give (up to the border of a convolution) without touching the layer or the input, so any input has
+    room: a spectrogram, an inertial window, two values. The samples go through the first layer once, whatever the number of labels. The
+    weights are
     centred over the classes, so that the neutral label adds nothing.
     """
 

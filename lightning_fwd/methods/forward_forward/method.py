@@ -1,7 +1,7 @@
 """The Forward-Forward rule.
 
-Hinton, "The Forward-Forward algorithm", 2022 (arXiv 2212.13345). Each block raises its goodness (mean or sum of squared activations) above a
-threshold for a sample with its true label, and lowers it for a negative sample.
+Hinton, "The Forward-Forward algorithm", 2022 (arXiv 2212.13345). Each block raises its goodness (mean or sum of squared activations) above
+a threshold for a sample with its true label, and lowers it for a negative sample.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ from .rewriting import check_model, insert_label, pass_through
 class ForwardForward(LearningMethod):
     """Forward-Forward on every block but the last; a linear head learns from the user's loss, as the readout.
 
-    Positive and negative samples share one batch; only gradients inside a block are ever computed, so a step stores one block's activations.
+    Positive and negative samples share one batch; only gradients inside a block are ever computed, so a step stores one block's
+    activations.
 
     Args:
         granularity: how the model divides into blocks, see :func:`lightning_fwd.graph.blocks.find_blocks`.
@@ -60,27 +61,28 @@ class ForwardForward(LearningMethod):
         loss: ``"threshold"`` (Hinton 2022) or ``"symmetric"`` (SymBa: positive against negative directly, no threshold).
         sharpness: factor on the goodness's margin in the loss (SymBa's alpha).
         label: ``"overlay"`` writes it over the first values, ``"planes"`` gives the first layer one plane per class beside the input,
-            ``"context"`` every hidden block (a bias per channel and class: positive and negative are the same sample), ``"pattern"`` adds a wave per
-            class to the whole input. ``"auto"``: overlay where the first layer is fully connected (not over
+            ``"context"`` every hidden block (a bias per channel and class: positive and negative are the same sample), ``"pattern"`` adds a
+            wave per class to the whole input. ``"auto"``: overlay where the first layer is fully connected (not over
             tokens) or recurrent and there is room, else planes.
         label_scale: size of the label against the input's values.
         negatives: ``"wrong"`` labels, uniformly; ``"hard"`` ones, drawn from the head's own prediction; ``"hybrid"`` images, mixed of two
             (no label enters the blocks: unsupervised; needs batches of two or more).
         head: ``"own"``: the model's own last block, on the plain input: a pretrained model keeps what it was, and :func:`unwrap` gives the
-            trained model. ``"layers"``: a linear map of the normalised activations of all hidden blocks but the first, seen with the neutral label
-            (Hinton's readout; better from scratch; the model's own last block is then not trained). From the first step on it predicts as drawn: on a
-            pretrained model fit it to the source first, by :class:`lightning_fwd.callbacks.CalibrateHeads`.
-        prediction: ``"head"``, in one pass; ``"goodness"`` runs every label and takes the one of highest goodness, summed over all hidden blocks
-            but the first (C passes in one batch).
+            trained model. ``"layers"``: a linear map of the normalised activations of all hidden blocks but the first, seen with the
+            neutral label
+            (Hinton's readout; better from scratch; the model's own last block is then not trained). From the first step on it predicts as
+            drawn: on a pretrained model fit it to the source first, by :class:`lightning_fwd.callbacks.CalibrateHeads`.
+        prediction: ``"head"``, in one pass; ``"goodness"`` runs every label and takes the one of highest goodness, summed over all hidden
+            blocks but the first (C passes in one batch).
         normalise_input: whether samples are normalised before the first block, as activations are before the others.
         pass_through_relu: whether the last ReLU of a block passes its gradient whole, as in public implementations of the paper.
         peer_normalisation: weight of the loss that draws all units towards equal mean activity; 0.03 in public implementations.
-        greedy_steps: train the first hidden block alone for so many steps, then the next, the last one to the end; None trains all at once. A traced
-            step (priced, exported) is one of the last block's.
+        greedy_steps: train the first hidden block alone for so many steps, then the next, the last one to the end; None trains all at once.
+            A traced step (priced, exported) is one of the last block's.
         pool: positions per dimension of a convolutional activation that the ``"layers"`` head sees, and of the spatial goodness.
-        batch_norm: ``"freeze"``; ``"train"``: positive and negative samples share one batch and its statistics, and the running statistics are those
-            of the pass that predicts; or ``"fold"``: the stored statistics are folded into the layer before, so that a small stored variance does not
-            multiply its step.
+        batch_norm: ``"freeze"``; ``"train"``: positive and negative samples share one batch and its statistics, and the running statistics
+            are those of the pass that predicts; or ``"fold"``: the stored statistics are folded into the layer before, so that a small
+            stored variance does not multiply its step.
         seed: of labels drawn, planes and masks.
 
     Raises:

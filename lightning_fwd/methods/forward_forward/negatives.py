@@ -13,8 +13,8 @@ from ...graph.counter_random import random_bits_of_samples, uniform_of_samples
 def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
     """A wrong label for each sample, drawn by the probabilities ``softmax(logits) (B, C)``; never the true one.
 
-    Drawn as the largest of the log-probabilities with Gumbel noise, so it needs no normalisation and no loop; in float32, as in bfloat16 one noise in
-    500 would be infinite.
+    Drawn as the largest of the log-probabilities with Gumbel noise, so it needs no normalisation and no loop; in float32, as in bfloat16
+    one noise in 500 would be infinite.
     """
     batch, classes = logits.shape
     noise = (random_bits_of_samples(seed, (batch, classes), logits.device).float() + 0.5) * 2.0**-32
@@ -27,8 +27,8 @@ def hard_labels(target: Tensor, logits: Tensor, seed: Tensor) -> Tensor:
 def blob_mask(x: Tensor, seed: Tensor, rounds: int = 6) -> Tensor:
     """Large random blobs of 0 and 1, one mask per sample, shared by its channels ``(B, 1, ...)``; over the values of a flat input.
 
-    Random bits, blurred by [1/4, 1/2, 1/4] in every direction and cut at the middle (Hinton 2022, section 3.2). The middle is each mask's own
-    mean, and a direction of few positions is blurred fewer times: no mask is all 0 or all 1, which would make the negative a positive.
+    Random bits, blurred by [1/4, 1/2, 1/4] in every direction and cut at the middle (Hinton 2022, section 3.2). The middle is each mask's
+    own mean, and a direction of few positions is blurred fewer times: no mask is all 0 or all 1, which would make the negative a positive.
     """
     shape = (x.shape[0], 1, *x.shape[2:]) if x.ndim > 2 else tuple(x.shape)
     mask, dims = uniform_of_samples(seed, shape, x.device), list(range(2 if x.ndim > 2 else 1, len(shape)))

@@ -1,6 +1,7 @@
 """The local-loss rule.
 
-Block-local cross-entropy: Nøkland & Eidnes, ICML 2019 (arXiv 1901.06656); Mono-Forward, TinyFoA, CwComp and DeeperForward by choice of head.
+Block-local cross-entropy: Nøkland & Eidnes, ICML 2019 (arXiv 1901.06656); Mono-Forward, TinyFoA, CwComp and DeeperForward by choice of
+head.
 """
 
 from __future__ import annotations
@@ -32,21 +33,24 @@ class LocalLoss(LearningMethod):
 
     Args:
         granularity: how the model divides into blocks, see :func:`lightning_fwd.graph.blocks.find_blocks`.
-        head: what makes goodness of an activation. ``"projection"``: a learned linear map (Mono-Forward). ``"random"``: the same map, fixed as
-            drawn (TinyFoA). ``"groups"``: channels in one group per class (CwComp, DeeperForward); the number of channels must divide.
+        head: what makes goodness of an activation. ``"projection"``: a learned linear map (Mono-Forward). ``"random"``: the same map, fixed
+            as drawn (TinyFoA). ``"groups"``: channels in one group per class (CwComp, DeeperForward); the number of channels must divide.
         goodness: of the ``"groups"``: ``"mean_square"`` or ``"mean"``. temperature: factor on it.
         pool: positions per dimension that a projection sees.
         prediction: ``"own"``: the model's own last block, which learns from the user's loss; :func:`unwrap` gives the trained model.
             ``"last"``: the last hidden block's head; the model's own last block is not trained. ``"sum"``: the logits of all heads and of
-            the model's own last block, added. From the first step on heads predict as drawn: on a pretrained model fit them to the source first, by
-            :class:`lightning_fwd.callbacks.CalibrateHeads`.
-        error: what a hidden block learns from. ``"own"``: the cross-entropy of its head. ``"output"``: the error of the network's own prediction,
-            taken back through the head, which is then the block's guess of how its activation moves the logits, and stays as it is (fit it to the
-            source: :class:`lightning_fwd.callbacks.CalibrateHeads`). A step runs forward twice; a block still stores its own activations only.
-        lookahead: the head of a block stands so many blocks later, behind these as they are now (behind the last one: the model's own logits). A
-            block's step then stores their activations too; as deep as the model and with ``error="output"`` it is backpropagation.
-        batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer before: right
-            for a pretrained model, where a small stored variance would multiply the step of the layer before.
+            the model's own last block, added. From the first step on heads predict as drawn: on a pretrained model fit them to the source
+            first, by :class:`lightning_fwd.callbacks.CalibrateHeads`.
+        error: what a hidden block learns from. ``"own"``: the cross-entropy of its head. ``"output"``: the error of the network's own
+            prediction, taken back through the head, which is then the block's guess of how its activation moves the logits, and stays as it
+            is (fit it to the
+            source: :class:`lightning_fwd.callbacks.CalibrateHeads`). A step runs forward twice; a block still stores its own activations
+                only.
+        lookahead: the head of a block stands so many blocks later, behind these as they are now (behind the last one: the model's own
+            logits). A block's step then stores their activations too; as deep as the model and with ``error="output"`` it is
+            backpropagation.
+        batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer
+            before: right for a pretrained model, where a small stored variance would multiply the step of the layer before.
         seed: of the heads.
 
     Raises:

@@ -1,8 +1,8 @@
 """PEPITA: the second forward pass replaces the backward one.
 
 Dellaferrera & Kreiman, "Error-driven input modulation", ICML 2022 (arXiv 2201.11665). Pass 1: ``h = net(x)``, ``e = dL/dlogits``. Pass 2:
-``h_err`` from ``x_err = x + F e``. Each layer's update is the outer product ``(h - h_err) (x) input_err``, the output layer's ``e (x) input_err``.
-Every outer product is the vector-Jacobian product of one layer, so convolutions, norms and biases need no code of their own.
+``h_err`` from ``x_err = x + F e``. Each layer's update is the outer product ``(h - h_err) (x) input_err``, the output layer's ``e (x)
+input_err``. Every outer product is the vector-Jacobian product of one layer, so convolutions, norms and biases need no code of their own.
 """
 
 from __future__ import annotations
@@ -43,12 +43,14 @@ Pair = tuple[Tensor, Tensor]
 class Pepita(LearningMethod):
     """Present the error to modulate the input activity.
 
-    Weight decay is the optimizer's. Biases learn the mean of ``h - h_err``. Dropout drops the same units in both passes. The loss is taken as a
-    mean over the batch: the error of a sum is B times as large, and so would be the modulation (then tell ``model.step(labels, loss_scale=B)``).
+    Weight decay is the optimizer's. Biases learn the mean of ``h - h_err``. Dropout drops the same units in both passes. The loss is taken
+    as a
+    mean over the batch: the error of a sum is B times as large, and so would be the modulation (then tell ``model.step(labels,
+    loss_scale=B)``).
 
     Args:
-        variant: ``"standard"``: ``(h - h_err) (x) input_err``. ``"hebbian"``: ``h (x) input - h_err (x) input_err`` (Srinivasan et al., ICLR
-            2024). ``"time_local"``: the same two terms, each known in its own pass, so that pass 1 leaves nothing behind: the first is
+        variant: ``"standard"``: ``(h - h_err) (x) input_err``. ``"hebbian"``: ``h (x) input - h_err (x) input_err`` (Srinivasan et al.,
+            ICLR 2024). ``"time_local"``: the same two terms, each known in its own pass, so that pass 1 leaves nothing behind: the first is
             handed out before the logits. The output layer has ``e (x) input_err`` in all of them.
         feedback_scale: size of F relative to He-uniform initialisation; the paper uses 0.05.
         feedback: ``"stored"`` keeps F ``(n_in, C)`` as a buffer, ``"regenerated"`` makes the same F from its seed in every step.
@@ -56,11 +58,12 @@ class Pepita(LearningMethod):
         update_scale: what the sum over a convolution's output positions is divided by: their number (``"positions"``, as published),
             its ``"root"``, or ``"none"``; or (``"activity"``) what makes the layer's difference as long as the error, see
             :func:`lightning_fwd.methods.pepita.scaling.update_factor`.
-        output_error: the output layer learns from e of the first pass (``"clean"``) or of the second (``"modulated"``; needs cross-entropy).
+        output_error: the output layer learns from e of the first pass (``"clean"``) or of the second (``"modulated"``; needs
+            cross-entropy).
         recompute: run pass 1 again beside pass 2 instead of storing its activations (MEMPEPITA, Pau & Aymone, COINS 2023): same updates
             to the bit, one forward pass more, memory of one layer instead of all.
-        normalise: standardise every sample's activity between blocks; h is then the standardised one. The network that learns, and predicts once it
-            has, is the rewritten one; the plain model does not hold the normalisation.
+        normalise: standardise every sample's activity between blocks; h is then the standardised one. The network that learns, and predicts
+            once it has, is the rewritten one; the plain model does not hold the normalisation.
         mirror_rounds: batches of noise that turn F towards the network's weights before the first step; 0 leaves F random.
         mirror_interval: steps between one more batch of noise; 0: none. A traced step (priced, exported) holds no mirroring.
         mirror_noise: size of the noise, in units of ``input_scale``.
@@ -175,7 +178,8 @@ class Pepita(LearningMethod):
     def _terms(
         self, unit: Unit, share: float, error: Tensor | None, first: Pair | None, second: Pair | None
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Outputs z of the layer, and the delta that each is paired with; first, second: (z, h) of the two passes where they are at hand."""
+        """Outputs z of the layer, and the delta that each is paired with; first, second: (z, h) of the two passes where they are at
+        hand."""
         with torch.no_grad(), phase("update"), layer(unit.path):
             difference = first[1] - second[1] if first and second else None
             factor = share * update_factor(self.update_scale, unit.positions, difference, error)

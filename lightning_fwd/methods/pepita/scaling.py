@@ -18,7 +18,8 @@ def update_factor(scale: UpdateScale, positions: int, difference: Tensor, error:
     """What a layer's ``h - h_err`` is multiplied by.
 
     With ``"activity"`` the difference is made as long as the error at the output (Euclidean, all samples together) and divided by the root
-    of the positions: as an orthogonal backward pass would hand it down, so that depth, fan-in, and the size of F drop out. Only the direction of
+    of the positions: as an orthogonal backward pass would hand it down, so that depth, fan-in, and the size of F drop out. Only the
+    direction of
     the layer's own activity is left, and a small F gives it at its most accurate (to first order in F).
 
     Args:

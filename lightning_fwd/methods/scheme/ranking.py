@@ -27,7 +27,8 @@ def rank_channels(
         seed: of ``"random"``.
 
     Raises:
-        RewriteError: unknown ranking, a layer that is none of these, no gradients for ``"taylor"``, or a model that torch-pruning cannot follow.
+        RewriteError: unknown ranking, a layer that is none of these, no gradients for ``"taylor"``, or a model that torch-pruning cannot
+            follow.
     """
     if ranking not in RANKINGS:
         raise RewriteError(f"ranking={ranking!r}", "", f"known: {', '.join(RANKINGS)}")

@@ -171,7 +171,8 @@ def under(names: Iterable[str], path: str) -> list[str]:
 
 
 def is_bias(name: str) -> bool:
-    """Whether a parameter is a bias: also attention's ``in_proj_bias``, a recurrent layer's ``bias_hh_l0``, and one that is parametrised."""
+    """Whether a parameter is a bias: also attention's ``in_proj_bias``, a recurrent layer's ``bias_hh_l0``, and one that is
+    parametrised."""
     own = name.partition(".parametrizations.")[2].partition(".")[0] or name.rpartition(".")[2]
     return own.endswith("bias") or own.startswith("bias_")
 

@@ -1,6 +1,7 @@
 """Sparse training: few weights at any time, and at intervals the smallest make room for new ones, at constant density.
 
-SET: Mocanu et al., Nature Communications 2018 (arXiv 1707.04780), new weights at random. RigL: Evci et al., "Rigging the lottery", ICML 2020
+SET: Mocanu et al., Nature Communications 2018 (arXiv 1707.04780), new weights at random. RigL: Evci et al., "Rigging the lottery", ICML
+2020
 (arXiv 1911.11134), new weights where the dense gradient is largest.
 """
 
@@ -29,7 +30,8 @@ from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_
 class SparseTraining(LearningMethod):
     """Backpropagation into a fixed number of weights, whose places move: prune by magnitude, regrow by gradient or at random.
 
-    The density over all masked weights is exact at every step: ``round(density * weights)`` exist (new ones start at 0). What this saves is storage
+    The density over all masked weights is exact at every step: ``round(density * weights)`` exist (new ones start at 0). What this saves is
+    storage
     and transfer of weights; dense kernels compute the dense product, and the step's cost is priced so. A traced step (cost, export)
     is the one between two regrowths.
 
@@ -39,8 +41,8 @@ class SparseTraining(LearningMethod):
         interval: steps between regrowths.
         fraction: of a layer's weights replaced at the first regrowth; falls to 0 along a half cosine until step ``until``.
         until: the last step that may regrow; about three quarters of all steps.
-        distribution: ``"erdos_renyi"`` gives small and narrow layers a higher density (with the kernel size, as RigL does), ``"uniform"`` the
-            same to all.
+        distribution: ``"erdos_renyi"`` gives small and narrow layers a higher density (with the kernel size, as RigL does), ``"uniform"``
+            the same to all.
         dense: module paths whose weights stay dense and are not counted.
         batch_norm: as for :class:`Backprop`.
         seed: of the regrowth at random.

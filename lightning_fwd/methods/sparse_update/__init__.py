@@ -32,15 +32,16 @@ class SparseUpdate(LearningMethod):
     a ReLU on the way one bit per element, and below the deepest trained layer there is no backward pass.
 
     Args:
-        train: ``"head"`` (the last layer), ``"biases"`` (every bias, batch norm's shift included), ``"norms"`` (scale and shift of every norm), an
-            int k (the last k blocks; the last one holds the head), module paths (of a bare parameter: its name), a mapping of these to a fraction of
-            their input channels (or the list of channels), or a scheme file (``.yaml``) as the budget search writes it.
+        train: ``"head"`` (the last layer), ``"biases"`` (every bias, batch norm's shift included), ``"norms"`` (scale and shift of every
+            norm), an int k (the last k blocks; the last one holds the head), module paths (of a bare parameter: its name), a mapping of
+            these to a fraction of their input channels (or the list of channels), or a scheme file (``.yaml``) as the budget search writes
+            it.
         channels: fraction of input channels for layers given without one; of a layer that is trained in part, a norm's scale stays frozen.
         biases: which biases learn: of the ``"trained"`` layers, ``"all"``, ``"none"``, or those of the modules named. A scheme file
             has its own.
         ranking: which channels a fraction means, see :func:`lightning_fwd.methods.scheme.rank_channels`.
-        error_density: fraction of each layer's output channels whose error is propagated; ``(low, high)``: adapted at every step to the size
-            of the error between these, see :class:`ErrorSparsity`.
+        error_density: fraction of each layer's output channels whose error is propagated; ``(low, high)``: adapted at every step to the
+            size of the error between these, see :class:`ErrorSparsity`.
         integer_scales: layer to ``(weight scale, input scale)``, for a model whose weights are held in integer units:
             quantisation-aware scaling of the gradients, see :func:`integer_factors`.
         batch_norm: ``"freeze"`` keeps the stored statistics, ``"train"`` updates them (its layers then keep what autograd keeps).

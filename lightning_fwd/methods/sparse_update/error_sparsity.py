@@ -26,8 +26,8 @@ class ErrorSparsity(nn.Module):
     """Per layer the largest total error seen, and the density of the last step (buffers, for logging).
 
     With Y the sum of the layer's absolute errors and Y_max the largest Y so far, the fraction of channels kept is
-    ``low + (high - low) Y / Y_max``. The step's shapes are those of ``high``, its worst case: channels beyond the adapted number are zero, and a
-    kernel that skips zeros gains what ``density`` says.
+    ``low + (high - low) Y / Y_max``. The step's shapes are those of ``high``, its worst case: channels beyond the adapted number are zero,
+    and a kernel that skips zeros gains what ``density`` says.
     """
 
     def __init__(self, low: float, high: float, layers: list[str]):

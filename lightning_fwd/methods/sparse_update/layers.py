@@ -32,7 +32,8 @@ _RELU6 = (nn.functional.relu6,)
 
 @dataclass
 class Stage:
-    """One node of the captured graph (and any that hand it several tensors), on the way back from the logits to the deepest trained parameter.
+    """One node of the captured graph (and any that hand it several tensors), on the way back from the logits to the deepest trained
+    parameter.
 
     Attributes:
         name: of its value. inputs: names of the tensors that it reads. needs: which of these want a gradient.

@@ -1,7 +1,7 @@
 """Quantisation-aware scaling: gradients of integer weights, brought to the size that the weights have.
 
-Lin et al. 2022 (arXiv 2206.15472), section 3.1. A weight held in integer units is ``w / s_w``, so its gradient is ``s_w`` times that of w while
-it is ``1 / s_w`` times as large: the ratio is off by ``s_w^2``. A bias in integer units is ``b / (s_w s_x)``.
+Lin et al. 2022 (arXiv 2206.15472), section 3.1. A weight held in integer units is ``w / s_w``, so its gradient is ``s_w`` times that of w
+while it is ``1 / s_w`` times as large: the ratio is off by ``s_w^2``. A bias in integer units is ``b / (s_w s_x)``.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def integer_factors(model: RewrittenModel, scales: Mapping[str, tuple[float, flo
         scales: layer path to ``(s_w, s_x)``; layers without an entry are left alone.
 
     Raises:
-        RewriteError: scales of something that is no layer, of a layer without a trained parameter, that are no pair of positive numbers, or that
-            differ for the two layers of a tied weight.
+        RewriteError: scales of something that is no layer, of a layer without a trained parameter, that are no pair of positive numbers, or
+            that differ for the two layers of a tied weight.
     """
     if not isinstance(scales, Mapping):
         raise RewriteError(f"integer_scales={scales!r}", "", "give layer: (weight scale, input scale)")

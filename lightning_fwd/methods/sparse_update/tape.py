@@ -24,7 +24,8 @@ class Tape:
         stored_norms: whether batch norms run on their stored statistics.
 
     Attributes:
-        stages: what is passed on the way back, mostly one node each, in order of execution. sparsity: dynamic sparsity of the error, if wanted.
+        stages: what is passed on the way back, mostly one node each, in order of execution. sparsity: dynamic sparsity of the error, if
+            wanted.
     """
 
     sparsity: ErrorSparsity | None = None

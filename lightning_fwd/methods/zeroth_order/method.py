@@ -1,6 +1,7 @@
 """Zeroth order: two inferences and no backward pass; nothing is stored but the logits.
 
-Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation", IEEE TAC 1992; with the perturbation
+Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation", IEEE TAC 1992; with the
+perturbation
 regenerated from its seed: Malladi et al., "Fine-tuning language models with just forward passes", NeurIPS 2023 (arXiv 2305.17333).
 """
 

@@ -4,7 +4,8 @@ from torch import nn
 
 
 class TinyResidual(nn.Module):
-    """Every kind of layer that the records' finder must tell apart: strided, depthwise, pointwise, shortcut, linear. Logits and features."""
+    """Every kind of layer that the records' finder must tell apart: strided, depthwise, pointwise, shortcut, linear. Logits and
+    features."""
 
     def __init__(self):
         super().__init__()

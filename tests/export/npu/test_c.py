@@ -85,7 +85,8 @@ def test_it_builds_for_a_cortex_m55_with_the_example_for_arms_driver(exported, t
     declarations.write_text(
         "#include <stddef.h>\n#include <stdint.h>\nstruct ethosu_driver *ethosu_reserve_driver(void);\n"
         "void ethosu_release_driver(struct ethosu_driver *drv);\n"
-        "int ethosu_invoke_v3(struct ethosu_driver *drv, const void *custom_data_ptr, const int custom_data_size, uint64_t *const base_addr,\n"
+        "int ethosu_invoke_v3(struct ethosu_driver *drv, const void *custom_data_ptr, const int custom_data_size, uint64_t *const "
+        "base_addr,\n"
         "                     const size_t *base_addr_size, const int num_base_addr, void *user_arg);\n"
     )
     for source in folder.glob("*.c"):

@@ -28,7 +28,8 @@ def no_kernel(call: Call, why: str) -> NoKernel:
     return NoKernel(
         f"operator {call.operator} in {call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''} has no C kernel",
         why,
-        "put another layer in its place: linear, 1-d and 2-d convolution, pooling, batch, layer and group norm and elementwise operations have one",
+        "put another layer in its place: linear, 1-d and 2-d convolution, pooling, batch, layer and group norm and elementwise "
+        "operations have one",
         call.layer,
     )
 

@@ -1,7 +1,7 @@
 """Which bytes of the activation arena hold something while a call runs, and where a call's scratch fits beside them.
 
-The program's planner knows tensors; scratch is our kernels' own affair, so it is placed here, in gaps that the plan leaves at that moment. Where
-no gap is large enough the arena grows.
+The program's planner knows tensors; scratch is our kernels' own affair, so it is placed here, in gaps that the plan leaves at that moment.
+Where no gap is large enough the arena grows.
 """
 
 from __future__ import annotations

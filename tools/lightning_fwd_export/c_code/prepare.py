@@ -22,7 +22,8 @@ def add_prepare(files: dict[str, str], form: InputForm | None, program: Program)
 
 
 def write_prepare(form: InputForm, program: Program) -> tuple[str, str]:
-    """Prototype and definition of ``lfwd_prepare``: the data module's arithmetic, operation by operation, so that the same bits reach the network.
+    """Prototype and definition of ``lfwd_prepare``: the data module's arithmetic, operation by operation, so that the same bits reach the
+    network.
 
     Args:
         form: of the data that the network was trained on.

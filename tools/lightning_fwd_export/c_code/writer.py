@@ -202,7 +202,8 @@ _STATE = [
     "extern const lfwd_region lfwd_state[LFWD_STATE_REGIONS];",
     "",
     "#ifdef LFWD_SELFTEST",
-    "/* A prediction, two steps, another prediction against what the exporting machine got, then lfwd_init(). 0, or the number of the result",
+    "/* A prediction, two steps, another prediction against what the exporting machine got, then lfwd_init(). 0, or the number of the "
+    "result",
     " * that is wrong: 1 the first prediction, 2 and 3 the steps, 4 the last prediction. */",
     "int lfwd_selftest(void);",
     "#endif",

@@ -24,7 +24,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Compile a network for an Ethos-U and print Vela's estimate beside the built-in profile's; optionally write a profile of this network."""
+    """Compile a network for an Ethos-U and print Vela's estimate beside the built-in profile's; optionally write a profile of this
+    network."""
     from lightning_fwd.cost import load_device
 
     with quiet():

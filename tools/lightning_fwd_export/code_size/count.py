@@ -56,7 +56,8 @@ def digest() -> str:
 
 
 def count(board: Board, specimens: list[tuple[str, dict[str, str]]], work: Path) -> dict[str, Any]:
-    """Units (name, Flash, RAM), the units that each function reaches, those of the bare firmware, bytes per feature of a program's own code."""
+    """Units (name, Flash, RAM), the units that each function reaches, those of the bare firmware, bytes per feature of a program's own
+    code."""
     flags = board_flags(board)
     kernels = [Path(o) for o in kernel_objects(CSRC, flags)]
     (work / "footprint_methods.h").write_text(_METHODS)

@@ -1,4 +1,5 @@
-"""A network as one program for an Ethos-U: its binary, the records of its layers by their names, and how inputs and outputs are quantised."""
+"""A network as one program for an Ethos-U: its binary, the records of its layers by their names, and how inputs and outputs are
+quantised."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What an Ethos-U takes for a network's forward pass, as its compiler (Vela) estimates it, and a device profile of that.
 
-How many cycles a MAC takes differs between networks (a depthwise convolution fills little of the array), so a profile with one figure for all is
-rough.
+How many cycles a MAC takes differs between networks (a depthwise convolution fills little of the array), so a profile with one figure for
+all is rough.
 """
 
 from __future__ import annotations

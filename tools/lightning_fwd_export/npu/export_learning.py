@@ -1,4 +1,5 @@
-"""From a classifier and samples of its source domain to a folder of C that learns on an inference-only NPU, with a report of what it takes."""
+"""From a classifier and samples of its source domain to a folder of C that learns on an inference-only NPU, with a report of what it
+takes."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Where in a compiled network the records of every convolution lie, found by a dye.
 
-The compiler splits a convolution by depth, interleaves its channels over two cores and orders the parts as its schedule wants. So the network is
-compiled once more with constants that name the channel (a bias and a multiplier that occur nowhere else); the records in that binary say whose they
-are. Then the real binary is checked: at every place found it must hold the record that the network's own constants ask for.
+The compiler splits a convolution by depth, interleaves its channels over two cores and orders the parts as its schedule wants. So the
+network is compiled once more with constants that name the channel (a bias and a multiplier that occur nowhere else); the records in that
+binary say whose they are. Then the real binary is checked: at every place found it must hold the record that the network's own constants
+ask for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Scale and bias records: what an Ethos-U reads for every output channel of a convolution, as 10 plain bytes.
 
 The result of a channel is ``round((accumulator + bias) * scale / 2**shift) + zero_point``, rounded half up. On U55 and U65 a record is bias
-(40 bit, signed), scale (32 bit) and shift (6 bit of a byte), little-endian; on U85 the bias has 32 bits and the last byte is 0. Scale and shift are
-TOSA's multiplier and shift, with even multipliers halved.
+(40 bit, signed), scale (32 bit) and shift (6 bit of a byte), little-endian; on U85 the bias has 32 bits and the last byte is 0. Scale and
+shift are TOSA's multiplier and shift, with even multipliers halved.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """What learns taken out of the constants, into memory regions of its own: constants and command stream stay in Flash, the rest lies in RAM.
 
-The command stream is rewritten once, at export: ``SCALE_REGION`` and ``SCALE_BASE`` of every convolution point into one table of all records, and
+The command stream is rewritten once, at export: ``SCALE_REGION`` and ``SCALE_BASE`` of every convolution point into one table of all
+records, and
 where wanted ``WEIGHT_REGION`` of the last layer points to uncompressed weights. Nothing of it changes on the device.
 """
 

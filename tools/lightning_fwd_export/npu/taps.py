@@ -1,4 +1,5 @@
-"""A network with what its learning reads as further outputs: the features before the last layer, and pooled channels of normalised layers."""
+"""A network with what its learning reads as further outputs: the features before the last layer, and pooled channels of normalised
+layers."""
 
 from __future__ import annotations
 

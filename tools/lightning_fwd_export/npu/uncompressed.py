@@ -1,7 +1,7 @@
 """Weights that a CPU can rewrite: the weight codec's uncompressed mode, with a fixed number of bits per weight at fixed places.
 
-A stream is a series of slices of up to 32,768 weights. Each begins with 36 bits: how zeros run (none do), the slice's length less 1, that weights
-are uncompressed, a new palette of no entries, and the bits per weight. A weight is its magnitude with the sign in the lowest bit.
+A stream is a series of slices of up to 32,768 weights. Each begins with 36 bits: how zeros run (none do), the slice's length less 1, that
+weights are uncompressed, a new palette of no entries, and the bits per weight. A weight is its magnitude with the sign in the lowest bit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import numpy as np
 from ..errors import ExportError
 
 _SLICE, _HEADER, _BITS = 32768, 36, 8
-#: (value, bits): no runs of zeros; then the length (15 bits); uncompressed, none cut, a new palette, without offset, of no entries, bits less 2
+#: (value, bits): no runs of zeros; then the length (15 bits); uncompressed, none cut, a new palette, without offset, of no entries, bits
+#: less 2
 _BEFORE_LENGTH, _AFTER_LENGTH = ((6, 3),), ((7, 3), (0, 1), (1, 1), (0, 5), (0, 5), (_BITS - 2, 3))
 _END, _END_BITS = 7, 3
 

@@ -53,7 +53,8 @@ def _header(learner: NpuLearner) -> str:
         "FEATURES_ZERO_POINT": f"({features.zero_point})",
     }
     lines = [f"#define LFWD_NPU_{name} {number}" for name, number in numbers.items()]
-    title = f"/* {learner.program.network} on an {binary.accelerator}: {learner.program.cycles:,} cycles per inference, the compiler's estimate. */"
+    cycles = f"{learner.program.cycles:,} cycles per inference, the compiler's estimate"
+    title = f"/* {learner.program.network} on an {binary.accelerator}: {cycles}. */"
     return "\n".join([title, "#ifndef LFWD_NPU_MODEL_H", "#define LFWD_NPU_MODEL_H", "", *lines, "", "#endif", ""])
 
 

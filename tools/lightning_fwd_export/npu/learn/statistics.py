@@ -1,9 +1,10 @@
 """Mean and spread of a layer's channels, measured on an NPU that tells neither.
 
-The NPU stores a convolution's result clamped to int8, mostly behind a ReLU, so the mean of what it stores is not the mean of the channel. But gain
-and offset of a channel are records. Lowering the gain and lifting the offset brings the whole distribution between the clamps, and the pooled
-output gives its mean; putting that mean on the lower clamp leaves the positive deviations, whose mean gives the spread. Both sums are of
-integers. To resolve less than one step of a pooled output, images fall in four groups whose offset differs by a quarter of a step.
+The NPU stores a convolution's result clamped to int8, mostly behind a ReLU, so the mean of what it stores is not the mean of the channel.
+But gain and offset of a channel are records. Lowering the gain and lifting the offset brings the whole distribution between the clamps, and
+the pooled output gives its mean; putting that mean on the lower clamp leaves the positive deviations, whose mean gives the spread. Both
+sums are of integers. To resolve less than one step of a pooled output, images fall in four groups whose offset differs by a quarter of a
+step.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ _LOWEST = -128
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of one layer's channels, float32 ``(C,)``, in steps of its int8 output from the zero point: mean, and mean positive deviation from it."""
+    """Of one layer's channels, float32 ``(C,)``, in steps of its int8 output from the zero point: mean, and mean positive deviation from
+    it."""
 
     mean: np.ndarray
     spread: np.ndarray
