@@ -204,7 +204,7 @@ class Scenario:
 
         Raises:
             LightningFwdError: a row's name is taken twice, or its rule or settings, the device, the model, its arguments or weights are
-                unknown or do not fit the data, or a model that is not pretrained does not know the source.
+            unknown or do not fit the data, or a model that is not pretrained does not know the source.
             ValueError, FileNotFoundError: the data set or the drift is unknown, does not fit, or has too few samples.
         """
         names = [row.name for row in self.rows]

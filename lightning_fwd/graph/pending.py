@@ -123,14 +123,14 @@ class PendingSteps:
             rule: its name, for errors.
             parameters: of the model, by name; others: outside it, which get their ordinary gradient.
             gradient: of whatever follows, at the loss; None: 1. retain_graph: keep the user's own graph; a step is finished once all the
-                same.
+            same.
 
         Returns:
             how many steps were finished.
 
         Raises:
             StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or
-                the labels that the rule learns by do not fit it.
+            the labels that the rule learns by do not fit it.
         """
         require_finite_loss(loss)  # read before anything is changed, at the price of one synchronisation on a GPU
         others = [p for p in others if p.requires_grad]

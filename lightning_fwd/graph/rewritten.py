@@ -194,11 +194,11 @@ class RewrittenModel(View):
             loss: computed from the logits of this step's forward call(s); a scalar, or of any shape with the ``gradient`` at it.
             others: parameters outside this model that the loss depends on; they get their ordinary gradient.
             gradient, retain_graph: as of ``torch.Tensor.backward``; what is kept is the graph of the loss, a forward call is learned from
-                once.
+            once.
 
         Raises:
             StepError: the loss is not finite, does not depend on the logits of this step, or depends on trained parameters beside them; or
-                the labels that the rule learns by do not fit it.
+            the labels that the rule learns by do not fit it.
         """
         self._require_pending()
         rule, parameters = type(self.method).__name__, dict(self.named_parameters())

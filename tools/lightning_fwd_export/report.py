@@ -20,10 +20,8 @@ class ExportReport:
         flash: constants and code of the smallest firmware around the program, bytes by core, predicted from the kernels that it calls.
         ledger: ``shipped_ram_bytes`` (the sum of ``ram``, known without a linker; the stack is not in it), ``shipped_constants_bytes``
             (constants and tables of the generated C), ``shipped_flash_bytes`` (``flash`` on the board's core, else on a Cortex-M4), and
-            what ``lf.step_cost``
-            predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered loops, which calls of one kernel per
-                operation do not
-            reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
+            what ``lf.step_cost`` predicts from the graph: ``scheduled_ram_bytes`` (the ideal of fused and reordered loops, which calls of
+            one kernel per operation do not reach), ``flash_bytes`` (constants of the step), ``macs_per_step``.
         board: figures of the run on the emulated board, empty without one.
     """
 

@@ -43,9 +43,8 @@ class LocalLoss(LearningMethod):
             first, by :class:`lightning_fwd.callbacks.CalibrateHeads`.
         error: what a hidden block learns from. ``"own"``: the cross-entropy of its head. ``"output"``: the error of the network's own
             prediction, taken back through the head, which is then the block's guess of how its activation moves the logits, and stays as it
-            is (fit it to the
-            source: :class:`lightning_fwd.callbacks.CalibrateHeads`). A step runs forward twice; a block still stores its own activations
-                only.
+            is (fit it to the source: :class:`lightning_fwd.callbacks.CalibrateHeads`). A step runs forward twice; a block still stores its
+            own activations only.
         lookahead: the head of a block stands so many blocks later, behind these as they are now (behind the last one: the model's own
             logits). A block's step then stores their activations too; as deep as the model and with ``error="output"`` it is
             backpropagation.
