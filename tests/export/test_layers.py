@@ -128,6 +128,7 @@ def test_dropout_in_a_frozen_body_leaves_it_in_int8(tmp_path, caplog):
     assert not [r for r in caplog.records if r.name.startswith(("executorch", "torchao"))]
 
 
+@pytest.mark.slow
 def test_what_the_int8_body_costs_is_reported(tmp_path):
     """Calibrated on images far too faint the body saturates: the step still equals its own PyTorch run, its predictions are no longer the
     model's."""

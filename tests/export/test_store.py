@@ -224,7 +224,7 @@ def train(library, program, x, y):
     )
 
 
-@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("momentum", [pytest.param(0.0, marks=pytest.mark.slow), 0.9])
 def test_the_rate_can_be_set(exported, tmp_path, momentum):
     """A step at the rate r moves every weight r / lr times as far; and at the rate of another export as that export does."""
     program, _, out = exported("conv", lf.Backprop(batch_norm="freeze"), steps=2, momentum=momentum)

@@ -219,6 +219,7 @@ def resnet_models():
     return [lf.rewrite(copy.deepcopy(net), lf.SparseUpdate(**scheme), x) for scheme in SCHEMES], x
 
 
+@pytest.mark.slow
 def test_the_ledger_agrees_with_what_is_measured_and_rises_with_the_scheme():
     models, x = resnet_models()
     costs = []
