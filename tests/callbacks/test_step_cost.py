@@ -70,7 +70,7 @@ def test_prices_the_strategy_s_own_step(strategy, tmp_path, capsys):
     assert "MAC" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("strategy", SOME)
+@pytest.mark.parametrize("strategy", [*SOME[:1], *(pytest.param(name, marks=pytest.mark.slow) for name in lf.METHODS)])
 def test_the_step_of_a_device_that_takes_one_sample_at_a_time(strategy, tmp_path, capsys):
     module, callback = Module(as_pretrained(SmallConv())), StepCost(width="int8", dirpath=tmp_path, batch_size=1)
     monitor = ThroughputMonitor(batch_size_fn=lambda batch: batch[0].shape[0], window_size=2)
