@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 
 from .errors import LightningFwdError
-from .graph.capture import require_one_input
+from .graph.capturable import require_one_input
 from .models import build
 
 
