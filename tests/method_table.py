@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -152,6 +153,8 @@ ROWS = [
 ]
 CASES = [(row, net) for row in ROWS for net in row.nets]
 CASE_IDS = [f"{row.name}-{net}" for row, net in CASES]
+HARDEST = [pytest.param(row, net, marks=() if net == row.nets[-1] else pytest.mark.slow) for row, net in CASES]
+# ^ for tests that train: each rule on the net with most in it; the others are slow tests
 
 
 WITHOUT_GRADIENT = tuple(

@@ -28,6 +28,14 @@ SCENARIO = {
 START = "import sys; sys.argv[0] = 'lightning-fwd'; from lightning_fwd.cli import main; sys.exit(main())"
 
 
+@pytest.fixture(autouse=True)
+def _interruptible():
+    """A shell that starts a run in the background has it ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(
     ("sign", "status", "said"), [(signal.SIGINT, 130, "interrupted: run again"), (signal.SIGTERM, 143, "terminated: run again")]
 )

@@ -75,7 +75,7 @@ HOLES = {("mlp", "backprop"), ("mlp", "local_loss"), ("conv", "backprop"), ("con
 
 
 @pytest.mark.parametrize("method", ["backprop", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pepita", "local_loss"))])
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.slow if net == "conv" else ()) for net in NETS])
 def test_lower_bound_of_executorch_s_arena(net, method):
     """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times it can hold them (``-s`` prints
     them)."""

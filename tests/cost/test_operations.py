@@ -59,7 +59,7 @@ def unused_macs(model: lf.RewrittenModel, method: str, x: torch.Tensor) -> int:
     return x.shape[0] * list(model.parameters())[-2].numel() if method == "pepita" else 0
 
 
-@pytest.mark.parametrize("method", ["backprop", "pepita"])
+@pytest.mark.parametrize("method", [pytest.param("backprop", marks=pytest.mark.slow), "pepita"])
 @pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in MLCOMMONS])
 def test_macs_are_half_of_torch_s_flops(name, method):
     net = MLCOMMONS[name]()

@@ -80,7 +80,7 @@ def run_overwriting(step: StepGraph, model, x, y) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("method", sorted(lf.METHODS))
-@pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.slow if net == "resnet8" else ()) for net in NETS])
+@pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.slow if net in ("resnet8", "conv") else ()) for net in NETS])
 def test_numbers_stay_the_same(net, method):
     if net not in ("conv_bn", "resnet8") and lf.METHODS[method].updates_buffers_only:
         pytest.skip("nothing to change without batch norm")

@@ -242,6 +242,7 @@ def test_every_way_to_write_a_drift():
     torch.testing.assert_close(chain(x), Drift("blur", 3)(Drift("contrast", 0.3)(x)))
 
 
+@settings(max_examples=40)
 @given(st.lists(any_drift, min_size=1, max_size=3))
 def test_plain_form_reads_back(drifts):
     drift = as_drift(drifts)

@@ -119,7 +119,7 @@ def check(loss, classes, batch, scale, dtype=torch.float32, steps=20, fits=0.7, 
 
 
 @pytest.mark.parametrize("kind", RIGHT)
-@pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.parametrize("classes", [2, pytest.param(3, marks=pytest.mark.slow), 10])
 def test_no_false_alarm(kind, classes):
     for scale, fits in ((0.1, 0.0), (1.0, 0.7), (10.0, 0.7), (10.0, 0.0), (3.0, 1.0)):
         for batch in (1, 32):

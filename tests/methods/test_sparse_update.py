@@ -105,7 +105,7 @@ def whole_numbers(net: Net, seed: int) -> tuple[Net, Tensor]:
     return net, torch.randint(-2, 3, (4, 3, 10, 10), generator=generator).float()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(channels, biases, st.booleans(), st.integers(0, 3), st.booleans())
 def test_the_sliced_update_is_the_masked_one(train, bias_of, whole_group, seed, exact):
     """To the last bit where no sum rounds; to 1e-6 of the gradient where the two sum in another order."""

@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from method_table import CASE_IDS, CASES, NETS, Task, clusters, loader, named_rows, tensors, trainer
+from method_table import NETS, ROWS, Task, clusters, loader, named_rows, tensors, trainer
 
 import lightning_fwd as lf
 
@@ -24,9 +24,10 @@ def test_every_rule_in_every_precision(name, precision):
     assert torch.stack(module.losses).isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("row", "kind"), [case for case in CASES if case[1] != "residual"], ids=[i for i in CASE_IDS if "residual" not in i]
-)
+PRICED = [(row, "conv" if "conv" in row.nets else row.nets[-1]) for row in ROWS]
+
+
+@pytest.mark.parametrize(("row", "kind"), PRICED, ids=[row.name for row in ROWS])
 def test_every_row_is_priced(row, kind):
     torch.manual_seed(1)
     net = NETS[kind]()
