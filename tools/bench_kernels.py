@@ -24,7 +24,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Conv:
-    """A convolution of square images and kernels, padded by half a kernel."""
+    """A convolution of square images and kernels, padded by half a kernel; or of images of one row (``line``), not padded."""
 
     channels: int
     outputs: int
@@ -33,24 +33,25 @@ class Conv:
     stride: int = 1
     groups: int = 1
     batch: int = 1
+    line: bool = False
 
     @property
     def fields(self) -> list[int]:
-        pad = self.kernel // 2
+        pad = 0 if self.line else self.kernel // 2
         out = (self.image + 2 * pad - self.kernel) // self.stride + 1
-        k, s = self.kernel, self.stride
-        sizes = [self.batch, self.channels, self.image, self.image, self.outputs, out, out]
-        return [*sizes, k, k, s, s, pad, pad, 1, 1, self.groups]
+        image, k, s, high = self.image, self.kernel, self.stride, not self.line
+        sizes = [self.batch, self.channels, image if high else 1, image, self.outputs, out if high else 1, out]
+        return [*sizes, k if high else 1, k, s if high else 1, s, pad, pad, 1, 1, self.groups]
 
     @property
     def macs(self) -> int:
-        out = self.fields[5]
-        return self.batch * self.outputs * out * out * self.channels // self.groups * self.kernel**2
+        f = self.fields
+        return self.batch * self.outputs * f[5] * f[6] * self.channels // self.groups * f[7] * f[8]
 
     def __str__(self) -> str:
         kind = "depthwise" if self.groups == self.channels > 1 else "conv"
-        stride = f" / {self.stride}" if self.stride > 1 else ""
-        return f"{kind} {self.kernel}x{self.kernel}{stride} {self.channels}->{self.outputs}, {self.image}x{self.image}"
+        stride, f = f" / {self.stride}" if self.stride > 1 else "", self.fields
+        return f"{kind} {f[7]}x{f[8]}{stride} {self.channels}->{self.outputs}, {f[2]}x{f[3]}"
 
     def calls(self) -> dict[str, str]:
         return {
@@ -66,7 +67,7 @@ class Conv:
         """Sizes of the buffers its calls use."""
         f = self.fields
         work = max(conv2d_scratch(kind, f) for kind in ("forward", "grad_input", "update"))
-        weights = self.outputs * self.channels // self.groups * self.kernel**2
+        weights = self.outputs * self.channels // self.groups * f[7] * f[8]
         return {"x": f[0] * f[1] * f[2] * f[3], "y": f[0] * f[4] * f[5] * f[6], "w": weights, "work": work, "b": self.outputs}
 
 
@@ -117,6 +118,9 @@ CASES: list[Conv | Linear] = [
     Conv(64, 64, 12, groups=64),
     Conv(32, 32, 24, stride=2, groups=32),
     Conv(64, 64, 3, groups=64),
+    Conv(64, 64, 12, kernel=5, groups=64),
+    Conv(128, 128, 24, kernel=10, groups=128, line=True),
+    Conv(128, 128, 15, kernel=15, groups=128, line=True),
     Conv(64, 64, 3),
     Conv(64, 64, 2),
     Conv(64, 64, 1),

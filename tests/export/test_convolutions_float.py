@@ -8,7 +8,7 @@ from kernel_calls import call
 from lightning_fwd_export.c_code.scratch import conv2d_scratch
 from torch.nn import functional as F
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=80, deadline=None)
 CANARY = 12345.0
 
 
@@ -18,11 +18,19 @@ def close(got, expected, tolerance=1e-5):
 
 @st.composite
 def convolutions(draw):
-    """Dense, grouped and depthwise; one pixel to several blocks of four; any stride, padding and dilation."""
-    kind = draw(st.sampled_from(("dense", "grouped", "depthwise", "pointwise")))
-    groups = draw(st.integers(2, 5)) if kind in ("grouped", "depthwise") else 1
-    in_each, out_each = (1, 1) if kind == "depthwise" else (draw(st.integers(1, 9)), draw(st.integers(1, 9)))
+    """Dense, grouped and depthwise, this also with the usual filter and with long rows; one pixel to several blocks of four; any stride,
+    padding and dilation."""
+    kind = draw(st.sampled_from(("dense", "grouped", "depthwise", "usual", "long", "pointwise")))
+    groups = 1 if kind in ("dense", "pointwise") else draw(st.integers(2, 5))
+    in_each, out_each = (draw(st.integers(1, 9)), draw(st.integers(1, 9))) if kind in ("dense", "grouped", "pointwise") else (1, 1)
+    if kind == "usual":  # 3 x 3, strides 1 and 2: each has kernels of its own
+        pad, stride = draw(st.integers(0, 1)), draw(st.integers(1, 2))
+        sizes = {"h": draw(st.integers(3 - 2 * pad, 7)), "w": draw(st.integers(3 - 2 * pad, 19))}
+        geometry = {"kernel": (3, 3), "stride": (stride, stride), "pad": (pad, pad), "dilation": (1, 1)}
+        same = {"batch": draw(st.integers(1, 2)), "in_c": groups, "out_c": groups, "groups": groups, "seed": draw(st.integers(0, 99))}
+        return same | sizes | geometry
     kernel = (1, 1) if kind == "pointwise" else (draw(st.integers(1, 4)), draw(st.integers(1, 4)))
+    kernel = (draw(st.integers(1, 2)), draw(st.integers(4, 20))) if kind == "long" else kernel
     pad = (draw(st.integers(0, 2)), draw(st.integers(0, 2))) if kind != "pointwise" or draw(st.booleans()) else (0, 0)
     dilation = (draw(st.integers(1, 2)), draw(st.integers(1, 2)))
     least = [max((k - 1) * d + 1 - 2 * p, 1) for k, d, p in zip(kernel, dilation, pad, strict=True)]

@@ -78,6 +78,17 @@ NETS = {
         ),
         (2, 16),
     ),
+    "one column": lambda: (
+        nn.Sequential(
+            nn.Conv2d(4, 4, (5, 1), groups=4),
+            nn.Conv2d(4, 8, (3, 1), (2, 1), (1, 0)),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, (7, 1), groups=8),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        ),
+        (4, 17, 1),
+    ),
     "norms": lambda: (
         conv(nn.GroupNorm(2, 8), nn.ELU(), nn.Conv2d(8, 4, 3, 2, 1), nn.InstanceNorm2d(4), nn.GELU("tanh"), features=64),
         (2, 8, 8),
@@ -89,7 +100,8 @@ NETS = {
     "plain": lambda: (mlp(nn.ReLU()), (20,)),
 }
 CASES = [
-    ("max pooling", lf.Backprop(), {}), ("norms", lf.Backprop(), {}), ("dropout", lf.ForwardForward(), {}),
+    ("max pooling", lf.Backprop(), {}), ("norms", lf.Backprop(), {}), ("one column", lf.Backprop(), {}),
+    ("dropout", lf.ForwardForward(), {}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("padding at one end", lf.Backprop(), {}), ("one dimension", lf.Backprop(), {}), ("plain", DYNAMIC, {"momentum": 0.9}),
         ("adaptive pooling", lf.LocalLoss(), {}), ("attention", lf.Backprop(), {}), ("batch norm", lf.Backprop(), {"momentum": 0.9}),

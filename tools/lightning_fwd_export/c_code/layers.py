@@ -94,6 +94,9 @@ def conv_fields(c: Context, x: Tensor, weight: Tensor, out: Tensor, stride, padd
         (n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in zip((in_h, in_w), padding, dilation, (k_h, k_w), stride, strict=True)
     ]
     c.require([out_h, out_w] == expected and out.shape[:2] == (batch, out_c), f"output {out.shape} does not follow from the input")
+    if in_w == k_w == 1 and padding[1] == 0:  # one column is one row in memory, which the kernels take four at a time
+        in_h, in_w, out_h, out_w, k_h, k_w = in_w, in_h, out_w, out_h, k_w, k_h
+        stride, padding, dilation = stride[::-1], padding[::-1], dilation[::-1]
     return [batch, in_c, in_h, in_w, out_c, out_h, out_w, k_h, k_w, *stride, *padding, *dilation, groups]
 
 

@@ -17,7 +17,7 @@ def conv2d_scratch(kind: str, shape: list[int]) -> int:
     sides = ((in_h, out_h, k_h, s_h, p_h, d_h), (in_w, out_w, k_w, s_w, p_w, d_w))
     depthwise, both = groups > 1 and groups == in_c == out_c, s_h > 1 < d_h or s_w > 1 < d_w or max(s_h, s_w) > 4
     if depthwise and not (both and kind == "grad_input"):
-        side, beyond = (_turned_side, 3) if kind == "grad_input" else (_padded_side, 3 * s_w)
+        side, beyond = (_turned_side, 4) if kind == "grad_input" else (_padded_side, 3 * s_w)
         return side(*sides[0]) * side(*sides[1]) + beyond
     pointwise = k_h * k_w * s_h * s_w == 1 and p_h == p_w == 0
     if kind == "forward" and not pointwise:

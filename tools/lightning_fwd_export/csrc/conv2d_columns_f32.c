@@ -1,6 +1,25 @@
 /* Windows of an image as columns of a matrix, four positions at a time (im2col without the matrix of the whole image). */
 #include "lfwd_conv_f32.h"
 
+/* At least one, whose values are zeros where none is met. */
+static lfwd_span some(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t dilation)
+{
+    const lfwd_span t = lfwd_met_span(in, out, kernel, stride, pad, dilation), all = {0, kernel};
+    return t.from < t.to ? t : all;
+}
+
+lfwd_met_taps lfwd_find_met_taps(const lfwd_conv2d_shape *s)
+{
+    const lfwd_span y = some(s->in_h, s->out_h, s->kernel_h, s->stride_h, s->pad_h, s->dilation_h);
+    lfwd_span x = some(s->in_w, s->out_w, s->kernel_w, s->stride_w, s->pad_w, s->dilation_w);
+    if (y.to - y.from > 1) x.from = 0, x.to = s->kernel_w; /* so that they lie side by side */
+    lfwd_met_taps m = {*s, y.from * s->kernel_w + x.from, 0, 0};
+    m.shape.kernel_h = y.to - y.from, m.shape.pad_h -= y.from * s->dilation_h;
+    m.shape.kernel_w = x.to - x.from, m.shape.pad_w -= x.from * s->dilation_w;
+    m.inner = m.shape.kernel_h * m.shape.kernel_w, m.gap = s->kernel_h * s->kernel_w - m.inner;
+    return m;
+}
+
 int32_t lfwd_next_windows(const lfwd_conv2d_shape *s, int32_t position, lfwd_windows *at)
 {
     at->count = lfwd_least(s->out_h * s->out_w - position, 4);

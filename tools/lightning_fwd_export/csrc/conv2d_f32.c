@@ -16,19 +16,27 @@ void lfwd_conv2d_f32(const float *x, const float *weight, const float *bias, con
         lfwd_depthwise_f32(x, weight, bias, s, scratch, out);
         return;
     }
+    const lfwd_met_taps met = lfwd_find_met_taps(s);
     const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, pixels = s->out_h * s->out_w;
     const int32_t image = channels * s->in_h * s->in_w, k = channels * s->kernel_h * s->kernel_w;
-    lfwd_windows at = {s->in_h, s->in_w, s->kernel_h, s->kernel_w, s->dilation_h, s->dilation_w, 0, {0}, {0}};
+    if (lfwd_is_linear(s)) {
+        lfwd_linear_f32(x, weight, bias, s->batch, channels, outputs, out);
+        return;
+    }
+    const int32_t outer = met.gap ? channels : 1, inner = met.gap ? met.inner : k;
+    lfwd_windows at = {s->in_h, s->in_w, met.shape.kernel_h, met.shape.kernel_w, s->dilation_h, s->dilation_w, 0, {0}, {0}};
+    weight += met.first;
     for (int32_t n = 0; n < s->batch; n++)
         for (int32_t g = 0; g < s->groups; g++, x += image, out += outputs * pixels) {
-            lfwd_product p = {weight + g * outputs * k, outputs, k, 1, k, 0, x, pixels, pixels, bias ? bias + g * outputs : 0, out, pixels};
-            if (lfwd_is_pointwise(s)) {
+            lfwd_product p = {weight + g * outputs * k, outputs, k, outer, inner, met.gap, x, pixels, pixels, bias ? bias + g * outputs : 0,
+                              out, pixels};
+            if (lfwd_is_pointwise(&met.shape)) {
                 lfwd_product_f32(&p);
                 continue;
             }
             p.b = scratch, p.b_row = 4;
             for (int32_t i = 0; i < pixels; i += 4, p.out += 4) {
-                p.n = lfwd_next_windows(s, i, &at);
+                p.n = lfwd_next_windows(&met.shape, i, &at);
                 lfwd_gather_columns_f32(x, channels, &at, scratch);
                 lfwd_product_f32(&p);
             }

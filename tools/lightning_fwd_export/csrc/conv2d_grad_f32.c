@@ -13,84 +13,137 @@ int32_t lfwd_conv2d_grad_input_scratch(const lfwd_conv2d_shape *s)
 }
 
 /* One group of one sample, stride 1: the windows of an input pixel run backwards through the output. */
-static void turned_round(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *scratch, float *out)
+static void turned_round(const float *grad, const float *weight, const lfwd_conv2d_shape *s, const lfwd_met_taps *met, float *scratch,
+                         float *out)
 {
     const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w;
-    const int32_t pixels = s->in_h * s->in_w;
-    lfwd_windows at = {s->out_h, s->out_w, s->kernel_h, s->kernel_w, -s->dilation_h, -s->dilation_w, 0, {0}, {0}};
-    lfwd_product p = {weight, channels, taps, outputs, taps, (channels - 1) * taps, scratch, 0, 4, 0, out, pixels};
-    int32_t y = s->pad_h, x = s->pad_w;
+    const int32_t pixels = s->in_h * s->in_w, pad_h = met->shape.pad_h, pad_w = met->shape.pad_w;
+    lfwd_product p = {weight + met->first, channels, taps, outputs, met->inner, channels * taps - met->inner, grad, pixels, pixels, 0, out, pixels};
+    if (lfwd_is_pointwise(&met->shape) && pixels == s->out_h * s->out_w) {
+        lfwd_product_f32(&p);
+        return;
+    }
+    lfwd_windows at = {s->out_h, s->out_w, met->shape.kernel_h, met->shape.kernel_w, -s->dilation_h, -s->dilation_w, 0, {0}, {0}};
+    int32_t y = pad_h, x = pad_w;
+    p.b = scratch, p.b_row = 4;
     for (int32_t i = 0; i < pixels; i += 4, p.out += 4) {
         p.n = at.count = lfwd_least(pixels - i, 4);
         for (int32_t j = 0; j < at.count; j++) {
             at.y[j] = y, at.x[j] = x;
-            if (++x == s->in_w + s->pad_w) x = s->pad_w, y++;
+            if (++x == s->in_w + pad_w) x = pad_w, y++;
         }
         lfwd_gather_columns_f32(grad, outputs, &at, scratch);
         lfwd_product_f32(&p);
     }
 }
 
-/* Up to four output positions: the row and column where their windows begin, and the same as an offset into the plane;
- * `inside`: there are four, and their windows lie inside the image. */
-typedef struct {
-    int32_t count, y[4], x[4], offset[4], inside;
-} positions;
-
-static positions next_positions(const lfwd_conv2d_shape *s, int32_t from)
+/* A kernel of one pixel without padding hands every output position's gradient to one pixel, and nothing to those between. */
+static inline int32_t is_sampled(const lfwd_conv2d_shape *s)
 {
-    const int32_t count = lfwd_least(s->out_h * s->out_w - from, 4);
-    positions p = {count, {0}, {0}, {0}, count == 4};
-    int32_t y = from / s->out_w, x = from % s->out_w;
-    for (int32_t j = 0; j < p.count; j++) {
-        p.y[j] = y * s->stride_h - s->pad_h;
-        p.x[j] = x * s->stride_w - s->pad_w;
-        if (++x == s->out_w) x = 0, y++;
-        p.offset[j] = p.y[j] * s->in_w + p.x[j];
-        if (p.y[j] < 0 || p.y[j] + (s->kernel_h - 1) * s->dilation_h >= s->in_h || p.x[j] < 0 ||
-            p.x[j] + (s->kernel_w - 1) * s->dilation_w >= s->in_w)
-            p.inside = 0;
-    }
-    return p;
+    return s->kernel_h * s->kernel_w == 1 && s->pad_h == 0 && s->pad_w == 0;
 }
 
-/* A tap of the window, walked in the order of the weights: channel, row, column; `plane` is the channel's in the input. */
-typedef struct {
-    float *plane;
-    int32_t ky, kx;
-} tap;
+/* One group of one sample of it, row by row: the products lie side by side at first, then they are spread, the last one first. */
+static void sampled(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *out)
+{
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, image = s->in_h * s->in_w;
+    const int32_t wide = s->out_w, step = s->stride_w, last = (wide - 1) * step;
+    for (int32_t y = 0; y < s->out_h; y++, grad += wide, out += s->stride_h * s->in_w) {
+        const lfwd_product p = {weight, channels, channels, 1, outputs, 0, grad, wide, s->out_h * wide, 0, out, image};
+        lfwd_product_transposed_f32(&p);
+        float *row = out;
+        for (int32_t c = step > 1 && wide > 1 ? channels : 0; c > 0; c--, row += image) {
+            const float *from = row + wide;
+            for (float *to = row + last; to != row; to -= step) {
+                *to = *--from;
+                for (int32_t gap = step - 1; gap != 0; gap--) {
+                    LFWD_OPAQUE(gap); /* else GCC calls memset for a number or two */
+                    to[-gap] = 0.0f;
+                }
+            }
+        }
+    }
+}
 
 enum { ROWS = 16 }; /* of the product that are computed before they are added */
+enum { MOST_TAPS = 32 };
+
+/* Up to four output positions: the row and column where their windows begin, and the same as an offset into the plane; for every tap of a
+ * small kernel, bit j says whether position j meets it inside the image. */
+typedef struct {
+    int32_t count, y[4], x[4], offset[4];
+    uint8_t met[MOST_TAPS];
+} positions;
+
+static uint32_t is_met(const lfwd_conv2d_shape *s, const positions *p, int32_t tap)
+{
+    const int32_t down = tap / s->kernel_w * s->dilation_h, right = tap % s->kernel_w * s->dilation_w;
+    uint32_t bits = 0;
+    for (int32_t j = 0; j < p->count; j++)
+        bits |= (uint32_t)((uint32_t)(p->y[j] + down) < (uint32_t)s->in_h && (uint32_t)(p->x[j] + right) < (uint32_t)s->in_w) << j;
+    return bits;
+}
+
+static void next_positions(const lfwd_conv2d_shape *s, int32_t from, positions *p)
+{
+    int32_t y = from / s->out_w, x = from % s->out_w, inside = 1;
+    p->count = lfwd_least(s->out_h * s->out_w - from, 4);
+    for (int32_t j = 0; j < p->count; j++) {
+        p->y[j] = y * s->stride_h - s->pad_h;
+        p->x[j] = x * s->stride_w - s->pad_w;
+        if (++x == s->out_w) x = 0, y++;
+        p->offset[j] = p->y[j] * s->in_w + p->x[j];
+        inside &= p->y[j] >= 0 && p->y[j] + (s->kernel_h - 1) * s->dilation_h < s->in_h && p->x[j] >= 0 &&
+                  p->x[j] + (s->kernel_w - 1) * s->dilation_w < s->in_w;
+    }
+    for (int32_t t = 0; t < lfwd_least(s->kernel_h * s->kernel_w, MOST_TAPS); t++)
+        p->met[t] = (uint8_t)(inside ? (1u << p->count) - 1 : is_met(s, p, t));
+}
+
+/* A tap of the window, walked in the order of the weights: channel, row, column; `to` is where it lies for a window at the plane's origin. */
+typedef struct {
+    float *to;
+    int32_t tap, column;
+} walk;
 
 /* Adds `rows` times the sums of four positions where their windows lie. What is read again and again is copied: a store of a float may
  * change anything else, for all that the compiler knows. */
-static void add_sums(const lfwd_conv2d_shape *s, const positions *at, const float *sum, int32_t rows, tap *walked)
+static void add_sums(const lfwd_conv2d_shape *s, const positions *at, const float *sum, int32_t rows, walk *walked)
 {
-    const int32_t o0 = at->offset[0], o1 = at->offset[1], o2 = at->offset[2], o3 = at->offset[3], inside = at->inside;
-    const int32_t in_h = s->in_h, in_w = s->in_w, kernel_h = s->kernel_h, kernel_w = s->kernel_w;
-    const int32_t step = s->dilation_w, line = s->dilation_h * in_w - kernel_w * step;
-    const int32_t next = in_h * in_w - kernel_h * s->dilation_h * in_w;
-    tap t = *walked;
-    float *to = t.plane + t.ky * s->dilation_h * in_w + t.kx * step;
+    const int32_t o0 = at->offset[0], o1 = at->offset[1], o2 = at->offset[2], o3 = at->offset[3];
+    const int32_t kernel_w = s->kernel_w, taps = s->kernel_h * kernel_w, known = taps <= MOST_TAPS;
+    const int32_t step = s->dilation_w, line = s->dilation_h * s->in_w - kernel_w * step;
+    const int32_t next = s->in_h * s->in_w - s->kernel_h * s->dilation_h * s->in_w;
+    walk w = *walked;
+#if LFWD_HELIUM_FLOAT
+    const uint32x4_t offsets = vreinterpretq_u32_s32(vld1q_s32(at->offset));
+#endif
     for (; rows > 0; rows--, sum += 4) {
-        if (inside) {
+        const uint32_t met = known ? at->met[w.tap] : is_met(s, at, w.tap);
+        float *const to = w.to;
+        if (met == 15) {
+#if LFWD_HELIUM_FLOAT
+            const float32x4_t old = vldrwq_gather_shifted_offset_f32(to, offsets);
+            vstrwq_scatter_shifted_offset_f32(to, offsets, vaddq_f32(old, vld1q_f32(sum)));
+#else
             LFWD_LOADED;
             LFWD_LOW4(sum);
             to[o0] += y0, to[o1] += y1, to[o2] += y2, to[o3] += y3;
             (void)y4, (void)y5, (void)y6, (void)y7, (void)u0, (void)u1;
+#endif
         } else {
-            for (int32_t j = 0; j < at->count; j++) {
-                const uint32_t y = (uint32_t)(at->y[j] + t.ky * s->dilation_h), x = (uint32_t)(at->x[j] + t.kx * step);
-                if (y < (uint32_t)in_h && x < (uint32_t)in_w) to[at->offset[j]] += sum[j];
-            }
+            if (met & 1) to[o0] += sum[0];
+            if (met & 2) to[o1] += sum[1];
+            if (met & 4) to[o2] += sum[2];
+            if (met & 8) to[o3] += sum[3];
         }
-        to += step;
-        if (++t.kx < kernel_w) continue;
-        t.kx = 0, to += line;
-        if (++t.ky < kernel_h) continue;
-        t.ky = 0, to += next, t.plane += in_h * in_w;
+        w.to += step, w.tap++;
+        if (++w.column < kernel_w) continue;
+        w.column = 0, w.to += line;
+        if (w.tap < taps) continue;
+        w.tap = 0, w.to += next;
     }
-    *walked = t;
+    *walked = w;
 }
 
 /* One group of one sample, any stride. Rows of the product are (channel, ky, kx). */
@@ -99,9 +152,10 @@ static void scattered(const float *grad, const float *weight, const lfwd_conv2d_
     const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w;
     const int32_t pixels = s->out_h * s->out_w, rows = channels * taps;
     float sums[4 * ROWS];
+    positions at = {0};
     for (int32_t i = 0; i < pixels; i += 4) {
-        const positions at = next_positions(s, i);
-        tap t = {out, 0, 0};
+        next_positions(s, i, &at);
+        walk t = {out, 0, 0};
         for (int32_t r = 0; r < rows; r += ROWS) {
             const int32_t some = lfwd_least(rows - r, ROWS);
             const lfwd_product p = {weight + r, some, rows, 1, outputs, 0, grad + i, at.count, pixels, 0, sums, 4};
@@ -117,6 +171,11 @@ void lfwd_conv2d_grad_input_f32(const float *grad, const float *weight, const lf
         lfwd_depthwise_grad_input_f32(grad, weight, s, scratch, out);
         return;
     }
+    if (lfwd_is_linear(s)) {
+        lfwd_mm_f32(grad, weight, s->batch, s->out_c, s->in_c, out);
+        return;
+    }
+    const lfwd_met_taps met = lfwd_find_met_taps(s);
     const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups;
     const int32_t pixels = s->out_h * s->out_w, image = s->in_h * s->in_w, taps = s->kernel_h * s->kernel_w;
     const int32_t unit = s->stride_h == 1 && s->stride_w == 1;
@@ -128,7 +187,9 @@ void lfwd_conv2d_grad_input_f32(const float *grad, const float *weight, const lf
                 const lfwd_product p = {w, channels, channels, 1, outputs, 0, grad, pixels, pixels, 0, out, image};
                 lfwd_product_transposed_f32(&p);
             } else if (unit) {
-                turned_round(grad, w, s, scratch, out);
+                turned_round(grad, w, s, &met, scratch, out);
+            } else if (is_sampled(s)) {
+                sampled(grad, w, s, out);
             } else {
                 scattered(grad, w, s, out);
             }

@@ -150,6 +150,23 @@ static LFWD_APART void column(const float *g0, int32_t plane, int32_t high, cons
     for (int32_t i = 0; i < high; i++) t->state[i * t->row] -= t->lr * sums[i];
 }
 
+/* The same where the gradient is a single pixel: two outputs take a multiple of the channels' pixels under the tap. */
+static void one_tap_of_a_pixel(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr)
+{
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w, image = s->in_h * s->in_w;
+    for (int32_t o = 0; o < outputs; o += 2, state += 2 * channels * taps) {
+        const float even = -lr * grad[o], odd = o + 1 < outputs ? -lr * grad[o + 1] : 0.0f;
+        float *to = state, *next = o + 1 < outputs ? state + channels * taps : state;
+        const float *from = x;
+        for (int32_t c = channels; c != 0; c--, from += image, to += taps, next += taps) {
+            LFWD_OPAQUE(c);
+            const float v = *from;
+            *to += even * v;
+            *next += odd * v;
+        }
+    }
+}
+
 /* All outputs and channels of one group through one tap; state points at the tap of its first weight. */
 static void one_tap(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, const runs *r, float lr)
 {
@@ -178,7 +195,7 @@ void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const 
     }
     const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, taps = s->kernel_h * s->kernel_w;
     const int32_t plane = s->out_h * s->out_w, image = s->in_h * s->in_w;
-    if (lfwd_is_pointwise(s) && plane == 1 && s->groups == 1) { /* a linear layer */
+    if (lfwd_is_linear(s)) {
         lfwd_sgd_outer_f32(state, grad, x, s->batch, outputs, channels, lr, decay);
         return;
     }
@@ -199,7 +216,11 @@ void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const 
         const runs r = {s->batch, rows.count, columns.count, s->stride_w,
                         g_row - columns.count, s->out_c * plane - rows.count * g_row,
                         x_row - columns.count * s->stride_w, s->in_c * image - rows.count * x_row};
-        for (int32_t i = 0; i < s->groups; i++)
+        for (int32_t i = 0; i < (plane == 1 ? s->groups : 0); i++)
+            for (int32_t n = 0; n < s->batch; n++)
+                one_tap_of_a_pixel(state + i * outputs * channels * taps + t, g + i * outputs + n * s->out_c,
+                                   from + (i * channels + n * s->in_c) * image, s, lr);
+        for (int32_t i = 0; i < (plane == 1 ? 0 : s->groups); i++)
             one_tap(state + i * outputs * channels * taps + t, g + i * outputs * plane, from + i * channels * image, s, &r, lr);
     }
 }

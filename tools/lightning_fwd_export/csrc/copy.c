@@ -11,7 +11,8 @@
                 for (int32_t k = 0; k < s->size[2]; k++) {                                              \
                     const type *from = in + i * s->in[0] + j * s->in[1] + k * s->in[2];                 \
                     type *to = out + i * s->out[0] + j * s->out[1] + k * s->out[2];                     \
-                    for (int32_t l = 0; l < s->size[3]; l++) to[l * s->out[3]] = from[l * s->in[3]];    \
+                    const int32_t step_in = s->in[3], step_out = s->out[3];                             \
+                    for (int32_t l = s->size[3]; l > 0; l--, from += step_in, to += step_out) *to = *from; \
                 }                                                                                       \
     }
 LFWD_COPY(uint8_t)

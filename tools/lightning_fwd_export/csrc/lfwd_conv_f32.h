@@ -10,6 +10,12 @@ static inline int32_t lfwd_is_pointwise(const lfwd_conv2d_shape *s)
     return s->kernel_h * s->kernel_w == 1 && s->stride_h == 1 && s->stride_w == 1 && s->pad_h == 0 && s->pad_w == 0;
 }
 
+/* A single pixel under a kernel of one pixel: a linear layer. */
+static inline int32_t lfwd_is_linear(const lfwd_conv2d_shape *s)
+{
+    return lfwd_is_pointwise(s) && s->in_h * s->in_w == 1 && s->groups == 1;
+}
+
 static inline int32_t lfwd_is_depthwise(const lfwd_conv2d_shape *s)
 {
     return s->groups > 1 && s->groups == s->in_c && s->groups == s->out_c;
@@ -28,6 +34,28 @@ static inline int32_t lfwd_is_update_by_windows(const lfwd_conv2d_shape *s)
 {
     return !lfwd_is_depthwise(s) && s->out_h * s->out_w > 1 && s->out_h * s->out_w <= 16;
 }
+
+/* The taps [from, to) of one dimension that any output position meets inside the image; empty where none does. */
+typedef struct {
+    int32_t from, to;
+} lfwd_span;
+
+static inline lfwd_span lfwd_met_span(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32_t pad, int32_t dilation)
+{
+    lfwd_span t = {0, kernel}; /* positions of a tap run from tap * dilation - pad on, `stride` apart */
+    while (t.from < t.to && (out - 1) * stride + t.from * dilation - pad < 0) t.from++;
+    while (t.to > t.from && (t.to - 1) * dilation - pad >= in) t.to--;
+    return t;
+}
+
+/* The taps that are met inside the image at all: few of them where the image is smaller than the kernel. The shape with a kernel of these
+ * alone (its padding may be negative), and where they lie among the weights: in every `gap` + `inner` from `first` on the first `inner`. */
+typedef struct {
+    lfwd_conv2d_shape shape;
+    int32_t first, inner, gap;
+} lfwd_met_taps;
+
+lfwd_met_taps lfwd_find_met_taps(const lfwd_conv2d_shape *s);
 
 /* Where the windows of up to four positions start in an image of planes (h, w); tap (y, x) lies step_y * y, step_x * x further. */
 typedef struct {

@@ -10,11 +10,12 @@
 #define LFWD_FROM (in + i * s->keep_stride[0] + j * s->keep_stride[1] + k * s->keep_stride[2])
 #define LFWD_FOR_REDUCED(statement)                                                                             \
     for (int32_t a = 0; a < s->reduce[0]; a++)                                                                  \
-        for (int32_t b = 0; b < s->reduce[1]; b++)                                                              \
-            for (int32_t c = 0; c < s->reduce[2]; c++) {                                                        \
-                const int32_t at = a * s->reduce_stride[0] + b * s->reduce_stride[1] + c * s->reduce_stride[2]; \
+        for (int32_t b = 0; b < s->reduce[1]; b++) {                                                            \
+            int32_t at = a * s->reduce_stride[0] + b * s->reduce_stride[1];                                     \
+            for (int32_t c = s->reduce[2], step = s->reduce_stride[2]; c > 0; c--, at += step) {                \
                 statement;                                                                                      \
-            }
+            }                                                                                                   \
+        }
 
 #define LFWD_REDUCE(name, type, result, start, step, finish)                       \
     void lfwd_##name(const type *in, const lfwd_reduction *s, result *out)          \

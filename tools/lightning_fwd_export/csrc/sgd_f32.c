@@ -22,37 +22,44 @@ void lfwd_sgd_part_f32(float *state, lfwd_axis axis, const float *grad, const in
                 lfwd_sgd_f32(state + (int32_t)index[k] * axis.inner, grad, axis.inner, lr, decay);
 }
 
-/* Two rows of the state take their multiple of x: every x is loaded once for both. */
-static LFWD_APART void two_rows(float *restrict even, float *restrict odd, const float *restrict x, int32_t count, float s, float t)
+/* Four rows of the state take their multiple of x: every x is loaded once for all of them. */
+static LFWD_APART void four_rows(float *w0, int32_t row, const float *x, int32_t count, const float s[4])
 {
+    float *w1 = w0 + row, *w2 = w1 + row, *w3 = w2 + row;
+    const float t0 = s[0], t1 = s[1], t2 = s[2], t3 = s[3];
 #if LFWD_HELIUM_FLOAT
-    for (; count >= 4; count -= 4, even += 4, odd += 4, x += 4) {
+    for (; count >= 4; count -= 4, w0 += 4, w1 += 4, w2 += 4, w3 += 4, x += 4) {
         const float32x4_t v = vld1q_f32(x);
-        vst1q_f32(even, vfmaq_n_f32(vld1q_f32(even), v, s));
-        vst1q_f32(odd, vfmaq_n_f32(vld1q_f32(odd), v, t));
+        vst1q_f32(w0, vfmaq_n_f32(vld1q_f32(w0), v, t0));
+        vst1q_f32(w1, vfmaq_n_f32(vld1q_f32(w1), v, t1));
+        vst1q_f32(w2, vfmaq_n_f32(vld1q_f32(w2), v, t2));
+        vst1q_f32(w3, vfmaq_n_f32(vld1q_f32(w3), v, t3));
     }
 #else
-    for (int32_t fours = count / 4; fours != 0; fours--, count -= 4) {
+#define FOUR_OF_ROW(w, t) \
+    LFWD_HIGH4(w);        \
+    y4 += t * y0, y5 += t * y1, y6 += t * y2, y7 += t * y3; \
+    LFWD_PUT_HIGH4(w);
+    for (int32_t fours = count >> 2; fours != 0; fours--) {
+        LFWD_OPAQUE(fours);
         LFWD_LOADED;
         LFWD_NEXT_LOW4(x);
-        LFWD_HIGH4(even);
-        y4 += s * y0, y5 += s * y1, y6 += s * y2, y7 += s * y3;
-        LFWD_PUT_HIGH4(even);
-        LFWD_HIGH4(odd);
-        y4 += t * y0, y5 += t * y1, y6 += t * y2, y7 += t * y3;
-        LFWD_PUT_HIGH4(odd);
+        FOUR_OF_ROW(w0, t0) FOUR_OF_ROW(w1, t1) FOUR_OF_ROW(w2, t2) FOUR_OF_ROW(w3, t3)
         (void)u0, (void)u1;
     }
+    count &= 3;
 #endif
-    for (; count > 0; count--, x++) *even++ += s * *x, *odd++ += t * *x;
+    for (; count > 0; count--, x++) *w0++ += t0 * *x, *w1++ += t1 * *x, *w2++ += t2 * *x, *w3++ += t3 * *x;
 }
 
 static void rank_one(float *state, const float *grad, const float *x, int32_t out_features, int32_t in_features, float lr)
 {
     int32_t o = 0;
-    for (; o + 2 <= out_features; o += 2, state += 2 * in_features)
-        two_rows(state, state + in_features, x, in_features, -lr * grad[o], -lr * grad[o + 1]);
-    if (o < out_features)
+    for (; o + 4 <= out_features; o += 4, state += 4 * in_features) {
+        const float s[4] = {-lr * grad[o], -lr * grad[o + 1], -lr * grad[o + 2], -lr * grad[o + 3]};
+        four_rows(state, in_features, x, in_features, s);
+    }
+    for (; o < out_features; o++, state += in_features)
         for (int32_t i = 0; i < in_features; i++) state[i] -= lr * grad[o] * x[i];
 }
 
