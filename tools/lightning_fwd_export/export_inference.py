@@ -28,7 +28,7 @@ from .check import example_inputs
 from .code_size import shipped_flash, shipped_ram
 from .errors import ExportError, NoKernel
 from .export_step import require_folder
-from .foreign import as_export_errors
+from .foreign import as_export_errors, require_network
 from .fuse_step import fuse_layers
 from .generate_c import PREFIX, require_prefix, translate, write_sources
 from .host.runtime import HostProgram
@@ -112,6 +112,7 @@ def export_inference(
         raise ExportError("board and run belong together", "the C is the same for every board", "give both (--board NAME --run) or neither")
     if samples < 1:
         raise ExportError(f"samples={samples}", "the program is held against PyTorch on them", "use samples >= 1")
+    require_network(net, example)
     require_prefix(prefix)
     require_finite(net.state_dict())
     require_folder(Path(out_dir))
@@ -126,6 +127,7 @@ def export_inference(
     modes = [(m, m.training) for m in net.modules()]
     net.eval()
     try:
+        _require_run(net, example)
         require_few_steps(net, example)
         try:
             program, checked, written = _build(net, example, calibration, int8, progress)
@@ -168,6 +170,25 @@ def export_inference(
         }
     (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return program, report
+
+
+def _require_run(net: nn.Module, example: Tensor) -> None:
+    """Refuse a network that fails on the example, before a tracer says it in a hundred lines."""
+    try:
+        with torch.no_grad():
+            got = net(example)
+    except Exception as error:
+        raise ExportError(
+            f"{type(net).__name__} fails on an input of shape {tuple(example.shape)}, {example.dtype}",
+            f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}",
+            "give an example as the network takes it: shape (B, ...), dtype",
+        ) from error
+    if not isinstance(got, Tensor):
+        raise ExportError(
+            f"{type(net).__name__}.forward returns {type(got).__name__}, not one tensor",
+            "the program's forward has one output",
+            "wrap the network in a module that returns what is wanted",
+        )
 
 
 def _build(net: nn.Module, example: Tensor, calibration, int8: bool, progress: Callable[[str], None]):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .c_code.writer import Written, write_c
 from .errors import ExportError
+from .foreign import as_export_errors
 from .pte import Program, read_program
 
 CSRC = Path(__file__).parent / "csrc"
@@ -17,6 +18,7 @@ GENERATED = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.
 _LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 
+@as_export_errors()
 def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = False, prefix: str = PREFIX) -> Program:
     """Generate C for every method of a program.
 

@@ -6,7 +6,6 @@ all is rough.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,8 @@ from lightning_fwd.methods import Backprop, rewrite
 from lightning_fwd.trace import trace_inference
 
 from ..errors import ExportError
-from .lower import lower, require_vela
+from ..foreign import as_export_errors, own_copy, require_network
+from .lower import MEND, lower, require_vela
 
 #: accelerators by Vela's names; each with the built-in profile of the system around it
 ACCELERATORS = {"ethos-u55-128": "ethos_u55_128", "ethos-u85-256": "ethos_u85_256"}
@@ -50,6 +50,7 @@ class NpuForward:
         return self.cycles / self.macs
 
 
+@as_export_errors(MEND)
 def npu_forward(net: nn.Module, example: Tensor, accelerator: str, calibration: Iterable[Tensor] = ()) -> NpuForward:
     """Quantise a network to int8, compile it for an accelerator and read what the compiler estimates.
 
@@ -65,6 +66,7 @@ def npu_forward(net: nn.Module, example: Tensor, accelerator: str, calibration: 
     if accelerator not in ACCELERATORS:
         raise ExportError(f"unknown accelerator {accelerator!r}", "", f"known: {', '.join(ACCELERATORS)}")
     require_vela()
+    require_network(net, example)
     lowered = lower(net, (example,), accelerator, [(batch,) for batch in calibration])
     summaries = [part.summary for part in lowered.parts]
     return NpuForward(
@@ -88,5 +90,5 @@ def write_profile(forward: NpuForward, path: Path) -> None:
 
 
 def _inference_macs(net: nn.Module, example: Tensor) -> int:
-    model = rewrite(copy.deepcopy(net).eval(), Backprop(), example)
+    model = rewrite(own_copy(net), Backprop(), example)
     return price(trace_inference(model, example), model, width="int8").total_macs

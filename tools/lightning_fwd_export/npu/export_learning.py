@@ -10,7 +10,9 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from ..errors import ExportError
+from ..foreign import as_export_errors, require_network
 from .learn import NpuLearner
+from .lower import MEND
 from .simulator.weights import MICRO_BLOCKS
 from .write_c import write_c
 
@@ -42,6 +44,7 @@ class NpuReport:
     inferences_per_probed_image: int
 
 
+@as_export_errors(MEND)
 def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: str | Path) -> NpuReport:
     """Compile, measure the source domain's statistics on the simulated NPU, write ``out/c`` and ``out/report.json``.
 
@@ -59,6 +62,7 @@ def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: 
             "the source's statistics are measured on the simulator",
             f"take one of {', '.join(MICRO_BLOCKS)}",
         )
+    require_network(net, calibration)
     learner = NpuLearner(net, calibration, accelerator)
     source = learner.source_statistics(learner.store(calibration))
     write_c(learner, source, Path(out) / "c")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +17,16 @@ from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_trans
 from torch import Tensor, fx, nn
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+from lightning_fwd.errors import LightningFwdError
+
 from ..errors import ExportError
+from ..foreign import own_copy
 from ..int8 import channels_last
 from ..quiet import quiet
 from .binary import Binary
+
+#: what to do where a network does something that cannot be carried over
+MEND = "write it in another way, or price it on a CPU (lightning-fwd cost)"
 
 _ATEN = torch.ops.aten
 _LAYERS = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default, _ATEN.conv_transpose2d.input)
@@ -78,12 +83,15 @@ def lower(
         ExportError: Vela is not installed, the network does not lower, or the accelerator takes no part of it.
     """
     require_vela()
-    name, net, example = type(net).__name__, copy.deepcopy(net).eval(), tuple(map(channels_last, example))
+    name, net, example = type(net).__name__, own_copy(net), tuple(map(channels_last, example))
     with TemporaryDirectory() as folder, _a_folder_per_part(Path(folder)), redirect_stdout(StringIO()):
         try:
             edge, layers = _lower(net, example, accelerator, calibration, flags)
+        except (LightningFwdError, MemoryError, OSError):
+            raise
         except Exception as error:
-            raise ExportError(f"{name} does not lower to {accelerator}", f"{type(error).__name__}: {error}") from error
+            why = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
+            raise ExportError(f"{name} does not lower to {accelerator}", why, MEND) from error
         lowered = Lowered(edge, tuple(_read(part, accelerator) for part in sorted(Path(folder).iterdir())), layers)
     if not lowered.parts:
         raise ExportError(f"{accelerator} takes no part of {name}", f"left on the CPU: {lowered.on_cpu}", "price it on its CPU")

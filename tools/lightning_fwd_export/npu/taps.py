@@ -3,7 +3,6 @@ layers."""
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from lightning_fwd.graph.blocks import shape_of
 from lightning_fwd.graph.capture import capture
 
 from ..errors import ExportError
+from ..foreign import own_copy
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def insert_taps(net: nn.Module, example: Tensor) -> Tapped:
         CaptureError: the network cannot be traced.
         ExportError: it does not end in a linear layer, or has no convolution under batch norm.
     """
-    module = capture(copy.deepcopy(net).eval(), example).graph_module
+    module = capture(own_copy(net), example).graph_module
     graph = module.graph
     (result,) = graph.find_nodes(op="output")
     head = result.args[0]
