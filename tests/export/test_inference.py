@@ -48,6 +48,19 @@ class Permuted(Dilated):
         return super().forward(x.permute(0, 3, 1, 2).contiguous())
 
 
+class Pooled(nn.Module):
+    """Max pooling that rounds its size up: with windows that the image cuts, and with whole ones."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool = nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(3, 2, padding=(1, 0), ceil_mode=True)
+        self.conv2, self.pool2, self.head = nn.Conv2d(8, 6, 1), nn.MaxPool2d(2, ceil_mode=True), nn.Linear(24, 4)
+
+    def forward(self, x):
+        x = self.pool(nn.functional.relu6(self.conv(x)))  # 6 x 8 to 4 x 4
+        return self.head(self.pool2(torch.relu(self.conv2(x))).flatten(1))
+
+
 class Autoencoder(nn.Sequential):
     num_classes = None
 
@@ -59,6 +72,7 @@ NETS = {
     "keyword": (Keyword, (1, 13, 10)),
     "dilated": (Dilated, (1, 8, 8)),
     "permuted": (Permuted, (8, 8, 1)),
+    "pooled": (Pooled, (3, 6, 8)),
     "autoencoder": (Autoencoder, (20,)),
 }
 
@@ -70,7 +84,7 @@ def samples(shape, batch=1, count=8):
 
 @pytest.mark.parametrize(("net", "int8", "batch"), [
     ("keyword", True, 1), ("keyword", True, 2), ("keyword", False, 1), ("dilated", True, 1), ("permuted", False, 1), ("permuted", True, 2),
-    ("autoencoder", True, 3),
+    ("pooled", True, 1), ("autoencoder", True, 3),
 ])  # fmt: skip
 def test_predictions_equal_pytorch(tmp_path, net, int8, batch):
     torch.manual_seed(0)

@@ -20,6 +20,7 @@ from torch.fx import GraphModule
 from torch.fx.traceback import preserve_node_meta
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
+from .ceil_pooling import to_whole_windows
 from .channels_last import to_channels_last
 from .errors import ExportError
 from .height_one import to_height_one
@@ -54,6 +55,7 @@ def quantise(net: nn.Module, calibration: Iterable[Tensor], example: Tensor) -> 
         )
     module = exported.module(check_guards=False)
     to_height_one(module)
+    to_whole_windows(module)
     to_channels_last(module)
     prepared = prepare_pt2e(module, CortexMQuantizer())
     seen = 0
