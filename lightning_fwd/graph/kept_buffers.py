@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +14,13 @@ class KeptBuffers:
     def __init__(self) -> None:
         self._kept: dict[tuple[nn.Module, str], tuple[Tensor, Tensor]] = {}
 
-    @torch.no_grad()
-    def keep(self, modules: Iterable[nn.Module]) -> None:
+    def keep(self, modules: Sequence[nn.Module]) -> None:
         """Note the buffers of these modules, of each only what it holds at first."""
+        if modules:  # most networks without batch norm have none, and a decorated call takes longer than the question
+            self._keep(modules)
+
+    @torch.no_grad()
+    def _keep(self, modules: Sequence[nn.Module]) -> None:
         for module in modules:
             for name, buffer in module._buffers.items():
                 if type(buffer) is Tensor and not buffer.is_meta and (module, name) not in self._kept:

@@ -72,7 +72,7 @@ class PendingSteps:
             _running.remove(self)
             self.target, self.stepping = None, False
 
-    def keep_buffers(self, modules: Iterable[nn.Module]) -> None:
+    def keep_buffers(self, modules: Sequence[nn.Module]) -> None:
         """Of the modules that the coming forward lets write statistics: a batch that is refused leaves them as they are."""
         self._buffers.keep(modules)
 
@@ -272,5 +272,10 @@ def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:
     off."""
     if not torch.amp.is_autocast_available(device):
         return nullcontext
-    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
-    return partial(torch.autocast, device, dtype=dtype, enabled=enabled, cache_enabled=False)
+    if torch.is_autocast_enabled(device):
+        return partial(torch.autocast, device, dtype=torch.get_autocast_dtype(device), cache_enabled=False)
+    return partial(_without_autocast, device)
+
+
+def _without_autocast(device: str) -> AbstractContextManager:
+    return torch.autocast(device, enabled=False, cache_enabled=False) if torch.is_autocast_enabled(device) else nullcontext()

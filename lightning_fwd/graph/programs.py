@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 
 from .blocks import Block, parameters_of
 from .constants import is_constant, is_inserted
+from .module_table import parameter_at
 from .segment import Segment
 
 
@@ -26,14 +27,15 @@ class BlockRunner:
         self.inputs = [n.name for n in inputs]
         self.segment = Segment(nodes, inputs, [block.output, *emitted])
         self.parameter_names = list(dict.fromkeys(p for n in nodes for p in parameters_of(n, model)))
+        self._paths = [(name, tuple(name.split("."))) for name in self.parameter_names]
 
     def __call__(self, model: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...]:
         return self.segment(model, *inputs)
 
     def parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Its trainable parameters by name, inserted heads included."""
-        every = dict(model.named_parameters(remove_duplicate=False))  # a tied parameter has two names
-        return {name: every[name] for name in self.parameter_names if name in every and every[name].requires_grad}
+        found = ((name, parameter_at(model, path)) for name, path in self._paths)
+        return {name: p for name, p in found if p is not None and p.requires_grad}
 
 
 def modules_of(net: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:

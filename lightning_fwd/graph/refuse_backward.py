@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cmath
 from typing import NoReturn
 
 import torch
@@ -11,7 +12,7 @@ from ..errors import StepError
 
 
 def require_finite_loss(loss: Tensor) -> None:
-    if not torch.isfinite(loss).all():
+    if not (cmath.isfinite(loss.item()) if loss.numel() == 1 else torch.isfinite(loss).all()):
         raise StepError(
             f"the loss is {loss.item() if loss.numel() == 1 else 'not finite'}",
             "an update from it would destroy the weights; they are unchanged",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from .blocks import Block, Granularity, find_blocks
 from .capture import capture
 from .modes import freeze_norms, kept_modes, set_modes
 from .module_state import ModuleState
+from .module_table import ModuleTable
 from .out_of_place import make_activations_out_of_place
 from .pending import PendingSteps, start
 from .programs import BlockRunner, around_last_block, copy_of, modules_of, output_shape, whole
@@ -55,6 +56,7 @@ class RewrittenModel(View):
     fixed_shape: bool
     draws_in_training: list[str]  # paths of modules that draw random numbers in training
     pending: PendingSteps
+    module_table: ModuleTable
     custom_norms: list[str]  # paths of modules that write floating-point buffers of their own in training
     _statistics: list[nn.Module]
     inference: Segment  #: the original's own computation
@@ -89,7 +91,7 @@ class RewrittenModel(View):
         self.graph = graph_module.graph
         self.graph.owning_module = None  # the nodes now refer to this module
         self.compile_inference()
-        self.block_runners, self.pending = [], PendingSteps()
+        self.block_runners, self.pending, self.module_table = [], PendingSteps(), ModuleTable()
         self.draws_in_training, self.custom_norms = [], []
         for module in make_activations_out_of_place(net):
             self.on_undo(partial(setattr, module, "inplace", True))
@@ -138,7 +140,8 @@ class RewrittenModel(View):
                 )
             x = x.detach().requires_grad_()
         self.pending.keep_buffers(self._written_in_training())
-        record = StepRecord(x, self.pending.target, self.pending.loss_scale, self.inserted.counter + len(self.pending))
+        counter, waiting = self.inserted.counter, len(self.pending)
+        record = StepRecord(x, self.pending.target, self.pending.loss_scale, counter + waiting if waiting else counter)
         return self.pending.hand_out(start(partial(self.method.updates, self), record, before), self.method.needs_target)
 
     def _written_in_training(self) -> list[nn.Module]:
@@ -162,6 +165,14 @@ class RewrittenModel(View):
         """Whether any step was finished since the rewrite."""
         return int(self.inserted.counter) > 0
 
+    def parameters_by_name(self) -> dict[str, nn.Parameter]:
+        """``dict(model.named_parameters())``, at the price of a look at each module."""
+        return self.module_table.named_parameters(self)
+
+    def modules_now(self) -> list[nn.Module]:
+        """Its modules, inserted ones too; some twice."""
+        return self.module_table.modules(self)
+
     def part_of(self, name: str) -> Part | None:
         """What of a parameter its rule trains (:func:`passes.slice_weight_gradients`); None: all of it."""
         return self.inserted.parts.of(name) if hasattr(self.inserted, "parts") else None
@@ -170,16 +181,14 @@ class RewrittenModel(View):
         """The training graph in one go: logits, then everything that passes marked to leave it; ``more``: inputs that passes added."""
         return self._training(self, x, *more)
 
-    @contextmanager
-    def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> Iterator[None]:
+    def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> AbstractContextManager[None]:
         """One training step: labels ``(B,)`` for rules that need them, and a clean slate.
 
         Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with
         losses of its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n
         times the step).
         """
-        with self.pending.open(target, loss_scale):
-            yield
+        return self.pending.open(target, loss_scale)
 
     def backward(
         self,
@@ -201,9 +210,9 @@ class RewrittenModel(View):
             the labels that the rule learns by do not fit it.
         """
         self._require_pending()
-        rule, parameters = type(self.method).__name__, dict(self.named_parameters())
-        with self.pending.refusing():
-            self.inserted.counter += self.pending.finish(loss, rule, parameters, others or [], gradient, retain_graph)
+        rule = type(self.method).__name__
+        with self.pending.refusing(), self.module_table.held(self) as parameters:
+            self.inserted.counter.add_(self.pending.finish(loss, rule, parameters, others or [], gradient, retain_graph))
 
     @contextmanager
     def plain_backward(self) -> Iterator[None]:
@@ -211,7 +220,7 @@ class RewrittenModel(View):
         self._require_pending()
         with self.pending.refusing(), self.pending.plain_backward(type(self.method).__name__) as done:
             yield
-        self.inserted.counter += len(done)
+        self.inserted.counter.add_(len(done))
 
     def _require_pending(self) -> None:
         if not self.pending and not self.pending.forgotten:

@@ -58,7 +58,7 @@ class Update:
     def whole_gradient(self) -> Tensor:
         """The gradient in the shape and type of the parameter, zero outside its part; under autocast a rule may compute it in bf16."""
         assert self.gradient is not None, "an update with a value has no gradient"
-        gradient = self.gradient.to(self.tensor.dtype)
+        gradient = self.gradient if self.gradient.dtype == self.tensor.dtype else self.gradient.to(self.tensor.dtype)
         return gradient if self.part is None else self.part.put(torch.zeros_like(self.tensor), gradient)
 
 

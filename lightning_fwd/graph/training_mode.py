@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import torch
@@ -72,9 +72,9 @@ def insert_dropout_modules(graph_module: fx.GraphModule, inserted: nn.Module, in
 
 
 @contextmanager
-def untracked_statistics(model: nn.Module) -> Iterator[None]:
-    """Inside, batch norms in training mode normalise by the batch and leave their running statistics as they are."""
-    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats]
+def untracked_statistics(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, those of the modules that are batch norms in training mode normalise by the batch and leave their statistics as they are."""
+    norms = [m for m in modules if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:

@@ -6,6 +6,7 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from ..errors import RewriteError
 from .blocks import is_norm, layer_of, parameters_of, shape_of
 from .constants import INSERTED, is_constant
+from .module_table import parameter_at
 from .operand import known_shape, module_of, target_path
 from .segment import Segment
 
@@ -57,8 +59,12 @@ class Unit:
 
     def parameters(self, root: nn.Module) -> dict[str, nn.Parameter]:
         """Its trainable parameters by name."""
-        found = {name: root.get_parameter(name) for name in self.parameter_names}
-        return {name: p for name, p in found.items() if p.requires_grad}
+        found = ((name, parameter_at(root, path)) for name, path in self._paths)
+        return {name: p for name, p in found if p is not None and p.requires_grad}
+
+    @cached_property
+    def _paths(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [(name, tuple(name.split("."))) for name in self.parameter_names]
 
     def run_rest(self, root: nn.Module, z: Tensor, values: dict[str, Tensor]) -> None:
         """From z to the next layer; ``values`` (by node name) gains what later units read and loses what they do not."""

@@ -49,6 +49,9 @@ class View(nn.Module):
         self._modules[INSERTED] = module  # nn.Module.__setattr__ would register it as "inserted"
 
     def __getattr__(self, name: str) -> Any:
+        children = self.__dict__.get("_modules", {})
+        if name in children:  # what the graph's code asks for, several times a step
+            return children[name]
         try:
             return super().__getattr__(name)
         except AttributeError:

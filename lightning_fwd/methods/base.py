@@ -138,7 +138,7 @@ class LearningMethod(ABC):
         if target.numel() and not torch.compiler.is_compiling() and not _is_fake(target):
             # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any
             # other number (Apple), and to find it only after the step would be to find it too late.
-            least, most = torch.stack([target.min(), target.max()]).tolist()
+            least, most = torch.stack(torch.aminmax(target)).tolist()
             if least < 0 or most >= classes:
                 raise StepError(
                     f"{name} got labels from {least} to {most}, but the model has {classes} classes",

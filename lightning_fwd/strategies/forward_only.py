@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from ..errors import LightningFwdError
 from ..graph.constants import COUNTER, INSERTED
+from ..graph.module_table import ModuleTable
 from ..graph.refuse_backward import require_finite_loss
 from ..graph.rewritten import RewrittenModel
 from ..integer import Integer, IntegerRule
@@ -75,6 +76,7 @@ class TrainsByRule(Strategy):
         self._module_name, self._example_input = module, example_input
         self._input_key, self._target_key, self._from_scratch = input_key, target_key, from_scratch
         self._adopted: list[nn.Parameter] = []
+        self._module_table = ModuleTable()
 
     @property
     def rewritten(self) -> RewrittenModel | None:
@@ -283,8 +285,8 @@ class TrainsByRule(Strategy):
                 with self.network.plain_backward():
                     self.precision_plugin.backward(closure_loss, self.connected, optimizer, *args, **kwargs)
             else:
-                inside = {id(p) for p in self.network.parameters()}
-                others = [p for p in self.connected.parameters() if id(p) not in inside]
+                inside = {id(p) for p in self.network.parameters_by_name().values()}
+                others = [p for p in self._module_table.named_parameters(self.connected).values() if id(p) not in inside]
                 self.network.backward(closure_loss, others, **backward_settings(*args, **kwargs))
         closure_loss = self.precision_plugin.post_backward(closure_loss, self.connected)
         self.post_backward(closure_loss)

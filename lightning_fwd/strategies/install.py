@@ -157,7 +157,10 @@ def split_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def installed(module: nn.Module) -> RewrittenModel | None:
     """The rewritten network inside a module, if there is one."""
-    return next((child for child in module.children() if isinstance(child, RewrittenModel)), None)
+    for child in module._modules.values():  # asked several times a step
+        if isinstance(child, RewrittenModel):
+            return child
+    return None
 
 
 def unwrap(module: nn.Module) -> nn.Module:

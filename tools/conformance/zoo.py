@@ -17,11 +17,14 @@ from __future__ import annotations
 import argparse
 import csv
 import random
+import signal
 import sys
 import time
 import traceback
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -42,6 +45,26 @@ RATE = 0.01
 
 class Wrong(Exception):
     """A rewrite that ran and is not what it says."""
+
+
+class TookTooLong(BaseException):
+    """The alarm of :func:`time_limit`; no Exception, so that nothing that tries one way after another takes it for one that failed."""
+
+
+@contextmanager
+def time_limit(seconds: int) -> Iterator[None]:
+    """Raise :class:`TookTooLong` in the block after so many seconds of the processor."""
+
+    def ring(signum: int, frame: object) -> None:
+        raise TookTooLong
+
+    before = signal.signal(signal.SIGPROF, ring)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def state_of(net: nn.Module) -> dict[str, Tensor]:
@@ -89,8 +112,8 @@ def plain_gradients(net: nn.Module, x: Tensor, y: Tensor, frozen_norms: bool) ->
     return {name: grad for name, grad in zip(named, found, strict=True) if grad is not None}
 
 
-def check(entry: Entry, rule: str, priced: bool) -> None:
-    """Raise what is to be said of one cell."""
+def check(entry: Entry, rule: str, price_seconds: int, said: dict[str, str]) -> None:
+    """Raise what is to be said of one cell; whether it was priced goes into ``said`` (0 seconds: not asked for)."""
     net = pretrained(entry).eval()
     x = torch.randn(4, *entry.shape)
     with torch.no_grad():
@@ -108,8 +131,16 @@ def check(entry: Entry, rule: str, priced: bool) -> None:
     gradients = step(model, x, y)
     after = state_of(net)
     compare(method, before, after, gradients, reached, flags, {n: p.requires_grad for n, p in net.named_parameters()}, net)
-    if priced and not lf.step_cost(model, (x, y), scheduled=False).total_macs > 0:
-        raise Wrong("its price is nothing")
+    if price_seconds:
+        try:
+            with time_limit(price_seconds):
+                cost = lf.step_cost(model, (x, y), scheduled=False)
+        except TookTooLong:
+            said["priced"] = f"not within {price_seconds} s"
+        else:
+            if not cost.total_macs > 0:
+                raise Wrong("its price is nothing")
+            said["priced"] = "yes"
     model.eval()
     with torch.no_grad():
         learned = model(x)
@@ -185,13 +216,13 @@ def compare(
                 raise Wrong(f"the gradient of {name} is off autograd's by {off:.1e} of its size")
 
 
-def cell(entry: Entry, rule: str, priced: bool) -> dict[str, str]:
+def cell(entry: Entry, rule: str, price_seconds: int) -> dict[str, str]:
     """One line of the table."""
-    begun = time.perf_counter()
+    begun, said = time.perf_counter(), {"priced": "no"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check(entry, rule, priced)
+            check(entry, rule, price_seconds, said)
         outcome, reason = "right", ""
     except Wrong as error:
         outcome, reason = "wrong", str(error)
@@ -202,7 +233,7 @@ def cell(entry: Entry, rule: str, priced: bool) -> dict[str, str]:
         outcome, reason = "crash", f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
     seconds = f"{time.perf_counter() - begun:.1f}"
     text = " ".join(reason.split())[:600]
-    return {"network": entry.name, "rule": rule, "outcome": outcome, "priced": str(int(priced)), "reason": text, "seconds": seconds}
+    return {"network": entry.name, "rule": rule, "outcome": outcome, "priced": said["priced"], "reason": text, "seconds": seconds}
 
 
 def table(lines: list[dict[str, str]]) -> str:
@@ -227,6 +258,9 @@ def main() -> None:
         default="all",
         help="turns: of each network the step of one rule, each rule in its turn",
     )
+    options.add_argument(
+        "--price-seconds", type=int, default=60, help="of the processor; a price that takes longer is given up, and the line says so"
+    )
     args = options.parse_args()
     torch.set_num_threads(1)
     declare_torchvision_operators()
@@ -246,11 +280,11 @@ def main() -> None:
             for rule in args.rules:
                 if (entry.name, rule) not in known:
                     turn = args.price == "turns" and list(lf.METHODS).index(rule) == place % len(lf.METHODS)
-                    done.append(cell(entry, rule, turn or args.price == "all"))
+                    done.append(cell(entry, rule, args.price_seconds if turn or args.price == "all" else 0))
                     writer.writerow(done[-1])
                     file.flush()
                     print(f"{done[-1]['outcome']:8} {entry.name} {rule}  {done[-1]['reason'][:120]}", file=sys.stderr)
-    networks, priced = len({line["network"] for line in done}), sum(line["priced"] == "1" and line["outcome"] == "right" for line in done)
+    networks, priced = len({line["network"] for line in done}), sum(line["priced"] == "yes" and line["outcome"] == "right" for line in done)
     print(f"{networks} networks; priced: {priced} of the right ones\n\n{table(done)}")
     for line in done:
         if line["outcome"] in ("wrong", "crash"):

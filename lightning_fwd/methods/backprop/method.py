@@ -36,7 +36,7 @@ class Backprop(LearningMethod):
         with torch.enable_grad(), phase("forward"):
             logits = model.run(record.input)
         error = yield Logits(logits)
-        named: dict[str, torch.Tensor] = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        named: dict[str, torch.Tensor] = {name: p for name, p in model.parameters_by_name().items() if p.requires_grad}
         if record.input.requires_grad:
             named["input"] = record.input
         yield from local_gradients(named, logits, error)

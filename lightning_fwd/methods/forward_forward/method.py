@@ -182,7 +182,7 @@ class ForwardForward(LearningMethod):
 
     def _tracked(self, model: RewrittenModel, prediction: str) -> AbstractContextManager[None]:
         """A step passes each norm twice, and the two differ: the running statistics are those of the pass by which the model predicts."""
-        return nullcontext() if self.batch_norm != "train" or prediction == self.prediction else untracked_statistics(model)
+        return nullcontext() if self.batch_norm != "train" or prediction == self.prediction else untracked_statistics(model.modules_now())
 
     def _learn(
         self,

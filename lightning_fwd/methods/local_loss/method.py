@@ -150,7 +150,7 @@ class LocalLoss(LearningMethod):
         """The goodness at the head that a block learns by: its own, or one ``lookahead`` blocks later, with a graph to ``h``."""
         with torch.enable_grad(), phase("goodness"):
             for block in model.block_runners[index + 1 : index + 1 + self.lookahead]:
-                with untracked_statistics(model):
+                with untracked_statistics(model.modules_now()):
                     h, *more = block(model, h)
                 goodness = more[0] if more else h  # the last block gives the logits
         return goodness
@@ -163,7 +163,7 @@ class LocalLoss(LearningMethod):
                 h = block(model, h)[0]
         error = yield Logits(h)
         h = record.input
-        with untracked_statistics(model):
+        with untracked_statistics(model.modules_now()):
             for block in model.block_runners:
                 parameters = block.parameters(model)
                 with torch.set_grad_enabled(bool(parameters)), phase("second_forward"):

@@ -94,7 +94,7 @@ class SparseTraining(LearningMethod):
         with torch.enable_grad(), phase("forward"):
             (logits,) = model.emit(record.input)
         error = yield Logits(logits)
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        named = {name: p for name, p in model.parameters_by_name().items() if p.requires_grad}
         with phase("backward"):
             grads, owned = gradients(logits, list(named.values()), error)
         masked = {m.uses[0]: (key, m) for key, m in model.inserted.weight_masks.items()}
