@@ -11,7 +11,7 @@ The rooms of this package import one way, each only from rooms further left; tho
 (``tests/test_imports.py`` holds this line, and a new room needs a place in it)::
 
     errors <- plain_files <- settings, strict_yaml, import_path, workers <- graph, models, data <- passes <- methods <- trace
-        <- cost, integer <- adaptation, strategies <- callbacks, classifier, register <- recipes <- compare, search <- cli
+        <- cost, integer <- adaptation, device_weights, strategies <- callbacks, classifier, register <- recipes <- compare, search <- cli
 
 The tools import lightning_fwd, never the other way. ``graph``, ``passes``, ``methods``, ``trace`` and ``cost`` import no Lightning. Nothing
 in ``trace``, ``cost``, ``adaptation`` or ``strategies`` knows a rule by name. No rule's room imports another's, and no private name is used
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .callbacks import CalibrateHeads, Diagnosis, StepCost
     from .classifier import Classifier
     from .cost import step_cost
+    from .device_weights import load_device_weights
     from .errors import CaptureError, LightningFwdError, RewriteError, StepError
     from .graph import RewrittenModel, set_labels
     from .integer import Integer
@@ -48,6 +49,7 @@ _ROOM_OF = {
     "StepCost": "callbacks",
     "Classifier": "classifier",
     "step_cost": "cost",
+    "load_device_weights": "device_weights",
     "CaptureError": "errors",
     "LightningFwdError": "errors",
     "RewriteError": "errors",
@@ -84,6 +86,7 @@ __all__ = [
     "StepError",
     "adapt",
     "adaptation_cost",
+    "load_device_weights",
     "rewrite",
     "set_labels",
     "source_moments",

@@ -63,6 +63,8 @@ def check_readable(path: str | Path, resumed: bool) -> Mapping[str, Any]:
     kinds: dict[str, Any] = {"hyper_parameters": Mapping, "datamodule_hyper_parameters": Mapping, "lightning_fwd": Mapping}
     wrong = [key for key, kind in kinds.items() if not isinstance(content.get(key, {}), kind)]
     wrong += [key for key, kind in _RESUMED.items() if resumed and not isinstance(content.get(key), kind)]
+    if resumed and not wrong and not _counts(content["loops"].get("fit_loop")):
+        wrong = ["loops"]
     if wrong:
         lacking = [key for key in wrong if key not in content]
         why = f"it lacks {', '.join(lacking)}" if lacking else f"its {', '.join(wrong)} are of another form"
@@ -71,6 +73,28 @@ def check_readable(path: str | Path, resumed: bool) -> Mapping[str, Any]:
         )
         raise LightningFwdError(f"{path} is not a checkpoint that a fit can go on from", why, mend)
     return content
+
+
+def _counts(fit_loop: Any) -> bool:
+    """Whether a fit's progress is numbers throughout: Lightning takes it over as it stands, and stumbles over it batches later."""
+
+    def numbers(value: Any) -> bool:
+        if isinstance(value, Mapping):
+            return all(map(numbers, value.values()))
+        return isinstance(value, int) and value >= 0
+
+    if not isinstance(fit_loop, Mapping):
+        return False
+    stepped = fit_loop.get("epoch_loop.state_dict", {})
+    progress = [value for key, value in fit_loop.items() if str(key).endswith("progress")]
+    return all(map(numbers, progress)) and isinstance(stepped, Mapping) and isinstance(stepped.get("_batches_that_stepped", 0), int)
+
+
+def naming_file(path: str | Path, error: LightningFwdError) -> LightningFwdError:
+    """An error about "the checkpoint" that says which file it is."""
+    if "the checkpoint" not in str(error) or str(path) in str(error):
+        return error
+    return type(error)(f"{path}: {error.what}", error.why, error.mend)
 
 
 def require_rule(path: str | Path, content: Mapping[str, Any], strategy: Any, arguments: Sequence[str], command: str) -> None:

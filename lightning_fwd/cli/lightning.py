@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import LightningFwdError
 from ..strict_yaml import read_yaml
-from .checkpoint import check_readable, refuse_unsafe, require_rule, unfit, while_restoring
+from .checkpoint import check_readable, naming_file, refuse_unsafe, require_rule, unfit, while_restoring
 
 
 def run(arguments: list[str]) -> int:
@@ -60,6 +60,10 @@ def run(arguments: list[str]) -> int:
         )  # fmt: skip
     except argparse.ArgumentError as error:
         raise LightningFwdError(_cause(str(error)), *_about_strategy(str(error), arguments[0])) from error
+    except LightningFwdError as error:
+        if not given:
+            raise
+        raise naming_file(given[0], error) from error
     except ValueError as error:
         if "invalid strategy name" not in str(error):
             if "Errors:" in str(error):

@@ -17,6 +17,7 @@ from ..errors import LightningFwdError
 from ..methods import LearningMethod, get_method
 from ..recipes import (
     Training,
+    as_plain,
     data_module,
     from_mapping,
     read_recipe,
@@ -143,7 +144,8 @@ class Scenario:
     """A comparison of learning rules under one drift.
 
     Args:
-        data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...).
+        data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...); or with ``module`` the user's own data module,
+            by class and arguments or as it is: those of :class:`lightning_fwd.recipes.own_data.OwnData`.
         model, model_args: for :func:`lightning_fwd.models.build`.
         weights: file of trained weights: a checkpoint of Lightning, a saved state_dict, .safetensors, or Keras .npz or .h5;
             ``${LIGHTNING_FWD_DATA}`` may stand in it.
@@ -227,7 +229,8 @@ class Scenario:
             row.frozen(network)
 
     def as_yaml(self) -> str:
-        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+        plain = dataclasses.replace(self, data=as_plain(self.data))  # asdict would copy the user's data module
+        return yaml.safe_dump(dataclasses.asdict(plain), sort_keys=False)
 
 
 def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:

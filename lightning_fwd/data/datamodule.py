@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
+from os import PathLike
 from typing import Literal
 
 import lightning as L
@@ -105,6 +107,7 @@ class DriftDataModule(L.LightningDataModule):
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
+        _require_kinds(arguments)
         self.real_drift = self._real_drift(dataset, drift, drift_severity)
         self.drift = as_drift(None if self.real_drift else drift, drift_severity, drift_seed)
         if view == "target" and not (self.drift or self.real_drift or target_dataset):
@@ -339,6 +342,20 @@ def _to_float(x: np.ndarray) -> Tensor:
 def _few(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
     _require(count <= len(labels), name, count, f"at most {len(labels)}, all there are")
     return stratified_subset(labels, count, seed)
+
+
+_WORDS, _WHOLE = ("dataset", "target_dataset", "root"), ("drift_seed", "batch_size", "train_samples", "test_samples", "seed", "num_workers")
+
+
+def _require_kinds(arguments: dict[str, object]) -> None:
+    """Refuse what a recipe may hold in the place of a name or a number: nothing, a list, a mapping."""
+    optional = ("target_dataset", "root", "train_samples", "test_samples")
+    for name, kinds, wanted in ((_WORDS, (str, PathLike), "a name or a path"), (_WHOLE, (Integral,), "a whole number"),
+                                (("val_fraction",), (Real,), "a number"), (("flatten",), (bool, np.bool_), "true or false")):  # fmt: skip
+        for each in name:
+            value = arguments[each]
+            fits = isinstance(value, kinds) and (isinstance(value, bool | np.bool_) is (each == "flatten"))
+            _require(fits or (value is None and each in optional), each, value, wanted)
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

@@ -79,9 +79,15 @@ class ResumableLoader(DataLoader):
         """Go on from there when the same epoch begins.
 
         Raises:
-            LightningFwdError: inside an epoch, and of batches of another size or of other data.
+            LightningFwdError: inside an epoch, and of batches of another size or of other data; or it is no such state.
         """
         here = self.state_dict()
+        if not isinstance(state, dict) or not all(isinstance(state.get(key), int) and state[key] >= 0 for key in here):
+            raise LightningFwdError(
+                "the checkpoint's place in the data cannot be read",
+                f"it is damaged: not one number each for {', '.join(here)}",
+                "take another checkpoint; for a new run from its weights, leave --ckpt_path out and load them into the model",
+            )
         changed = [key for key in ("batch_size", "samples") if state.get(key) != here[key]]
         if changed and 0 < state["batches"] < -(-state["samples"] // max(1, state["batch_size"])):
             raise LightningFwdError(

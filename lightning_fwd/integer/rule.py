@@ -15,9 +15,11 @@ from ..graph.blocks import Granularity
 from ..graph.constants import COUNTER
 from ..graph.cross_entropy import cross_entropy, whole_softmax_errors
 from ..graph.rewritten import RewrittenModel
+from ..graph.stored_as import StoredAs
 from ..methods.base import LearningMethod, Logits, StepRecord, Update, Updates
 from ..passes import fold_batch_norm
 from ..trace import StepGraph, trace_inference, trace_step
+from .arithmetic import BIAS_EXPONENT, HALF, VIEW_BITS
 from .calibrate import calibrate_activations, calibrate_weights, exponent_buffers
 from .lower_step import IntegerStep, lower_step
 from .lower_updates import MOMENTUM
@@ -158,6 +160,21 @@ class IntegerRule(LearningMethod):
             else:
                 state[name] = (to_master if name in step.trained else to_frozen)(parameters[name], buffers[exponents_of(name)])
         return state
+
+    def stored_as(self, model: RewrittenModel, step: IntegerStep) -> dict[str, StoredAs]:
+        """What each trained parameter is on the device: a master and its row's exponents, or a bias."""
+        parameters, buffers = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_buffers())
+        said = {}
+        for name in step.trained:
+            own, kept = f"{exponents_of(name)}.integer", exponents_of(name)
+            if parameters[name].ndim == 1:
+                said[name] = StoredAs(own, torch.tensor(2.0**-BIAS_EXPONENT), torch.zeros(()))
+                continue
+            factor, learned = torch.tensor(2.0**-VIEW_BITS), kept in step.graph.mutated
+            if not learned:
+                factor = factor * torch.exp2(-buffers[kept].float()).reshape(-1, *[1] * (parameters[name].ndim - 1))
+            said[name] = StoredAs(own, factor, torch.tensor(float(HALF)), kept if learned else "")
+        return said
 
     def _velocity(self, step: IntegerStep, name: str, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
         like = step.graph.node(MOMENTUM + name).meta["val"]

@@ -32,7 +32,7 @@ MODELS: dict[str, type[nn.Module]] = {
 _KNOWN = f"known are {', '.join(MODELS)}; or give an import path package.module.Class"
 
 
-def build(name: str, **kwargs: object) -> nn.Module:
+def build(name: str, /, **kwargs: object) -> nn.Module:
     """Make a network from its name in `MODELS` or an import path `package.module.Class`, with `kwargs` as arguments.
 
     The import path may name a class derived from nn.Module, or a function annotated to return one; anything else is refused before it is

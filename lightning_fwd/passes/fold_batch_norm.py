@@ -14,6 +14,7 @@ from ..graph.blocks import layer_of, shape_of
 from ..graph.constants import INSERTED
 from ..graph.plain_layers import BATCH_NORMS, is_plain
 from ..graph.rewritten import RewrittenModel
+from ..graph.stored_as import StoredAs
 
 _FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Linear)
 
@@ -43,6 +44,16 @@ class FoldedLayer(nn.Module):
         """What the norm's statistics and the layer's own bias contribute to the folded bias."""
         own = 0.0 if self.layer.bias is None else self.layer.bias
         return (own - self.norm.running_mean) * self._scale()
+
+    def stored_as(self) -> dict[str, StoredAs]:
+        """Names of their own for the weight and bias in memory: under the plain ones they would load into the plain model, and be wrong."""
+        weight, bias = self.uses
+        home, scale, shift = f"{INSERTED}.folded.{weight.removesuffix('.weight').replace('.', '/')}", self._scale(), self._shift()
+        scale = _per_output(scale.detach(), self.layer.weight)
+        return {
+            weight: StoredAs(f"{home}.weight", 1 / scale, torch.zeros_like(scale)),
+            bias: StoredAs(f"{home}.bias", torch.ones_like(shift.detach()), shift.detach()),
+        }
 
     @torch.no_grad()
     def fold(self) -> None:

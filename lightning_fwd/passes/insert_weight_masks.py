@@ -13,6 +13,7 @@ from ..errors import RewriteError
 from ..graph.blocks import layer_of
 from ..graph.constants import INSERTED
 from ..graph.rewritten import RewrittenModel
+from ..graph.stored_as import StoredAs
 
 
 class MaskedWeight(nn.Module):
@@ -34,6 +35,12 @@ class MaskedWeight(nn.Module):
         """The layer's output; of no input the masked weight itself, for a graph that reads it (``F.linear(x, self.weight)``)."""
         weight = _StraightThrough.apply(self.layer.weight, self.mask)
         return functional_call(self.layer, {"weight": weight}, args, kwargs) if args or kwargs else weight
+
+    def stored_as(self) -> dict[str, StoredAs]:
+        """The weight in memory has values where the mask has none: a plain model that took them would compute with them."""
+        path = self.uses[0].removesuffix(".weight")
+        name = f"{INSERTED}.weight_masks.{path.replace('.', '/')}.weight"
+        return {self.uses[0]: StoredAs(name, self.mask, self.mask.new_zeros(1))}
 
 
 class _StraightThrough(torch.autograd.Function):

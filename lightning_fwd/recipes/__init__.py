@@ -1,6 +1,7 @@
 """What a YAML recipe is: read, checked, and started. Comparisons and searches build on it, and know nothing of each other."""
 
 from .cluster import BACKENDS, on_backend
+from .own_data import OwnData, as_plain
 from .processes import caller_kept, run_each, worker_count
 from .read import differences, from_mapping, read_recipe, require_same
 from .recipe import Recipe
@@ -20,8 +21,10 @@ from .training import Training, fit, quiet, require_accelerator
 
 __all__ = [
     "BACKENDS",
+    "OwnData",
     "Recipe",
     "Training",
+    "as_plain",
     "caller_kept",
     "data_module",
     "differences",

@@ -17,6 +17,7 @@ from ..methods import Backprop
 from ..models import build, load_weights
 from ..models.sealed_weights import load_sealed, save_sealed
 from ..models.weights import load_state
+from .own_data import OwnData
 from .recipe import Recipe
 from .training import fit, quiet
 
@@ -36,17 +37,18 @@ def require_keywords(values: Any, name: str) -> None:
         )
 
 
-def data_module(arguments: dict[str, Any], **more: Any) -> DriftDataModule:
-    """The data of a recipe.
+def data_module(arguments: dict[str, Any], **more: Any) -> Any:
+    """The data of a recipe: a data set by name, or with ``module`` the user's own data module.
 
     Raises:
         LightningFwdError: an argument is unknown.
         ValueError: one is out of its range.
     """
+    kind = OwnData if "module" in arguments else DriftDataModule
     try:
-        return DriftDataModule(**arguments, **more)
+        return kind(**arguments, **more)
     except TypeError as error:
-        known = ", ".join(name for name in inspect.signature(DriftDataModule).parameters if name not in more)
+        known = ", ".join(name for name in inspect.signature(kind).parameters if name not in more)
         raise LightningFwdError(f"data: {arguments!r}", str(error), f"known keys: {known}") from error
 
 

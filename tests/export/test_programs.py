@@ -122,7 +122,7 @@ def test_nothing_is_written_when_the_check_fails(tmp_path, monkeypatch):
 
     def with_stale_weights(*arguments):
         program, step = build(*arguments)
-        return dataclasses.replace(program, weights=program.weights[::-1]), step
+        return dataclasses.replace(program, learned=program.learned[::-1]), step
 
     monkeypatch.setattr(export_module, "build", with_stale_weights)
     with pytest.raises((ExportError, RuntimeError)):

@@ -15,6 +15,7 @@ from lightning_fwd_export.boards.build import SEMIHOSTED, board_flags, compile_m
 from lightning_fwd_export.c_code.state import StateTensors, state_macros
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.pte import Tensor, read_program
+from tiny_exports import TinyMlp
 
 import lightning_fwd as lf
 
@@ -196,6 +197,22 @@ def test_what_is_not_a_whole_save_of_this_model_is_refused(firmware):
         library.c.lfwd_init()
         before = library.state
         assert damaged == whole or (library.load(flash) not in (STORED, WRITE_FAILED) and library.state == before)
+
+
+def test_slots_go_back_into_the_plain_model(firmware, tmp_path):
+    library, _, code = firmware
+    flash, count = flash_for(library), int(library.header["LFWD_WEIGHTS_BYTES"])
+    for seed in (1, 2):
+        weights = np.random.default_rng(seed).normal(size=count // 4).astype("f4").tobytes()
+        library.state = weights + bytes(library.bytes - count)
+        assert library.save(flash) == STORED
+    dump, net = tmp_path / "flash.bin", TinyMlp()
+    dump.write_bytes(flash.slots[0] + b"\xff" * 100 + flash.slots[1])
+    lf.load_device_weights(net, dump, code.parent)
+    assert b"".join(p.detach().numpy().tobytes() for p in net.parameters()) == weights
+    flash.slots[0][8] ^= 1
+    with pytest.raises(lf.LightningFwdError, match="another model"):
+        lf.load_device_weights(net, bytes(flash.slots[0]), code.parent)
 
 
 @pytest.mark.parametrize("at, result", [(4, OTHER_VERSION), (8, OTHER_MODEL), (30, DAMAGED)])

@@ -26,7 +26,7 @@ from pathlib import Path
 from fault_kinds import KINDS, Kind
 from mutations import mutations
 
-SECONDS = 20  #: after which a file counts as one that hangs
+SECONDS, WAITED = 20, 200  #: of work, or of waiting, after which a file counts as one that hangs
 _MEMORY = 6 << 30  #: address space beyond what the process has at the start: a file that asks for more meets a MemoryError
 
 
@@ -41,8 +41,8 @@ def trial(kind: Kind, path: Path, data: bytes, good: object, way: str) -> tuple[
     def late(*_):
         raise Hang
 
-    signal.signal(signal.SIGALRM, late)
-    signal.alarm(SECONDS)
+    signal.signal(signal.SIGALRM, late), signal.signal(signal.SIGPROF, late)
+    signal.alarm(WAITED), signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -59,7 +59,7 @@ def trial(kind: Kind, path: Path, data: bytes, good: object, way: str) -> tuple[
     except BaseException:
         return "traceback", traceback.format_exc()
     finally:
-        signal.alarm(0)
+        signal.alarm(0), signal.setitimer(signal.ITIMER_PROF, 0)
     if kind.covers(good, content):
         return "same", ""
     return ("accepted" if kind.sealed and way == "damaged_bytes" else "other"), repr(content)[:200]

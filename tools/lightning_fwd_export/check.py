@@ -91,7 +91,7 @@ def check_program(
             check.loss = compare(check.loss, got_loss, value, f"the loss of step {check.steps}", tolerance)
             check.steps += 1
         expected = dict([*model.named_parameters(), *model.named_buffers()])
-        for name, value in zip(program.weights, host.run("get_weights"), strict=True):
+        for name, value in zip(program.learned, host.run("get_weights"), strict=True):
             check.weights = compare(check.weights, value, expected[name], f"{name} after {check.steps} steps", tolerance)
         model.eval()
         with torch.no_grad():

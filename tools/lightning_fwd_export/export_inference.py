@@ -213,7 +213,7 @@ def _build(net: nn.Module, example: Tensor, calibration, int8: bool, progress: C
     reference = edge.exported_program("forward").module()
     label(edge.exported_program("forward").graph)
     data, arenas = serialise(edge, numbers, [])
-    program = StepProgram(data, [], {"forward": arenas["forward"]}, numbers, reference)
+    program = StepProgram(data, [], [], {"forward": arenas["forward"]}, numbers, reference)
     checked, written = translate(data, "inference.pte")
     return program, checked, written
 

@@ -41,6 +41,7 @@ from .program import StepProgram, build_program
 from .quiet import quiet
 from .report import ExportReport
 from .unrolled import require_few_operations, require_few_steps
+from .weights_table import own_names, write_weights_table
 
 
 def export(
@@ -64,7 +65,7 @@ def export(
     Args:
         model: what ``lf.rewrite`` gave, trained or not.
         example_batch: input ``(B, ...)`` and target ``(B,)`` of the program's fixed shapes.
-        out_dir: gets ``step.pte``, ``c/`` and ``report.json``.
+        out_dir: gets ``step.pte``, ``c/``, ``report.json``, and the weights table for the way back (``lf.load_device_weights``).
         board, run: with ``run``, train on this board's emulator; the C itself is the same for every board.
         calibration: input batches for int8. int8: quantise what lies before the first trained layer.
         lr, momentum: of the SGD inside the program.
@@ -164,6 +165,7 @@ def export_program(
     add_prepare(written.files, form, checked)
     write_sources(written.files, code, prefix)
     (out / "step.pte").write_bytes(program.data)
+    write_weights_table(out, model, program, checked, written)
     activations, state = program.arenas["train_step"]
     progress("pricing the step")
     report = ExportReport(
@@ -253,8 +255,8 @@ def build(
     if int8:
         from .mixed import build_mixed
 
-        return build_mixed(model, train_step, forward, values, example_batch, calibration, numbers), train_step
-    return build_program(train_step, forward, values, example_batch, numbers=numbers), train_step
+        return build_mixed(model, train_step, forward, values, example_batch, calibration, numbers, own_names(model)), train_step
+    return build_program(train_step, forward, values, example_batch, numbers=numbers, own_names=own_names(model)), train_step
 
 
 def state_values(model: RewrittenModel, *graphs: StepGraph) -> dict[str, Tensor]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from lightning_fwd.plain_files import require_file
+
 from .c_code.writer import Written, write_c
-from .errors import ExportError
+from .errors import ExportError, NoKernel
 from .foreign import as_export_errors
 from .pte import Program, read_program
 
@@ -15,6 +17,7 @@ FIRMWARE = Path(__file__).parent / "firmware"
 _TEMPLATES = Path(__file__).parent / "templates"
 PREFIX = "lfwd_"
 GENERATED = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.c", "lfwd_prepare.c", "lfwd_store.h", "lfwd_store.c")
+_MEND = "give a step.pte that this exporter wrote, or export it again"
 _LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 
@@ -37,11 +40,14 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
     """
     name = "a program"
     if not isinstance(program, bytes):
-        path = Path(program)
-        if not path.is_file():
-            raise ExportError(f"{path}: no such file")
+        path = require_file(program, "the program", _MEND, ExportError)
         program, name = path.read_bytes(), path.name
-    checked, written = translate(program, name, trust_unsealed)
+    try:
+        checked, written = translate(program, name, trust_unsealed)
+    except NoKernel:
+        raise
+    except ExportError as error:
+        raise ExportError(f"{name}: {error.what}", error.why, error.mend or _MEND) from error
     write_sources(written.files, out_dir, prefix)
     return checked
 

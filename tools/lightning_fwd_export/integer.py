@@ -31,6 +31,7 @@ from .host.runtime import compiler, run_tool
 from .program import StepProgram, build_program
 from .pte import Program
 from .report import ExportReport
+from .weights_table import own_names, write_weights_table
 
 RESULTS = ("logits", "logits_exponent")
 
@@ -47,7 +48,8 @@ def build_integer(model: RewrittenModel, example_batch: Batch) -> StepProgram:
     values = rule.integers(model, forward) | rule.integers(model, step)
     numbers = {"input_exponent": int(model.inserted.integer.input)}
     batch = (quantise(x, model.inserted.integer.input), target, rule.rate.integers())
-    return build_program(step.graph, forward.graph, values, batch, numbers=numbers, results=RESULTS)
+    names = own_names(model, rule.stored_as(model, step))
+    return build_program(step.graph, forward.graph, values, batch, numbers=numbers, results=RESULTS, own_names=names)
 
 
 def integer_calls(model: RewrittenModel, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, ...]]:
@@ -135,7 +137,7 @@ def check_integer(
 
 def expected_weights(program: StepProgram, state: dict[str, Tensor]) -> bytes:
     """The bytes that ``lfwd_get_weights`` gives for a state."""
-    return b"".join(np.ascontiguousarray(state[name].numpy()).tobytes() for name in program.weights)
+    return b"".join(np.ascontiguousarray(state[name].numpy()).tobytes() for name in program.learned)
 
 
 def export_integer(
@@ -177,6 +179,8 @@ def export_integer(
     add_prepare(sources, form, checked)
     write_sources(sources, code, prefix)
     (out / "step.pte").write_bytes(program.data)
+    step = model.method.calibrate(model, *example_batch)
+    write_weights_table(out, model, program, checked, written, model.method.stored_as(model, step))
     report = ExportReport(str(out / "step.pte"), str(code), program.weights, check.steps, 0.0, *program.arenas["train_step"])
     report.ram, report.flash = shipped_ram(written), shipped_flash(written)
     if measured is not None:

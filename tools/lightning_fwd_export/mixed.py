@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from executorch.exir.passes.quantize_io_pass import QuantizeInputs
@@ -53,6 +53,7 @@ def build_mixed(
     example_batch: Batch,
     calibration: Iterable[Tensor] | None,
     numbers: dict[str, int | float] | None = None,
+    own_names: Mapping[str, str] | None = None,
 ) -> StepProgram:
     """Program whose methods take int8 input (scale and zero point in ``*_input0_scale`` and ``*_input0_zp``); arguments as for
     ``build_program``.
@@ -89,7 +90,14 @@ def build_mixed(
         return lower_int8(program)
 
     return build_program(
-        train_step, forward, kept, (channels_last(x), target), lower=lower, compile_config=compile_config(), numbers=numbers
+        train_step,
+        forward,
+        kept,
+        (channels_last(x), target),
+        lower=lower,
+        compile_config=compile_config(),
+        numbers=numbers,
+        own_names=own_names,
     )
 
 
@@ -122,7 +130,7 @@ def check_mixed(program: StepProgram, model: RewrittenModel, batches: list[Batch
         check.loss = compare(check.loss, got_loss, loss, f"the loss of step {check.steps}", tolerance)
         check.steps += 1
     learned = {n.rpartition(".")[2].partition("_")[2]: b for n, b in program.reference.named_buffers() if "state.learned" in n}
-    for name, value in zip(program.weights, host.run("get_weights"), strict=True):
+    for name, value in zip(program.learned, host.run("get_weights"), strict=True):
         expected = learned[re.sub(r"\W", "_", name)]
         check.weights = compare(check.weights, value, expected, f"{name} after {check.steps} steps", tolerance)
     return check

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -32,7 +32,8 @@ class StepProgram:
 
     Attributes:
         data: the file's bytes.
-        weights: names of the tensors ``get_weights`` returns, in order.
+        weights: names of the tensors ``get_weights`` returns, in order; one that is not the plain model's tensor has a name of its own.
+        learned: the model's names of the same.
         arenas: method -> planned bytes: (activations, shared mutable state).
         numbers: constants in the program, such as the scale and zero point of int8 inputs.
         reference: the lowered training step in PyTorch (integer arithmetic included), where it was asked for.
@@ -40,6 +41,7 @@ class StepProgram:
 
     data: bytes
     weights: list[str]
+    learned: list[str]
     arenas: dict[str, tuple[int, int]] = field(default_factory=dict)
     numbers: dict[str, int | float] = field(default_factory=dict)
     reference: nn.Module | None = None
@@ -122,6 +124,7 @@ def build_program(
     compile_config: EdgeCompileConfig | None = None,
     numbers: dict[str, int | float] | None = None,
     results: tuple[str, ...] = ("loss", "logits"),
+    own_names: Mapping[str, str] | None = None,
 ) -> StepProgram:
     """Export both graphs over shared state.
 
@@ -132,6 +135,7 @@ def build_program(
         lower: further passes over each edge program, given its method's name (int8 kernels); the result then has a ``reference``.
         compile_config: of ``to_edge``, where the lowering needs its own.
         numbers: constants to keep in the program; read after the lowering.
+        own_names: of tensors that are not the plain model's, by the model's names.
         results: what the training step returns; a prediction returns those that it has.
 
     Raises:
@@ -161,7 +165,8 @@ def build_program(
         label(edge.exported_program(name).graph)
     _require_updates(edge.exported_program("train_step"), state, mutated, "lowering")
     data, arenas = serialise(edge, numbers or {}, ["state_learned_"])
-    return StepProgram(data, weights, {name: arenas[name] for name in modules if name in arenas}, dict(numbers or {}), reference)
+    given_out = [(own_names or {}).get(name, name) for name in weights]
+    return StepProgram(data, given_out, weights, {name: arenas[name] for name in modules if name in arenas}, dict(numbers or {}), reference)
 
 
 def serialise(

@@ -11,6 +11,8 @@ class ExportReport:
 
     Attributes:
         program: path of the .pte. code: folder of the C sources.
+        weights: names of what ``get_weights`` gives, in order. What is not the plain model's tensor (folded, masked, integers) has a name
+            of its own; ``lf.load_device_weights`` knows the way back.
         steps, weight_difference: how long and how closely the program followed PyTorch on the host (of an int8 program: PyTorch's run of
             the same integer step).
         same_predictions: of an int8 program, the share of samples that it classifies as the float model does, before any training.

@@ -114,8 +114,8 @@ def state_table(state: StateTensors, arenas: dict[int, str]) -> str:
     return "\n".join(["const lfwd_region lfwd_state[LFWD_STATE_REGIONS] = {", *rows, "};"])
 
 
-def state_macros(state: StateTensors, constants: Iterable[bytes]) -> list[str]:
-    """Sizes of the state, and which model it belongs to: a CRC-32 of shapes, types, initial values and frozen constants.
+def model_hash(state: StateTensors, constants: Iterable[bytes]) -> int:
+    """Which model a state belongs to: a CRC-32 of shapes, types, initial values and frozen constants.
 
     Learned weights fit the frozen ones beside them and no others, so these count too.
     """
@@ -124,10 +124,15 @@ def state_macros(state: StateTensors, constants: Iterable[bytes]) -> list[str]:
         model = zlib.crc32(f"{t.ctype}{t.shape}".encode() + (t.data or b""), model)
     for data in constants:
         model = zlib.crc32(data, model)
+    return model
+
+
+def state_macros(state: StateTensors, constants: Iterable[bytes]) -> list[str]:
+    """Sizes of the state, and which model it belongs to."""
     return [
         f"#define LFWD_STATE_BYTES {state.nbytes} /* all that lives across calls: the weights, then momentum, counters, exponents */",
         f"#define LFWD_STATE_REGIONS {len(state.regions())}",
-        f"#define LFWD_MODEL_HASH 0x{model:08x}u",
+        f"#define LFWD_MODEL_HASH 0x{model_hash(state, constants):08x}u",
     ]
 
 

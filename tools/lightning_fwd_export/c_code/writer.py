@@ -11,7 +11,7 @@ from ..pte import Method, Program, Tensor
 from . import elementwise, int8, integer, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
 from .kernels import KERNELS, Context, no_kernel, number
 from .liveness import ACTIVATIONS, Gaps
-from .state import GET_WEIGHTS, WEIGHT_PROTOTYPES, StateTensors, shape, state_macros, state_of, state_table, weight_access
+from .state import GET_WEIGHTS, WEIGHT_PROTOTYPES, StateTensors, model_hash, shape, state_macros, state_of, state_table, weight_access
 
 _FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
 
@@ -73,12 +73,15 @@ class Written:
         ram: bytes of each static array, by name: all of the program's RAM but the stack.
         scratch: the largest working memory of one call; it lies in the activations.
         constants: bytes of constants and tables in Flash.
+        model_hash, state_bytes: LFWD_MODEL_HASH and LFWD_STATE_BYTES; 0 without a state that is kept.
     """
 
     files: dict[str, str]
     ram: dict[str, int]
     scratch: int
     constants: int
+    model_hash: int = 0
+    state_bytes: int = 0
 
     @property
     def ram_bytes(self) -> int:
@@ -135,7 +138,8 @@ def write_c(program: Program, source: str) -> Written:
     }
     ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size} | ({"lfwd_rate": 4} if unit.rate_is_set else {})
     constants = sum(len(data) for _, data in unit.constants) + 4 * sum(_numbers(text) for text in unit.tables)
-    return Written(files, ram, unit.scratch_bytes, constants)
+    kept = (model_hash(state, [data for _, data in unit.constants]), state.nbytes) if state.learned else (0, 0)
+    return Written(files, ram, unit.scratch_bytes, constants, *kept)
 
 
 def _initialise(t: Tensor, unit: Unit) -> str:
