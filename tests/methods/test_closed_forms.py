@@ -10,6 +10,7 @@ import weakref
 import pytest
 import torch
 from method_table import CLASSES, clusters, one_step
+from plain_nets import conv, mlp, setting
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
@@ -17,28 +18,7 @@ from torch.nn.grad import conv2d_weight
 import lightning_fwd as lf
 from lightning_fwd.graph.counter_random import wrong_labels
 
-
-def mlp():
-    net = nn.Sequential(nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10), nn.ReLU(), nn.Linear(10, CLASSES))
-    net.input_shape = (16,)
-    return net
-
-
-def conv():
-    net = nn.Sequential(nn.Conv2d(1, 6, 3, 1, 1), nn.ReLU(), nn.Conv2d(6, 8, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(128, CLASSES))
-    net.input_shape = (1, 8, 8)
-    return net
-
-
 kinds = pytest.mark.parametrize("make", [mlp, conv])
-
-
-def setting(make, method, count=8):
-    torch.manual_seed(2)
-    net = make()
-    x, y = clusters(net, count)
-    model = lf.rewrite(net, method, x[:2])
-    return net, model, x, y
 
 
 def linear(layer, x):
