@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -16,8 +19,9 @@ from .across_ranks import mean, ranks, share, whole_shape
 class AsOneBatch(TorchFunctionMode):
     """Inside, batch norm in training mode normalises by the samples of all ranks, and dropout drops what one process would.
 
-    It stands in for the functions and not for modules, so it reaches norms with a forward of their own (timm's ``BatchNormAct2d``). What
-    calls torch's kernels directly (dropout inside attention, stochastic depth by ``bernoulli_``) stays each rank's own.
+    It stands in for the functions and not for modules, so it reaches norms with a forward of their own (timm's ``BatchNormAct2d``), and
+    dropout inside attention. What calls torch's kernels directly (dropout between recurrent layers, stochastic depth by ``bernoulli_``)
+    stays each rank's own.
     """
 
     def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
@@ -67,7 +71,44 @@ def _dropout(func: Callable, input: Tensor, p: float = 0.5, training: bool = Tru
     return input.mul_(mask) if inplace else input * mask
 
 
+def _attention(
+    func: Callable,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """:func:`F.scaled_dot_product_attention`, written out where it drops weights: its kernel draws inside."""
+    if not dropout_p:
+        return func(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa)
+    if enable_gqa:
+        key, value = (t.repeat_interleave(query.shape[-3] // t.shape[-3], -3) for t in (key, value))
+    scores = query @ key.transpose(-2, -1) * (1 / math.sqrt(query.shape[-1]) if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if attn_mask is not None:
+        scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
+    return _dropout(F.dropout, scores.softmax(-1), dropout_p) @ value
+
+
+def _several_heads(func: FunctionType, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+    """:func:`F.multi_head_attention_forward`: torch's own code, its names for dropout and attention leading here."""
+    heads = kwargs["num_heads"] if "num_heads" in kwargs else args[4]
+
+    def dropout(weights: Tensor, p: float) -> Tensor:  # (B * heads, L, S): a sample's rows lie together
+        return _dropout(F.dropout, weights.unflatten(0, (-1, heads)), p).flatten(0, 1)
+
+    here = {"dropout": dropout, "scaled_dot_product_attention": partial(_attention, F.scaled_dot_product_attention)}
+    return FunctionType(func.__code__, {**func.__globals__, **here}, argdefs=func.__defaults__)(*args, **kwargs)
+
+
 _STAND_INS: dict[Callable, Callable] = {
     F.batch_norm: _batch_norm,
+    F.scaled_dot_product_attention: _attention,
+    F.multi_head_attention_forward: _several_heads,
     **dict.fromkeys((F.dropout, F.dropout1d, F.dropout2d, F.dropout3d), _dropout),
 }

@@ -70,6 +70,43 @@ def test_two_processes_take_the_steps_of_one(rule):
     assert max((one[k] - two[k]).abs().max().item() for k in one) < 1e-6  # handed back in float32
 
 
+class Attending(torch.nn.Module):
+    """Attention that drops weights in training, of torch's module and of its function, two ways to mask."""
+
+    input_shape, num_classes = (1, 8, 8), 4
+
+    def __init__(self):
+        super().__init__()
+        self.heads, self.head = torch.nn.MultiheadAttention(8, 2, dropout=0.3, batch_first=True), torch.nn.Linear(8, 4)
+        self.function = Function()
+
+    def forward(self, x):
+        x = x.flatten(1, 2)
+        x = x + self.heads(x, x, x, need_weights=False)[0] + self.heads(x, x, x)[0]
+        return self.head(self.function(x).mean(1))
+
+
+class Function(torch.nn.Module):
+    def forward(self, x):
+        p, some = 0.4 * self.training, torch.ones(8, 8, dtype=torch.bool).tril(2)
+        attend = torch.nn.functional.scaled_dot_product_attention
+        return x + attend(x, x, x, some, dropout_p=p) + attend(x, x, x, dropout_p=p, is_causal=True, scale=0.5)
+
+
+class Attends(Dealt):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.network = Attending()
+
+
+@pytest.mark.parametrize("rule", ["backprop", pytest.param("local_loss", marks=pytest.mark.slow)])
+def test_dropout_inside_attention_drops_what_one_process_would(rule):
+    one, two = fit(Attends(), rule, 1), fit(Attends(), in_two(rule), 2)
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-6  # handed back in float32
+    assert max((value - tensors(Attends().network)[name]).abs().max().item() for name, value in one.items()) > 1e-3
+
+
 def test_a_rank_that_differs_is_caught():
     with pytest.raises(Exception, match="network.head.bias of rank 1 differ from rank 0's"):
         fit(Dealt(bent=True), in_two("local_loss", check_every=2), 2)
