@@ -45,6 +45,12 @@ def class_paths():
     yield ["export", "-c", {"model": {"init_args": good}, "data": evil}, "--out", "out", "--model", "torch.nn.Flatten"]
     yield ["export", "-c", {"model": {"init_args": good}, "trainer": {"strategy": {"init_args": {"method": evil}}}}, "--out", "out"]
     yield ["fit", "-c", {"data": evil}]
+    for command in ("compare", "adapt"):
+        for data in (
+            {"module": evil, "drift": "noise=0.1"},
+            {"module": {"class_path": "lightning.LightningDataModule"}, "target_module": evil},
+        ):
+            yield [command, "-c", {"data": data, "model": "mlp", **NEEDED[command]}, "--out", "out"]
     yield ["fit", "-c", {"trainer": {"callbacks": [evil]}}]
 
 

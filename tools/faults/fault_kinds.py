@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import random
+import struct
+import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from lightning_fwd.compare import Scenario, load_scenario
 from lightning_fwd.compare.folder import Result, open_folder, save
 from lightning_fwd.cost import load_device
 from lightning_fwd.data import load_dataset
+from lightning_fwd.device_weights import TABLE, Stored, Table, digest_of, read_table, write_table
 from lightning_fwd.methods.scheme import read_scheme, write_scheme
 from lightning_fwd.models import MLP, SmallConv, build, load_weights
 from lightning_fwd.recipes import pretrained, store_weights
@@ -361,6 +364,44 @@ def _translated(path: Path) -> Any:
     return sorted(pte_to_c(path, path.parent / "c").methods)
 
 
+# ---- what a device gave back
+
+
+def _learned(folder: Path) -> None:
+    """A table as an export of an MLP would write it."""
+    net = MLP(**NET)
+    tensors = tuple(Stored(name, name, "float32", tuple(p.shape)) for name, p in net.named_parameters())
+    state_bytes = 8 + sum(t.nbytes for t in tensors)
+    write_table(Table("Backprop()", "MLP", 0xC0FFEE42, state_bytes, True, tensors, (), digest_of(net, ())), folder)
+
+
+def _weights_table(folder: Path) -> Path:
+    _learned(folder)
+    return folder / TABLE
+
+
+def _slots(folder: Path) -> Path:
+    """A dump of two slots of ``lfwd_store.h`` with the same weights: whichever is whole gives them."""
+    _learned(folder)
+    torch.manual_seed(1)
+    table, dump = read_table(folder), b""
+    state = b"".join(p.detach().numpy().tobytes() for p in MLP(**NET).parameters()) + bytes(8)
+    for number in (3, 4):
+        head = struct.pack("<4s5I", b"LFWD", 1, table.model_hash, number, table.state_bytes, table.weights_bytes)
+        dump += head + state + zlib.crc32(head + state).to_bytes(4, "little") + b"\xff" * 8
+    (folder / "flash.bin").write_bytes(dump)
+    return folder / "flash.bin"
+
+
+def _back(path: Path) -> str:
+    """What came into a network, of a table with weights of zero."""
+    net, weights = MLP(**NET), path.parent / "flash.bin"
+    if path.name == TABLE:
+        weights.write_bytes(bytes(read_table(path).weights_bytes))
+    lf.load_device_weights(net, weights)
+    return _digest(net.state_dict().items())
+
+
 ADAPTATION = {"data": DATA, "model": "mlp", "model_args": NET, "labelled": 60, "device": "stm32h735",
               "stages": ["statistics", {"method": "sparse_update", "settings": {"train": "head"}, "lr": [0.01, 0.1],
               "epochs": 3}]}  # fmt: skip
@@ -389,5 +430,7 @@ KINDS = {kind.name: kind for kind in (
     Kind("results", _in_folder("results.csv"), _opened, (edited_text,) * 2, sealed=True, rows=True),
     Kind("details", _in_folder("details.csv"), _opened, (edited_text,) * 2, sealed=True, rows=True),
     Kind("measurements", _measurements, _measured, (edited_text,), sealed=True, rows=True),
+    Kind("weights_table", _weights_table, _back, (_header,), sealed=True),
+    Kind("slots", _slots, _back, sealed=True),
     Kind("program", _program, _translated, sealed=True),
 )}  # fmt: skip
