@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from lightning_fwd_export import ExportError
@@ -140,6 +141,16 @@ def test_the_command(tmp_path, capsys):
     assert main(arguments) == 0
     assert "bit for bit" in capsys.readouterr().out and (tmp_path / "inference.pte").exists()
     assert main([*arguments, "--drift", "noise=0.1"]) == 2
+
+
+@pytest.mark.slow
+def test_the_command_with_signals_for_a_network_of_images_one_pixel_wide(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(80, 40, 30)).astype("float32"), np.arange(80) % 3
+    np.savez(tmp_path / "mine.npz", x_train=x[:64], y_train=y[:64], x_test=x[64:], y_test=y[64:])
+    arguments = ["--model", "streaming_wake_word", "--dataset", str(tmp_path / "mine.npz"), "--int8", "--steps", "2"]
+    assert main(["export", "--inference", *arguments, "--out", str(tmp_path)]) == 0
+    assert "bit for bit" in capsys.readouterr().out and "lfwd_prepare" in (tmp_path / "c/lfwd_model.h").read_text()
 
 
 @pytest.mark.parametrize(

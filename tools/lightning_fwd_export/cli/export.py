@@ -108,7 +108,7 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         load_weights(net, options.weights)
     elif options.weights:
         load_state(net, checkpoint := read_checkpoint(options.weights))
-    batches = calibration = data = None
+    sizes, batches, calibration, data = tuple(example.shape[1:]), None, None, None
     if options.dataset:
         from lightning_fwd.data import DriftDataModule
 
@@ -120,8 +120,8 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
             test_samples=options.test_samples,
             flatten=example.dim() == 2,
         )
-        batches = _take(data.changed(view="target") if options.drift else data, options.steps, options.batch)
-        calibration = [x for x, _ in _take(data, 64, options.batch)]
+        batches = _take(data.changed(view="target") if options.drift else data, options.steps, options.batch, sizes)
+        calibration = [x for x, _ in _take(data, 64, options.batch, sizes)]
         example = batches[0][0]
     elif options.drift or options.int8:
         raise ExportError("--drift and --int8 need real samples", "", "give --dataset, e.g. --dataset cifar10")
@@ -175,7 +175,7 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         test = [b for b in data.changed(view="target").test_dataloader() if len(b[1]) == options.batch]
         with _progress() as progress, tempfile.TemporaryDirectory() as folder:
             progress(f"adapting on {options.board}")
-            result = adapt_on_board(program, options.board, batches, [tuple(b) for b in test], folder)
+            result = adapt_on_board(program, options.board, batches, [(_fitted(x, sizes), y) for x, y in test], folder)
         (options.out / "adaptation.json").write_text(json.dumps(asdict(result), indent=2) + "\n")
         console.print(
             f"{options.board}, {data.changed(view='target').title}: accuracy {100 * result.before:.1f} % -> "
@@ -196,13 +196,19 @@ def _progress() -> Iterator[Callable[[str], None]]:
         yield status.update
 
 
-def _take(data, count: int, batch: int) -> list[tuple]:
-    batches = []
+def _fitted(x, sizes: tuple[int, ...]):
+    """Samples as the network takes them where only dimensions of one entry differ: signals ``(C, T)`` for ``(C, T, 1)``."""
+    got, wanted = ([n for n in shape if n != 1] for shape in (x.shape[1:], sizes))
+    return x.reshape(len(x), *sizes) if got == wanted else x
+
+
+def _take(data, count: int, batch: int, sizes: tuple[int, ...]) -> list[tuple]:
+    batches: list[tuple] = []
     while len(batches) < count:
         before = len(batches)
         for x, y in data.train_dataloader():
             if len(y) == batch and len(batches) < count:
-                batches.append((x, y))
+                batches.append((_fitted(x, sizes), y))
         if len(batches) == before:
             raise ExportError(f"the data set has fewer than {batch} samples", "", "lower --batch")
     return batches

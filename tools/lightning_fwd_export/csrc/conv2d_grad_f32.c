@@ -43,25 +43,43 @@ static inline int32_t is_sampled(const lfwd_conv2d_shape *s)
     return s->kernel_h * s->kernel_w == 1 && s->pad_h == 0 && s->pad_w == 0;
 }
 
-/* One group of one sample of it, row by row: the products lie side by side at first, then they are spread, the last one first. */
+/* Spreads the first `wide` values of a row `step` apart, zeros between them, the last one first. */
+static void spread(float *row, int32_t in_w, int32_t wide, int32_t step)
+{
+    const int32_t room = in_w >= 2 * wide ? wide : wide - 1; /* values that have a zero behind them */
+    const int32_t whole = step == 2 ? room & ~3 : 0;
+    int32_t x = wide;
+    for (; x > whole && x > 1; x--) {
+        float *to = row + (x - 1) * step;
+        *to = row[x - 1];
+        for (int32_t gap = step - 1; gap != 0; gap--) {
+            LFWD_OPAQUE(gap); /* else GCC calls memset for a number or two */
+            to[-gap] = 0.0f;
+        }
+    }
+    for (; x >= 4; x -= 4) {
+        const float *from = row + x - 4;
+        float *to = row + 2 * (x - 4);
+#if LFWD_HELIUM_FLOAT
+        float32x4x2_t pairs;
+        pairs.val[0] = vld1q_f32(from);
+        pairs.val[1] = vdupq_n_f32(0.0f);
+        vst2q_f32(to, pairs);
+#else
+        const float a = from[0], b = from[1], c = from[2], d = from[3];
+        to[0] = a, to[1] = 0.0f, to[2] = b, to[3] = 0.0f, to[4] = c, to[5] = 0.0f, to[6] = d, to[7] = 0.0f;
+#endif
+    }
+}
+
+/* One group of one sample of it, row by row: the products lie side by side at first. */
 static void sampled(const float *grad, const float *weight, const lfwd_conv2d_shape *s, float *out)
 {
-    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, image = s->in_h * s->in_w;
-    const int32_t wide = s->out_w, step = s->stride_w, last = (wide - 1) * step;
+    const int32_t channels = s->in_c / s->groups, outputs = s->out_c / s->groups, image = s->in_h * s->in_w, wide = s->out_w;
     for (int32_t y = 0; y < s->out_h; y++, grad += wide, out += s->stride_h * s->in_w) {
         const lfwd_product p = {weight, channels, channels, 1, outputs, 0, grad, wide, s->out_h * wide, 0, out, image};
         lfwd_product_transposed_f32(&p);
-        float *row = out;
-        for (int32_t c = step > 1 && wide > 1 ? channels : 0; c > 0; c--, row += image) {
-            const float *from = row + wide;
-            for (float *to = row + last; to != row; to -= step) {
-                *to = *--from;
-                for (int32_t gap = step - 1; gap != 0; gap--) {
-                    LFWD_OPAQUE(gap); /* else GCC calls memset for a number or two */
-                    to[-gap] = 0.0f;
-                }
-            }
-        }
+        for (int32_t c = 0; c < channels && s->stride_w > 1; c++) spread(out + c * image, s->in_w, wide, s->stride_w);
     }
 }
 

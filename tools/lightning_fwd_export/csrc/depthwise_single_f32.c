@@ -35,21 +35,6 @@ static float dot(const float *w, const float *x, int32_t step, int32_t count)
     return sum;
 }
 
-/* w += s x */
-static void add_multiple(float *w, const float *x, int32_t step, int32_t count, float s)
-{
-    if (step == 1)
-        for (; count >= 4; count -= 4) {
-            LFWD_LOADED;
-            LFWD_NEXT_LOW4(x);
-            LFWD_HIGH4(w);
-            y4 += s * y0, y5 += s * y1, y6 += s * y2, y7 += s * y3;
-            LFWD_PUT_HIGH4(w);
-            (void)u0, (void)u1;
-        }
-    for (; count > 0; count--, x += step) *w++ += s * *x;
-}
-
 void lfwd_depthwise_single_f32(const float *x, const float *weight, const float *bias, const lfwd_conv2d_shape *s, float *out)
 {
     const overlap o = find(s);
@@ -85,6 +70,6 @@ void lfwd_sgd_depthwise_single_f32(float *state, const float *grad, const float 
         float *w = state + i % channels * taps + o.filter;
         const float *from = x + o.image;
         for (int32_t row = o.rows; row > 0; row--, w += o.filter_row, from += o.image_row)
-            add_multiple(w, from, o.step, o.columns, -lr * grad[i]);
+            lfwd_add_multiple(w, from, o.step, o.columns, -lr * grad[i]);
     }
 }

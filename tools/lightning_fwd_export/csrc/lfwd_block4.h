@@ -103,6 +103,21 @@ static inline int32_t lfwd_least(int32_t a, int32_t b)
     return a < b ? a : b;
 }
 
+/* w += s x for `count` values, those of x `step` apart. */
+static inline void lfwd_add_multiple(float *w, const float *x, int32_t step, int32_t count, float s)
+{
+    if (step == 1)
+        for (; count >= 4; count -= 4) {
+            LFWD_LOADED;
+            LFWD_NEXT_LOW4(x);
+            LFWD_HIGH4(w);
+            y4 += s * y0, y5 += s * y1, y6 += s * y2, y7 += s * y3;
+            LFWD_PUT_HIGH4(w);
+            (void)u0, (void)u1;
+        }
+    for (; count > 0; count--, x += step) *w++ += s * *x;
+}
+
 /* Pointers to three more rows after name0; where fewer than four are `left` the last one repeats, and its sums are thrown away. */
 #define LFWD_THREE_MORE(name, step, left)                                                                \
     const float *name##1 = name##0 + ((left) > 1 ? (step) : 0), *name##2 = name##1 + ((left) > 2 ? (step) : 0), \

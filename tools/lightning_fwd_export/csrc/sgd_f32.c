@@ -59,8 +59,7 @@ static void rank_one(float *state, const float *grad, const float *x, int32_t ou
         const float s[4] = {-lr * grad[o], -lr * grad[o + 1], -lr * grad[o + 2], -lr * grad[o + 3]};
         four_rows(state, in_features, x, in_features, s);
     }
-    for (; o < out_features; o++, state += in_features)
-        for (int32_t i = 0; i < in_features; i++) state[i] -= lr * grad[o] * x[i];
+    for (; o < out_features; o++, state += in_features) lfwd_add_multiple(state, x, 1, in_features, -lr * grad[o]);
 }
 
 /* Four outputs by four inputs over all rows of the batch. */
