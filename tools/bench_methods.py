@@ -6,8 +6,8 @@ and backpropagation's, divided by plain PyTorch's.
 
 A network where arithmetic dominates: then time follows the MACs, and a rule that takes more than 1.2 times its ledger's share wastes
 something. Against plain PyTorch what counts is the time beside the arithmetic, so there the networks get small.
-One run holds all rules: a round is a few steps of each, in turn, so that all see the same machine; of these the quickest counts, as what
-else the machine does only adds, and the figures are medians over rounds. A step is forward, loss, updates and SGD, on one thread.
+One run holds all rules: a round is one step of each, in turn (beside plain PyTorch a few, by the processor's time of this process), so
+that all see the same machine; the figures are medians over rounds. A step is forward, loss, updates and SGD, on one thread.
 """
 
 from __future__ import annotations
@@ -48,25 +48,30 @@ BESIDE_PLAIN: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], int, flo
 }
 
 
-def plain_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> float:
-    """Seconds of one training step without this library."""
-    start = time.perf_counter()
+def plain_step(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    """One training step without this library."""
     F.cross_entropy(net(x), y).backward()
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return time.perf_counter() - start
 
 
 def beside_plain(net: nn.Module, shape: tuple[int, ...], steps: int, rounds: int) -> dict[str, float]:
-    """Seconds of a plain step and of one of ``backprop``, by name."""
+    """Seconds of the processor for a plain step and for one of ``backprop``, by name."""
     x, y = torch.rand(shape), torch.arange(shape[0]) % 10
     plain = copy.deepcopy(net).train()
     ours = lf.rewrite(net, "backprop", x[:2]).train()
     optimizers = [torch.optim.SGD(m.parameters(), 1e-4, fused=True) for m in (plain, ours)]
-    times: dict[str, list[float]] = {PLAIN: [], "backprop": []}
+    ways: dict[str, Callable[[], object]] = {
+        PLAIN: lambda: plain_step(plain, optimizers[0], x, y),
+        "backprop": lambda: one_step(ours, optimizers[1], x, y),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(WARM_UP + rounds):
-        times[PLAIN].append(min(plain_step(plain, optimizers[0], x, y) for _ in range(steps)))
-        times["backprop"].append(min(one_step(ours, optimizers[1], x, y) for _ in range(steps)))
+        for name, step in ways.items():
+            start = time.process_time()
+            for _ in range(steps):
+                step()
+            times[name].append((time.process_time() - start) / steps)
     return {name: statistics.median(t[WARM_UP:]) for name, t in times.items()}
 
 

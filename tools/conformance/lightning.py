@@ -53,6 +53,8 @@ LIMITS = {
         "ForwardOnlyStrategy object",
         "assert_called",
         "Expected 'backward'",
+        r"bwd_mock\.call_count",  # of Strategy.backward, which a rule's strategy replaces
+        r"at mock\.py:\d+",  # Tensor.backward is a mock while the network is captured, and its calls are counted: no rule makes any
     ),
 }
 

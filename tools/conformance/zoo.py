@@ -15,6 +15,7 @@ already are not run again.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import random
 import signal
@@ -91,6 +92,14 @@ def pretrained(entry: Entry) -> nn.Module:
     return net
 
 
+def as_frozen(untouched: nn.Module, net: nn.Module) -> nn.Module:
+    """The copy that was never rewritten, its parameters frozen as the rule froze the network's: torch takes other kernels for some
+    convolutions whose weights require no gradient (of pit_ti_224), and the last bits are then others."""
+    for mine, its in zip(untouched.parameters(), net.parameters(), strict=True):
+        mine.requires_grad_(its.requires_grad)
+    return untouched
+
+
 def loss_of(net: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(net(x), y)
 
@@ -123,10 +132,11 @@ def check(entry: Entry, rule: str, price_seconds: int, said: dict[str, str]) -> 
     method = lf.Alignment(samples=len(x)) if rule == "alignment" else lf.METHODS[rule]()  # whose round ends with the step
     reached = plain_gradients(net, x, y, method.freeze_batch_norm)
     net.eval()
+    untouched = copy.deepcopy(net)
     before, identity = state_of(net), {name: id(p) for name, p in net.named_parameters()}
     model = lf.rewrite(net, method, x[:2])
     with torch.no_grad():
-        if not torch.equal(model.eval()(x), logits):
+        if not torch.equal(model.eval()(x), logits) and not torch.equal(model(x), as_frozen(untouched, net)(x)):
             raise Wrong(f"in eval mode the rewritten network's logits are off by {(model(x) - logits).abs().max():.1e}")
     gradients = step(model, x, y)
     after = state_of(net)
