@@ -93,8 +93,8 @@ def pretrained(entry: Entry) -> nn.Module:
 
 
 def as_frozen(untouched: nn.Module, net: nn.Module) -> nn.Module:
-    """The copy that was never rewritten, its parameters frozen as the rule froze the network's: torch takes other kernels for some
-    convolutions whose weights require no gradient (of pit_ti_224), and the last bits are then others."""
+    """The copy that was never rewritten, frozen as the rule froze the network: with weights that require no gradient a plain
+    network may give other last bits (pit_ti_224 does)."""
     for mine, its in zip(untouched.parameters(), net.parameters(), strict=True):
         mine.requires_grad_(its.requires_grad)
     return untouched
