@@ -5,6 +5,8 @@
 Digits, SGD 0.02 with momentum 0.9, 6 epochs of batches of 32. One line per rule in ``results.csv``: the mean test accuracy over the seeds,
 its share of plain training's, and what was said: a refusal (then there is no accuracy) or warnings. ``--part val`` measures on validation
 samples instead, by which settings are chosen; ``--rules`` takes expressions too: ``--rules "lf.ForwardForward(batch_norm='train')"``.
+``--calibrate 10 --clip 1`` gives the batch norms the statistics of the first ten batches before training and bounds each step: rules that
+refuse an untrained network then train it.
 """
 
 from __future__ import annotations
@@ -67,14 +69,29 @@ def loaders(seed: int, part: str) -> tuple[DataLoader, DataLoader]:
     )
 
 
-def fit(rule: str, seed: int, part: str) -> tuple[float | None, str]:
+@torch.no_grad()
+def calibrated(net: nn.Module, batches: DataLoader, count: int) -> nn.Module:
+    """The network, its batch norms with the mean statistics of so many batches, each as the ones before it then give it."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [m.momentum for m in norms]
+    for norm in norms:
+        norm.momentum = None  # a plain mean
+    for _, (x, _y) in zip(range(count), batches, strict=False):
+        net.train()(x)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return net
+
+
+def fit(rule: str, seed: int, part: str, calibrate: int = 0, clip: float | None = None) -> tuple[float | None, str]:
     """Accuracy after one fit, and what was said; None: it was refused."""
     torch.set_num_threads(1)
     method = "auto" if rule == "plain" else rule if rule in lf.METHODS else lf.ForwardOnlyStrategy(eval(rule, {"lf": lf}))
     L.seed_everything(seed, verbose=False)
-    module, (train, measured) = lf.Classifier(residual_net(), lr=LR, momentum=0.9), loaders(seed, part)
+    train, measured = loaders(seed, part)
+    module = lf.Classifier(calibrated(residual_net(), train, calibrate), lr=LR, momentum=0.9)
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = L.Trainer(strategy=method, max_epochs=EPOCHS, accelerator="cpu", devices=1, **settings)
+    trainer = L.Trainer(strategy=method, max_epochs=EPOCHS, accelerator="cpu", devices=1, gradient_clip_val=clip, **settings)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -86,11 +103,11 @@ def fit(rule: str, seed: int, part: str) -> tuple[float | None, str]:
 
 
 def run(
-    rules: list[str], seeds: list[int], part: str = "test", jobs: int | None = None
+    rules: list[str], seeds: list[int], part: str = "test", jobs: int | None = None, calibrate: int = 0, clip: float | None = None
 ) -> list[tuple[str, float | None, float | None, str]]:
     """A row per rule, plain training first."""
     names = ["plain", *rules]
-    cells = [(rule, seed, part) for rule in names for seed in seeds]
+    cells = [(rule, seed, part, *((calibrate, clip) if rule != "plain" else ())) for rule in names for seed in seeds]
     results = joblib.Parallel(n_jobs=worker_count(jobs))(joblib.delayed(fit)(*cell) for cell in cells)
     rows: list[tuple[str, float | None, float | None, str]] = []
     for i, rule in enumerate(names):
@@ -110,9 +127,11 @@ def main() -> None:
     parser.add_argument("--rules", nargs="+", default=list(lf.METHODS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--part", choices=["test", "val"], default="test")
+    parser.add_argument("--calibrate", type=int, default=0, metavar="BATCHES")
+    parser.add_argument("--clip", type=float, help="the largest norm of a step's gradients, of the rules' rows")
     parser.add_argument("--jobs", type=int)
     options = parser.parse_args()
-    rows = run(options.rules, options.seeds, options.part, options.jobs)
+    rows = run(options.rules, options.seeds, options.part, options.jobs, options.calibrate, options.clip)
     options.out.mkdir(parents=True, exist_ok=True)
     with (options.out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
