@@ -85,8 +85,15 @@ def _head_of(blocks: list[Block], root: nn.Module, net: nn.Module) -> tuple[fx.N
 
 
 def _ends(blocks: list[Block]) -> list[Block]:
-    """The last block of each of the network's children but the last one, which gives what the head reads anyway."""
-    last = {block.name.partition(".")[0]: block for block in blocks}
+    """The last block of each of the network's children but the last one, which gives what the head reads anyway.
+
+    Where one child holds all that comes before the head (``features``), its children count, and so on inwards.
+    """
+    last: dict[str, Block] = {}
+    for depth in range(1, 2 + max((block.name.count(".") for block in blocks), default=0)):
+        last = {".".join(block.name.split(".")[:depth]): block for block in blocks}
+        if len(last) > 1:
+            break
     return list(last.values())[:-1]
 
 

@@ -15,6 +15,19 @@ import lightning_fwd as lf
 from lightning_fwd.models import DSCNN, MLP, MobileNetV1, ResNet8, SmallConv
 
 
+class Features(nn.Module):
+    """All but the head in one child, as in torchvision."""
+
+    def __init__(self):
+        super().__init__()
+        layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(5, 4)
+        self.input_shape = 1, 8, 8
+
+    def forward(self, x):
+        return self.classifier(self.features(x))
+
+
 @pytest.mark.parametrize(
     ("net", "wide"),
     [
@@ -23,6 +36,7 @@ from lightning_fwd.models import DSCNN, MLP, MobileNetV1, ResNet8, SmallConv
         (MobileNetV1(), 8 + 16 + 32 * 2 + 64 * 2 + 128 * 6 + 256 + 256),
         (SmallConv(1, (6, 8), 4), 6 + 8),
         (MLP(16, (24, 20), 4), 24 + 20),
+        (Features(), 4 + 6 + 5),
     ],
     ids=lambda v: type(v).__name__ if isinstance(v, nn.Module) else "",
 )
