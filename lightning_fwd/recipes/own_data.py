@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import lightning as L
 import numpy as np
@@ -13,28 +10,23 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..data.datamodule import STATISTICS_SAMPLES
 from ..data.drift import as_drift
 from ..data.loader import ResumableLoader, tensor_loader
 from ..data.subsets import hold_out, stratified_subset
 from ..errors import LightningFwdError
-from ..import_path import named
-from ..settings import arguments
-from ..strategies.batch import input_of, target_of
+from .own_loaders import Parts, class_path, data_module_of, read_loaders
 
 Split = Literal["train", "val", "test"]
-Parts = dict[str, tuple[Tensor, Tensor]]
-_MOST_BYTES = 4 << 30  #: of samples in memory
 _CHUNK = 256  #: samples drifted at a time
-_EXAMPLE = "module: {class_path: mine.Data, init_args: {folder: ...}}"
-_READ: dict[str, Parts] = {}
-_READ_OBJECTS: WeakKeyDictionary[L.LightningDataModule, dict[str, Parts]] = WeakKeyDictionary()
 
 
 class OwnData(L.LightningDataModule):
     """Source or target view of the user's data module, as :class:`lightning_fwd.data.DriftDataModule` is of a data set.
 
     The training, validation and test loaders are read once, so what they shuffle and augment is drawn once. Samples stay as the loaders
-    give them: no scaling. The target is, by what is given, another data module; or loaders of the same one that are called
+    give them: no scaling. Images ``(B, C, H, W)`` that all lie in 0..1 drift in full scale, everything else in standard deviations of the
+    source's channels. The target is, by what is given, another data module; or loaders of the same one that are called
     ``target_train_dataloader`` and ``target_test_dataloader``; or the source; in each case with ``drift`` on top.
 
     Args:
@@ -77,18 +69,18 @@ class OwnData(L.LightningDataModule):
     def _parts(self, view: str) -> Parts:
         own, other = self._arguments["module"], self._arguments["target_module"]
         if view == "source":
-            return _read(own, "")
+            return read_loaders(own, "")
         if other is not None:
-            return _read(other, "")
-        if hasattr(_made(own), "target_train_dataloader"):
-            return _read(own, "target_")
+            return read_loaders(other, "")
+        if hasattr(data_module_of(own), "target_train_dataloader"):
+            return read_loaders(own, "target_")
         if self.drift is None:
             raise LightningFwdError(
                 "data: the target would be the source",
                 "there is neither a drift, nor a target_module, nor target_train_dataloader and target_test_dataloader in the module",
                 "give one of them, e.g. drift: noise=0.1",
             )
-        return _read(own, "")
+        return read_loaders(own, "")
 
     def prepare_data(self) -> None:
         """Read both views, and find out whether they fit one another.
@@ -147,12 +139,29 @@ class OwnData(L.LightningDataModule):
         x = self._stored(split, view)[0]
         if view != "target" or self.drift is None:
             return x[index]
-        signal = not (x.ndim == 4 and float(x.min()) >= 0 and float(x.max()) <= 1)
+        units = self._units()
         offset = len(self._stored("train", view)[1]) if split == "test" else 0  # test samples draw other noise than training samples
         of = (*x.shape[1:], 1) if x.ndim == 2 else x.shape[1:]  # a row of numbers drifts as channels at one moment
-        chunks = (index[k : k + _CHUNK] for k in range(0, len(index), _CHUNK))
-        drifted = [self.drift(x[some].reshape(-1, *of), torch.from_numpy(some + offset), signal=signal, others=None) for some in chunks]
+        drifted = []
+        for some in (index[k : k + _CHUNK] for k in range(0, len(index), _CHUNK)):
+            chunk, at = x[some].reshape(-1, *of), torch.from_numpy(some + offset)
+            if units is None:
+                drifted.append(self.drift(chunk, at, signal=False, others=None))
+            else:
+                mean, deviation = units
+                drifted.append(self.drift((chunk - mean) / deviation, at, signal=True, others=None) * deviation + mean)
         return torch.cat(drifted).reshape(-1, *x.shape[1:])
+
+    def _units(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation of the source's channels, in which its signals drift; None: images in 0..1, which drift as they are."""
+        x, labels = self._stored("train", "source")
+        if x.ndim == 4 and float(x.min()) >= 0 and float(x.max()) <= 1:
+            return None
+        few = x[stratified_subset(labels.numpy(), min(STATISTICS_SAMPLES, len(x)), seed=0)]
+        deviation, mean = torch.std_mean(few.transpose(0, 1).flatten(1).double(), dim=1)
+        deviation[deviation == 0] = 1
+        shape = (-1, *[1] * max(1, x.ndim - 2))
+        return mean.float().view(shape), deviation.float().view(shape)
 
     @property
     def num_classes(self) -> int:
@@ -171,7 +180,7 @@ class OwnData(L.LightningDataModule):
         shown = (
             self._arguments["target_module"] if self.view == "target" and self._arguments["target_module"] else self._arguments["module"]
         )
-        name = _path(shown).rpartition(".")[2]
+        name = class_path(shown).rpartition(".")[2]
         return f"{name}, {self.drift}" if self.view == "target" and self.drift else name
 
     def train_dataloader(self) -> ResumableLoader:
@@ -190,100 +199,10 @@ def as_plain(data: dict[str, Any]) -> dict[str, Any]:
     def plain(value: Any) -> Any:
         if not isinstance(value, L.LightningDataModule):
             return value
-        return {"class_path": _path(value), "init_args": {k: repr(v) if not _is_plain(v) else v for k, v in value.hparams.items()}}
+        return {"class_path": class_path(value), "init_args": {k: repr(v) if not _is_plain(v) else v for k, v in value.hparams.items()}}
 
     return {key: plain(value) for key, value in data.items()}
 
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | int | float | bool)
-
-
-def _path(module: Any) -> str:
-    if isinstance(module, L.LightningDataModule):
-        return f"{type(module).__module__}.{type(module).__qualname__}"
-    return str(module.get("class_path")) if isinstance(module, Mapping) else repr(module)
-
-
-def _made(spec: Any) -> L.LightningDataModule | Callable[..., Any]:
-    """The object itself, or the class that is named.
-
-    Raises:
-        LightningFwdError: it names something else.
-    """
-    if isinstance(spec, L.LightningDataModule):
-        return spec
-    if not isinstance(spec, Mapping) or set(spec) - {"class_path", "init_args"} or not isinstance(spec.get("init_args") or {}, Mapping):
-        raise LightningFwdError(
-            f"data: module is {spec!r}", "expected a LightningDataModule, or its class and arguments", f"write {_EXAMPLE}"
-        )
-    return named(spec.get("class_path"), L.LightningDataModule, "data: module")
-
-
-def _read(spec: Any, prefix: str) -> Parts:
-    """What the loaders of a data module give, in memory; each is read once per process."""
-    made = _made(spec)
-    if isinstance(made, L.LightningDataModule):
-        kept, key = _READ_OBJECTS.setdefault(made, {}), prefix
-    else:
-        kept, key = _READ, prefix + json.dumps(spec, sort_keys=True, default=repr)
-    if key not in kept:
-        if not isinstance(made, L.LightningDataModule):
-            try:
-                made = made(**(spec.get("init_args") or {}))
-            except TypeError as error:
-                raise LightningFwdError(f"data: {_path(spec)} cannot be made", str(error), f"its arguments: {arguments(made)}") from error
-        kept[key] = _loaded(made, prefix)
-    return kept[key]
-
-
-def _loaded(module: L.LightningDataModule, prefix: str) -> Parts:
-    name, found = type(module).__name__, {}
-    module.prepare_data()
-    module.setup("fit"), module.setup("test")
-    for split in ("train", "val", "test"):
-        loader = getattr(module, f"{prefix}{split}_dataloader", None)
-        try:
-            batches = loader() if loader is not None else None
-        except Exception as error:  # of Lightning's own class, which has none: "must be implemented"
-            if split == "train":
-                raise LightningFwdError(f"data: {name}.{prefix}train_dataloader: {type(error).__name__}: {error}") from error
-            batches = None
-        if batches is None or (isinstance(batches, list | tuple) and not batches):
-            continue
-        if isinstance(batches, list | tuple | Mapping):
-            raise LightningFwdError(
-                f"data: {name}.{prefix}{split}_dataloader gives several loaders", "a comparison measures on one", "give the one that counts"
-            )
-        found[split] = _joined(batches, f"{name}.{prefix}{split}_dataloader")
-    if "test" not in found:
-        if "val" not in found:
-            raise LightningFwdError(
-                f"data: {name} has neither {prefix}test_dataloader nor {prefix}val_dataloader", "accuracy is measured on it", "define one"
-            )
-        found["test"] = found.pop("val")
-    return found
-
-
-def _joined(batches: Iterable[Any], where: str) -> tuple[Tensor, Tensor]:
-    xs, ys, size = [], [], 0
-    for batch in batches:
-        x, y = input_of(batch), target_of(batch)
-        if y is None or y.ndim != 1 or len(y) != len(x) or y.is_floating_point() or (len(y) and int(y.min()) < 0):
-            raise LightningFwdError(
-                f"data: {where} gives labels {None if y is None else (tuple(y.shape), y.dtype)} for inputs {tuple(x.shape)}",
-                "a comparison counts right classes",
-                "give (input, target) batches, or dicts with 'target', one class number from 0 per sample",
-            )
-        xs.append(x.detach().cpu().float())
-        ys.append(y.cpu().long())
-        size += 4 * x.numel()
-        if size > _MOST_BYTES:
-            raise LightningFwdError(
-                f"data: {where} gives more than {_MOST_BYTES >> 30} GiB", "a comparison holds its data in memory", "give a part of them"
-            )
-    if not xs:
-        raise LightningFwdError(f"data: {where} gives no batch", "", "check its data")
-    if len({x.shape[1:] for x in xs}) > 1:
-        raise LightningFwdError(f"data: {where} gives samples of several shapes", "one network reads all", "make them alike")
-    return torch.cat(xs), torch.cat(ys)

@@ -109,8 +109,35 @@ def test_parts_are_what_the_loaders_give():
     assert len(moved.tensors("val")[1]) == 4 and len(moved.tensors("train")[1]) == 41  # held out of the training part
 
 
+class Loud(Clouds):
+    """The same readings in other units, one channel always 7."""
+
+    def _loader(self, count, shift, seed):
+        x, y = clouds(count, shift, seed)
+        x = torch.cat([100 * x + 1000, torch.full((count, 1), 7.0)], 1)
+        return DataLoader(TensorDataset(x, y), 16)
+
+
+def test_signals_drift_in_their_own_deviations():
+    data = {"module": {"class_path": "test_own_data.Loud"}, "drift": "noise=0.5"}
+    x, drifted = data_module(data).tensors("test")[0], data_module(data, view="target").tensors("test")[0]
+    assert (drifted - x)[:, :6].std(0).div(x[:, :6].std(0)).sub(0.5).abs().max() < 0.2
+
+
+class Broken(Clouds):
+    def test_dataloader(self):
+        raise FileNotFoundError("march.csv")
+
+
+class NoTraining(Clouds):
+    def train_dataloader(self):
+        return []
+
+
 @pytest.mark.parametrize(("data", "why"), [
     ({"module": BY_CLASS}, "neither a drift"),
+    ({"module": {"class_path": "test_own_data.Broken"}, "drift": "noise=1"}, "march.csv"),
+    ({"module": {"class_path": "test_own_data.NoTraining"}, "drift": "noise=1"}, "no train_dataloader"),
     ({"module": {"class_path": "os.system", "init_args": {"command": "true"}}, "drift": "noise=1"}, "LightningDataModule"),
     ({"module": {"class_path": "lightning.LightningDataModule"}, "drift": "noise=1"}, "train_dataloader"),
     ({"module": {"class_path": "test_own_data.Clouds", "init_args": {"colour": 1}}, "drift": "noise=1"}, "colour"),
