@@ -30,6 +30,10 @@ from .tracer import LeafTracer, where_in_the_model
 from .training_mode import differing_modules, first_difference, insert_dropout_modules
 
 
+class _OfTheRoot(CaptureError):
+    """The root's own forward does what no graph of its children does: no other rung may leave it out."""
+
+
 @dataclass(frozen=True)
 class Capture:
     """A model as a graph.
@@ -83,6 +87,8 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
                 return captured
             except CaptureError as error:
                 failures.append(error.what + (f" ({error.why})" if error.why else ""))
+                if isinstance(error, _OfTheRoot):
+                    break
         raise CaptureError(
             f"{type(net).__name__} cannot be captured as a graph",
             "; then ".join(dict.fromkeys(failures)),
@@ -173,15 +179,40 @@ def _trace_keeping(
         writing = state.written()
         state.restore()
     if "" in tracer.drew:
-        raise CaptureError(
+        raise _OfTheRoot(
             f"{type(net).__name__}.forward itself draws random numbers in Python",
             "what it skips or scales by them would be as it was drawn while the network was captured",
         )
     opaque |= dict.fromkeys(tracer.drew, "its forward draws random numbers in Python")
     if graph is not None:
+        opaque |= dict.fromkeys(_switching_gradients_off(net, graph, tracer.switched_off), "its forward switches gradients off")
+    if graph is not None:
         at_root |= _keep_writers_whole(net, writing, opaque)
         graph = graph if len(opaque) == known else None
     return graph, constants
+
+
+def _switching_gradients_off(net: nn.Module, graph: fx.Graph, switched_off: dict[str, list[fx.Node]]) -> list[str]:
+    """Paths of modules that compute under ``no_grad`` what would have a gradient in the graph: no matter where nothing before it learns.
+
+    Raises:
+        CaptureError: the root does.
+    """
+    learn = {name for name, p in net.named_parameters(remove_duplicate=False) if p.requires_grad}
+    behind: set[fx.Node] = set()
+    for node in graph.nodes if switched_off else ():
+        reads = node.op == "get_attr" and node.target in learn
+        calls = node.op == "call_module" and any(name.startswith(f"{node.target}.") for name in learn)
+        if reads or calls or not behind.isdisjoint(node.all_input_nodes):
+            behind.add(node)
+    found = {path: node for path, nodes in switched_off.items() for node in nodes if node in behind}
+    if "" in found:
+        raise _OfTheRoot(
+            f"{type(net).__name__}.forward switches gradients off (no_grad, around {found[''].target}), behind weights that learn",
+            "they would get gradients here that they do not get there: in place of no_grad, call .detach() on what comes out, and "
+            "requires_grad_(False) on layers that are not to learn",
+        )
+    return list(found)
 
 
 def _require_one_output(net: nn.Module, in_train: fx.Graph) -> None:

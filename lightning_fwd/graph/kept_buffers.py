@@ -29,7 +29,9 @@ class KeptBuffers:
     @torch.no_grad()
     def put_back(self) -> None:
         for (module, name), (buffer, copy) in self._kept.items():
-            module._buffers[name] = buffer.copy_(copy)
+            buffer.copy_(copy)
+            if not isinstance(module, torch.jit.ScriptModule):  # whose buffers cannot be exchanged
+                module._buffers[name] = buffer
         self.forget()
 
     def forget(self) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _STRUCTURE = set(vars(nn.Module()))
 _SCALARS = (bool, int, float, str)
@@ -23,7 +24,7 @@ class ModuleState:
     def written_buffers(self) -> dict[nn.Module, list[str]]:
         """Module to the names of its buffers that were written into or replaced since."""
         found = {
-            m: [name for name, (b, version, _) in buffers.items() if m._buffers.get(name) is not b or b._version != version]
+            m: [name for name, (b, version, _) in buffers.items() if _replaced(m, name, b) or b._version != version]
             for m, buffers in self._buffers.items()
         }
         return {m: names for m, names in found.items() if names}
@@ -47,7 +48,15 @@ class ModuleState:
             for name, (buffer, version, value) in buffers.items():
                 if buffer._version != version:
                     buffer.detach().copy_(value)
-                module._buffers[name] = buffer
+                if _replaced(module, name, buffer):
+                    module._buffers[name] = buffer
+
+
+def _replaced(module: nn.Module, name: str, buffer: Tensor) -> bool:
+    """Whether another tensor stands in its place. A scripted module gives its buffers in new clothes each time, and never exchanges one."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return False
+    return module._buffers.get(name) is not buffer
 
 
 def _attributes(module: nn.Module) -> dict[str, Any]:

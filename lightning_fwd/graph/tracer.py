@@ -31,7 +31,8 @@ _OURS, _TORCH = Path(__file__).parents[1], Path(torch.__file__).parent
 
 
 class LeafTracer(fx.Tracer):
-    """A tracer that remembers the innermost module in which tracing failed, and those whose own code drew random numbers.
+    """A tracer that remembers the innermost module in which tracing failed, and those whose own code drew random numbers or switched
+    gradients off: a graph has no place for either.
 
     Args:
         leaves: paths of the modules to keep whole.
@@ -45,10 +46,12 @@ class LeafTracer(fx.Tracer):
         self._values: dict[fx.Node, Any] = {}
         self.failed_in: str | None = None
         self.drew: list[str] = []  # "" for the root
+        self.switched_off: dict[str, list[fx.Node]] = {}  # path to what was recorded under its no_grad
+        self._open = [""]  # paths of the modules that were entered with gradients on, the innermost last
 
     def trace(self, root: nn.Module | Callable, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         assert isinstance(root, nn.Module)
-        with _noting_draws(self, root, ""), _makers_of_tensors(self):
+        with torch.enable_grad(), _noting_draws(self, root, ""), _makers_of_tensors(self):
             return super().trace(root, concrete_args)
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args=None):
@@ -64,16 +67,30 @@ class LeafTracer(fx.Tracer):
         try:
             if self.is_leaf_module(m, path):
                 return super().call_module(m, forward, args, kwargs)
-            with _noting_draws(self, m, path):
+            with _noting_draws(self, m, path), self._entered(path):
                 return super().call_module(m, forward, args, kwargs)
         except Exception:
             self.failed_in = self.failed_in or path
             raise
 
+    @contextmanager
+    def _entered(self, path: str) -> Iterator[None]:
+        """Whoever switched gradients off is the module that was entered with them on."""
+        on = torch.is_grad_enabled()
+        if on:
+            self._open.append(path)
+        try:
+            yield
+        finally:
+            if on:
+                self._open.pop()
+
     # ---- sizes as numbers
 
     def create_proxy(self, kind: str, target: Any, args: tuple, kwargs: dict, *more: Any, **options: Any) -> fx.Proxy:
         proxy = super().create_proxy(kind, target, args, kwargs, *more, **options)
+        if not torch.is_grad_enabled():
+            self.switched_off.setdefault(self._open[-1], []).append(proxy.node)
         if self._example is not None:
             self._values[proxy.node] = self._compute(proxy.node)
         return proxy

@@ -120,6 +120,8 @@ class TrainingEffects(fx.Interpreter):
                 path, _, own = name.rpartition(".")
                 module = self.module.get_submodule(path)
                 if not torch.equal(given(module._buffers[own]), copy):
-                    module._buffers[own] = buffer.copy_(copy)
+                    buffer.copy_(copy)
+                    if not isinstance(module, torch.jit.ScriptModule):  # whose buffers cannot be exchanged
+                        module._buffers[own] = buffer
                     if path and buffer.is_floating_point() and "parametrizations" not in path.split("."):
                         self.writes.append(path)

@@ -184,6 +184,8 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 def _input_of_child(module: nn.Module, child: nn.Module, x: Tensor) -> Tensor:
     """What the LightningModule's forward feeds its network (it may reshape or normalise); ``x`` itself if forward cannot tell."""
+    if isinstance(child, torch.jit.ScriptModule):  # takes no hooks, and is refused
+        return x
     seen: list[Tensor] = []
     hook = child.register_forward_pre_hook(lambda _m, args, named: seen.extend([*args, *named.values()][:1]), with_kwargs=True)
     state = ModuleState(module)

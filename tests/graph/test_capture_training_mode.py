@@ -1,5 +1,6 @@
 """What is other in training: modules that draw random numbers, norms of one's own, and modes that come back."""
 
+import copy
 import random
 
 import pytest
@@ -95,3 +96,81 @@ def test_tokens_are_no_input_for_rules_that_change_the_input():
     with pytest.raises(lf.RewriteError, match="torch.int64"):
         lf.rewrite(net, "pepita", tokens)
     one_step(lf.rewrite(net, "local_loss", tokens), tokens, torch.tensor([0, 1, 2]))
+
+
+class FrozenBackbone(nn.Module):
+    """The backbone runs without gradients, as people freeze one."""
+
+    def __init__(self, learns=True):
+        super().__init__()
+        self.backbone, self.head = nn.Linear(16, 16).requires_grad_(learns), nn.Linear(16, 4)
+
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.backbone(x)
+        return self.head(h)
+
+
+class Gated(nn.Module):
+    """A child whose own forward holds the gradient of its gate back."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = nn.Linear(16, 16)
+
+    @torch.no_grad()
+    def gate(self, h):
+        return h.sigmoid()
+
+    def forward(self, x):
+        h = self.inside(x)
+        return h * self.gate(h)
+
+
+def test_gradients_switched_off_stay_off():
+    x, y = torch.randn(8, 16), torch.arange(8) % 4
+    with pytest.raises(lf.CaptureError, match="switches gradients off"):
+        capture(FrozenBackbone(), x)
+    assert not capture(FrozenBackbone(learns=False), x).opaque
+    net = nn.Sequential(Gated(), nn.Linear(16, 4))
+    F.cross_entropy(net(x), y).backward()
+    wanted = [p.grad.clone() for p in net.parameters()]
+    net.zero_grad()
+    model = lf.rewrite(net, "backprop", x).train()
+    with model.step(y):
+        loss = F.cross_entropy(model(x), y)
+    model.backward(loss)
+    assert all(torch.allclose(p.grad, w) for p, w in zip(net.parameters(), wanted, strict=True))
+
+
+class SkipsAtRandom(nn.Module):
+    """The root itself skips a layer at random, in training only, between children that form a chain."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.o = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        h = self.a(x)
+        if not self.training or random.random() < 0.5:
+            h = self.b(h)
+        return self.o(h)
+
+
+def test_a_chain_of_children_does_not_leave_out_what_the_root_does_at_random():
+    with pytest.raises(lf.CaptureError, match="random numbers"):
+        capture(SkipsAtRandom(), torch.zeros(2, 16))
+
+
+def test_scripted_norms_train_and_a_scripted_network_is_refused():
+    x, y = torch.randn(8, 16), torch.arange(8) % 4
+    net = nn.Sequential(nn.Linear(16, 16), torch.jit.script(nn.Sequential(nn.BatchNorm1d(16), nn.ReLU())), nn.Linear(16, 4))
+    plain = copy.deepcopy(net)
+    plain(x)
+    model = lf.rewrite(net, "backprop", x).train()
+    with model.step(y):
+        loss = F.cross_entropy(model(x), y)
+    model.backward(loss)
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), plain.buffers(), strict=True))
+    with pytest.raises(lf.CaptureError, match="TorchScript"):
+        capture(torch.jit.script(nn.Linear(16, 4)), x)
