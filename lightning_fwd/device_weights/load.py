@@ -16,7 +16,7 @@ from ..plain_files import require_file
 from .slots import weights_of
 from .table import Stored, Table, digest_of, frozen_names, read_table
 
-Given = str | Path | bytes | bytearray | Sequence[Tensor]
+Given = str | Path | bytes | bytearray | memoryview | Sequence[Tensor]
 _SAME = "give the network with the weights that it was exported with"
 _MOST_BYTES = 1 << 30  #: of a dump of Flash
 
@@ -106,8 +106,8 @@ def _in_memory(model: RewrittenModel) -> dict[str, Tensor]:
 
 def _tensors(file: Given, table: Table) -> dict[str, Tensor]:
     """What the device gave, by the exporter's names."""
-    if isinstance(file, Sequence) and not isinstance(file, str | bytes | bytearray):
-        given = [(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for t in file]
+    if isinstance(file, Sequence) and not isinstance(file, str | bytes | bytearray | memoryview):
+        given = [(tuple(t.shape), str(t.dtype).removeprefix("torch.")) if isinstance(t, Tensor) else type(t).__name__ for t in file]
         if given != [(row.shape, row.dtype) for row in table.tensors]:
             raise LightningFwdError(
                 f"{len(given)} tensors, or other shapes or types, than the {len(table.tensors)} of the export",
@@ -122,8 +122,12 @@ def _tensors(file: Given, table: Table) -> dict[str, Tensor]:
                 f"{path} has {path.stat().st_size:,} bytes", "that is no Flash of a microcontroller", "cut out the slots"
             )
         content = path.read_bytes()
-    else:
+    elif isinstance(file, bytes | bytearray | memoryview):
         content = bytes(file)
+    else:
+        raise LightningFwdError(
+            f"what the device gave is a {type(file).__name__}", "expected a file, its bytes, or a list of tensors", "give one of these"
+        )
     weights = weights_of(content, table.weights_bytes, table.state_bytes, table.model_hash, _name(file))
     found, at = {}, 0
     for row in table.tensors:

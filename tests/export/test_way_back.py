@@ -133,6 +133,8 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(exported, tmp_path):
     refused("is rewritten", torch.nn.ModuleDict({"net": lf.rewrite(plain("conv"), method, torch.zeros(3, 2, 8, 8))}))
     refused("other shapes or types", given=learned[::-1])
     refused("not finite", given=[learned[0] * float("nan"), *learned[1:]])
+    refused("other shapes or types", given=[1.0])
+    refused("is a dict", given={"weights": learned})
     refused("bytes", given=b"1234")
     refused("no such file", given=tmp_path / "none.bin")
     refused("no such file", beside=tmp_path)
