@@ -33,7 +33,8 @@ class LabelCheck:
 
         Args:
             logits: ``(B, C)``. target: the rule's labels ``(B,)``. error: the loss's gradient ``(B, C)``, whatever its scale.
-            handed_over: the user said which labels, so that samples mixed of two are meant to be.
+            handed_over: the user gave these labels for this loss (``lf.set_labels``), so that samples mixed of two, or class
+                weights and smoothing that together outweigh a label, are meant to be.
 
         Raises:
             StepError: the labels do not fit the loss.
@@ -74,7 +75,7 @@ class LabelCheck:
             i = int((pulled != target).int().argmax())
             found = f", sample {i} from {int(target[i])} to {int(pulled[i])}" if bool((pulled != target).any()) else ""
             self._refuse(rule, f"the loss pulls {elsewhere / rows:.0%} of the samples to another class than their label{found}")
-        if not of_one_label and against >= _AGAINST * otherwise and against >= max(2.0, _AGAINST_OF_ALL * rows):
+        if not of_one_label and not handed_over and against >= _AGAINST * otherwise and against >= max(2.0, _AGAINST_OF_ALL * rows):
             self._refuse(
                 rule, f"of the samples that the model predicts otherwise, the loss pulls {against / otherwise:.0%} away from their label"
             )

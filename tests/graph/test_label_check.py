@@ -105,7 +105,7 @@ RIGHT = {
 }
 
 
-def check(loss, classes, batch, scale, dtype=torch.float32, steps=20, fits=0.7, labels=None):
+def check(loss, classes, batch, scale, dtype=torch.float32, steps=20, fits=0.7, labels=None, handed_over=False):
     """Many batches of a model that predicts ``fits`` of the labels, its logits about ``scale`` apart."""
     torch.manual_seed(classes + batch)
     seen = LabelCheck()
@@ -115,7 +115,16 @@ def check(loss, classes, batch, scale, dtype=torch.float32, steps=20, fits=0.7, 
         z[torch.arange(batch), torch.where(torch.rand(batch) < fits, y, torch.randint(0, classes, (batch,)))] += 2
         z = (z * scale).to(dtype).requires_grad_()
         (error,) = torch.autograd.grad(loss(z.float(), y), z)
-        seen.see("Rule", z.detach(), y if labels is None else labels(y), error, False)
+        seen.see("Rule", z.detach(), y if labels is None else labels(y), error, handed_over)
+
+
+def test_smoothing_that_outweighs_rare_labels_fits_labels_that_were_handed_over():
+    def loss(z, y):
+        return F.cross_entropy(z, y, weight=torch.tensor([0.1, 1.0, 3.0, 10.0]), label_smoothing=0.2)
+
+    with pytest.raises(lf.StepError, match="away from their label(.|\n)*set_labels"):
+        check(loss, 4, 32, 1.0)
+    check(loss, 4, 32, 1.0, handed_over=True)
 
 
 @pytest.mark.parametrize("kind", RIGHT)
