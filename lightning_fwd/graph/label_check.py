@@ -17,6 +17,7 @@ _ROWS = 8  # with fewer samples nothing is concluded
 _WINDOW = 64  # samples that count: of small batches, those of the last steps too
 _FIRST, _EVERY = 16, 32  # a step of these is looked at whole; the others only until the error is seen to fit
 _ELSEWHERE = 0.25  # of the samples, pulled to another class than their label by a loss on one label each
+_ELSEWHERE_HANDED_OVER = 0.6  # of labels that the user gave for this loss: permuted ones of three classes are at two thirds
 _AGAINST, _AGAINST_OF_ALL = 0.4, 0.15  # of the samples predicted otherwise, and of all: the loss holds against their label
 _MIXED = 0.4  # of the samples, pulled to two classes
 
@@ -71,7 +72,7 @@ class LabelCheck:
         if rows < _ROWS:
             return
         of_one_label = classes > 2 and several <= 0.05 * rows
-        if of_one_label and elsewhere >= _ELSEWHERE * rows:
+        if of_one_label and elsewhere >= (_ELSEWHERE_HANDED_OVER if handed_over else _ELSEWHERE) * rows:
             i = int((pulled != target).int().argmax())
             found = f", sample {i} from {int(target[i])} to {int(pulled[i])}" if bool((pulled != target).any()) else ""
             self._refuse(rule, f"the loss pulls {elsewhere / rows:.0%} of the samples to another class than their label{found}")

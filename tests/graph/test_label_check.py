@@ -118,13 +118,16 @@ def check(loss, classes, batch, scale, dtype=torch.float32, steps=20, fits=0.7, 
         seen.see("Rule", z.detach(), y if labels is None else labels(y), error, handed_over)
 
 
-def test_smoothing_that_outweighs_rare_labels_fits_labels_that_were_handed_over():
+@pytest.mark.parametrize(("smoothing", "scale"), [(0.1, 0.1), (0.4, 1.0)])
+def test_smoothing_that_outweighs_rare_labels_fits_labels_that_were_handed_over(smoothing, scale):
     def loss(z, y):
-        return F.cross_entropy(z, y, weight=torch.tensor([0.1, 1.0, 3.0, 10.0]), label_smoothing=0.2)
+        return F.cross_entropy(z, y, weight=torch.tensor([0.1, 1.0, 3.0, 10.0]), label_smoothing=smoothing)
 
-    with pytest.raises(lf.StepError, match="away from their label(.|\n)*set_labels"):
-        check(loss, 4, 32, 1.0)
-    check(loss, 4, 32, 1.0, handed_over=True)
+    with pytest.raises(lf.StepError, match="do not fit your loss(.|\n)*set_labels"):
+        check(loss, 4, 32, scale)
+    check(loss, 4, 32, scale, handed_over=True)
+    with pytest.raises(lf.StepError, match="another class than their label"):  # handed over, and of other samples
+        check(lambda z, y: F.cross_entropy(z, y.roll(1)), 4, 32, scale, handed_over=True)
 
 
 @pytest.mark.parametrize("kind", RIGHT)
