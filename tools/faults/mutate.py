@@ -87,6 +87,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--show", action="store_true", help="print errors that name no file or no mend")
     options = parser.parse_args()
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else 0
+    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, resource.RLIM_INFINITY))
     columns = ("refused", "refused, no file", "refused, no mend", "same", "other", "accepted", "traceback", "hang")
     print("| kind | checksum |", " | ".join(columns), "|\n| --- | --- |", " | ".join(["---:"] * len(columns)), "|", flush=True)
     failed = False
@@ -99,6 +101,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() if Path("/proc/self/statm").exists() else 0
-    resource.setrlimit(resource.RLIMIT_AS, (used + _MEMORY, resource.RLIM_INFINITY))
     sys.exit(main())
