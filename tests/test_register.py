@@ -11,7 +11,7 @@ USE = "import lightning as L; assert L.Trainer(strategy='direct_feedback', logge
 @pytest.mark.parametrize(
     "before",
     [
-        "import lightning_fwd",
+        pytest.param("import lightning_fwd", marks=pytest.mark.slow),
         pytest.param("import lightning; import lightning_fwd", marks=pytest.mark.slow),
         "import lightning_fwd, importlib.util; importlib.util.find_spec('lightning')",  # only a look whether it is there
     ],

@@ -48,7 +48,7 @@ def fit(module: L.LightningModule, callback: StepCost, tmp_path, strategy="auto"
     return trainer
 
 
-QUICK = ("auto", "local_loss", "sparse_update")
+QUICK = ("local_loss", "sparse_update")
 SOME = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ("auto", *lf.METHODS)]
 
 

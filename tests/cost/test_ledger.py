@@ -32,7 +32,7 @@ def traced(request):
     return model, trace_step(model, batch_for(net)), request.param
 
 
-@pytest.mark.parametrize("width", ["fp32", "int8", "mixed"])
+@pytest.mark.parametrize("width", ["fp32", pytest.param("int8", marks=pytest.mark.slow), "mixed"])
 def test_report_is_consistent(traced, width):
     model, graph, method = traced
     report = price(graph, model, device=load_device("stm32h735"), width=width)

@@ -75,7 +75,7 @@ HOLES = {("mlp", "backprop"), ("mlp", "local_loss"), ("conv", "backprop"), ("con
 
 
 @pytest.mark.parametrize("method", ["backprop", *(pytest.param(m, marks=pytest.mark.slow) for m in ("pepita", "local_loss"))])
-@pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.slow if net == "conv" else ()) for net in NETS])
+@pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.slow if net in ("conv", "resnet8_tail") else ()) for net in NETS])
 def test_lower_bound_of_executorch_s_arena(net, method):
     """The ledger's peak is what the planner's own tensors take at their worst moment, and 1.05 times it can hold them (``-s`` prints
     them)."""
@@ -128,7 +128,7 @@ def test_backprop_keeps_what_autograd_saves(net):
         pytest.param(lf.ForwardForward(), False, marks=pytest.mark.slow),
         pytest.param(lf.LocalLoss(), False, marks=pytest.mark.slow),
         (lf.Pepita(recompute=True), False),
-        (lf.Pepita(), True),
+        pytest.param(lf.Pepita(), True, marks=pytest.mark.slow),
         (lf.Backprop(), True),
     ],
     ids=["forward_forward", "local_loss", "mempepita", "pepita", "backprop"],

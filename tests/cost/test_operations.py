@@ -18,7 +18,7 @@ from lightning_fwd.models import DSCNN, MLP, FCAutoencoder, MobileNetV1, ResNet8
 from lightning_fwd.trace import trace_inference, trace_step
 
 MLCOMMONS = {c.__name__: c for c in (ResNet8, DSCNN, MobileNetV1, FCAutoencoder, StreamingWakeWord)}
-QUICK = {"FCAutoencoder", "StreamingWakeWord"}  # the others take a minute between them: pytest -m slow
+QUICK = {"FCAutoencoder"}  # the others take a minute between them: pytest -m slow
 
 
 def loss_of(net: nn.Module):

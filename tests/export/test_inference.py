@@ -84,8 +84,9 @@ def samples(shape, batch=1, count=8):
 
 
 @pytest.mark.parametrize(("net", "int8", "batch"), [
-    ("keyword", True, 1), ("keyword", True, 2), ("keyword", False, 1), ("dilated", True, 1), ("permuted", False, 1), ("permuted", True, 2),
-    ("pooled", True, 1), ("autoencoder", True, 3),
+    ("keyword", True, 1), ("keyword", False, 1), ("dilated", True, 1), ("permuted", False, 1), ("pooled", True, 1),
+    ("autoencoder", True, 3),
+    pytest.param("keyword", True, 2, marks=pytest.mark.slow), pytest.param("permuted", True, 2, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_predictions_equal_pytorch(tmp_path, net, int8, batch):
     torch.manual_seed(0)

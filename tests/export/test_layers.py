@@ -100,13 +100,12 @@ NETS = {
     "plain": lambda: (mlp(nn.ReLU()), (20,)),
 }
 CASES = [
-    ("max pooling", lf.Backprop(), {}), ("norms", lf.Backprop(), {}), ("one column", lf.Backprop(), {}),
-    ("dropout", lf.ForwardForward(), {}),
+    ("max pooling", lf.Backprop(), {}), ("norms", lf.Backprop(), {}), ("dropout", lf.SparseUpdate(), {}),
     *(pytest.param(*case, marks=pytest.mark.slow) for case in (
         ("padding at one end", lf.Backprop(), {}), ("one dimension", lf.Backprop(), {}), ("plain", DYNAMIC, {"momentum": 0.9}),
         ("adaptive pooling", lf.LocalLoss(), {}), ("attention", lf.Backprop(), {}), ("batch norm", lf.Backprop(), {"momentum": 0.9}),
         ("average pooling, padded", lf.Backprop(), {}), ("layer norm", lf.Backprop(), {}), ("dropout of channels", lf.LocalLoss(), {}),
-        ("one dimension", lf.Pepita(), {}), ("dropout", lf.SparseUpdate(), {}), ("plain", DYNAMIC, {}),
+        ("one dimension", lf.Pepita(), {}), ("dropout", lf.ForwardForward(), {}), ("plain", DYNAMIC, {}), ("one column", lf.Backprop(), {}),
         ("plain", BY_GOODNESS, {}),
     )),
 ]  # fmt: skip

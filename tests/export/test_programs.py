@@ -21,7 +21,7 @@ from lightning_fwd.methods import SparseTraining, ZerothOrder
 ROWS = [
     pytest.param("mlp", lf.Backprop(), marks=pytest.mark.slow),  # on a board: test_boards.py
     pytest.param("mlp", lf.SparseUpdate(), marks=pytest.mark.slow),
-    ("mlp", lf.ForwardForward()),
+    pytest.param("mlp", lf.ForwardForward(), marks=pytest.mark.slow),
     pytest.param("mlp", lf.LocalLoss(), marks=pytest.mark.slow),
     pytest.param("mlp", lf.Pepita(), marks=pytest.mark.slow),
     pytest.param("conv", lf.SparseUpdate(train="head"), marks=pytest.mark.slow),

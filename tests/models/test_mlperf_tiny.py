@@ -82,6 +82,7 @@ def test_anomaly_score_is_the_mean_squared_reconstruction_error():
     torch.testing.assert_close(model.anomaly_score(x), ((model(x) - x) ** 2).mean(1))
 
 
+@pytest.mark.slow
 def test_resnet8_accuracy_on_ten_thousand_cifar10_jpeg_images(data: Path):
     file = data / "cifar10_jpeg.npz"
     if not file.exists():

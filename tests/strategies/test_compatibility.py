@@ -24,7 +24,8 @@ def test_every_rule_in_every_precision(name, precision):
     assert torch.stack(module.losses).isfinite().all()
 
 
-PRICED = [(row, "conv" if "conv" in row.nets else row.nets[-1]) for row in ROWS]
+NAMED = list(named_rows().values())
+PRICED = [pytest.param(row, "conv" if "conv" in row.nets else row.nets[-1], marks=() if row in NAMED else pytest.mark.slow) for row in ROWS]
 
 
 @pytest.mark.parametrize(("row", "kind"), PRICED, ids=[row.name for row in ROWS])

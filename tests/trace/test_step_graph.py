@@ -38,7 +38,7 @@ def every_tensor(model: nn.Module) -> dict[str, torch.Tensor]:
     return {n: t.detach().clone() for n, t in [*model.named_parameters(), *model.named_buffers()]}
 
 
-@pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.slow if net == "resnet8" else ()) for net in NETS])
+@pytest.mark.parametrize("net", [pytest.param(net, marks=pytest.mark.slow if net in ("resnet8", "conv1d") else ()) for net in NETS])
 @pytest.mark.parametrize("method", lf.METHODS)
 def test_graph_equals_the_eager_step(net, method):
     torch.manual_seed(0)
