@@ -41,7 +41,7 @@ def fitted(checkout: Path, recipe: Path, work: Path) -> dict[str, str]:
         return {"failed": said}
     (file,) = work.glob("**/*.ckpt")
     state = torch.load(file, weights_only=True)["state_dict"]
-    return {name: hashlib.sha256(value.contiguous().view(torch.uint8).numpy()).hexdigest() for name, value in state.items()}
+    return {name: hashlib.sha256(value.flatten().view(torch.uint8).numpy()).hexdigest() for name, value in state.items()}
 
 
 def compared(checkout: Path, recipe: Path, work: Path) -> dict[str, str]:
