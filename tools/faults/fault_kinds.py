@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import random
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from edits import Edit, arrays, change_values, header, resaved
 from mutations import edited_text
 from safetensors.torch import save_file
 
@@ -30,7 +30,6 @@ from lightning_fwd.recipes.adaptation import load_adaptation
 from lightning_fwd.search import Space, load_search
 from lightning_fwd.search.kept import measurement, read_measurements
 
-Edit = Callable[[bytes, random.Random], bytes]
 NET = {"in_features": 64, "hidden": [12]}
 DATA = {"dataset": "digits", "drift": "noise=0.1", "flatten": True}
 SCENARIO = {"data": DATA, "model": "mlp", "model_args": NET, "seeds": [0, 1], "adapt_samples": 40, "controls": False,
@@ -73,80 +72,6 @@ def _weights(path: Path, net: Callable[[], torch.nn.Module] = lambda: MLP(**NET)
     made = net()
     load_weights(made, path)
     return _digest(made.state_dict().items())
-
-
-def _resaved(change: Callable[[dict, random.Random], None], old_format: bool = False) -> Edit:
-    """An edit of what torch saved: changed and saved again, checksums right."""
-
-    def edited(data: bytes, draw: random.Random) -> bytes:
-        file = Path("edited.part")
-        file.write_bytes(data)
-        content = torch.load(file, weights_only=True)
-        change(content, draw)
-        torch.save(content, file, _use_new_zipfile_serialization=not old_format)
-        return file.read_bytes()
-
-    return edited
-
-
-def _change_values(content: dict, draw: random.Random) -> None:
-    """Somewhere in a tree of dicts: a key left out or renamed, a value of another kind, shape or size."""
-    while True:
-        key = draw.choice(list(content))
-        if not (isinstance(content[key], dict) and content[key] and draw.random() < 0.7):
-            break
-        content = content[key]
-    value, how = content[key], draw.randrange(6)
-    if how == 0:
-        del content[key]
-    elif how == 1:
-        content[f"{key}x"] = content.pop(key)
-    elif how == 2:
-        content[key] = draw.choice((None, -1, 1 << 80, float("nan"), "x", [], {}, [[1]], b"x", torch.zeros(3), {"a": {"b": torch.ones(2)}}))
-    elif isinstance(value, torch.Tensor):
-        others = (
-            value * float("nan"),
-            value[..., None],
-            value.reshape(-1)[:1],
-            value.to(torch.int32),
-            value.to(torch.complex64),
-            value.to_sparse(),
-        )
-        content[key] = draw.choice(others)
-    else:
-        content[key] = torch.zeros(1).expand(1 << 40)
-
-
-def _header(data: bytes, draw: random.Random) -> bytes:
-    """An edit of a .safetensors file's own table: names, types, shapes and offsets."""
-    size = int.from_bytes(data[:8], "little")
-    header = edited_text(data[8 : 8 + size], draw)
-    return len(header).to_bytes(8, "little") + header + data[8 + size :]
-
-
-def _arrays(data: bytes, draw: random.Random) -> bytes:
-    """An edit of an .npz: an array left out, of another kind or shape, or with values that cannot be."""
-    file = Path("edited.npz")
-    file.write_bytes(data)
-    with np.load(file) as archive:
-        arrays = dict(archive)
-    key = draw.choice(list(arrays))
-    value = arrays.pop(key)
-    changed = [
-        value[:0],
-        value[..., None],
-        value.astype("U4"),
-        np.zeros((1, 2, 3)),
-        value[:1],
-        np.zeros(1 << 28, "u1"),
-        value.astype(object),
-    ]
-    if value.dtype.kind != "U":
-        changed += [-value.astype(float), value * np.nan, -value.astype("i8"), value.astype("i8") + 7]
-    if draw.random() < 0.85:
-        arrays[key] = draw.choice(changed)
-    np.savez_compressed(file, **arrays)
-    return file.read_bytes()
 
 
 # ---- weights
@@ -409,16 +334,16 @@ SEARCH = {"data": {"dataset": "digits", "flatten": True}, "model": "mlp", "model
           "budget": {"ram": "64KB"}, "lr": 0.01, "fractions": [0.5, 1.0], "samples": 50, "pretrain": {"epochs": 2}}  # fmt: skip
 
 KINDS = {kind.name: kind for kind in (
-    Kind("checkpoint", _checkpoint, _resume, (_resaved(_change_values),), sealed=True),
-    Kind("state_dict", _save("w.pt"), _weights, (_resaved(_change_values),), sealed=True),
-    Kind("legacy_pt", _save("w.pt", _use_new_zipfile_serialization=False), _weights, (_resaved(_change_values, old_format=True),)),
-    Kind("safetensors", _safetensors, _weights, (_header,)),
-    Kind("keras_npz", _keras_npz, _weights, (_arrays,), sealed=True),
+    Kind("checkpoint", _checkpoint, _resume, (resaved(change_values),), sealed=True),
+    Kind("state_dict", _save("w.pt"), _weights, (resaved(change_values),), sealed=True),
+    Kind("legacy_pt", _save("w.pt", _use_new_zipfile_serialization=False), _weights, (resaved(change_values, old_format=True),)),
+    Kind("safetensors", _safetensors, _weights, (header,)),
+    Kind("keras_npz", _keras_npz, _weights, (arrays,), sealed=True),
     Kind("keras_h5", _keras_h5, _weights),
-    Kind("pretrained", _pretrained, lambda path: _digest(pretrained(Scenario(DATA, "mlp", NET), path).state_dict().items()), (_header,),
+    Kind("pretrained", _pretrained, lambda path: _digest(pretrained(Scenario(DATA, "mlp", NET), path).state_dict().items()), (header,),
     sealed=True),
-    Kind("moments", _moments, _read_moments, (_header,), sealed=True),
-    Kind("data_npz", _samples, _dataset, (_arrays,), sealed=True),
+    Kind("moments", _moments, _read_moments, (header,), sealed=True),
+    Kind("data_npz", _samples, _dataset, (arrays,), sealed=True),
     Kind("recipe", _recipe, lambda path: _fit("-c", str(path), "--trainer.fast_dev_run=1"), (edited_text,) * 3),
     Kind("scenario", _yaml("compare.yaml", SCENARIO), _scenario, (edited_text,) * 3),
     Kind("search", _yaml("search.yaml", SEARCH), _search, (edited_text,) * 3),
@@ -430,7 +355,7 @@ KINDS = {kind.name: kind for kind in (
     Kind("results", _in_folder("results.csv"), _opened, (edited_text,) * 2, sealed=True, rows=True),
     Kind("details", _in_folder("details.csv"), _opened, (edited_text,) * 2, sealed=True, rows=True),
     Kind("measurements", _measurements, _measured, (edited_text,), sealed=True, rows=True),
-    Kind("weights_table", _weights_table, _back, (_header,), sealed=True),
+    Kind("weights_table", _weights_table, _back, (header,), sealed=True),
     Kind("slots", _slots, _back, sealed=True),
     Kind("program", _program, _translated, sealed=True),
 )}  # fmt: skip
