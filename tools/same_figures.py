@@ -23,7 +23,7 @@ import yaml
 
 HERE = Path(__file__).parents[1]
 _START = "import sys; sys.argv[0] = 'lightning-fwd'; from lightning_fwd.cli import main; sys.exit(main())"
-_FIT = {"max_epochs": 2, "limit_train_batches": 30, "limit_val_batches": 1, "enable_checkpointing": "true"}
+_FIT = {"max_epochs": 2, "limit_train_batches": 30, "limit_val_batches": 1, "enable_checkpointing": "true", "check_val_every_n_epoch": 1}
 
 
 def command(checkout: Path, arguments: list[str], work: Path) -> str:
