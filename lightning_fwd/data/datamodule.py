@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from numbers import Integral, Real
-from os import PathLike
 from typing import Literal
 
 import lightning as L
@@ -16,31 +12,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lightning_fwd.data.audio import mfcc
+from lightning_fwd.data.arguments import require, require_kinds
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, as_drift, drift_as_plain
 from lightning_fwd.data.har import HAR_DRIFTS
+from lightning_fwd.data.inputs import InputForm, Inputs, Normalize
 from lightning_fwd.data.loader import ResumableLoader, tensor_loader
 from lightning_fwd.data.lookup import load_dataset, load_domains
 from lightning_fwd.data.subsets import hold_out, stratified_subset
 
-CHUNK = 256  # samples drifted at a time: the temporaries of a drift stay near the cache
-STATISTICS_SAMPLES = 5000
-
 View = Literal["source", "target"]
 Split = Literal["train", "val", "test"]
-
-
-@dataclass(frozen=True)
-class InputForm:
-    """How a sensor's values become the network's: as ``stored`` (``"uint8"`` is divided by 255), times ``factor``, less ``mean``, over
-    ``std``:
-    one of these per channel, or none."""
-
-    stored: Literal["uint8", "float"]
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    factor: float = 1.0
 
 
 class DriftDataModule(L.LightningDataModule):
@@ -100,29 +82,29 @@ class DriftDataModule(L.LightningDataModule):
         test_samples: int | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
-        normalize: Literal["standard", "byte"] | None = None,
+        normalize: Normalize | None = None,
         flatten: bool = False,
         num_workers: int = 0,
         root: str | None = None,
     ) -> None:
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        _require_kinds(arguments)
+        require_kinds(arguments)
         self.real_drift = self._real_drift(dataset, drift, drift_severity)
         self.drift = as_drift(None if self.real_drift else drift, drift_severity, drift_seed)
         if view == "target" and not (self.drift or self.real_drift or target_dataset):
             raise ValueError("view='target' would be the source: give a drift (drift='noise', ...) or a target_dataset")
-        _require(view in ("source", "target"), "view", view, "'source' or 'target'")
-        _require(batch_size >= 1, "batch_size", batch_size, "at least 1")
-        _require(0 <= val_fraction < 1, "val_fraction", val_fraction, "in 0..1, 1 excluded")
-        _require(normalize in (None, "standard", "byte"), "normalize", normalize, "None, 'standard' or 'byte'")
+        require(view in ("source", "target"), "view", view, "'source' or 'target'")
+        require(batch_size >= 1, "batch_size", batch_size, "at least 1")
+        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "in 0..1, 1 excluded")
+        require(normalize in (None, "standard", "byte"), "normalize", normalize, "None, 'standard' or 'byte'")
         for name in ("train_samples", "test_samples"):
             count = arguments[name]
-            _require(count is None or count >= 1, name, count, "at least 1, or None for all")
+            require(count is None or count >= 1, name, count, "at least 1, or None for all")
         self._arguments = arguments
         self.view, self.seed, self.batch_size, self.num_workers = view, seed, batch_size, num_workers
         self._tensors: dict[tuple[Split, View], tuple[Tensor, Tensor]] = {}
-        self._statistics: tuple[Tensor, Tensor] | None = None
+        self._inputs: Inputs | None = None
         self._resumed: dict[str, int] | None = None  # from a checkpoint: where in its epoch the training was
         # Plain values only, so that checkpoints load with weights_only=True. Not logged: the logger would refuse a
         # `seed` or `batch_size` that the LightningModule states too.
@@ -197,6 +179,14 @@ class DriftDataModule(L.LightningDataModule):
         kept, _ = hold_out(source.y_train, self._arguments["val_fraction"], self.seed, source.groups_train)
         chosen = kept[stratified_subset(source.y_train[kept], min(count, len(kept)), self.seed)]
         return self._samples(source, "train", chosen, "source")
+
+    def input_form(self) -> InputForm:
+        """What happens between a sensor and the network, by the source's statistics: for the C that does it on the device.
+
+        Raises:
+            ValueError: the normalisation does not fit the data.
+        """
+        return self._the_inputs().form()
 
     @override
     def train_dataloader(self) -> DataLoader:
@@ -276,88 +266,16 @@ class DriftDataModule(L.LightningDataModule):
         return kept if count is None else kept[_few(domain.y_train[kept], count, self.seed, "train_samples")]
 
     def _samples(self, domain: Dataset, split: Split, index: np.ndarray, view: View) -> Tensor:
-        """Pixels to 0..1, signals to standard deviations or recordings to -1..1, then drift, then normalisation or MFCC. (N, ...)
-        float32."""
-        stored = domain.x_test if split == "test" else domain.x_train
-        offset = len(domain.y_train) if split == "test" else 0  # test samples draw other noise than training samples
-        drift = self.drift if view == "target" else None
-        after = self._after_drift(domain)
-        others = _to_float(domain.x_train) if drift is not None and domain.modality == "audio" else None
-        x = torch.empty(len(index), *domain.input_shape)
-        for start in range(0, len(index), CHUNK):
-            some = index[start : start + CHUNK]
-            chunk = _to_float(stored[some])
-            if domain.modality == "signal":
-                chunk = self._standardise(chunk)
-            if drift is not None:
-                chunk = drift(chunk, torch.from_numpy(some + offset), signal=domain.modality == "signal", others=others)
-            x[start : start + CHUNK] = after(chunk)
+        part = "test" if split == "test" else "train"
+        x = self._the_inputs().of(domain, part, index, self.drift if view == "target" else None)
         return x.flatten(1) if self._arguments["flatten"] else x
 
-    def input_form(self) -> InputForm:
-        """What happens between a sensor and the network, by the source's statistics: for the C that does it on the device.
-
-        Raises:
-            ValueError: the normalisation does not fit the data.
-        """
-        source = self._domain("source")
-        self._after_drift(source)
-        normalize, signal = self._arguments["normalize"], source.modality == "signal"
-        mean: tuple[float, ...] = ()
-        std: tuple[float, ...] = ()
-        if signal or normalize == "standard":
-            self._standardise(torch.zeros(1, *source.input_shape))
-            mean, std = (tuple(t.flatten().tolist()) for t in self._statistics)
-        stored = "uint8" if source.x_train.dtype == np.uint8 else "float"
-        return InputForm(stored, mean, std, 255.0 if normalize == "byte" else 1.0)
-
-    def _after_drift(self, domain: Dataset) -> Callable[[Tensor], Tensor]:
-        normalize = self._arguments["normalize"]
-        if normalize is not None and domain.modality == "signal":
-            raise ValueError(f"normalize={normalize!r} is for images; signals are always standardised: leave it out")
-        if domain.modality == "audio":
-            if normalize is not None:
-                raise ValueError(f"normalize={normalize!r} is for images; of recordings the MFCC are what the network reads: leave it out")
-            return mfcc
-        return {None: lambda x: x, "byte": lambda x: x * 255, "standard": self._standardise}[normalize]
-
-    def _standardise(self, x: Tensor) -> Tensor:
-        if self._statistics is None:
-            source = self._domain("source")
-            few = stratified_subset(source.y_train, min(STATISTICS_SAMPLES, len(source.y_train)), seed=0)
-            sample = _to_float(source.x_train[few]).transpose(0, 1).flatten(1)  # (C, everything)
-            shape = (-1, *[1] * (len(source.input_shape) - 1))
-            std, mean = torch.std_mean(sample.double(), dim=1)
-            std = torch.where(std > 0, std, 1.0)  # a channel that never changes is only centred
-            self._statistics = mean.float().view(shape), std.float().view(shape)
-        mean, std = self._statistics
-        return (x - mean) / std
-
-
-def _to_float(x: np.ndarray) -> Tensor:
-    tensor = torch.from_numpy(x.astype(np.float32, order="C"))
-    return tensor.div_(255) if x.dtype == np.uint8 else tensor.div_(32768) if x.dtype == np.int16 and x.ndim == 2 else tensor
+    def _the_inputs(self) -> Inputs:
+        if self._inputs is None:
+            self._inputs = Inputs(self._domain("source"), self._arguments["normalize"])
+        return self._inputs
 
 
 def _few(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
-    _require(count <= len(labels), name, count, f"at most {len(labels)}, all there are")
+    require(count <= len(labels), name, count, f"at most {len(labels)}, all there are")
     return stratified_subset(labels, count, seed)
-
-
-_WORDS, _WHOLE = ("dataset", "target_dataset", "root"), ("drift_seed", "batch_size", "train_samples", "test_samples", "seed", "num_workers")
-
-
-def _require_kinds(arguments: dict[str, object]) -> None:
-    """Refuse what a recipe may hold in the place of a name or a number: nothing, a list, a mapping."""
-    optional = ("target_dataset", "root", "train_samples", "test_samples")
-    for name, kinds, wanted in ((_WORDS, (str, PathLike), "a name or a path"), (_WHOLE, (Integral,), "a whole number"),
-                                (("val_fraction",), (Real,), "a number"), (("flatten",), (bool, np.bool_), "true or false")):  # fmt: skip
-        for each in name:
-            value = arguments[each]
-            fits = isinstance(value, kinds) and (isinstance(value, bool | np.bool_) is (each == "flatten"))
-            _require(fits or (value is None and each in optional), each, value, wanted)
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..data.datamodule import STATISTICS_SAMPLES
 from ..data.drift import as_drift
+from ..data.inputs import STATISTICS_SAMPLES
 from ..data.loader import ResumableLoader, tensor_loader
 from ..data.subsets import hold_out, stratified_subset
 from ..errors import LightningFwdError

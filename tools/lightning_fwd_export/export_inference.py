@@ -16,7 +16,7 @@ from torch.fx.traceback import preserve_node_meta
 from lightning_fwd.cost.memory import plan_memory
 from lightning_fwd.cost.operations import operations
 from lightning_fwd.cost.widths import Widths
-from lightning_fwd.data.datamodule import InputForm
+from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.models.weights import require_finite
 from lightning_fwd.trace.step_graph import trace_inference

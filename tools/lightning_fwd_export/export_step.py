@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lightning_fwd.cost import price
-from lightning_fwd.data.datamodule import InputForm
+from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.models.weights import require_finite

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from lightning_fwd.data.datamodule import InputForm
+from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.integer.lowering import RATE

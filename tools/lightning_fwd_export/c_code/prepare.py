@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lightning_fwd.data.datamodule import InputForm
+from lightning_fwd.data.inputs import InputForm
 
 from ..pte import Program
 from .kernels import number
