@@ -33,8 +33,7 @@ from lightning_fwd.adaptation import Stage, adapt
 from lightning_fwd.compare import Row, Scenario, load_scenario
 from lightning_fwd.compare.html_report import label_curves, write_page
 from lightning_fwd.compare.html_report import table as html_table
-from lightning_fwd.models import build
-from lightning_fwd.recipes import quiet
+from lightning_fwd.recipes import pretrain, pretrained, quiet
 from lightning_fwd.recipes.accuracy import accuracy
 from lightning_fwd.strict_yaml import load_yaml
 
@@ -98,7 +97,7 @@ class World:
     def __init__(self, recipe: Path, drift: str, labels: int, out: Path):
         raw = load_yaml(recipe.read_text())
         self.scenario: Scenario = load_scenario(recipe, {"data": {**raw["data"], "drift": drift}, "adapt_samples": labels})
-        self.labels, self.source_file = labels, out / "source"
+        self.labels, self.out = labels, out
 
     def rows(self, wanted: list[str] | None) -> list[Row]:
         return [row for row in self.scenario.all_rows() if wanted is None or row.name in wanted]
@@ -107,19 +106,31 @@ class World:
     def samples(self, seed: int, split: str) -> tuple[Tensor, Tensor]:
         return self.scenario.data_module(seed, "target").tensors(split)
 
+    def network(self, seed: int) -> nn.Module:
+        """The network before adaptation; trained on the source where the recipe asks for that, by the seed."""
+        weights = self.weights(seed)
+        if not weights.exists():
+            pretrain(self.scenario, seed, self.scenario.data_module(seed, "source"), weights)
+        return pretrained(self.scenario, weights).eval()
+
+    def weights(self, seed: int) -> Path:
+        of_a_world = f"_{self.scenario.data['drift']}" if self.scenario.data["dataset"] == "har" else ""  # there the source is another too
+        return self.out / f"source{of_a_world}_{seed if self.scenario.pretrain is not None else 0}.safetensors"
+
     @lru_cache(maxsize=4)  # noqa: B019
     def start(self, seed: int, first: str) -> tuple[nn.Module, list[str]]:
         """The network after a row's first stages, those that need no labels; ``first`` is their repr. Rows that begin alike share it."""
-        network = build(self.scenario.model, **self.scenario.model_args).eval()
+        network = self.network(seed)
         stages = next((s for row in self.rows(None) if repr(s := label_free(row)) == first), [])
         if not stages:
             return network, []
-        done = adapt(network, self.prepared(stages, network), self.samples(seed, "train"), seed=seed)
+        done = adapt(network, self.prepared(stages, network, seed), self.samples(seed, "train"), seed=seed)
         return done.network, [str(stage) for stage in done.stages]
 
-    def prepared(self, stages: list[Stage], network: nn.Module) -> list[Stage]:
+    def prepared(self, stages: list[Stage], network: nn.Module, seed: int) -> list[Stage]:
         """The stages with the source's moments, which are measured once."""
-        moments = self.source_file.with_suffix(".moments.safetensors")
+        weights = self.weights(seed)
+        moments = weights.with_suffix(".moments.safetensors")
         known = moments.exists()
         stages = [
             dataclasses.replace(s, method=dataclasses.replace(s.method, source=str(moments)))
@@ -129,8 +140,8 @@ class World:
         ]
         if known:
             return stages
-        source = self.scenario.data_module(0, "source")
-        return [stage.prepared(network, source, self.source_file) for stage in stages]
+        source = self.scenario.data_module(seed if self.scenario.pretrain is not None else 0, "source")
+        return [stage.prepared(network, source, weights) for stage in stages]
 
     def run(self, row: Row, seed: int, steps: int, rates: Rates) -> dict:
         """One row: its accuracy on the test samples in percent, and its stages."""
@@ -140,14 +151,15 @@ class World:
         if rest := learning(row):
             chosen = rates.get(row.name, {})
             stages = [dataclasses.replace(longer(s, self.labels, steps), lr=chosen.get(s.name, s.lr)) for s in rest]
-            done = adapt(network, self.prepared(stages, network), self.samples(seed, "train"), seed=seed)
+            done = adapt(network, self.prepared(stages, network, seed), self.samples(seed, "train"), seed=seed)
             network, said = done.network, said + [str(stage) for stage in done.stages]
         result = {"accuracy": self.tested(network, seed), "stages": said}
-        if any(": rolled back" in stage for stage in said) and not any(stage.is_open for stage in row.adaptation()):
-            network = build(self.scenario.model, **self.scenario.model_args).eval()
-            stages = self.prepared([longer(s, self.labels, steps) for s in row.adaptation()], network)
-            unguarded = adapt(network, stages, self.samples(seed, "train"), held_back=0, seed=seed).network
-            result["unguarded"] = self.tested(unguarded, seed)
+        if any(": rolled back" in stage for stage in said):
+            network = self.network(seed)
+            stages = self.prepared([longer(s, self.labels, steps) for s in row.adaptation()], network, seed)
+            if not any(stage.is_open for stage in stages):
+                unguarded = adapt(network, stages, self.samples(seed, "train"), held_back=0, seed=seed).network
+                result["unguarded"] = self.tested(unguarded, seed)
         return result
 
     def tested(self, network: nn.Module, seed: int) -> float:
