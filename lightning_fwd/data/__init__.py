@@ -5,6 +5,7 @@ from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import AUDIO_DRIFTS, DRIFTS, Drift, DriftChain, as_drift
 from lightning_fwd.data.har import HAR_DRIFTS
 from lightning_fwd.data.lookup import DATASETS, load_dataset, load_domains
+from lightning_fwd.data.stream import DriftStream
 
 __all__ = [
     "AUDIO_DRIFTS",
@@ -15,6 +16,7 @@ __all__ = [
     "Drift",
     "DriftChain",
     "DriftDataModule",
+    "DriftStream",
     "as_drift",
     "load_dataset",
     "load_domains",

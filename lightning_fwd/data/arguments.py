@@ -19,6 +19,9 @@ def require_kinds(arguments: dict[str, object]) -> None:
             value = arguments[each]
             fits = isinstance(value, kinds) and (isinstance(value, bool | np.bool_) is (each == "flatten"))
             require(fits or (value is None and each in optional), each, value, wanted)
+    shares = arguments["class_shares"]
+    numbers = isinstance(shares, list | tuple) and all(isinstance(s, Real) and not isinstance(s, bool) for s in shares)
+    require(shares is None or numbers, "class_shares", shares, "a list of numbers, one per class")
 
 
 def require(holds: bool, name: str, value: object, wanted: str) -> None:

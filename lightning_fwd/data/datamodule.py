@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import lightning as L
@@ -14,12 +15,12 @@ from typing_extensions import override
 
 from lightning_fwd.data.arguments import require, require_kinds
 from lightning_fwd.data.dataset import Dataset
-from lightning_fwd.data.drift import Drift, as_drift, drift_as_plain
+from lightning_fwd.data.drift import Drift, DriftChain, as_drift, drift_as_plain
 from lightning_fwd.data.har import HAR_DRIFTS
 from lightning_fwd.data.inputs import InputForm, Inputs, Normalize
 from lightning_fwd.data.loader import ResumableLoader, tensor_loader
 from lightning_fwd.data.lookup import load_dataset, load_domains
-from lightning_fwd.data.subsets import hold_out, stratified_subset
+from lightning_fwd.data.subsets import hold_out, stratified_subset, subset_with_shares
 
 View = Literal["source", "target"]
 Split = Literal["train", "val", "test"]
@@ -55,6 +56,8 @@ class DriftDataModule(L.LightningDataModule):
         batch_size: B.
         train_samples: train on so many labelled samples, class shares kept, drawn by `seed`; all when None.
         test_samples: test on so many, the same ones in every run; all when None.
+        class_shares: label shift: how much of each class the target has, C numbers of which only the ratios count. Its training and test
+            samples are then as many as `train_samples` and `test_samples` say, or as there are.
         val_fraction: share of the training part held out for validation, before `train_samples` are drawn.
         seed: of the validation split, the few samples and the shuffling.
         normalize: images only: None leaves pixels in 0..1, "standard" subtracts the source's channel means and divides
@@ -80,6 +83,7 @@ class DriftDataModule(L.LightningDataModule):
         batch_size: int = 64,
         train_samples: int | None = None,
         test_samples: int | None = None,
+        class_shares: Sequence[float] | None = None,
         val_fraction: float = 0.1,
         seed: int = 0,
         normalize: Normalize | None = None,
@@ -92,8 +96,8 @@ class DriftDataModule(L.LightningDataModule):
         require_kinds(arguments)
         self.real_drift = self._real_drift(dataset, drift, drift_severity)
         self.drift = as_drift(None if self.real_drift else drift, drift_severity, drift_seed)
-        if view == "target" and not (self.drift or self.real_drift or target_dataset):
-            raise ValueError("view='target' would be the source: give a drift (drift='noise', ...) or a target_dataset")
+        if view == "target" and not (self.drift or self.real_drift or target_dataset or class_shares):
+            raise ValueError("view='target' would be the source: give a drift (drift='noise', ...), a target_dataset or class_shares")
         require(view in ("source", "target"), "view", view, "'source' or 'target'")
         require(batch_size >= 1, "batch_size", batch_size, "at least 1")
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "in 0..1, 1 excluded")
@@ -127,7 +131,9 @@ class DriftDataModule(L.LightningDataModule):
     def title(self) -> str:
         """What tables call the data of this view, for example "CIFAR-10 (JPEG), noise=0.08"."""
         name = self._domain(self.view).title
-        return f"{name}, {self.drift}" if self.view == "target" and self.drift else name
+        if self.view == "source":
+            return name
+        return ", ".join([name, *([str(self.drift)] if self.drift else []), *(["label shift"] if self._arguments["class_shares"] else [])])
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -147,7 +153,7 @@ class DriftDataModule(L.LightningDataModule):
         self._domain("source"), self._domain("target")
         domain = self._domain(self.view)
         for split in ("train", "test"):
-            self._samples(domain, split, self._indices(split, domain)[:1], self.view)
+            self._samples(domain, split, self._indices(split, self.view)[:1], self._drift_of(self.view))
 
     def tensors(self, split: Split, view: View | None = None) -> tuple[Tensor, Tensor]:
         """All of a split at once: x float32 (N, ...) and y int64 (N,). Built on first use, then kept.
@@ -159,10 +165,24 @@ class DriftDataModule(L.LightningDataModule):
         key = (split, view or self.view)
         if key not in self._tensors:
             domain = self._domain(key[1])
-            index = self._indices(split, domain)
+            index = self._indices(split, key[1])
             y = domain.y_test if split == "test" else domain.y_train
-            self._tensors[key] = self._samples(domain, split, index, key[1]), torch.from_numpy(y[index])
+            self._tensors[key] = self._samples(domain, split, index, self._drift_of(key[1])), torch.from_numpy(y[index])
         return self._tensors[key]
+
+    def stored(self, split: Split) -> np.ndarray:
+        """Which of the stored samples of the source a split has, (N,)."""
+        return self._indices(split, "source")
+
+    def drifted(self, split: Split, stored: np.ndarray, drift: Drift | DriftChain | None) -> tuple[Tensor, Tensor]:
+        """Some of the source's samples under any drift: x float32 (B, ...), as batches hold it, and y int64 (B,).
+
+        Args:
+            stored: (B,) of what :meth:`stored` gives for the split.
+        """
+        source = self._domain("source")
+        y = source.y_test if split == "test" else source.y_train
+        return self._samples(source, split, stored, drift), torch.from_numpy(y[stored])
 
     def calibration_batch(self, count: int = 256) -> Tensor:
         """Source samples without labels, class shares kept, for int8 ranges and normalisation statistics.
@@ -178,7 +198,7 @@ class DriftDataModule(L.LightningDataModule):
         source = self._domain("source")
         kept, _ = hold_out(source.y_train, self._arguments["val_fraction"], self.seed, source.groups_train)
         chosen = kept[stratified_subset(source.y_train[kept], min(count, len(kept)), self.seed)]
-        return self._samples(source, "train", chosen, "source")
+        return self._samples(source, "train", chosen, None)
 
     def input_form(self) -> InputForm:
         """What happens between a sensor and the network, by the source's statistics: for the C that does it on the device.
@@ -254,21 +274,28 @@ class DriftDataModule(L.LightningDataModule):
                     raise ValueError(f"target_dataset {recorded!r} has {what} {there}, the source {name!r} has {here}")
         return target if view == "target" else source
 
-    def _indices(self, split: Split, domain: Dataset) -> np.ndarray:
-        arguments = self._arguments
+    def _indices(self, split: Split, view: View) -> np.ndarray:
+        arguments, domain = self._arguments, self._domain(view)
+        shares = arguments["class_shares"] if view == "target" else None
+        fits = shares is None or len(shares) == self.num_classes
+        require(fits, "class_shares", shares, f"{self.num_classes} numbers, one for each of {', '.join(map(str, self.class_names))}")
         if split == "test":
             count, labels = arguments["test_samples"], domain.y_test
-            return np.arange(len(labels)) if count is None else np.sort(_few(labels, count, 0, "test_samples"))
+            if count is None and shares is None:
+                return np.arange(len(labels))
+            return np.sort(_few(labels, count, 0, "test_samples", shares))
         kept, held = hold_out(domain.y_train, arguments["val_fraction"], self.seed, domain.groups_train)
         if split == "val":
             return held
         count = arguments["train_samples"]
-        return kept if count is None else kept[_few(domain.y_train[kept], count, self.seed, "train_samples")]
+        return kept if count is None and shares is None else kept[_few(domain.y_train[kept], count, self.seed, "train_samples", shares)]
 
-    def _samples(self, domain: Dataset, split: Split, index: np.ndarray, view: View) -> Tensor:
-        part = "test" if split == "test" else "train"
-        x = self._the_inputs().of(domain, part, index, self.drift if view == "target" else None)
+    def _samples(self, domain: Dataset, split: Split, index: np.ndarray, drift: Drift | DriftChain | None) -> Tensor:
+        x = self._the_inputs().of(domain, "test" if split == "test" else "train", index, drift)
         return x.flatten(1) if self._arguments["flatten"] else x
+
+    def _drift_of(self, view: View) -> Drift | DriftChain | None:
+        return self.drift if view == "target" else None
 
     def _the_inputs(self) -> Inputs:
         if self._inputs is None:
@@ -276,6 +303,8 @@ class DriftDataModule(L.LightningDataModule):
         return self._inputs
 
 
-def _few(labels: np.ndarray, count: int, seed: int, name: str) -> np.ndarray:
+def _few(labels: np.ndarray, count: int | None, seed: int, name: str, shares: Sequence[float] | None) -> np.ndarray:
+    if shares is not None:
+        return subset_with_shares(labels, count, shares, seed)
     require(count <= len(labels), name, count, f"at most {len(labels)}, all there are")
     return stratified_subset(labels, count, seed)

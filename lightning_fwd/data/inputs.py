@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_fwd.data.audio import mfcc
 from lightning_fwd.data.dataset import Dataset
-from lightning_fwd.data.drift import Drift
+from lightning_fwd.data.drift import Drift, DriftChain
 from lightning_fwd.data.subsets import stratified_subset
 
 CHUNK = 256  # samples drifted at a time: the temporaries of a drift stay near the cache
@@ -51,7 +51,7 @@ class Inputs:
         self._source, self._normalize = source, normalize
         self._statistics: tuple[Tensor, Tensor] | None = None
 
-    def of(self, domain: Dataset, part: Literal["train", "test"], index: np.ndarray, drift: Drift | None) -> Tensor:
+    def of(self, domain: Dataset, part: Literal["train", "test"], index: np.ndarray, drift: Drift | DriftChain | None) -> Tensor:
         """Pixels to 0..1, signals to standard deviations or recordings to -1..1, then drift, then normalisation or MFCC.
 
         Args:

@@ -1,6 +1,8 @@
-"""Which samples: few labelled ones without label shift, and a validation part that shares nothing with them."""
+"""Which samples: few labelled ones without label shift, or with one, and a validation part that shares nothing with them."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
@@ -25,10 +27,45 @@ def stratified_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """
     if not 0 <= count <= len(labels):
         raise ValueError(f"cannot draw {count} of {len(labels)} samples")
+    sizes = np.unique(labels, return_counts=True)[1]
+    return _drawn(labels, _quotas(sizes, count), seed)
+
+
+def subset_with_shares(labels: np.ndarray, count: int | None, shares: Sequence[float], seed: int) -> np.ndarray:
+    """Draw samples whose class shares are given: label shift.
+
+    Args:
+        labels: (N,) integers 0..C-1.
+        count: how many to draw; None for as many as the shares allow.
+        shares: (C,), not negative; only their ratios count. Whole quotas by largest remainders.
+        seed: of the draw.
+
+    Returns:
+        (count,) positions in `labels`, in random order.
+
+    Raises:
+        ValueError: shares that are no such numbers, or more of a class asked for than there are.
+    """
+    wanted = np.asarray(shares, np.float64)
+    if not np.isfinite(wanted).all() or (wanted < 0).any() or not wanted.sum() > 0 or labels.max() >= len(wanted):
+        raise ValueError(f"class_shares must be one number per class, none negative and not all 0, got {list(shares)!r}")
+    wanted, sizes = wanted / wanted.sum(), np.bincount(labels, minlength=len(wanted))
+    if count is None:
+        count = int(np.floor((sizes[wanted > 0] / wanted[wanted > 0]).min() + 1e-9))
+    exact = wanted * count
+    quota = np.floor(exact).astype(np.int64)
+    quota[np.argsort(quota - exact, kind="stable")[: count - quota.sum()]] += 1
+    if (short := np.flatnonzero(quota > sizes)).size:
+        c = short[0]
+        raise ValueError(f"class_shares {list(shares)!r} ask for {quota[c]} samples of class {c} in {count}, there are {sizes[c]}")
+    return _drawn(labels, quota[np.unique(labels)], seed)
+
+
+def _drawn(labels: np.ndarray, quota: np.ndarray, seed: int) -> np.ndarray:
+    """So many of each class that occurs, in random order."""
     random = np.random.default_rng(seed)
     shuffled = random.permutation(len(labels))
-    classes, class_of, sizes = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
-    quota = _quotas(sizes, count)
+    _, class_of, sizes = np.unique(labels[shuffled], return_inverse=True, return_counts=True)
     # Rank of each sample within its class: position in the class-sorted order minus where the class starts there.
     by_class = np.argsort(class_of, kind="stable")
     rank = np.empty(len(labels), np.int64)
