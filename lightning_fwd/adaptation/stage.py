@@ -83,8 +83,11 @@ class Stage:
         return len(list(self.candidates())) > 1
 
     def choice(self) -> str:
-        """Of a candidate, what was chosen, for reports."""
-        return f"lr {self.lr[0]:g}" if self.learns else repr(self.method)
+        """Of a candidate, what was chosen, for reports: its rate, or what of its settings is not the rule's default."""
+        if self.learns:
+            return f"lr {self.lr[0]:g}"
+        kept = [f for f in dataclasses.fields(self.method) if f.name != "source" and getattr(self.method, f.name) != f.default]
+        return ", ".join(f"{f.name} {getattr(self.method, f.name)}" for f in kept)
 
     def prepared(self, net: nn.Module, source: Any, file: Path) -> Stage:
         """The stage with what its rule takes along of the source, see :meth:`LearningMethod.prepared`."""

@@ -1,6 +1,6 @@
 """Rules on a stream in which drift grows and returns: accuracy on each batch before it is learned from, and the labels come behind it.
 
-    LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream --choose 0.0001 0.001 0.01 0.03 0.1
+    LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream --choose 0.0001 0.001 0.01 0.03 0.1 0.3
     LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream
 
 ``--choose``: of these rates (for rules without a rate: of these weights of a new batch) the one with the best mean accuracy of each row, on
