@@ -68,6 +68,12 @@ class View(nn.Module):
         else:
             super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        try:
+            super().__delattr__(name)
+        except AttributeError:
+            delattr(self.original, name)
+
     # ---- the original's own indices, where it is a Sequential
 
     def __bool__(self) -> bool:

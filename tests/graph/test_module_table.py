@@ -93,3 +93,15 @@ def test_what_is_pruned_in_between_still_learns():
             loss = F.cross_entropy(model(x), torch.arange(4))
         model.backward(loss)
     assert model.original.fc1.weight_orig.grad is not None
+
+
+def test_a_root_that_is_one_layer_is_pruned_for_good():
+    """As Lightning's ModelPruning does it: on the module that stands in the root's place."""
+    model = lf.rewrite(nn.Linear(12, 4), "backprop", x := torch.randn(4, 12)).train()
+    prune.l1_unstructured(model, "weight", 0.5)
+    with model.step():
+        loss = F.cross_entropy(model(x), torch.arange(4))
+    model.backward(loss)
+    prune.remove(model, "weight")
+    assert int((model.weight == 0).sum()) == 24 and sorted(name for name, _ in model.named_parameters()) == ["bias", "weight"]
+    torch.testing.assert_close(model.eval()(x), F.linear(x, model.weight, model.bias))
