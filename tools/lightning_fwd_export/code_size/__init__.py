@@ -1,4 +1,4 @@
-"""How large a program's code will be, from the functions that it calls: a table of counted kernels, no compiler needed."""
+"""How large a program's code will be, no compiler needed: a table of counted kernels, and its own calls counted from their text."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 from ..c_code.writer import Written
 from ..errors import ExportError
+from .calls import own_code
 
 TABLE = Path(__file__).with_name("sizes.json")
-_STATEMENT = re.compile(r"(?m)^    (?!\w[\w ]*\*const )[^/\n]*?\b(\w+)\((.*)\);(?: /\*.*)?$")
-_METHOD = re.compile(r"(?m)^void lfwd_\w+\(.*\)$")
 _CALLED = re.compile(r"\b(lfwd_\w+|mem\w+)\(")
 
 
@@ -73,8 +72,7 @@ def code_size(source: str, core: str = "Cortex-M4") -> CodeSize:
     reached = {unit for name in called for unit in sizes["entries"][name]} - base
     kernels, firmware = (sum(sizes["units"][unit][1] for unit in part) for part in (reached, base))
     ram = sum(sizes["units"][unit][2] for unit in reached | base)
-    calls = sum(count * each for count, each in zip(features(source), sizes["model"], strict=True))
-    return CodeSize(kernels, round(calls), firmware, ram)
+    return CodeSize(kernels, own_code(source), firmware, ram)
 
 
 def shipped_ram(written: Written) -> dict[str, int]:
@@ -86,18 +84,3 @@ def shipped_ram(written: Written) -> dict[str, int]:
 def shipped_flash(written: Written) -> dict[str, int]:
     """Bytes of constants and code by core, of the smallest firmware around a program."""
     return {core: written.constants + code_size(written.files["lfwd_model.c"], core).flash for core in cores()}
-
-
-def features(source: str) -> tuple[int, int, int]:
-    """What the size of a program's own functions follows from: functions, calls, arguments."""
-    statements = _STATEMENT.findall(source)
-    return len(_METHOD.findall(source)), len(statements), sum(_arguments(text) for _, text in statements)
-
-
-def _arguments(text: str) -> int:
-    """Arguments of a call: commas outside of brackets, and one."""
-    depth, count = 0, 1
-    for letter in text:
-        depth += (letter in "({[") - (letter in ")}]")
-        count += letter == "," and depth == 0
-    return count
