@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LightningFwdError, StepError
-from .guard import Samples, loss_of, read_samples, split
+from .guard import Samples, judge, read_samples, split
 from .stage import Stage, as_stages
 from .train import train
 
@@ -63,10 +63,11 @@ def adapt(
 ) -> Adaptation:
     """Run the stages in order on a copy of a network.
 
-    A share of the labelled samples is held back. A stage is kept if the loss there is lower with it than without; of several rates or
-    settings the one with the lowest loss is taken. Until a stage has learned from labels, all of them judge: none was used. At the end
-    the stages that were kept are run once more, from before the first that learns, with their rates, on all labelled samples. Without
-    labels nothing guards, and settings are chosen by the entropy of the predictions.
+    A share of the labelled samples is held back. A stage is kept if the loss there is lower with it than without, and if it does not lose
+    more right answers than it wins by more than their standard error; of several rates or settings that do no harm the one with the
+    lowest loss is taken. Until a stage has learned from labels, all of them judge: none was used. At the end the stages that were kept
+    are run once more, from before the first that learns, with their rates, on all labelled samples. Without labels nothing guards, and
+    settings are chosen by the entropy of the predictions.
 
     Args:
         net: a classifier; left as it is.
@@ -141,25 +142,25 @@ class _Run:
 
     def try_stage(self, state: nn.Module, stage: Stage, learned: bool) -> tuple[nn.Module, StageResult, Stage | None]:
         """``(network, what became of the stage, the candidate taken or None)``."""
-        judge = self.held if stage.learns or learned else torch.arange(len(self.samples.x))
-        x, y = self.samples.x[judge], None if self.samples.y is None else self.samples.y[judge]
-        before, open_ = loss_of(state, x, y), stage.is_open
-        best, tried = (float("inf"), state, None), []
+        judges = self.held if stage.learns or learned else torch.arange(len(self.samples.x))
+        x, y = self.samples.x[judges], None if self.samples.y is None else self.samples.y[judges]
+        before, open_ = judge(state, x, y), stage.is_open
+        best, diverged = None, []
         for candidate, net, why in self._candidates(state, stage):
-            after = float("inf") if net is None else loss_of(net, x, y)
-            tried.append(why)
-            if net is not None and after < best[0]:
-                best = after, net, candidate
-        after, net, choice = best
-        result = StageResult(stage.name, True, choice.choice() if choice and open_ else "", before, after, len(judge))
-        if choice is None:
-            why = next((why for why in tried if why), "its loss is not finite")
-            return state, replace(result, kept=False, note=why), None
-        if not self.guarded:
-            return net, replace(result, note="not guarded: no labels are held back"), choice
-        if after >= before:
-            return state, replace(result, kept=False, note="it does harm"), None
-        return net, result, choice
+            after = None if net is None else judge(net, x, y)
+            if after is None or after.loss == float("inf"):
+                diverged.append(why or "its loss is not finite")
+                continue
+            harm = after.against(before) if self.guarded else ""
+            if best is None or (bool(harm), after.loss) < (bool(best[0]), best[1]):  # of those that do no harm the lowest loss
+                best = harm, after.loss, candidate, net
+        if best is None:
+            return state, StageResult(stage.name, False, "", before.loss, float("inf"), len(judges), diverged[0]), None
+        harm, loss, choice, net = best
+        result = StageResult(stage.name, not harm, choice.choice() if open_ else "", before.loss, loss, len(judges), harm)
+        if harm:
+            return state, result, None
+        return net, result if self.guarded else replace(result, note="not guarded: no labels are held back"), choice
 
     def _candidates(self, state: nn.Module, stage: Stage) -> Iterator[tuple[Stage, nn.Module | None, str]]:
         x, y = self.all_for(stage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -83,18 +84,47 @@ def split(y: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
     return order[~held], order[held]
 
 
+@dataclass
+class Verdict:
+    """What a network is worth on the samples that judge.
+
+    Attributes:
+        loss: mean cross-entropy on labelled samples; without labels the mean entropy of the predictions, in nats. Infinite where it is not
+            finite.
+        right: ``(N,)`` which samples it classifies rightly; None without labels.
+    """
+
+    loss: float
+    right: Tensor | None
+
+    def against(self, before: Verdict) -> str:
+        """What speaks against this network, held against the one before; empty if nothing does.
+
+        A lower loss is not enough: a network that is sure of its errors gains loss by becoming unsure, whatever becomes of its answers.
+        So those that it loses may exceed those that it wins by no more than their standard error (the square root of both together,
+        McNemar 1947).
+        """
+        if not self.loss < before.loss:
+            return "it does harm"
+        if self.right is None or before.right is None:
+            return ""
+        lost, won = int((before.right & ~self.right).sum()), int((self.right & ~before.right).sum())
+        return f"it does harm: it loses {lost} right answers and wins {won}" if lost - won > math.sqrt(lost + won) else ""
+
+
 @torch.no_grad()
-def loss_of(net: nn.Module, x: Tensor, y: Tensor | None) -> float:
-    """Mean cross-entropy on labelled samples; without labels the mean entropy of the predictions, in nats. Infinite where it is not
-    finite."""
+def judge(net: nn.Module, x: Tensor, y: Tensor | None) -> Verdict:
+    """``x (N, ...)``, ``y (N,)`` or None."""
     net.eval()
-    total = 0.0
+    total, right = 0.0, []
     for start in range(0, len(x), _CHUNK):
         logits = net(x[start : start + _CHUNK]).float()
         if y is not None:
-            total += float(F.cross_entropy(logits, y[start : start + _CHUNK], reduction="sum"))
+            target = y[start : start + _CHUNK]
+            total += float(F.cross_entropy(logits, target, reduction="sum"))
+            right.append(logits.argmax(1) == target)
         else:
             logs = logits.log_softmax(1)
             total -= float((logs.exp() * logs).sum())
     mean = total / len(x)
-    return mean if mean == mean else float("inf")
+    return Verdict(mean if mean == mean else float("inf"), torch.cat(right) if right else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from method_table import Task, clusters, loader, trainer
 from torch import Tensor, nn
 
 import lightning_fwd as lf
-from lightning_fwd.adaptation.guard import read_samples, split
+from lightning_fwd.adaptation.guard import Verdict, judge, read_samples, split
 from lightning_fwd.adaptation.train import train
 from lightning_fwd.models import SmallConv
 
@@ -177,3 +178,27 @@ def test_what_a_stage_freezes_the_next_one_may_train(net):
     frozen = [p for name, p in after.named_parameters() if name.startswith(f"{first}.")]
     assert all(p.requires_grad for p in frozen)
     assert all(torch.equal(p, q) for p, q in zip(frozen, net.get_submodule(first).parameters(), strict=True))
+
+
+def test_a_lower_loss_that_costs_right_answers_is_harm():
+    """A network that is sure of its errors gains loss by becoming unsure."""
+    sure = torch.tensor([[9.0, 0.0]] * 6 + [[9.0, 0.0]] * 4)
+    unsure = torch.tensor([[0.0, 0.1]] * 6 + [[0.1, 0.0]] * 4)
+    y = torch.tensor([0] * 6 + [1] * 4)
+    before, after = judge(nn.Identity(), sure, y), judge(nn.Identity(), unsure, y)
+    assert after.loss < before.loss and (before.right.sum(), after.right.sum()) == (6, 0)
+    assert after.against(before) == "it does harm: it loses 6 right answers and wins 0"
+    better = torch.cat([unsure[:1], sure[1:6] / 30, -unsure[6:]])
+    assert judge(nn.Identity(), better, y).against(before) == ""  # one lost, none won: within its standard error
+    assert before.against(after) == "it does harm"
+
+
+def test_the_rate_that_does_no_harm_is_taken_before_one_of_lower_loss(monkeypatch):
+    lost = Verdict(0.1, torch.zeros(32, dtype=torch.bool))
+    kept = Verdict(0.2, torch.ones(32, dtype=torch.bool))
+    verdicts = iter([Verdict(1.0, torch.ones(32, dtype=torch.bool)), lost, kept, Verdict(0.3, kept.right)])
+    monkeypatch.setattr(sys.modules["lightning_fwd.adaptation.adapt"], "judge", lambda *_: next(verdicts))
+    x, y = torch.randn(96, 1, 8, 8), torch.arange(96) % 3
+    stage = lf.Stage("sparse_update", {"train": "head"}, lr=[0.1, 0.01, 0.001], epochs=1)
+    (result,) = lf.adapt(SmallConv(1, (8, 8), 3).eval(), [stage], (x, y), refit=False).stages
+    assert result.kept and result.after == 0.2 and result.chosen == "lr 0.01"
