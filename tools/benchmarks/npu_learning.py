@@ -2,8 +2,9 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/npu_learning.py --out runs/npu_learning.json
 
-Statistics need no labels; the head learns on the CPU from features that the NPU computes. The rate of the head is the best of three on a
-tenth of the training samples that is held out, for the NPU and in float apart. Accuracies on the test part, in percent.
+Statistics need no labels; the head learns on the CPU from features that the NPU computes. With ``--norms`` the program has the way back of
+the error, and after the statistics the shifts and scales of all batch norms learn together with the head. Rates are the best on held-out
+samples, for the NPU and in float apart. Accuracies on the test part, in percent.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fwd_export.npu.learn import NpuLearner
+from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer
 from lightning_fwd_export.npu.learn.head import Head
 from rich.console import Console
 from rich.table import Table
@@ -29,7 +30,9 @@ from lightning_fwd.models import ResNet8
 
 DRIFTS = ("noise=0.08", "contrast=0.3", "blur=3")
 RATES = (0.003, 0.01, 0.03)
+NORM_RATES = (0.003, 0.01)
 MOMENTUM, BATCH = 0.9, 16
+NORM_ROWS = ("statistics + norms + head, float", "statistics + norms + head, NPU")
 ROWS = ("nothing, float", "nothing, NPU", "statistics, float", "statistics, NPU", "statistics + head, float", "statistics + head, NPU")
 
 
@@ -52,8 +55,8 @@ def run(drift: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
         features, (y, y_val, y_test), options, seed,
     )  # fmt: skip
 
-    learner = NpuLearner(net, data.calibration_batch(64), options.accelerator)
-    source = learner.source_statistics(learner.store(data.calibration_batch(options.probes)))
+    learner = (NpuTrainer if options.norms else NpuLearner)(net, data.calibration_batch(options.calibration), options.accelerator)
+    source = learner.source_statistics(data.calibration_batch(options.probes))
     train, val, test = (learner.store(part) for part in (x, x_val, x_test))
     result["nothing, NPU"] = accuracy(learner.logits(test), y_test)
     before = learner.simulator.runs
@@ -64,7 +67,56 @@ def run(drift: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
         lambda rate, steps: learner.head(rate, MOMENTUM, BATCH, steps),
         [learner.features(part) for part in (train, val, test)], (y, y_val, y_test), options, seed,
     )  # fmt: skip
+    if options.norms:
+        labels = y, y_val, y_test
+        start = learner.state()
+        result[NORM_ROWS[1]], result["norm rate, NPU"] = best_norms(
+            lambda rate: norms_on_the_npu(learner, start, train, y, rate, options, seed), (val, test), labels
+        )
+        result[NORM_ROWS[0]], result["norm rate, float"] = best_norms(
+            lambda rate: norms_in_float(adapted, x, y, rate, options, seed), (x_val, x_test), labels
+        )
     return result | {"cycles per inference": learner.program.cycles, "seconds": round(time.time() - started)}
+
+
+def best_norms(train, inputs, labels) -> tuple[float, float]:
+    """Test accuracy at the rate that is best on the validation samples, and that rate. ``train(rate)`` gives inputs -> logits."""
+    (_, y_val, y_test), (x_val, x_test), trained = labels, inputs, []
+    for rate in NORM_RATES:
+        logits = train(rate)
+        trained.append((accuracy(logits(x_val), y_val), accuracy(logits(x_test), y_test), rate))
+    _, test, rate = max(trained, key=lambda entry: entry[0])
+    return test, rate
+
+
+def norms_in_float(net: nn.Module, x: Tensor, y: Tensor, rate: float, options: argparse.Namespace, seed: int):
+    """Shift and scale of every batch norm and the head, by backpropagation."""
+    net = copy.deepcopy(net).requires_grad_(False)
+    learned = [p for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.Linear) for p in m.parameters()]
+    optimizer = torch.optim.SGD([p.requires_grad_() for p in learned], lr=rate, momentum=MOMENTUM)
+    steps = options.epochs * (len(x) // BATCH)
+    for step, batch in enumerate(batches(len(x), options, seed)):
+        optimizer.param_groups[0]["lr"] = rate * (steps - step) / steps
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(x[batch]), y[batch]).backward()
+        optimizer.step()
+    return lambda inputs: in_float(net, inputs)
+
+
+def norms_on_the_npu(learner: NpuTrainer, start, train: np.ndarray, y: Tensor, rate: float, options: argparse.Namespace, seed: int):
+    """The same by the way back on the NPU."""
+    learner.restore(start)
+    head = learner.head(rate, MOMENTUM, BATCH, options.epochs * (len(train) // BATCH))
+    for batch in batches(len(train), options, seed):
+        learner.step(head, train[batch], y[torch.from_numpy(batch)].numpy())
+    return lambda inputs: head.logits(learner.features(inputs))
+
+
+def batches(count: int, options: argparse.Namespace, seed: int):
+    """Numbers of the samples of every step."""
+    rng = np.random.default_rng(seed)
+    for _ in range(options.epochs):
+        yield from rng.permutation(count)[: count // BATCH * BATCH].reshape(-1, BATCH)
 
 
 def batch_statistics(net: nn.Module, x: Tensor) -> nn.Module:
@@ -94,11 +146,9 @@ def best_head(make, features, labels, options: argparse.Namespace, seed: int) ->
     (f, f_val, f_test), (y, y_val, y_test) = features, labels
     trained = []
     for rate in RATES:
-        per_epoch, rng = len(f) // BATCH, np.random.default_rng(seed)
-        head = make(rate, options.epochs * per_epoch)
-        for _ in range(options.epochs):
-            for batch in rng.permutation(len(f))[: per_epoch * BATCH].reshape(per_epoch, BATCH):
-                head.step(f[batch].astype(np.float32), y[torch.from_numpy(batch)].numpy())
+        head = make(rate, options.epochs * (len(f) // BATCH))
+        for batch in batches(len(f), options, seed):
+            head.step(f[batch].astype(np.float32), y[torch.from_numpy(batch)].numpy())
         trained.append((accuracy(head.logits(f_val), y_val), rate, head))
     _, rate, head = max(trained, key=lambda entry: entry[0])
     return accuracy(head.logits(f_test), y_test), rate
@@ -115,10 +165,12 @@ def main() -> None:
     parser.add_argument("--drifts", nargs="+", default=DRIFTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--probes", type=int, default=256, help="images for the statistics, of source and target")
+    parser.add_argument("--calibration", type=int, default=64, help="images that give the ranges of the quantisation")
     parser.add_argument("--train", type=int, default=2000)
     parser.add_argument("--val", type=int, default=500)
     parser.add_argument("--test", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=5, help="of the head")
+    parser.add_argument("--epochs", type=int, default=5, help="of the head, and of the norms")
+    parser.add_argument("--norms", action="store_true", help="shifts and scales of the batch norms learn too, by the way back on the NPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -129,7 +181,7 @@ def main() -> None:
                 results[f"{drift} seed {seed}"] = run(drift, seed, options)
                 options.out.write_text(json.dumps(results, indent=2) + "\n")
     table = Table("", *options.drifts, title=f"test accuracy, mean (spread) of {len(options.seeds)} seeds")
-    for row in ROWS:
+    for row in ROWS + NORM_ROWS * options.norms:
         cells = [[results[f"{drift} seed {seed}"][row] for seed in options.seeds] for drift in options.drifts]
         table.add_row(row, *(f"{statistics.mean(c):.1f} ({max(c) - min(c):.1f})" for c in cells))
     Console().print(table)

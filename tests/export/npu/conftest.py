@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
-from npu_nets import OnlyLogits, TinyResidual
+from npu_nets import OnlyLogits, TinyResidual, fitted
 from torch import nn
 
 pytest.importorskip("executorch", reason="needs the extra [export]")
@@ -45,7 +45,7 @@ def learner(small_learner):
 @pytest.fixture(scope="session")
 def small_learner(tiny):
     torch.manual_seed(0)
-    net = OnlyLogits().eval()
+    net = fitted(OnlyLogits())
     return NpuLearner(net, torch.randn(16, 3, 8, 8)), net
 
 

@@ -1,5 +1,6 @@
 """A small network with every kind of layer that an Ethos-U takes."""
 
+import torch
 from torch import nn
 
 
@@ -26,3 +27,12 @@ class OnlyLogits(TinyResidual):
 
     def forward(self, x):
         return super().forward(x)[0]
+
+
+def fitted(net: nn.Module, samples: int = 256) -> nn.Module:
+    """With batch norms as trained: statistics that are those of the data (here noise)."""
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+    net.train()(torch.randn(samples, *getattr(net, "input_shape", (3, 8, 8))))
+    return net.eval()

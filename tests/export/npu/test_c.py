@@ -25,7 +25,7 @@ def exported(learner, tmp_path_factory):
     """The learner, its inputs, source statistics, and the folder of its C."""
     npu, _ = learner
     folder, x = tmp_path_factory.mktemp("npu_c"), torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    source = npu.source_statistics(npu.store(x))
+    source = npu.source_statistics(x)
     write_c(npu, source, folder)
     return npu, npu.store(0.6 * x + 0.3), source, folder
 

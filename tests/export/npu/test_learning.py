@@ -17,7 +17,8 @@ def test_probing_measures_what_float_shows(learner):
         norm.register_forward_hook(lambda module, inputs, output, name=name: seen.__setitem__(name, output.detach()))
     net(x)
     before = {name: npu.split.read(npu.table, name) for name in npu.tapped.layers}
-    for tap, (name, found) in zip(npu.program.outputs[2:], npu.source_statistics(npu.store(x)).items(), strict=True):
+    for tap, name in zip(npu.program.outputs[2:], npu.tapped.layers, strict=True):
+        found = npu.measure(npu.store(x), name)
         values = seen[name]
         mean, sigma = values.mean((0, 2, 3)), values.std((0, 2, 3))
         positive = (values - mean[:, None, None]).clamp(min=0).mean((0, 2, 3))
@@ -32,7 +33,7 @@ def test_probing_measures_what_float_shows(learner):
 def test_a_shift_of_the_input_is_taken_back(learner):
     npu, _ = learner
     x = torch.randn(128, 3, 8, 8)
-    source = npu.source_statistics(npu.store(x))
+    source = npu.source_statistics(x)
     shifted = npu.store(0.6 * x + 0.3)
     npu.adapt_statistics(shifted, source)
     for layer in npu.tapped.layers:

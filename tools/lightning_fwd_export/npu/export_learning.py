@@ -64,7 +64,7 @@ def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: 
         )
     require_network(net, calibration)
     learner = NpuLearner(net, calibration, accelerator)
-    source = learner.source_statistics(learner.store(calibration))
+    source = learner.source_statistics(calibration)
     write_c(learner, source, Path(out) / "c")
     report = _report(learner, type(net).__name__)
     (Path(out) / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import torch
 from executorch.exir import EdgeCompileConfig, EdgeProgramManager, to_edge_transform_and_lower
 from torch import Tensor, fx, nn
+from torchao.quantization.pt2e import FixedQParamsObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 from lightning_fwd.errors import LightningFwdError
@@ -27,6 +28,9 @@ from .binary import Binary
 
 #: what to do where a network does something that cannot be carried over
 MEND = "write it in another way, or price it on a CPU (lightning-fwd cost)"
+
+#: a product with that constant is clamped to 0..1: 1 where the other factor is above 0, else 0
+MASK_GAIN = 1e4
 
 _ATEN = torch.ops.aten
 _LAYERS = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default, _ATEN.conv_transpose2d.input)
@@ -117,6 +121,7 @@ def _lower(net, example, accelerator, calibration, flags) -> tuple[EdgeProgramMa
     with torch.no_grad():
         for batch in [example, *calibration]:
             prepared(*map(channels_last, batch))
+    _saturate_masks(prepared)
     program = torch.export.export(convert_pt2e(prepared), example, strict=True)
     config = EdgeCompileConfig(_check_ir_validity=False)
     return to_edge_transform_and_lower(program, partitioner=[EthosUPartitioner(spec)], compile_config=config), layers
@@ -143,6 +148,27 @@ def _free_strides(module: fx.GraphModule) -> None:
                     image.meta = {**node.args[0].meta, "val": value}
         node.args = (image, kernel, [1, 1], *node.args[3:])
     module.recompile()
+
+
+def _saturate_masks(prepared: fx.GraphModule) -> None:
+    """``hardtanh(x * MASK_GAIN, 0, 1)`` is stored as a mask of the signs of ``x``.
+
+    The product's range would be calibrated to that of ``x`` times the gain, in which 1 is next to nothing. Limited to 0..1 the product
+    saturates, for every level of ``x`` above 0.
+    """
+    one = FixedQParamsObserver(1 / 255, -128, dtype=torch.int8, qscheme=torch.per_tensor_affine, quant_min=-128, quant_max=127)
+    for node in prepared.graph.find_nodes(op="call_function", target=_ATEN.hardtanh.default):
+        ranges = node.args[0]
+        product = ranges.args[0]
+        if product.target == _ATEN.mul.Tensor and _observed(prepared, product.args[1]) == MASK_GAIN:
+            for observer in (ranges, *node.users):
+                prepared.set_submodule(observer.target, one)
+
+
+def _observed(prepared: fx.GraphModule, observer: fx.Node) -> float:
+    """The constant that an observer saw, or 0 where it saw an activation."""
+    constant = observer.args[0]
+    return float(getattr(prepared, constant.target)) if constant.op == "get_attr" else 0.0
 
 
 def _read(folder: Path, accelerator: str) -> Part:

@@ -3,6 +3,7 @@ layers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,11 +24,13 @@ class Tapped:
         head: path of the last, linear layer; ``features (B, F)`` are its input.
         layers: paths of the convolutions under batch norm, in the order of execution; each has a tap ``(B, C)``: the mean over positions of
             what the NPU stores for it, after batch norm and, where a ReLU follows at once, after that.
+        norms: their batch norms, by the layers' paths.
     """
 
     module: fx.GraphModule
     head: str
     layers: tuple[str, ...]
+    norms: Mapping[str, nn.BatchNorm2d]
 
 
 def insert_taps(net: nn.Module, example: Tensor) -> Tapped:
@@ -49,7 +52,7 @@ def insert_taps(net: nn.Module, example: Tensor) -> Tapped:
         raise ExportError(
             f"{type(net).__name__} does not end in a linear layer", "it is what learns on the CPU", "take a classifier that does"
         )
-    taps = {node.target: _stored(node, module) for node in graph.nodes if _runs(node, module, nn.Conv2d) and _normalised(node, module)}
+    taps = {node.target: stored_by(node, module) for node in graph.nodes if _runs(node, module, nn.Conv2d) and _normalised(node, module)}
     if not taps:
         raise ExportError(
             f"{type(net).__name__} has no convolution under batch norm", "their statistics are what is learned without labels"
@@ -59,7 +62,9 @@ def insert_taps(net: nn.Module, example: Tensor) -> Tapped:
     result.args = ((head, head.args[0], *pooled),)
     graph.lint()
     module.recompile()
-    return Tapped(module, str(head.target), tuple(map(str, taps)))
+    convolutions = [node for node in graph.nodes if node.target in taps]
+    norms = {str(node.target): module.get_submodule(next(iter(node.users)).target) for node in convolutions}
+    return Tapped(module, str(head.target), tuple(norms), norms)
 
 
 def _runs(node: fx.Node, module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -72,7 +77,7 @@ def _normalised(node: fx.Node, module: nn.Module) -> fx.Node | None:
     return users[0] if len(users) == 1 and _runs(users[0], module, nn.BatchNorm2d) else None
 
 
-def _stored(convolution: fx.Node, module: nn.Module) -> fx.Node:
+def stored_by(convolution: fx.Node, module: nn.Module) -> fx.Node:
     """What the NPU keeps: batch norm is folded into the convolution, and a ReLU that alone reads it becomes its clamp."""
     norm = _normalised(convolution, module)
     users = list(norm.users)

@@ -5,5 +5,6 @@ The C that is exported does the same operations in the same order, so that both 
 
 from .head import Head
 from .learner import NpuLearner
+from .trainer import NpuTrainer
 
-__all__ = ["Head", "NpuLearner"]
+__all__ = ["Head", "NpuLearner", "NpuTrainer"]

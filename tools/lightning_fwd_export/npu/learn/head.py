@@ -27,6 +27,15 @@ class Head:
         self._moments = np.zeros_like(self.weight), np.zeros_like(self.bias)
         self._lr, self._momentum, self._batch, self._steps, self._done = F32(lr), F32(momentum), batch, steps, 0
 
+    @property
+    def rate(self) -> np.float32:
+        """Of the next step."""
+        return self._lr * (F32(self._steps - self._done) / F32(self._steps))
+
+    @property
+    def momentum(self) -> np.float32:
+        return self._momentum
+
     def logits(self, features: np.ndarray) -> np.ndarray:
         """``(B, features)`` to ``(B, classes)``, summed from the bias on, one product after the other."""
         products = self.weight * features[:, None, :]
@@ -39,7 +48,7 @@ class Head:
             raise ValueError(f"step {self._done} of {self._steps} with {len(features)} samples, {self._batch} make one")
         error = softmax(self.logits(features))
         error[np.arange(len(labels)), labels] -= F32(1)
-        rate = self._lr * (F32(self._steps - self._done) / F32(self._steps))
+        rate = self.rate
         gradients = (error[:, :, None] * features[:, None, :], error)
         for value, moment, gradient in zip((self.weight, self.bias), self._moments, gradients, strict=True):
             moment[...] = self._momentum * moment + np.add.accumulate(gradient, axis=0, dtype=F32)[-1] / F32(self._batch)

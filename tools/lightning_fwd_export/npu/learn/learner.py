@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from ...errors import ExportError
 from ..compile import NpuProgram, compile_network
 from ..simulator import Simulator
+from ..simulator.memory import Memory
 from ..split import RECORDS, SplitProgram, split_records
 from ..taps import Tapped, insert_taps
-from .affine import Affine
+from .affine import F32, Affine
 from .head import Head
+from .source import source_statistics
 from .statistics import Statistics, align, measure
 
+#: number of the input
+IMAGE = 0
 #: numbers of the outputs; a tap per layer follows
 LOGITS, FEATURES, TAPS = 0, 1, 2
 
@@ -34,25 +38,37 @@ class NpuLearner:
     """
 
     def __init__(self, net: nn.Module, calibration: Tensor, accelerator: str = "ethos-u55-128"):
-        self.tapped: Tapped = insert_taps(net, calibration[:1])
-        batches = [(calibration[k : k + 1],) for k in range(len(calibration))]
-        self.program: NpuProgram = compile_network(self.tapped.module, batches[0], accelerator, batches)
+        self._normalised = insert_taps(net, calibration[:1])
+        self.tapped, self.program = self._compile(net, calibration, accelerator)
         self.split: SplitProgram = split_records(self.program)
         self._check_taps()
-        regions = self.split.regions()
-        self.table: bytearray = regions[RECORDS]
-        self.simulator = Simulator(self.split.binary, regions)
+        self.regions = self.split.regions()
+        self.table: bytearray = self.regions[RECORDS]
+        self.simulator = self._simulator()
         self.affine = {name: Affine.neutral(self.split.read(self.table, name)) for name in self.tapped.layers}
+
+    def _compile(self, net: nn.Module, calibration: Tensor, accelerator: str) -> tuple[Tapped, NpuProgram]:
+        batches = [(calibration[k : k + 1],) for k in range(len(calibration))]
+        return self._normalised, compile_network(self._normalised.module, batches[0], accelerator, batches)
+
+    def _simulator(self) -> Simulator:
+        return Simulator(self.split.binary, self.regions)
 
     def store(self, x: Tensor) -> np.ndarray:
         """Inputs ``(N, ...)`` as the NPU takes them: int8, channels last."""
-        (quantised,) = self.program.inputs
-        return quantised.store((x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous().numpy())
+        return self.program.inputs[IMAGE].store((x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous().numpy())
 
     def run(self, stored: np.ndarray, batch: int = 64) -> list[np.ndarray]:
         """int8 ``(N, ...)`` of every output of the network: logits, features, taps."""
-        pieces = [self.simulator(stored[k : k + batch]) for k in range(0, len(stored), batch)]
-        return [np.concatenate([piece[output.slot] for piece in pieces]) for output in self.program.outputs]
+        pieces = [self._forward(stored[k : k + batch])[1] for k in range(0, len(stored), batch)]
+        return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+    def _forward(self, stored: np.ndarray) -> tuple[Memory, list[np.ndarray]]:
+        """A batch through the network: the memory behind it, and logits, features, taps."""
+        memory = self.simulator.load({self.program.inputs[IMAGE].slot: stored})
+        self.simulator.run(memory)
+        outputs = self.program.outputs[: TAPS + len(self.tapped.layers)]
+        return memory, [self.simulator.read(memory, output.slot) for output in outputs]
 
     def measure(self, stored: np.ndarray, layer: str) -> Statistics:
         """A layer's statistics on these inputs: two inferences each."""
@@ -63,18 +79,24 @@ class NpuLearner:
             return self.run(stored[start:stop])[tap].astype(np.int64).sum(axis=0)
 
         found = measure(affine, self.program.layers[layer].convolution.zero_point, probe, len(stored))
-        self.split.write(self.table, layer, affine.records())
+        self._write(layer)
         return found
 
-    def source_statistics(self, stored: np.ndarray) -> dict[str, Statistics]:
-        """Of all layers, the records as they are: what a device gets with it as constants."""
-        return {layer: self.measure(stored, layer) for layer in self.tapped.layers}
+    def source_statistics(self, x: Tensor) -> dict[str, Statistics]:
+        """What all layers are brought back to, in steps of their int8 outputs: what a device gets with it as constants.
+
+        Args:
+            x: ``(N, ...)`` samples of the source domain, see :func:`.source.source_statistics`.
+        """
+        found = source_statistics(self._normalised, x)
+        steps = {layer: F32(self.program.outputs[TAPS + k].scale) for k, layer in enumerate(self.tapped.layers)}
+        return {layer: Statistics(*(F32(values.numpy()) / steps[layer] for values in pair)) for layer, pair in found.items()}
 
     def adapt_statistics(self, stored: np.ndarray, source: Mapping[str, Statistics]) -> None:
         """Layer by layer from the input on, give every channel the source's mean and spread. Needs no labels."""
         for layer in self.tapped.layers:
             align(self.affine[layer], self.measure(stored, layer), source[layer])
-            self.split.write(self.table, layer, self.affine[layer].records())
+            self._write(layer)
 
     def features(self, stored: np.ndarray) -> np.ndarray:
         """float32 ``(N, F)``, the input of the head."""
@@ -89,7 +111,11 @@ class NpuLearner:
         linear = self.tapped.module.get_submodule(self.tapped.head)
         return Head(linear.weight.detach().numpy(), linear.bias.detach().numpy(), lr, momentum, batch, steps)
 
+    def _write(self, layer: str) -> None:
+        """Records of a layer's gain and offset."""
+        self.split.write(self.table, layer, self.affine[layer].records())
+
     def _check_taps(self) -> None:
-        for layer, output in zip(self.tapped.layers, self.program.outputs[TAPS:], strict=True):
+        for layer, output in zip(self.tapped.layers, self.program.outputs[TAPS:], strict=False):
             if output.zero_point != self.program.layers[layer].convolution.zero_point:
                 raise ExportError(f"the tap of {layer} is quantised otherwise than its layer", "", "report the network")

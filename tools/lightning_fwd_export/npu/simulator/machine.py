@@ -47,15 +47,33 @@ class Simulator:
         Returns:
             int8 ``(B, bytes)`` per output of the binary.
         """
-        memory = Memory(self.regions, self.binary.arena, len(inputs[0]))
-        self.runs += memory.batch
-        for slot, values in zip(self.binary.inputs, inputs, strict=True):
-            flat = torch.from_numpy(np.ascontiguousarray(values)).reshape(memory.batch, slot.size)
-            memory.arena[:, slot.offset : slot.offset + slot.size] = flat
-        self._run(memory)
-        return [memory.arena[:, slot.offset : slot.offset + slot.size].numpy().copy() for slot in self.binary.outputs]
+        if len(inputs) != len(self.binary.inputs):
+            raise ValueError(f"{len(inputs)} inputs, the program has {len(self.binary.inputs)}")
+        memory = self.load(dict(enumerate(inputs)))
+        self.run(memory)
+        return [self.read(memory, output) for output in range(len(self.binary.outputs))]
 
-    def _run(self, memory: Memory) -> None:
+    def load(self, inputs: Mapping[int, np.ndarray]) -> Memory:
+        """Memory for a batch with these inputs, by their numbers; others can be written later."""
+        memory = Memory(self.regions, self.binary.arena, len(next(iter(inputs.values()))))
+        for number, values in inputs.items():
+            self.write(memory, number, values)
+        return memory
+
+    def write(self, memory: Memory, number: int, values: np.ndarray) -> None:
+        """One input of the binary, by its number."""
+        slot = self.binary.inputs[number]
+        flat = torch.from_numpy(np.ascontiguousarray(values)).reshape(memory.batch, slot.size)
+        memory.arena[:, slot.offset : slot.offset + slot.size] = flat
+
+    def read(self, memory: Memory, number: int) -> np.ndarray:
+        """int8 ``(B, bytes)``: one output of the binary, by its number."""
+        slot = self.binary.outputs[number]
+        return memory.arena[:, slot.offset : slot.offset + slot.size].numpy().copy()
+
+    def run(self, memory: Memory) -> None:
+        """The command stream, once for each image of the memory."""
+        self.runs += memory.batch
         registers: dict[str, int] = {}
         for command in self._commands:
             match command.name:

@@ -18,8 +18,12 @@ _MAX, _AVERAGE = 0, 1
 _MULTIPLY, _ADD, _SUBTRACT, _MINIMUM, _MAXIMUM = range(5)
 _SCALE_BOTH, _SCALE_FIRST = 0, 1
 _NATURAL = 2
+#: IFM_UPSCALE 1: every position of the input stands for two rows and two columns
+_NEAREST = 2
 #: an operand of an addition that is not scaled itself stands that many bits higher
 _UNSCALED_SHIFT = 19
+#: a scale that is 1 to that many bits copies 8-bit values, however it rounds
+_COPIES = 16
 #: sums of products of 8-bit values up to that size are exact in float32
 _EXACT_FLOAT = 2**24
 
@@ -47,10 +51,13 @@ def pool(memory: Memory, r: Registers, mode: int) -> None:
     height, width, depth = _output_shape(r)
     kernel, stride = _kernel(r)
     padding = _padding(r)
-    if mode not in (_MAX, _AVERAGE) or r.get("IFM_UPSCALE") or any(map(any, padding)):
+    if mode not in (_MAX, _AVERAGE) or r.get("IFM_UPSCALE", 0) > 1 or any(map(any, padding)):
         raise NotSimulated(f"pooling of kind {mode} with padding {padding}, IFM_UPSCALE {r.get('IFM_UPSCALE')}")
-    size = ((n - 1) * s + k for n, s, k in zip((height, width), stride, kernel, strict=True))
+    repeat = _NEAREST if r.get("IFM_UPSCALE") == 1 else 1
+    size = (((n - 1) * s + k) // repeat for n, s, k in zip((height, width), stride, kernel, strict=True))
     image = memory.read(r, "IFM", *size, depth).permute(0, 3, 1, 2).to(torch.float32)
+    if repeat > 1:
+        image = image.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
     if mode == _MAX:
         memory.write(r, max_pool2d(image, kernel, stride).permute(0, 2, 3, 1).to(torch.int64))
         return
@@ -98,7 +105,8 @@ def _scaled_by(r: Registers, register: str, values: Tensor) -> Tensor:
 
 def _scaled(r: Registers, values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``values * scale / 2**shift``, halves upwards; in place, for speed."""
-    if r["OFM_PRECISION"] >> 14 & 3 != _NATURAL:
+    copies = bool(((scale - (torch.ones_like(shift) << shift)).abs() << _COPIES <= torch.ones_like(shift) << shift).all())
+    if r["OFM_PRECISION"] >> 14 & 3 != _NATURAL and not copies:
         raise NotSimulated(f"OFM_PRECISION {r['OFM_PRECISION']:#x}: only rounding of halves upwards is known")
     return values.mul_(scale).add_(torch.ones_like(shift) << shift >> 1).bitwise_right_shift_(shift)
 

@@ -1,0 +1,152 @@
+"""The way back of the error as an inference: autograd's gradients, a program that the simulator runs as the reference model does, and a
+network that learns by it."""
+
+import numpy as np
+import pytest
+import torch
+from lightning_fwd_export import ExportError
+from lightning_fwd_export.npu import backward
+from lightning_fwd_export.npu.backward import insert_backward
+from lightning_fwd_export.npu.halves import cut_before
+from lightning_fwd_export.npu.learn import NpuTrainer
+from lightning_fwd_export.npu.learn.head import softmax
+from lightning_fwd_export.npu.simulator import Simulator
+from lightning_fwd_export.npu.taps import insert_taps
+from npu_nets import OnlyLogits, fitted
+from test_simulator import compare
+from torch import nn
+
+from lightning_fwd.models import DSCNN, MobileNetV1, ResNet8
+
+
+@pytest.fixture(scope="module")
+def compiled_trainer() -> tuple[NpuTrainer, nn.Module]:
+    pytest.importorskip("ethosu", reason="Vela is not installed: pip install -e '.[npu]'")
+    torch.manual_seed(0)
+    net = fitted(OnlyLogits())
+    return NpuTrainer(net, torch.randn(16, 3, 8, 8)), net
+
+
+@pytest.fixture
+def trainer(compiled_trainer):
+    learner, _ = compiled_trainer
+    state = learner.state()
+    yield learner
+    learner.restore(state)
+
+
+def norms_of(net: nn.Module, example: torch.Tensor) -> list[nn.BatchNorm2d]:
+    """The network's own batch norms, in the order of its layers."""
+    copied = insert_taps(net, example)
+    paths = {id(module): path for path, module in copied.module.named_modules()}
+    return [net.get_submodule(paths[id(norm)]) for norm in copied.norms.values()]
+
+
+@pytest.mark.parametrize("network", [OnlyLogits, ResNet8, DSCNN, MobileNetV1])
+def test_the_sums_are_the_gradients_of_autograd(network, monkeypatch):
+    monkeypatch.setattr(backward, "MASK_GAIN", 1e12)  # in float a mask is 1 from its inverse on
+    torch.manual_seed(0)
+    net = fitted(network(), samples=8).double()
+    x, seen = torch.randn(2, *getattr(net, "input_shape", (3, 8, 8)), dtype=torch.double), []
+    norms = norms_of(net, x[:1])
+    for norm in norms:
+        nn.init.uniform_(norm.weight, 0.5, 1.5)
+        nn.init.normal_(norm.bias, 0, 0.3)
+    back = insert_backward(net, x[:1])
+    back.module.double()
+    net.get_submodule(back.tapped.head).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    net(x)
+    error = torch.randn_like(seen[0])
+    wanted = torch.autograd.grad((seen[0] * error).sum(), [m.bias for m in norms] + [m.weight for m in norms])
+    with torch.no_grad():
+        sums = back.module(x, error[:, :, None, None])[2 + len(norms) :]
+        for k, norm in enumerate(norms):
+            bias, scale = (sums[at].sum(0) / back.window for at in (k, len(norms) + k))
+            for got, want in ((bias, wanted[k]), ((scale - norm.bias * bias) / norm.weight, wanted[len(norms) + k])):
+                assert float((got - want).abs().max() / want.abs().max()) < 1e-6
+
+
+def test_the_program_runs_as_the_reference_model_runs_it(compiled_trainer):
+    compare(compiled_trainer[0].program.tosa, "ethos-u55-128", images=4, trials=1)
+
+
+@pytest.mark.slow
+def test_the_way_back_of_resnet_8_runs_as_the_reference_model_runs_it():
+    pytest.importorskip("ethosu", reason="Vela is not installed: pip install -e '.[npu]'")
+    torch.manual_seed(0)
+    compare(NpuTrainer(fitted(ResNet8(), samples=8), torch.randn(4, 3, 32, 32)).program.tosa, "ethos-u55-128", images=4, trials=2)
+
+
+def test_two_halves_are_the_whole(trainer):
+    program, rng = trainer.program, np.random.default_rng(0)
+    inputs = [rng.integers(-128, 128, (3, slot.size)).astype(np.int8) for slot in program.binary.inputs]
+    image, error = (quantised.slot for quantised in program.inputs)
+    early = [output.slot for output in program.outputs[:4]]
+    halves = [Simulator(half) for half in cut_before(program.binary, error, tuple(early))]
+    whole = Simulator(program.binary)(*inputs)
+    memory = halves[0].load({image: inputs[image]})
+    halves[0].run(memory)
+    assert all(np.array_equal(halves[0].read(memory, slot), whole[slot]) for slot in early)
+    halves[1].write(memory, error, inputs[error])
+    halves[1].run(memory)
+    assert all(np.array_equal(halves[1].read(memory, slot), values) for slot, values in enumerate(whole))
+    with pytest.raises(ExportError, match="behind the first use"):
+        cut_before(program.binary, image, tuple(early))
+
+
+def test_gradients_follow_the_gains_that_were_learned(trainer, compiled_trainer):
+    """With other gains and offsets in the records the NPU's gradients are those of the float network that has them."""
+    images = torch.randn(32, 3, 8, 8)
+    errors = np.random.default_rng(0).normal(size=(32, 16)).astype(np.float32)
+    back, gain = insert_backward(compiled_trainer[1], images[:1]), torch.linspace(0.5, 1, 16)
+    for layer in trainer.tapped.layers:
+        trainer.affine[layer].gain = gain.numpy().copy()
+        convolution = back.module.get_submodule(layer)
+        convolution.weight.data *= gain[:, None, None, None]
+        convolution.bias.data *= gain
+    trainer.restore(trainer.state())
+    for path in back.gains.values():  # the weights of the way back are those as compiled
+        back.module.get_submodule(path).weight.data *= gain[:, None, None, None]
+    with torch.no_grad():
+        wanted = back.module(images, torch.from_numpy(errors)[:, :, None, None])[4:]
+    found = trainer.sums(trainer.store(images), errors)
+    for k, layer in enumerate(trainer.tapped.layers):
+        for got, want, factor in zip(found[layer], wanted[k::2], trainer.factors[layer], strict=True):
+            got, want = got.ravel() * factor, want.numpy().ravel() / back.window
+            assert got @ want / np.linalg.norm(got) / np.linalg.norm(want) > 0.98
+            assert np.linalg.norm(got) / np.linalg.norm(want) == pytest.approx(1, abs=0.1)
+
+
+def test_it_learns_labels(trainer):
+    x, rng = trainer.store(torch.randn(64, 3, 8, 8)), np.random.default_rng(0)
+    labels = (trainer.run(x)[0].argmax(1) + 1) % 5  # another order of the classes
+    head = trainer.head(lr=0.05, momentum=0.9, batch=16, steps=60)
+
+    def loss() -> float:
+        return -float(np.log(softmax(head.logits(trainer.features(x)))[np.arange(64), labels]).mean())
+
+    before, records = loss(), bytes(trainer.table)
+    for _ in range(15):
+        for batch in rng.permutation(64).reshape(4, 16):
+            trainer.step(head, x[batch], labels[batch])
+    assert loss() < 0.7 * before and bytes(trainer.table) != records
+    assert all((norm.scale > 0).all() for norm in trainer.norms.values())
+
+
+def test_what_has_no_way_back_is_refused():
+    class Strided(nn.Sequential):
+        def __init__(self, *middle: nn.Module):
+            super().__init__(
+                nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), *middle, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+            )
+
+    x = torch.randn(1, 3, 12, 12)
+    for middle, why in (
+        ((nn.Hardtanh(),), "known are"),
+        ((nn.Conv2d(4, 4, 3, stride=3), nn.BatchNorm2d(4)), "stride"),
+        ((nn.Conv2d(4, 4, 3, dilation=2), nn.BatchNorm2d(4)), "dilated"),
+    ):
+        with pytest.raises(ExportError, match=why):
+            insert_backward(Strided(*middle), x)
+    with pytest.raises(ExportError, match="begin at a pooling"):
+        insert_backward(nn.Sequential(nn.Conv2d(3, 4, 12), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)), x)

@@ -1,0 +1,277 @@
+"""The way back of the error as layers of the network itself: what an NPU that only infers can run.
+
+With frozen weights, the gradient of every channel's offset and gain is a function of image and error that needs constants only. A
+convolution's way back is a convolution with transposed, flipped weights; a ReLU's is a product with its mask; the sum over positions is a
+depthwise convolution of ones over the whole map. So image and error in, gradients out, is one more network to compile.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.functional import hardtanh, interpolate, pad
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from lightning_fwd.graph.blocks import shape_of
+
+from ..errors import ExportError
+from .lower import MASK_GAIN
+from .taps import Tapped, insert_taps, stored_by
+
+#: prefix of what is added to the network, and name of its second input
+BACK, ERROR = "lfwd_back", "lfwd_error"
+
+
+@dataclass(frozen=True)
+class WithBackward:
+    """A copy of the network that takes ``(image, error)`` and returns ``(logits, features, *taps, *bias sums, *scale sums)``.
+
+    ``error (B, F, 1, 1)`` is the loss's gradient at the features, up to a factor. Batch norms are folded into their convolutions.
+
+    Attributes:
+        tapped: what learns, and in which order taps and sums stand.
+        gains: by layer whose error goes further down: the path of the 1x1 convolution by which the error is to be multiplied by the
+            layer's gain, channel by channel.
+        window: positions that the last pooling averages: the error of each is that part of the one at the features, the sums are that many
+            times too large.
+        ones: paths of all added layers of weight 1: sums and gains.
+    """
+
+    tapped: Tapped
+    gains: dict[str, str]
+    window: int
+    ones: tuple[str, ...]
+
+    @property
+    def module(self) -> fx.GraphModule:
+        return self.tapped.module
+
+    def compiled_weight(self, path: str) -> float:
+        """The weight of a layer of :attr:`ones` while :meth:`distinct`."""
+        return 1 + (self.ones.index(path) + 1) / 1024
+
+    @contextmanager
+    def distinct(self) -> Iterator[None]:
+        """Layers of ones with weights a little apart, to be compiled: the compiler lets equal layers share their records."""
+        weights = {path: self.module.get_submodule(path).weight for path in self.ones}
+        for path, weight in weights.items():
+            nn.init.constant_(weight, self.compiled_weight(path))
+        try:
+            yield
+        finally:
+            for weight in weights.values():
+                nn.init.ones_(weight)
+
+
+def insert_backward(net: nn.Module, example: Tensor) -> WithBackward:
+    """Trace a classifier; add taps, and the way back to the lowest convolution under batch norm.
+
+    Per layer ``(B, C)`` come the sums over positions of the error at its output, and of error times output: the gradients of an offset and
+    of a gain about zero.
+
+    Raises:
+        CaptureError, ExportError: see :func:`.insert_taps`; or the way back leads through a layer that is not known here.
+    """
+    tapped = insert_taps(net, example)
+    return _Backward(tapped, type(net).__name__).run()
+
+
+class _Backward:
+    """One walk up the graph, from the features to the lowest layer that learns."""
+
+    def __init__(self, tapped: Tapped, network: str):
+        self._tapped, self._module, self._graph, self._network = tapped, tapped.module, tapped.module.graph, network
+        self._errors: dict[fx.Node, fx.Node] = {}  # of what a node computed
+        self._stored = {node.target: stored_by(node, self._module) for node in self._convolutions() if node.target in tapped.layers}
+        self._sums: dict[str, tuple[fx.Node, fx.Node]] = {}
+        self._gains: dict[str, str] = {}
+        self._all_ones: list[str] = []
+        self._window = 1
+
+    def run(self) -> WithBackward:
+        (image,) = (node for node in self._graph.nodes if node.op == "placeholder")
+        with self._graph.inserting_after(image):
+            error = self._graph.placeholder(ERROR)
+        self._fold()
+        (result,) = self._graph.find_nodes(op="output")
+        logits, features, *taps = result.args[0]
+        needed, order = self._needed(), [node for node in self._graph.nodes if node is not result]
+        self._errors[features] = error
+        with self._graph.inserting_before(result):
+            for node in reversed(order):
+                if node in self._errors and node in needed and node is not error:
+                    self._step(node, self._errors.pop(node), needed)
+            sums = [self._sums[layer] for layer in self._tapped.layers]
+            flat = [self._call(torch.flatten, node, 1) for kind in zip(*sums, strict=True) for node in kind]
+        result.args = ((logits, features, *taps, *flat),)
+        self._put_forward_last(result, flat)
+        self._graph.lint()
+        self._module.recompile()
+        return WithBackward(self._tapped, self._gains, self._window, tuple(self._all_ones))
+
+    def _put_forward_last(self, result: fx.Node, sums: list[fx.Node]) -> None:
+        """What only logits, features and taps need, behind the sums: the compiler computes the last outputs first."""
+        ancestors, waiting = set(), list(sums)
+        while waiting:
+            node = waiting.pop()
+            if node not in ancestors:
+                ancestors.add(node)
+                waiting += node.all_input_nodes
+        for node in [n for n in self._graph.nodes if n not in ancestors and n is not result and n.op != "placeholder"]:
+            result.prepend(node)
+
+    def _convolutions(self) -> list[fx.Node]:
+        return [n for n in self._graph.nodes if n.op == "call_module" and isinstance(self._module.get_submodule(n.target), nn.Conv2d)]
+
+    def _fold(self) -> None:
+        """Batch norms into the convolutions before them."""
+        for node in self._convolutions():
+            if node.target in self._tapped.layers:
+                (norm,) = node.users
+                fused = fuse_conv_bn_eval(self._module.get_submodule(node.target), self._module.get_submodule(norm.target))
+                self._module.set_submodule(node.target, fused)
+                if self._stored[node.target] is norm:
+                    self._stored[node.target] = node
+                norm.replace_all_uses_with(node)
+                self._graph.erase_node(norm)
+
+    def _needed(self) -> set[fx.Node]:
+        """What depends on a layer that learns, that layer included."""
+        needed: set[fx.Node] = set()
+        for node in self._graph.nodes:
+            if node.target in self._stored or any(n in needed for n in node.all_input_nodes):
+                needed.add(node)
+        return needed
+
+    def _step(self, node: fx.Node, error: fx.Node, needed: set[fx.Node]) -> None:
+        """Hand the error at a node's output on to its inputs."""
+        kind = self._module.get_submodule(node.target) if node.op == "call_module" else node.target
+        if isinstance(kind, nn.Conv2d):
+            self._convolution(node, kind, error, needed)
+        elif isinstance(kind, nn.ReLU) or kind in (torch.relu, nn.functional.relu):
+            self._add(node.args[0], self._call(torch.mul, self._mask(node), error))
+        elif isinstance(kind, nn.Identity | nn.Dropout | nn.Flatten) or kind is torch.flatten:
+            self._add(node.args[0], error)
+        elif isinstance(kind, nn.AdaptiveAvgPool2d):
+            self._pool(node, shape_of(node.args[0])[2:], error)
+        elif isinstance(kind, nn.AvgPool2d) or kind is nn.functional.avg_pool2d:
+            self._pool(node, kind.kernel_size if isinstance(kind, nn.AvgPool2d) else node.args[1], error)
+        elif kind in (torch.add, operator.add):
+            for part in node.all_input_nodes:
+                if part in needed:
+                    self._add(part, error)
+        elif kind is pad:
+            left, _, top, _ = node.args[1]
+            self._add(node.args[0], self._fitted(error, shape_of(node)[2:], shape_of(node.args[0])[2:], (top, left)))
+        else:
+            raise self._unknown(node, "known are convolutions under batch norm, ReLU, sums, padding and pooling to one position")
+
+    def _unknown(self, node: fx.Node, why: str) -> ExportError:
+        return ExportError(
+            f"no way back through {node.target} of {self._network}", why, "train statistics and head, which need no way back"
+        )
+
+    def _convolution(self, node: fx.Node, layer: nn.Conv2d, error: fx.Node, needed: set[fx.Node]) -> None:
+        if node.target in self._stored:
+            product = self._call(torch.mul, error, self._stored[node.target])
+            self._sums[node.target] = tuple(
+                self._ones(f"{kind}.{node.target}", layer.out_channels, shape_of(node)[2:], of)
+                for kind, of in (("bias", error), ("scale", product))
+            )
+        below = node.args[0]
+        if below not in needed:
+            return
+        if node.target in self._stored:
+            name = f"gain.{node.target}"
+            error = self._ones(name, layer.out_channels, (1, 1), error)
+            self._gains[node.target] = _path(name)
+        if not set(layer.stride) <= {1, 2}:
+            raise self._unknown(node, f"its stride is {layer.stride}")
+        if _pair(layer.dilation) != (1, 1) or layer.groups not in (1, layer.out_channels):
+            raise self._unknown(node, "it is dilated or has groups of several channels")
+        size = tuple(n * stride for n, stride in zip(shape_of(node)[2:], layer.stride, strict=True))
+        back = self._layer(f"weight.{node.target}", _transposed(layer), self._spread(error, shape_of(node)[2:], layer.stride))
+        have = [n + k - 1 - 2 * p for n, k, p in zip(size, layer.kernel_size, layer.padding, strict=True)]
+        self._add(below, self._fitted(back, have, shape_of(below)[2:]))
+
+    def _spread(self, node: fx.Node, size: Sequence[int], stride: Sequence[int]) -> fx.Node:
+        """Zeros between the positions of a map, ``stride - 1`` of them behind each: repeated, then masked."""
+        if tuple(stride) == (1, 1):
+            return node
+        name, (rows, columns) = f"{BACK}_every_{'_'.join(map(str, (*size, *stride)))}", stride
+        mask = torch.zeros(1, 1, size[0] * rows, size[1] * columns)
+        mask[:, :, ::rows, ::columns] = 1
+        self._module.register_buffer(name, mask)
+        repeated = self._graph.call_function(interpolate, (node,), {"scale_factor": (float(rows), float(columns)), "mode": "nearest"})
+        return self._call(torch.mul, repeated, self._graph.get_attr(name))
+
+    def _pool(self, node: fx.Node, window: int | Sequence[int], error: fx.Node) -> None:
+        """The pooled map is a ReLU's: within the window the error of every position is the same, times the ReLU's mask."""
+        relu = node.args[0]
+        while self._is(relu, nn.Identity, nn.Dropout):
+            relu = relu.args[0]
+        if tuple(shape_of(node)[2:]) != (1, 1) or not self._is(relu, nn.ReLU):
+            raise self._unknown(node, "it must begin at a pooling to one position behind a ReLU")
+        size, window = shape_of(relu)[2:], _pair(window)
+        self._window = window[0] * window[1]
+        mask = self._fitted(self._mask(relu), size, window)
+        self._add(relu.args[0], self._fitted(self._call(torch.mul, mask, error), window, size))
+
+    def _is(self, node: fx.Node, *kinds: type[nn.Module]) -> bool:
+        return node.op == "call_module" and isinstance(self._module.get_submodule(node.target), kinds)
+
+    def _mask(self, relu: fx.Node) -> fx.Node:
+        """1 where a ReLU let pass, else 0."""
+        return self._call(hardtanh, self._call(torch.mul, relu, MASK_GAIN), 0.0, 1.0)
+
+    def _add(self, node: fx.Node, error: fx.Node) -> None:
+        self._errors[node] = error if node not in self._errors else self._call(torch.add, self._errors[node], error)
+
+    def _fitted(self, node: fx.Node, have: Sequence[int], want: Sequence[int], begin: Sequence[int] = (0, 0)) -> fx.Node:
+        """A map of ``have`` positions cut or filled up with zeros to ``want`` of them, after ``begin`` are cut away."""
+        for dim, (n, m, first) in enumerate(zip(have, want, begin, strict=True), start=2):
+            if first or n > m:
+                node = self._call(operator.getitem, node, (slice(None),) * dim + (slice(first, first + min(m, n - first)),))
+        missing = [m - n + first for n, m, first in zip(have, want, begin, strict=True)]
+        if any(m > 0 for m in missing):
+            node = self._call(pad, node, (0, max(missing[1], 0), 0, max(missing[0], 0)))
+        return node
+
+    def _layer(self, name: str, layer: nn.Module, of: fx.Node) -> fx.Node:
+        self._module.add_submodule(_path(name), layer)
+        return self._graph.call_module(_path(name), (of,))
+
+    def _ones(self, name: str, channels: int, size: Sequence[int], of: fx.Node) -> fx.Node:
+        """Sums over a map of that size, every channel by itself."""
+        layer = nn.Conv2d(channels, channels, tuple(size), groups=channels).requires_grad_(False)
+        nn.init.ones_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        self._all_ones.append(_path(name))
+        return self._layer(name, layer, of)
+
+    def _call(self, function: Callable, *args: object) -> fx.Node:
+        return self._graph.call_function(function, args)
+
+
+def _transposed(layer: nn.Conv2d) -> nn.Conv2d:
+    """From the error at a convolution's output, spread by its stride, to that at its input."""
+    padding = tuple(k - 1 - p for k, p in zip(layer.kernel_size, layer.padding, strict=True))
+    back = nn.Conv2d(layer.out_channels, layer.in_channels, layer.kernel_size, padding=padding, groups=layer.groups)
+    flipped = layer.weight.detach().flip(2, 3)
+    back.weight.data = flipped.clone() if layer.groups > 1 else flipped.transpose(0, 1).contiguous()
+    nn.init.zeros_(back.bias)
+    return back.requires_grad_(False)
+
+
+def _path(name: str) -> str:
+    """Of an added layer."""
+    return f"{BACK}.{name.replace('.', '_')}"
+
+
+def _pair(value: int | Sequence[int]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
