@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -114,21 +116,23 @@ def test_no_worker_process_outlives_its_parent(sign, wait, tmp_path):
     assert "Traceback" not in said
 
 
-@pytest.fixture
-def full_disk():
-    """No file may grow beyond 100 bytes."""
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file may grow beyond 100 bytes; only in the block, as pytest's own output may go into one."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_with_the_file_and_the_old_file_stays(tmp_path, full_disk):
+def test_a_full_disk_is_told_with_the_file_and_the_old_file_stays(tmp_path):
     (tmp_path / "table.csv").write_text("old")
-    with pytest.raises(lf.LightningFwdError, match="(?s)cannot write to .*table.csv.*mend: free space"):
+    with full_disk(), pytest.raises(lf.LightningFwdError, match="(?s)cannot write to .*table.csv.*mend: free space"):
         write_whole(tmp_path / "table.csv", "new" * 1000)
     assert (tmp_path / "table.csv").read_text() == "old"
-    with pytest.raises(lf.LightningFwdError, match="(?s)cannot write to .*w.safetensors.*mend: free space"):
+    with full_disk(), pytest.raises(lf.LightningFwdError, match="(?s)cannot write to .*w.safetensors.*mend: free space"):
         save_sealed({"a": torch.zeros(1000)}, tmp_path / "w.safetensors")
     assert not (tmp_path / "w.safetensors").exists()
 
