@@ -126,8 +126,9 @@ def _pct(value: tuple[float, float], digits: int = 1) -> str:
 def print_table(scenario: Scenario, lines: Sequence[Line], console: Console) -> None:
     """The table in the terminal: controls dim, the best rule bold."""
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, collapse_padding=True)
-    for header in HEADERS:
-        table.add_column(header, justify="left" if header == "method" else "right", no_wrap=True)
+    table.add_column(HEADERS[0], overflow="fold")  # in a narrow terminal names wrap, and no figure is cut
+    for header in HEADERS[1:]:
+        table.add_column(header, justify="right", no_wrap=True)
     best = max((line.adapted[0] for line in lines if not (line.control or math.isnan(line.adapted[0]))), default=None)
     for line in lines:
         table.add_row(*cells(line), style="dim" if line.control else "bold" if line.adapted[0] == best else None)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import lightning_fwd.compare.run as run_module
 from lightning_fwd import LightningFwdError
 from lightning_fwd.compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
+from lightning_fwd.compare.folder import Result
 from lightning_fwd.cost.device import EXAMPLE
 from lightning_fwd.models import build
 
@@ -39,6 +40,16 @@ def scenario(tmp_path, **changes):
     file = tmp_path / "scenario.yaml"
     file.write_text(yaml.safe_dump({**TINY, **changes}))
     return load_scenario(file)
+
+
+def test_eighty_columns_cut_no_figure(tmp_path, capsys):
+    s = scenario(tmp_path, rows=[{"name": "direct_feedback mirrored", "method": "direct_feedback"}])
+    figures = dict.fromkeys(("accuracy_source", "accuracy_drifted"), 98.25) | {"accuracy_adapted": 89.75, "accuracy_source_after": 82.5}
+    costs = {"macs_per_step": 1_241_000, "peak_ram_bytes": 2**20, "weight_bytes": 9, "flash_bytes": 2**19, "device_ms_per_step": 119.9}
+    results = [Result("direct_feedback mirrored", seed, **figures, **costs, seconds_per_step=0.1, steps=3) for seed in s.seeds]
+    print_table(s, summarise(s, results), Console(width=80))
+    said = capsys.readouterr().out
+    assert "…" not in said and all(text in said for text in ("1,241", "1024.0", "512.0", "119.9", "mirrored"))
 
 
 def test_writes_table_summary_and_plot(tmp_path):
