@@ -119,10 +119,10 @@ def show(results: list[Result], found: list[Step], layers: bool, console: Consol
     if found:
         table = Table("training step of", "what learns", "board", "instructions", "inference", "ratio", "RAM, B")
         for s in found:
-            counts = (f"{s.instructions:,}", f"{s.inference:,}", f"{s.ratio:.2f}", f"{s.ram:,}")
-            table.add_row(s.network, s.what, s.board, *counts)
+            counts = ("too large: " + s.too_large, "", "") if s.too_large else (f"{s.instructions:,}", f"{s.inference:,}", f"{s.ratio:.2f}")
+            table.add_row(s.network, s.what, s.board, *counts, f"{s.ram:,}")
         console.print(table)
-    for r in [*results, *found] if layers else []:
+    for r in [*results, *(s for s in found if not s.too_large)] if layers else []:
         what = f", {r.what}" if isinstance(r, Step) else ""
         table = Table("layer", "kernel", "instructions", "CMSIS-NN", title=f"{r.network}, {r.board}{what}")
         for layer in r.layers:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from ..graph.operand import operand
+from .optimizers import state_name
 from .step_graph import StepGraph
 
 Value = tuple[fx.Node, int]  #: a node and which of its outputs
@@ -72,10 +73,11 @@ def runs_with(node: fx.Node) -> fx.Node:
 
 def gradient_values(step: StepGraph) -> dict[Value, str]:
     """Values that become a parameter's gradient by views, masks, scaling and sums of the same size alone, with the parameter's name."""
-    nodes = {n.name: n for n in step.graph.nodes}
+    nodes, results = {n.name: n for n in step.graph.nodes}, step.results
     found: dict[Value, str] = {}
     for name, node_name in step.gradients.items():
-        size, stack = numel(nodes[node_name]), [nodes[node_name]]
+        stepped = (results.get(key) for key in (name, state_name("momentum", name)))
+        size, stack = numel(nodes[node_name]), [nodes[node_name], *(part for update in stepped for part in _stepped_apart(update))]
         while stack:
             node = stack.pop()
             if node.target is operator.getitem:
@@ -86,6 +88,15 @@ def gradient_values(step: StepGraph) -> dict[Value, str]:
             found[node, 0] = name
             if is_view(node) or torch.Tag.pointwise in cast(torch._ops.OpOverload, node.target).tags:
                 stack += [n for n in node.all_input_nodes if n.op == "call_function" and numel(n) == size]
+    return found
+
+
+def _stepped_apart(update: fx.Node | None) -> list[fx.Node]:
+    """What a shared weight is stepped by before its last gradient, where scheduling took their sum apart."""
+    found = []
+    while update is not None:
+        update = next((n for n in update.all_input_nodes if "partial_update" in n.meta), None)
+        found += [] if update is None else [n for n in update.all_input_nodes if n.op == "call_function" and "partial_update" not in n.meta]
     return found
 
 

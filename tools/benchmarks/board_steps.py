@@ -41,7 +41,10 @@ CASES = [
 
 @dataclass
 class Step:
-    """A training step on a board; ``inference``: instructions of the whole network's int8 inference there, ``ram``: as shipped."""
+    """A training step on a board; ``inference``: instructions of the whole network's int8 inference there, ``ram``: as shipped.
+
+    ``too_large``: why the board was left out, with no instructions then.
+    """
 
     network: str
     what: str
@@ -50,14 +53,19 @@ class Step:
     inference: int
     ram: int
     layers: list[Layer] = field(default_factory=list)
+    too_large: str = ""
 
     @property
     def ratio(self) -> float:
         return self.instructions / self.inference
 
 
+# what the firmware that measures takes beside the program: the stack; and files through the debugger, which a product has not
+STACK, FILES = 8 << 10, 64 << 10
+
+
 def measure_steps(case: Case, net: torch.nn.Module, samples: list[torch.Tensor], inferences: dict[Board, int], code: Path) -> list[Step]:
-    """Export the step into ``code`` and run it on each board whose RAM holds it beside a stack of 8 kB.
+    """Export the step into ``code`` and run it on each board that holds it, its stack and what measures it.
 
     Args:
         net: changed by nothing. samples: one batch each; they calibrate the int8 body.
@@ -73,7 +81,10 @@ def measure_steps(case: Case, net: torch.nn.Module, samples: list[torch.Tensor],
     inputs = (quantise_input(x, program.numbers) if case.int8 else x, y)
     found = []
     for board, inference in inferences.items():
-        if ram + 8192 <= board.ram[1]:
+        needs = {"RAM": (ram, STACK, board.ram[1]), "Flash": (report.flash[board.cpu], FILES, board.flash[1])}
+        too_large = ", ".join(f"{n:,} B of {where}" for where, (n, beside, has) in needs.items() if n + beside > has)
+        instructions, layers = 0, []
+        if not too_large:
             instructions, layers, _ = by_layer(code / "c", checked.methods["train_step"], inputs, board)
-            found.append(Step(case.network, case.what, board.name, instructions, inference, ram, layers))
+        found.append(Step(case.network, case.what, board.name, instructions, inference, ram, layers, too_large))
     return found

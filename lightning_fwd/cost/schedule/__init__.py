@@ -13,6 +13,7 @@ from ..memory import MemoryPlan, plan_memory
 from ..widths import Widths
 from .apply_updates import apply_updates_at_once
 from .fuse_elementwise import fuse_elementwise
+from .part_shared_gradients import has_shared_gradients, part_shared_gradients
 from .recompute_cheap import recompute_cheap
 from .reorder import reorder
 from .split_convolution_backward import split_convolution_backward
@@ -20,9 +21,12 @@ from .stream_gradients import stream_gradients
 from .write_in_place import write_in_place
 
 Pass = Callable[[StepGraph, Widths], StepGraph]
+_SHARED = "shared weights stepped by each gradient"
 PASSES: tuple[tuple[str, Pass], ...] = (
     # each layer's gradients and errors become nodes of their own, which the passes below move
     ("convolution backward in parts", lambda step, _: split_convolution_backward(step)),
+    # only of steps that have such weights; the updates below are of its parts
+    (_SHARED, lambda step, _: part_shared_gradients(step)),
     # needs gradients that end at different times; gives the updates that gradients are streamed into
     ("updates applied at once, in place", lambda step, _: apply_updates_at_once(step)),
     ("weight gradients streamed into the update", lambda step, _: stream_gradients(step)),
@@ -36,6 +40,8 @@ PASSES: tuple[tuple[str, Pass], ...] = (
 # pieces in an order that is good one by one need not be good together: each of these is tried with and without
 _MAY_RAISE_THE_PEAK = (
     "convolution backward in parts",
+    # where they cannot be streamed, all gradients wait for the last reader of the weight
+    _SHARED,
     # streamed, a weight's update waits for the error that is made with the old weight, and the layer's input waits with it
     "weight gradients streamed into the update",
     "elementwise operations in one loop",
@@ -69,8 +75,10 @@ def schedule(step: StepGraph, width: str, recompute: bool = False) -> tuple[Step
             plans.append((name, plan))
         return now, plans
 
-    left_out = ((), *((name,) for name in _MAY_RAISE_THE_PEAK), ("elementwise operations in one loop", "reordered"))
-    runs = [run([*first, *(p for p in PASSES if p[0] not in names)]) for names in left_out] + [run([])]
+    passes = [p for p in PASSES if p[0] != _SHARED or has_shared_gradients(step)]
+    may_raise = [name for name, _ in passes if name in _MAY_RAISE_THE_PEAK]
+    left_out = ((), *((name,) for name in may_raise), ("elementwise operations in one loop", "reordered"))
+    runs = [run([*first, *(p for p in passes if p[0] not in names)]) for names in left_out] + [run([])]
     return min(runs, key=lambda result: result[1][-1][1].peak_bytes)
 
 
@@ -78,6 +86,7 @@ __all__ = [
     "PASSES",
     "apply_updates_at_once",
     "fuse_elementwise",
+    "part_shared_gradients",
     "recompute_cheap",
     "reorder",
     "schedule",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import fx
+
 from ...graph.segment import ancestors
 from ...trace.step_graph import StepGraph
 from ...trace.values import base_of
@@ -21,8 +23,18 @@ def apply_updates_at_once(step: StepGraph) -> StepGraph:
     for name, node in new_value.items():
         if base_of(node) != (node, 0) or node.meta["val"].shape != step.node(name).meta["val"].shape:
             continue
-        readers = [r for r in readers_of(step.node(name)) if r is not node and r.op == "call_function"]
-        if not any(reaches(node, r) for r in readers):
-            move_behind(step, node, max([*readers, *node.all_input_nodes], key=order.__getitem__), order)
-            node.meta["in_place_of"] = step.node(name)
+        written = step.node(name)
+        for part in _parts(node):
+            readers = [r for r in readers_of(written) if r is not part and r.op == "call_function"]
+            if any(reaches(part, r) for r in readers):
+                break
+            move_behind(step, part, max([*readers, *part.all_input_nodes], key=order.__getitem__), order)
+            part.meta["in_place_of"] = written
+            written = part
     return recompiled(step)
+
+
+def _parts(update: fx.Node) -> list[fx.Node]:
+    """The updates of one weight by one gradient each, first to last."""
+    before = next((n for n in update.all_input_nodes if "partial_update" in n.meta), None)
+    return [*_parts(before), update] if before is not None else [update]

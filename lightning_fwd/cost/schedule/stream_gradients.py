@@ -35,6 +35,8 @@ def _stream(node: fx.Node, update: fx.Node) -> list[fx.Node]:
     """The nodes that make a gradient for this update alone, in order; none where it is no single sum of products."""
     size, chain = update.meta["val"].numel(), []
     while node.op == "call_function" and len(node.users) == 1 and node.meta["phase"] in ("backward", "update"):
+        if "in_place_of" in node.meta:  # the update before this one
+            return []
         chain.append(node)
         if node.target is aten.mm.default:
             return chain[::-1] if node.meta["val"].numel() == size else []
