@@ -63,11 +63,11 @@ def adapt(
 ) -> Adaptation:
     """Run the stages in order on a copy of a network.
 
-    A share of the labelled samples is held back. A stage is kept if the loss there is lower with it than without, and if it does not lose
-    more right answers than it wins by more than their standard error; of several rates or settings that do no harm the one with the
-    lowest loss is taken. Until a stage has learned from labels, all of them judge: none was used. At the end the stages that were kept
-    are run once more, from before the first that learns, with their rates, on all labelled samples. Without labels nothing guards, and
-    settings are chosen by the entropy of the predictions.
+    A share of the labelled samples is held back. A stage is kept if the loss there, each network's at its own best scale of the logits,
+    is lower with it than without, and if it does not lose more right answers than it wins by more than their standard error; of several
+    rates or settings that do no harm the one with the lowest loss is taken. Until a stage has learned from labels, all of them judge:
+    none was used. At the end the stages that were kept are run once more, from before the first that learns, with their rates, on all
+    labelled samples. Without labels nothing guards, and settings are chosen by the entropy of the predictions.
 
     Args:
         net: a classifier; left as it is.

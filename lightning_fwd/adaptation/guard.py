@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..errors import LightningFwdError
 
 _CHUNK = 250
+SCALES = tuple(2 ** (k / 2) for k in range(-12, 7))  #: of the logits, that a loss is looked up at
 
 
 @dataclass
@@ -89,8 +90,8 @@ class Verdict:
     """What a network is worth on the samples that judge.
 
     Attributes:
-        loss: mean cross-entropy on labelled samples; without labels the mean entropy of the predictions, in nats. Infinite where it is not
-            finite.
+        loss: mean cross-entropy on labelled samples, at that one of :data:`SCALES` of the logits where it is lowest (temperature scaling;
+            Guo et al. 2017, arXiv 1706.04599); without labels the mean entropy of the predictions. In nats; infinite if not finite.
         right: ``(N,)`` which samples it classifies rightly; None without labels.
     """
 
@@ -100,8 +101,8 @@ class Verdict:
     def against(self, before: Verdict) -> str:
         """What speaks against this network, held against the one before; empty if nothing does.
 
-        A lower loss is not enough: a network that is sure of its errors gains loss by becoming unsure, whatever becomes of its answers.
-        So those that it loses may exceed those that it wins by no more than their standard error (the square root of both together,
+        Each is judged at its own best scale: a network that is sure of its errors would gain loss by becoming unsure, whatever becomes of
+        its answers. And of its right answers it may lose no more than it wins and their standard error (the square root of both together,
         McNemar 1947).
         """
         if not self.loss < before.loss:
@@ -116,15 +117,10 @@ class Verdict:
 def judge(net: nn.Module, x: Tensor, y: Tensor | None) -> Verdict:
     """``x (N, ...)``, ``y (N,)`` or None."""
     net.eval()
-    total, right = 0.0, []
-    for start in range(0, len(x), _CHUNK):
-        logits = net(x[start : start + _CHUNK]).float()
-        if y is not None:
-            target = y[start : start + _CHUNK]
-            total += float(F.cross_entropy(logits, target, reduction="sum"))
-            right.append(logits.argmax(1) == target)
-        else:
-            logs = logits.log_softmax(1)
-            total -= float((logs.exp() * logs).sum())
-    mean = total / len(x)
-    return Verdict(mean if mean == mean else float("inf"), torch.cat(right) if right else None)
+    logits = torch.cat([net(x[start : start + _CHUNK]).float() for start in range(0, len(x), _CHUNK)])
+    if y is None:
+        logs = logits.log_softmax(1)
+        loss = -float((logs.exp() * logs).sum(1).mean())
+    else:
+        loss = min(float(F.cross_entropy(logits * scale, y)) for scale in SCALES)
+    return Verdict(loss if loss == loss else float("inf"), None if y is None else logits.argmax(1) == y)

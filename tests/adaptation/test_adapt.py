@@ -9,9 +9,10 @@ import pytest
 import torch
 from method_table import Task, clusters, loader, trainer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import lightning_fwd as lf
-from lightning_fwd.adaptation.guard import Verdict, judge, read_samples, split
+from lightning_fwd.adaptation.guard import SCALES, Verdict, judge, read_samples, split
 from lightning_fwd.adaptation.train import train
 from lightning_fwd.models import SmallConv
 
@@ -180,17 +181,29 @@ def test_what_a_stage_freezes_the_next_one_may_train(net):
     assert all(torch.equal(p, q) for p, q in zip(frozen, net.get_submodule(first).parameters(), strict=True))
 
 
+def test_a_network_that_only_becomes_unsure_has_gained_nothing():
+    """Each is judged at its own best scale, so what a common factor of the logits does to the loss is left out."""
+    torch.manual_seed(0)
+    y = torch.arange(40) % 4
+    logits = F.one_hot(y, 4) + torch.randn(40, 4)
+    sure, unsure = judge(nn.Identity(), 16 * logits, y), judge(nn.Identity(), logits / 4, y)
+    assert F.cross_entropy(16 * logits, y) > F.cross_entropy(logits / 4, y)
+    assert sure.loss == pytest.approx(unsure.loss) and unsure.against(Verdict(sure.loss, sure.right)) != ""
+    assert sure.loss == pytest.approx(min(float(F.cross_entropy(16 * logits * s, y)) for s in SCALES))
+    worse = logits.clone()
+    worse[:12] = -worse[:12]
+    assert F.cross_entropy(worse / 4, y) < F.cross_entropy(16 * logits, y)
+    assert judge(nn.Identity(), worse / 4, y).against(sure) == "it does harm"
+
+
 def test_a_lower_loss_that_costs_right_answers_is_harm():
-    """A network that is sure of its errors gains loss by becoming unsure."""
-    sure = torch.tensor([[9.0, 0.0]] * 6 + [[9.0, 0.0]] * 4)
-    unsure = torch.tensor([[0.0, 0.1]] * 6 + [[0.1, 0.0]] * 4)
-    y = torch.tensor([0] * 6 + [1] * 4)
-    before, after = judge(nn.Identity(), sure, y), judge(nn.Identity(), unsure, y)
-    assert after.loss < before.loss and (before.right.sum(), after.right.sum()) == (6, 0)
-    assert after.against(before) == "it does harm: it loses 6 right answers and wins 0"
-    better = torch.cat([unsure[:1], sure[1:6] / 30, -unsure[6:]])
-    assert judge(nn.Identity(), better, y).against(before) == ""  # one lost, none won: within its standard error
-    assert before.against(after) == "it does harm"
+    right = torch.tensor([True] * 6 + [False] * 4)
+    before = Verdict(1.0, right)
+    assert Verdict(0.5, torch.zeros(10, dtype=torch.bool)).against(before) == "it does harm: it loses 6 right answers and wins 0"
+    one_less = right.clone()
+    one_less[0] = False
+    assert Verdict(0.5, one_less).against(before) == ""  # within its standard error
+    assert before.against(Verdict(0.5, right)) == "it does harm"
 
 
 def test_the_rate_that_does_no_harm_is_taken_before_one_of_lower_loss(monkeypatch):

@@ -4,9 +4,8 @@
     LIGHTNING_FWD_DATA=... python tools/benchmarks/recovery.py --out runs/recovery
 
 ``--choose``: for these numbers of labels the rate of each stage, stage by stage, by the mean accuracy over the drifts on another seed and
-the
-validation part; written to ``rates.json``. A run takes the rates of the nearest number of labels there; without the file each adaptation
-chooses among the recipe's rates by the samples that it holds back.
+the validation part; written to ``rates.json``. A run takes the rates of the nearest number of labels there, or in ``RECIPE.rates.json``
+beside the recipe; without either each adaptation chooses among the recipe's rates by the samples that it holds back.
 
 Epochs grow where labels are few, so that each stage that learns takes at least ``--steps`` steps, the same for every row. Interrupted runs
 go on where they stopped; ``--no-train`` makes the tables of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and
@@ -58,7 +57,7 @@ def main() -> None:
     if options.choose:
         choose(options)
         return
-    file, rates = options.out / "results.jsonl", rates_in(options.out)
+    file, rates = options.out / "results.jsonl", rates_in(options.out) or rates_of_file(options.recipe.with_suffix(".rates.json"))
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     for labels in options.labels if not options.no_train else ():
         for drift in options.drifts:
@@ -83,7 +82,10 @@ Rates = dict[str, dict[str, float]]  #: by row and stage
 
 
 def rates_in(out: Path) -> dict[int, Rates]:
-    file = out / "rates.json"
+    return rates_of_file(out / "rates.json")
+
+
+def rates_of_file(file: Path) -> dict[int, Rates]:
     return {int(labels): rates for labels, rates in json.loads(file.read_text()).items()} if file.exists() else {}
 
 
