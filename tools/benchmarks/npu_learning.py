@@ -71,18 +71,18 @@ def run(drift: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
         labels = y, y_val, y_test
         start = learner.state()
         result[NORM_ROWS[1]], result["norm rate, NPU"] = best_norms(
-            lambda rate: norms_on_the_npu(learner, start, train, y, rate, options, seed), (val, test), labels
+            lambda rate: norms_on_the_npu(learner, start, train, y, rate, options, seed), (val, test), labels, options.norm_rates
         )
         result[NORM_ROWS[0]], result["norm rate, float"] = best_norms(
-            lambda rate: norms_in_float(adapted, x, y, rate, options, seed), (x_val, x_test), labels
+            lambda rate: norms_in_float(adapted, x, y, rate, options, seed), (x_val, x_test), labels, options.norm_rates
         )
     return result | {"cycles per inference": learner.program.cycles, "seconds": round(time.time() - started)}
 
 
-def best_norms(train, inputs, labels) -> tuple[float, float]:
-    """Test accuracy at the rate that is best on the validation samples, and that rate. ``train(rate)`` gives inputs -> logits."""
+def best_norms(train, inputs, labels, rates) -> tuple[float, float]:
+    """Test accuracy at the rate that is best on the validation samples, and that rate; ``train(rate)`` gives inputs -> logits."""
     (_, y_val, y_test), (x_val, x_test), trained = labels, inputs, []
-    for rate in NORM_RATES:
+    for rate in rates:
         logits = train(rate)
         trained.append((accuracy(logits(x_val), y_val), accuracy(logits(x_test), y_test), rate))
     _, test, rate = max(trained, key=lambda entry: entry[0])
@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--val", type=int, default=500)
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=5, help="of the head, and of the norms")
+    parser.add_argument("--norm-rates", type=float, nargs="+", default=NORM_RATES)
     parser.add_argument("--norms", action="store_true", help="shifts and scales of the batch norms learn too, by the way back on the NPU")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -66,6 +66,42 @@ def test_the_sums_are_the_gradients_of_autograd(network, monkeypatch):
                 assert float((got - want).abs().max() / want.abs().max()) < 1e-6
 
 
+@pytest.mark.parametrize("padding_before", [None, (0, 1, 0, 1), (1, 2, 3, 0)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "groups"),
+    [(3, 2, 1, 1), (3, 2, 0, 1), (1, 2, 0, 1), (5, 3, 2, 1), ((3, 1), (2, 1), 0, 1), (3, 2, 1, 4)],
+)
+def test_the_way_back_through_a_stride(kernel, stride, padding, groups, padding_before):
+    """Two convolutions with a stride read the same map, which has an odd number of rows."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.bn = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4)
+            self.one, self.bn1 = nn.Conv2d(4, 4, kernel, stride, padding, groups=groups), nn.BatchNorm2d(4)
+            self.two, self.bn2 = nn.Conv2d(4, 4, kernel, stride, padding), nn.BatchNorm2d(4)
+            self.relu, self.pool, self.flatten, self.classifier = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+
+        def forward(self, x):
+            x = self.bn(self.stem(x))
+            padded = nn.functional.pad(x, padding_before) if padding_before else x
+            return self.classifier(self.flatten(self.pool(self.relu(self.bn1(self.one(padded)) + self.bn2(self.two(padded))))))
+
+    torch.manual_seed(0)
+    net, x, seen = Net().double().eval(), torch.randn(2, 3, 11, 8, dtype=torch.double), []
+    back = insert_backward(net, x[:1])
+    back.module.double()
+    net.bn.register_forward_hook(lambda module, inputs, output: seen.append(output.retain_grad() or output))
+    net.flatten.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net(x)
+    error = torch.randn_like(seen[1])
+    (seen[1] * error).sum().backward()
+    with torch.no_grad():
+        sums = back.module(x, error[:, :, None, None])[2 + 3 :]
+    first = back.tapped.layers.index("stem")
+    assert torch.allclose(sums[first] / back.window, seen[0].grad.sum((2, 3)), rtol=1e-4, atol=1e-7)
+
+
 def test_the_program_runs_as_the_reference_model_runs_it(compiled_trainer):
     compare(compiled_trainer[0].program.tosa, "ethos-u55-128", images=4, trials=1)
 
@@ -143,7 +179,7 @@ def test_what_has_no_way_back_is_refused():
     x = torch.randn(1, 3, 12, 12)
     for middle, why in (
         ((nn.Hardtanh(),), "known are"),
-        ((nn.Conv2d(4, 4, 3, stride=3), nn.BatchNorm2d(4)), "stride"),
+        ((nn.Conv2d(4, 4, 3, groups=2), nn.BatchNorm2d(4)), "groups of several"),
         ((nn.Conv2d(4, 4, 3, dilation=2), nn.BatchNorm2d(4)), "dilated"),
     ):
         with pytest.raises(ExportError, match=why):

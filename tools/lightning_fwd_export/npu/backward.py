@@ -11,16 +11,18 @@ import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn.functional import hardtanh, interpolate, pad
+from torch.nn.functional import hardtanh, pad
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lightning_fwd.graph.blocks import shape_of
 
 from ..errors import ExportError
 from .lower import MASK_GAIN
+from .phases import Strided, interleave
 from .taps import Tapped, insert_taps, stored_by
 
 #: prefix of what is added to the network, and name of its second input
@@ -86,7 +88,7 @@ class _Backward:
 
     def __init__(self, tapped: Tapped, network: str):
         self._tapped, self._module, self._graph, self._network = tapped, tapped.module, tapped.module.graph, network
-        self._errors: dict[fx.Node, fx.Node] = {}  # of what a node computed
+        self._errors: dict[fx.Node, list[fx.Node | Strided]] = {}  # of what a node computed: their sum
         self._stored = {node.target: stored_by(node, self._module) for node in self._convolutions() if node.target in tapped.layers}
         self._sums: dict[str, tuple[fx.Node, fx.Node]] = {}
         self._gains: dict[str, str] = {}
@@ -101,7 +103,7 @@ class _Backward:
         (result,) = self._graph.find_nodes(op="output")
         logits, features, *taps = result.args[0]
         needed, order = self._needed(), [node for node in self._graph.nodes if node is not result]
-        self._errors[features] = error
+        self._errors[features] = [error]
         with self._graph.inserting_before(result):
             for node in reversed(order):
                 if node in self._errors and node in needed and node is not error:
@@ -148,9 +150,17 @@ class _Backward:
                 needed.add(node)
         return needed
 
-    def _step(self, node: fx.Node, error: fx.Node, needed: set[fx.Node]) -> None:
-        """Hand the error at a node's output on to its inputs."""
+    def _step(self, node: fx.Node, errors: list[fx.Node | Strided], needed: set[fx.Node]) -> None:
+        """Hand the errors at a node's output, whose sum is its error, on to its inputs."""
         kind = self._module.get_submodule(node.target) if node.op == "call_module" else node.target
+        if kind is pad:
+            left, _, top, _ = node.args[1]
+            size, below = shape_of(node)[2:], shape_of(node.args[0])[2:]
+            for part in errors:
+                cut = part.cut((top, left)) if isinstance(part, Strided) else self._fitted(part, size, below, (top, left))
+                self._add(node.args[0], cut)
+            return
+        error = self._sum(errors, tuple(shape_of(node)[2:]))
         if isinstance(kind, nn.Conv2d):
             self._convolution(node, kind, error, needed)
         elif isinstance(kind, nn.ReLU) or kind in (torch.relu, nn.functional.relu):
@@ -165,9 +175,6 @@ class _Backward:
             for part in node.all_input_nodes:
                 if part in needed:
                     self._add(part, error)
-        elif kind is pad:
-            left, _, top, _ = node.args[1]
-            self._add(node.args[0], self._fitted(error, shape_of(node)[2:], shape_of(node.args[0])[2:], (top, left)))
         else:
             raise self._unknown(node, "known are convolutions under batch norm, ReLU, sums, padding and pooling to one position")
 
@@ -190,25 +197,35 @@ class _Backward:
             name = f"gain.{node.target}"
             error = self._ones(name, layer.out_channels, (1, 1), error)
             self._gains[node.target] = _path(name)
-        if not set(layer.stride) <= {1, 2}:
-            raise self._unknown(node, f"its stride is {layer.stride}")
         if _pair(layer.dilation) != (1, 1) or layer.groups not in (1, layer.out_channels):
             raise self._unknown(node, "it is dilated or has groups of several channels")
-        size = tuple(n * stride for n, stride in zip(shape_of(node)[2:], layer.stride, strict=True))
-        back = self._layer(f"weight.{node.target}", _transposed(layer), self._spread(error, shape_of(node)[2:], layer.stride))
+        size = tuple(shape_of(node)[2:])
+        if set(layer.stride) != {1}:
+            self._add(below, Strided(str(node.target), layer, error, size))
+            return
+        back = self._layer(f"weight.{node.target}", _transposed(layer), error)
         have = [n + k - 1 - 2 * p for n, k, p in zip(size, layer.kernel_size, layer.padding, strict=True)]
         self._add(below, self._fitted(back, have, shape_of(below)[2:]))
 
-    def _spread(self, node: fx.Node, size: Sequence[int], stride: Sequence[int]) -> fx.Node:
-        """Zeros between the positions of a map, ``stride - 1`` of them behind each: repeated, then masked."""
-        if tuple(stride) == (1, 1):
-            return node
-        name, (rows, columns) = f"{BACK}_every_{'_'.join(map(str, (*size, *stride)))}", stride
-        mask = torch.zeros(1, 1, size[0] * rows, size[1] * columns)
-        mask[:, :, ::rows, ::columns] = 1
-        self._module.register_buffer(name, mask)
-        repeated = self._graph.call_function(interpolate, (node,), {"scale_factor": (float(rows), float(columns)), "mode": "nearest"})
-        return self._call(torch.mul, repeated, self._graph.get_attr(name))
+    def _sum(self, errors: list[fx.Node | Strided], size: tuple[int, ...]) -> fx.Node:
+        """One map; what comes from convolutions with a stride is summed phase by phase, as long as it is small."""
+        maps: list[fx.Node] = [error for error in errors if isinstance(error, fx.Node)]
+        strided = [error for error in errors if isinstance(error, Strided)]
+        for stride in sorted({error.layer.stride for error in strided}):
+            maps.append(self._interleaved([error for error in strided if error.layer.stride == stride], stride, size))
+        return reduce(lambda a, b: self._call(torch.add, a, b), maps)
+
+    def _interleaved(self, errors: list[Strided], stride: tuple[int, int], size: tuple[int, ...]) -> fx.Node:
+        count = [-(-n // step) for n, step in zip(size, stride, strict=True)]  # positions of a phase, the longest
+        phases: dict[tuple[int, int], fx.Node] = {}
+        for part in errors:
+            error = self._fitted(part.error, part.size, [max(pair) for pair in zip(part.size, count, strict=True)])
+            for phase, layer in part.phases().items():
+                of = self._layer(f"weight.{part.path}.{phase[0]}{phase[1]}", layer, error)
+                of = self._fitted(of, [max(pair) for pair in zip(part.size, count, strict=True)], count)
+                phases[phase] = self._call(torch.add, phases[phase], of) if phase in phases else of
+        whole = [n * step for n, step in zip(count, stride, strict=True)]
+        return self._fitted(interleave(self._graph, phases, stride), whole, size)
 
     def _pool(self, node: fx.Node, window: int | Sequence[int], error: fx.Node) -> None:
         """The pooled map is a ReLU's: within the window the error of every position is the same, times the ReLU's mask."""
@@ -229,8 +246,8 @@ class _Backward:
         """1 where a ReLU let pass, else 0."""
         return self._call(hardtanh, self._call(torch.mul, relu, MASK_GAIN), 0.0, 1.0)
 
-    def _add(self, node: fx.Node, error: fx.Node) -> None:
-        self._errors[node] = error if node not in self._errors else self._call(torch.add, self._errors[node], error)
+    def _add(self, node: fx.Node, error: fx.Node | Strided) -> None:
+        self._errors.setdefault(node, []).append(error)
 
     def _fitted(self, node: fx.Node, have: Sequence[int], want: Sequence[int], begin: Sequence[int] = (0, 0)) -> fx.Node:
         """A map of ``have`` positions cut or filled up with zeros to ``want`` of them, after ``begin`` are cut away."""
