@@ -10,7 +10,7 @@ from torch import nn
 pytest.importorskip("executorch", reason="needs the extra [export]")
 
 from lightning_fwd_export.npu.compile import NpuProgram, compile_network
-from lightning_fwd_export.npu.learn import NpuLearner
+from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer
 from lightning_fwd_export.npu.learn.affine import Affine
 
 from lightning_fwd.models import DSCNN, FCAutoencoder, MobileNetV1, ResNet8, StreamingWakeWord
@@ -47,6 +47,23 @@ def small_learner(tiny):
     torch.manual_seed(0)
     net = fitted(OnlyLogits())
     return NpuLearner(net, torch.randn(16, 3, 8, 8)), net
+
+
+@pytest.fixture(scope="session")
+def compiled_trainer() -> tuple[NpuTrainer, nn.Module]:
+    pytest.importorskip("ethosu", reason="Vela is not installed: pip install -e '.[npu]'")
+    torch.manual_seed(0)
+    net = fitted(OnlyLogits())
+    return NpuTrainer(net, torch.randn(16, 3, 8, 8)), net
+
+
+@pytest.fixture
+def trainer(compiled_trainer):
+    """With what it has learned put back at the end."""
+    learner, _ = compiled_trainer
+    state = learner.state()
+    yield learner
+    learner.restore(state)
 
 
 @pytest.fixture(scope="session")

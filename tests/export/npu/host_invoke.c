@@ -3,13 +3,17 @@
 
 #include "lfwd_npu.h"
 
-static int (*npu)(uint8_t *arena, const uint8_t *table);
+static int (*npu)(uint8_t *arena, const uint8_t *table, int half);
 static const int8_t *all_images;
 
 int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size_t *sizes, int count)
 {
-    if (count != 3 || bytes != LFWD_NPU_COMMAND_BYTES || sizes[1] != LFWD_NPU_ARENA_BYTES || memcmp(commands, "COP1", 4)) return -2;
-    return npu((uint8_t *)(uintptr_t)bases[1], (const uint8_t *)(uintptr_t)bases[2]);
+    int half = 0, expected = LFWD_NPU_COMMAND_BYTES;
+#if LFWD_NPU_NORMS
+    if (commands == lfwd_npu_back_commands) half = 1, expected = LFWD_NPU_BACK_COMMAND_BYTES;
+#endif
+    if (count != 3 || bytes != expected || sizes[1] != LFWD_NPU_ARENA_BYTES || memcmp(commands, "COP1", 4)) return -2;
+    return npu((uint8_t *)(uintptr_t)bases[1], (const uint8_t *)(uintptr_t)bases[2], half);
 }
 
 static const int8_t *image(void *context, int number)
@@ -18,7 +22,7 @@ static const int8_t *image(void *context, int number)
     return all_images + (size_t)number * LFWD_NPU_INPUT_BYTES;
 }
 
-void host_use(int (*function)(uint8_t *, const uint8_t *))
+void host_use(int (*function)(uint8_t *, const uint8_t *, int))
 {
     npu = function;
     lfwd_npu_init();

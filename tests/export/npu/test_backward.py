@@ -19,22 +19,6 @@ from torch import nn
 from lightning_fwd.models import DSCNN, MobileNetV1, ResNet8
 
 
-@pytest.fixture(scope="module")
-def compiled_trainer() -> tuple[NpuTrainer, nn.Module]:
-    pytest.importorskip("ethosu", reason="Vela is not installed: pip install -e '.[npu]'")
-    torch.manual_seed(0)
-    net = fitted(OnlyLogits())
-    return NpuTrainer(net, torch.randn(16, 3, 8, 8)), net
-
-
-@pytest.fixture
-def trainer(compiled_trainer):
-    learner, _ = compiled_trainer
-    state = learner.state()
-    yield learner
-    learner.restore(state)
-
-
 def norms_of(net: nn.Module, example: torch.Tensor) -> list[nn.BatchNorm2d]:
     """The network's own batch norms, in the order of its layers."""
     copied = insert_taps(net, example)

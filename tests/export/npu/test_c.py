@@ -11,19 +11,68 @@ import torch
 from lightning_fwd_export.boards import BOARDS, missing_tools
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.npu.binary import CONSTANTS
+from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer
+from lightning_fwd_export.npu.learn.head import Head
 from lightning_fwd_export.npu.simulator import Simulator
+from lightning_fwd_export.npu.simulator.memory import Memory
 from lightning_fwd_export.npu.split import RECORDS
 from lightning_fwd_export.npu.write_c import write_c
 
 BATCH, STEPS = 8, 4
 ARM = ("-mthumb", *BOARDS["mps3-an547"].flags)
-INVOKE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint8), ctypes.POINTER(ctypes.c_uint8))
+INVOKE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint8), ctypes.POINTER(ctypes.c_uint8), ctypes.c_int)
+SANITIZERS = "-fPIC -shared -O1 -fsanitize=undefined -fno-sanitize-recover=all".split()
 
 
-@pytest.fixture
-def exported(learner, tmp_path_factory):
+class HostC:
+    """The exported C on the host. Its NPU is the simulator, which finds the arena as the C and the run before have left it."""
+
+    def __init__(self, npu: NpuLearner, folder: Path, work: Path):
+        library, sources = work / "lfwd_npu.so", [*folder.glob("lfwd_npu_*.c"), Path(__file__).with_name("host_invoke.c")]
+        sources = [str(source) for source in sources if source.name != "lfwd_npu_ethosu.c"]
+        subprocess.run([compiler("gcc"), *flags(folder), *SANITIZERS, f"-I{folder}", *sources, "-o", str(library), "-lm"], check=True)
+        self._c, self._npu, self._binary = ctypes.CDLL(str(library)), npu, npu.split.binary
+        self._c.lfwd_train_begin.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_int, ctypes.c_int]
+        self._table = bytearray(npu.split.table)
+        regions = {CONSTANTS: self._binary.constants, RECORDS: self._table}
+        programs = [npu.simulator, npu.second_half] if isinstance(npu, NpuTrainer) else [npu.simulator]
+        self._halves = [Simulator(program.binary, regions) for program in programs]
+        self._invoke = INVOKE(self._run)
+        self._c.host_use(self._invoke)
+
+    def _run(self, arena, table, half: int) -> int:
+        here, simulator = np.ctypeslib.as_array(arena, (self._binary.arena,)).view(np.int8), self._halves[half]
+        self._table[:] = ctypes.string_at(table, len(self._table))
+        memory = Memory(simulator.regions, self._binary.arena, 1)
+        memory.arena[0, : self._binary.arena] = torch.from_numpy(here)
+        simulator.run(memory)
+        here[:] = memory.arena[0, : self._binary.arena].numpy()
+        return 0
+
+    def align(self, images: np.ndarray) -> None:
+        assert self._c.host_align(images.ctypes.data_as(ctypes.c_void_p), len(images)) == 0
+
+    def train(self, lr: float, momentum: float, images: np.ndarray, labels: np.ndarray) -> None:
+        self._c.lfwd_train_begin(lr, momentum, BATCH, STEPS)
+        for image, label in zip(images, labels, strict=True):
+            assert self._c.lfwd_train_step(np.ascontiguousarray(image).ctypes.data_as(ctypes.c_void_p), int(label)) == 0
+
+    def state(self, head: Head) -> tuple[bytes, np.ndarray, np.ndarray]:
+        """Table of records, weight and bias of the head."""
+        table, weight, bias = np.zeros(len(self._table), np.uint8), np.zeros_like(head.weight), np.zeros_like(head.bias)
+        self._c.host_state(*(a.ctypes.data_as(ctypes.c_void_p) for a in (table, weight, bias)))
+        return table.tobytes(), weight, bias
+
+    def predict(self, image: np.ndarray, classes: int) -> np.ndarray:
+        logits, image = np.zeros(classes, np.float32), np.ascontiguousarray(image)
+        assert self._c.lfwd_predict(image.ctypes.data_as(ctypes.c_void_p), logits.ctypes.data_as(ctypes.c_void_p)) == 0
+        return logits
+
+
+@pytest.fixture(params=["head", "norms"])
+def exported(request, tmp_path_factory):
     """The learner, its inputs, source statistics, and the folder of its C."""
-    npu, _ = learner
+    npu = request.getfixturevalue("trainer") if request.param == "norms" else request.getfixturevalue("learner")[0]
     folder, x = tmp_path_factory.mktemp("npu_c"), torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     source = npu.source_statistics(x)
     write_c(npu, source, folder)
@@ -38,44 +87,25 @@ def flags(folder: Path) -> list[str]:
 
 def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_path):
     npu, images, source, folder = exported
-    library, sources = tmp_path / "lfwd_npu.so", [folder / f"lfwd_npu_{part}.c" for part in ("model", "records", "statistics", "head")]
-    sanitizers = "-fPIC -shared -O1 -fsanitize=undefined -fno-sanitize-recover=all".split()
-    sources.append(Path(__file__).with_name("host_invoke.c"))
-    subprocess.run([compiler("gcc"), *flags(folder), *sanitizers, f"-I{folder}", *map(str, sources), "-o", str(library), "-lm"], check=True)
-    c, binary = ctypes.CDLL(str(library)), npu.split.binary
-    c.lfwd_train_begin.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_int, ctypes.c_int]
-
-    @INVOKE
-    def run_on_the_simulator(arena, table):
-        (image,) = binary.inputs
-        memory = np.ctypeslib.as_array(arena, (binary.arena,)).view(np.int8)
-        regions = {CONSTANTS: binary.constants, RECORDS: ctypes.string_at(table, len(npu.split.table))}
-        outputs = Simulator(binary, regions)(memory[image.offset : image.offset + image.size][None].copy())
-        for slot, values in zip(binary.outputs, outputs, strict=True):
-            memory[slot.offset : slot.offset + slot.size] = values[0]
-        return 0
-
-    c.host_use(run_on_the_simulator)
-    assert c.host_align(images.ctypes.data_as(ctypes.c_void_p), len(images)) == 0
+    c, compiled = HostC(npu, folder, tmp_path), bytes(npu.table)
+    c.align(images)
     npu.adapt_statistics(images, source)
     head = npu.head(lr=0.05, momentum=0.9, batch=BATCH, steps=STEPS)
-    labels = np.random.default_rng(0).integers(0, head.bias.size, BATCH * STEPS)
-    c.lfwd_train_begin(0.05, 0.9, BATCH, STEPS)
-    for image, label in zip(images, labels, strict=False):
-        assert c.lfwd_train_step(np.ascontiguousarray(image).ctypes.data_as(ctypes.c_void_p), int(label)) == 0
-    features = npu.features(images[: BATCH * STEPS])
+    aligned, untrained, labels = bytes(npu.table), head.weight.copy(), np.random.default_rng(0).integers(0, head.bias.size, BATCH * STEPS)
+    assert c.state(head)[0] == aligned != compiled
+
+    c.train(0.05, 0.9, images[: BATCH * STEPS], labels)
     for k in range(0, BATCH * STEPS, BATCH):
-        head.step(features[k : k + BATCH], labels[k : k + BATCH])
-
-    table, weight, bias = np.zeros(len(npu.table), np.uint8), np.zeros_like(head.weight), np.zeros_like(head.bias)
-    c.host_state(*(a.ctypes.data_as(ctypes.c_void_p) for a in (table, weight, bias)))
-    assert table.tobytes() == bytes(npu.table) and bytes(npu.table) != npu.split.table
+        batch = images[k : k + BATCH]
+        if isinstance(npu, NpuTrainer):
+            npu.step(head, batch, labels[k : k + BATCH])
+        else:
+            head.step(npu.features(batch), labels[k : k + BATCH])
+    table, weight, bias = c.state(head)
+    assert table == bytes(npu.table) and (table != aligned) == isinstance(npu, NpuTrainer)
     assert weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
-    assert not np.array_equal(weight, npu.head(0.05, 0.9, BATCH, STEPS).weight)
-
-    logits = np.zeros_like(bias)
-    assert c.lfwd_predict(images[40].ctypes.data_as(ctypes.c_void_p), logits.ctypes.data_as(ctypes.c_void_p)) == 0
-    assert np.array_equal(logits, head.logits(npu.features(images[40:41]))[0])
+    assert not np.array_equal(weight, untrained)
+    assert np.array_equal(c.predict(images[40], head.bias.size), head.logits(npu.features(images[40:41]))[0])
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")

@@ -48,6 +48,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--drift", help="adapt on the board to this drift, e.g. noise=0.08; prints accuracy before and after")
     parser.add_argument("--test-samples", type=positive, default=100, help="of the drifted data, with --drift")
     parser.add_argument("--npu", metavar="ETHOS-U55-...", help="write what learns on this NPU, which only infers (needs --dataset)")
+    parser.add_argument(
+        "--train",
+        choices=("head", "norms"),
+        help="with --npu, what learns from labels: the head (default), or every batch norm's shift and scale too",
+    )
     parser.add_argument("--prefix", default="lfwd_", help="of every name in the C, e.g. kws_: two programs then fit into one firmware")
     parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
     parser.add_argument("--trust-unsealed", action="store_true", help="accept a .pte that another tool wrote")
@@ -97,6 +102,8 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         from ..export_inference import export_inference
         from ..export_step import export_program
 
+    if options.train:
+        raise ExportError("--train without --npu", "what else trains is said by its rule", "e.g. --method sparse_update --set train=norms")
     if options.inference and options.drift:
         raise ExportError("--inference --drift", "a device that only predicts does not adapt", "leave --inference out, or --drift")
     described = getattr(options, "data", {})

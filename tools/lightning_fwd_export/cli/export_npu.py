@@ -18,7 +18,7 @@ _CALIBRATION = 256
 
 
 def export_npu(options: argparse.Namespace, console: Console) -> None:
-    """Write the C of statistics and head for an Ethos-U55, and print what it takes.
+    """Write the C of what learns on an Ethos-U55, and print what it takes.
 
     Raises:
         ExportError: an option that has no meaning here is given, or the network cannot be exported.
@@ -32,7 +32,7 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
     if stated := [f"--{name}" for name in _OTHERS if getattr(options, name) != options.defaults[name]]:
         raise ExportError(
             f"--npu with {', '.join(stated)}",
-            "what is exported for an NPU is statistics and the head; rate, batch and momentum are arguments of lfwd_train_begin",
+            "what learns on an NPU is said by --train; rate, batch and momentum are arguments of lfwd_train_begin",
             "leave these options out",
         )
     if not options.dataset:
@@ -45,13 +45,18 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
     elif options.weights:
         load_state(net, read_checkpoint(options.weights))
     samples = DriftDataModule(options.dataset, normalize=options.normalize).calibration_batch(_CALIBRATION)
-    report = export_learning(net, samples, options.npu, options.out)
+    report = export_learning(net, samples, options.npu, options.out, options.train or "head")
     table = Table("", "", show_header=False, title=f"{report.network} learns on an {report.accelerator}")
     table.columns[1].justify = "right"
     table.add_row("cycles per inference (Vela, an estimate)", f"{report.cycles_per_inference:,}")
-    table.add_row(f"ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * report.cycles_per_inference / report.clock_hz:.3f}")
+    if report.trains == "norms":
+        table.add_row("cycles per way back", f"{report.cycles_per_way_back:,}")
+    step = report.cycles_per_inference + report.cycles_per_way_back
+    probing = report.cycles_per_inference * report.inferences_per_probed_image
     table.add_row("inferences per image of lfwd_align_statistics", f"{report.inferences_per_probed_image}")
-    table.add_row("inferences per lfwd_train_step", "1")
+    table.add_row(f"  ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * probing / report.clock_hz:.3f}")
+    table.add_row("runs per lfwd_train_step", "inference and way back" if report.trains == "norms" else "inference")
+    table.add_row(f"  ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * step / report.clock_hz:.3f}")
     table.add_row("records", f"{report.records:,}")
     table.add_row("  their table in RAM, bytes", f"{report.table_bytes:,}")
     table.add_row("RAM, static, bytes", f"{report.ram_bytes:,}")

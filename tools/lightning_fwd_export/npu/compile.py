@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from torch import Tensor, fx, nn
@@ -40,6 +41,7 @@ class NpuProgram:
         layers: the records of every convolution and linear layer, by module path, in the order of execution.
         inputs, outputs: of the network, in the order of its arguments and results.
         cycles: of one inference, the compiler's estimate. clock_hz: of the system it assumes.
+        operations: in the order of execution, the TOSA tensor that each computes, and its part of the cycles.
     """
 
     network: str
@@ -50,6 +52,16 @@ class NpuProgram:
     outputs: tuple[Quantised, ...]
     cycles: int
     clock_hz: float
+    operations: tuple[tuple[str, int], ...]
+
+    def cycles_before(self, number: int) -> int:
+        """What runs before the first operation that depends on an input of the network, by its number; an estimate."""
+        graph = TosaGraph(self.tosa)
+        depends = {graph.inputs[self.inputs[number].slot]}
+        for operator in graph.operators:
+            if not depends.isdisjoint(operator.inputs):
+                depends.update(operator.outputs)
+        return sum(cycles for _, cycles in takewhile(lambda operation: operation[0] not in depends, self.operations))
 
     @property
     def records(self) -> int:
@@ -89,6 +101,7 @@ def compile_network(
         outputs=_outputs(lowered),
         cycles=int(float(part.summary["cycles_total"])),
         clock_hz=float(part.summary["core_clock"]),
+        operations=part.operations,
     )
 
 

@@ -11,13 +11,15 @@ from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..foreign import as_export_errors, require_network
-from .learn import NpuLearner
+from .learn import NpuLearner, NpuTrainer
 from .lower import MEND
 from .simulator.weights import MICRO_BLOCKS
 from .write_c import write_c
 
 #: what one adaptation of a layer's statistics runs: once for the mean, once for the spread
 _INFERENCES_PER_IMAGE = 2
+#: what can learn from labels
+TRAINS: dict[str, type[NpuLearner]] = {"head": NpuLearner, "norms": NpuTrainer}
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ class NpuReport:
     Attributes:
         layers: whose statistics are adapted. records: of all layers, each rewritable.
         table_bytes: all records, in RAM. flash_bytes, ram_bytes: constants and static data; code and stack come on top.
+        trains: ``"head"`` or ``"norms"`` (and the head).
         cycles_per_inference: with the taps, Vela's estimate. clock_hz: of the system that Vela assumes.
+        cycles_per_way_back: of the second half of the program, 0 where the head alone learns. A step runs both for each of its samples.
         inferences_per_probed_image: how often each of the images of ``lfwd_align_statistics`` is run.
     """
 
     network: str
     accelerator: str
+    trains: str
     layers: tuple[str, ...]
     records: int
     table_bytes: int
@@ -40,18 +45,20 @@ class NpuReport:
     ram_bytes: int
     arena_bytes: int
     cycles_per_inference: int
+    cycles_per_way_back: int
     clock_hz: float
     inferences_per_probed_image: int
 
 
 @as_export_errors(MEND)
-def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: str | Path) -> NpuReport:
+def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: str | Path, train: str = "head") -> NpuReport:
     """Compile, measure the source domain's statistics on the simulated NPU, write ``out/c`` and ``out/report.json``.
 
     Args:
         net: a classifier that ends in a linear layer, with convolutions under batch norm; it is not changed.
         calibration: ``(N, ...)`` samples of the source domain: ranges of the quantisation, and the statistics to come back to.
         accelerator: an Ethos-U55, by Vela's name.
+        train: what learns from labels: ``"head"``, or ``"norms"``: shift and scale of every batch norm too, by the way back of the error.
 
     Raises:
         ExportError: the accelerator or the network is not supported; nothing is written then.
@@ -62,32 +69,42 @@ def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: 
             "the source's statistics are measured on the simulator",
             f"take one of {', '.join(MICRO_BLOCKS)}",
         )
+    if train not in TRAINS:
+        raise ExportError(f"nothing called {train!r} learns on an NPU", "", f"take one of {', '.join(TRAINS)}")
     require_network(net, calibration)
-    learner = NpuLearner(net, calibration, accelerator)
+    learner = TRAINS[train](net, calibration, accelerator)
     source = learner.source_statistics(calibration)
     write_c(learner, source, Path(out) / "c")
-    report = _report(learner, type(net).__name__)
+    report = _report(learner, type(net).__name__, train)
     (Path(out) / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 
 
-def _report(learner: NpuLearner, network: str) -> NpuReport:
+def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
     binary, table, layers = learner.split.binary, len(learner.split.table), learner.tapped.layers
     channels = [len(learner.split.places[layer]) for layer in layers]
     linear = learner.tapped.module.get_submodule(learner.tapped.head)
     head = 4 * linear.out_features * (linear.in_features + 1)
     # lfwd_npu_memory: gain and offset, sums and means of one layer, features; weights, moments and gradients of the head; six settings
     state = 4 * (2 * sum(channels) + 2 * max(channels) + linear.in_features) + 3 * head + 4 * 6
+    streams, constants = len(learner.simulator.binary.commands), 12 * sum(channels)
+    if isinstance(learner, NpuTrainer):
+        # the error; shift, scale, their moments and sums
+        state += 4 * linear.in_features + 4 * 6 * sum(channels)
+        streams += len(learner.second_half.binary.commands)
+        constants += 8 * sum(channels) + 4 * sum(len(learner.split.places[path]) for path in learner.back.gains.values())
     return NpuReport(
         network=network,
         accelerator=binary.accelerator,
+        trains=train,
         layers=layers,
         records=learner.program.records,
         table_bytes=table,
-        flash_bytes=len(binary.commands) + len(binary.constants) + table + head + 12 * sum(channels),
+        flash_bytes=streams + len(binary.constants) + table + head + constants,
         ram_bytes=binary.arena + table + state,
         arena_bytes=binary.arena,
-        cycles_per_inference=learner.program.cycles,
+        cycles_per_inference=learner.cycles_per_inference,
+        cycles_per_way_back=learner.program.cycles - learner.cycles_per_inference,
         clock_hz=learner.program.clock_hz,
         inferences_per_probed_image=_INFERENCES_PER_IMAGE * len(layers),
     )

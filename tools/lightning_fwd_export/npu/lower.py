@@ -32,6 +32,9 @@ MEND = "write it in another way, or price it on a CPU (lightning-fwd cost)"
 #: a product with that constant is clamped to 0..1: 1 where the other factor is above 0, else 0
 MASK_GAIN = 1e4
 
+#: lets Vela write what each operation takes
+_PER_OPERATION = "--verbose-performance"
+
 _ATEN = torch.ops.aten
 _LAYERS = (_ATEN.conv1d.default, _ATEN.conv2d.default, _ATEN.conv2d.padding, _ATEN.linear.default, _ATEN.conv_transpose2d.input)
 
@@ -44,11 +47,13 @@ class Part:
         tosa: the TOSA flatbuffer that Vela compiled.
         binary: what Vela made of it.
         summary: Vela's estimates, by the columns of its summary .csv.
+        operations: in the order of execution, the TOSA tensor that each computes, and its cycles by Vela's estimate.
     """
 
     tosa: bytes
     binary: Binary
     summary: dict[str, str]
+    operations: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def _lower(net, example, accelerator, calibration, flags) -> tuple[EdgeProgramMa
     from executorch.backends.arm.ethosu import EthosUCompileSpec, EthosUPartitioner
     from executorch.backends.arm.quantizer import EthosUQuantizer, get_symmetric_quantization_config
 
-    spec = EthosUCompileSpec(accelerator, extra_flags=list(flags))
+    spec = EthosUCompileSpec(accelerator, extra_flags=[_PER_OPERATION, *flags])
     quantizer = EthosUQuantizer(spec).set_global(get_symmetric_quantization_config(is_per_channel=True))
     exported = torch.export.export(net, example, strict=True).module(check_guards=False)
     _free_strides(exported)
@@ -174,7 +179,9 @@ def _observed(prepared: fx.GraphModule, observer: fx.Node) -> float:
 def _read(folder: Path, accelerator: str) -> Part:
     (summary,) = (folder / "output").glob("*summary*.csv")
     binary = Binary.read(folder / "output" / "out_vela.npz", accelerator)
-    return Part((folder / "out.tosa").read_bytes(), binary, list(csv.DictReader(summary.open()))[-1])
+    (layers,) = (folder / "output").glob("*per-layer*.csv")
+    operations = tuple((row["Name"], int(float(row["Op Cycles"]))) for row in csv.DictReader(layers.open()))
+    return Part((folder / "out.tosa").read_bytes(), binary, list(csv.DictReader(summary.open()))[-1], operations)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .learn.learner import FEATURES, TAPS, NpuLearner
+from .learn.learner import FEATURES, IMAGE, TAPS, NpuLearner
 from .learn.statistics import Statistics
+from .learn.trainer import ERROR, NpuTrainer
 
 _CSRC = Path(__file__).parent / "csrc"
 
@@ -18,7 +19,7 @@ def write_c(learner: NpuLearner, source: Mapping[str, Statistics], folder: Path)
     """Write ``lfwd_npu_model.{h,c}``, and copy the code and its Makefile.
 
     Args:
-        learner: as compiled; what it has learned is not written.
+        learner: as compiled; what it has learned is not written. Of an :class:`.NpuTrainer` the way back is written too.
         source: statistics of the source domain, layer by layer.
         folder: made if missing.
     """
@@ -26,16 +27,18 @@ def write_c(learner: NpuLearner, source: Mapping[str, Statistics], folder: Path)
     for file in sorted(_CSRC.iterdir()):
         shutil.copyfile(file, folder / file.name)
     (folder / "lfwd_npu_model.h").write_text(_header(learner))
-    (folder / "lfwd_npu_model.c").write_text(_source(learner, source))
+    source_code = _source(learner, source) + (_norms(learner) if isinstance(learner, NpuTrainer) else "")
+    (folder / "lfwd_npu_model.c").write_text(source_code)
 
 
 def _header(learner: NpuLearner) -> str:
     binary, features = learner.split.binary, learner.program.outputs[FEATURES]
-    (image,), (quantised,) = binary.inputs, learner.program.inputs
+    quantised, trains_norms = learner.program.inputs[IMAGE], isinstance(learner, NpuTrainer)
+    image = binary.inputs[quantised.slot]
     channels = [len(learner.split.places[layer]) for layer in learner.tapped.layers]
     linear = learner.tapped.module.get_submodule(learner.tapped.head)
     numbers = {
-        "COMMAND_BYTES": len(binary.commands),
+        "COMMAND_BYTES": len(learner.simulator.binary.commands),
         "CONSTANT_BYTES": len(binary.constants),
         "TABLE_BYTES": len(learner.split.table),
         "ARENA_BYTES": binary.arena,
@@ -51,9 +54,19 @@ def _header(learner: NpuLearner) -> str:
         "FEATURES_OFFSET": binary.outputs[features.slot].offset,
         "FEATURES_SCALE": _float(features.scale),
         "FEATURES_ZERO_POINT": f"({features.zero_point})",
+        "NORMS": int(trains_norms),
     }
+    if isinstance(learner, NpuTrainer):
+        error = learner.program.inputs[ERROR]
+        numbers |= {
+            "BACK_COMMAND_BYTES": len(learner.second_half.binary.commands),
+            "ERROR_OFFSET": binary.inputs[error.slot].offset,
+            "ERROR_SCALE": _float(error.scale),
+            "ERROR_ZERO_POINT": f"({error.zero_point})",
+        }
     lines = [f"#define LFWD_NPU_{name} {number}" for name, number in numbers.items()]
-    cycles = f"{learner.program.cycles:,} cycles per inference, the compiler's estimate"
+    of = "inference and way back" if trains_norms else "inference"
+    cycles = f"{learner.program.cycles:,} cycles per {of}, the compiler's estimate"
     title = f"/* {learner.program.network} on an {binary.accelerator}: {cycles}. */"
     return "\n".join([title, "#ifndef LFWD_NPU_MODEL_H", "#define LFWD_NPU_MODEL_H", "", *lines, "", "#endif", ""])
 
@@ -64,7 +77,7 @@ def _source(learner: NpuLearner, source: Mapping[str, Statistics]) -> str:
     parts, rows, first = ['#include "lfwd_npu.h"', ""], [], 0
     aligned = " __attribute__((aligned(16)))"
     for name, size, data in (
-        ("commands", "COMMAND_BYTES", binary.commands),
+        ("commands", "COMMAND_BYTES", learner.simulator.binary.commands),
         ("constants", "CONSTANT_BYTES", binary.constants),
         ("original", "TABLE_BYTES", split.table),
     ):
@@ -82,6 +95,31 @@ def _source(learner: NpuLearner, source: Mapping[str, Statistics]) -> str:
         first += len(places)
     parts.append(_array("const lfwd_npu_layer lfwd_npu_layers[LFWD_NPU_LAYERS]", rows))
     return "\n".join(parts)
+
+
+def _norms(trainer: NpuTrainer) -> str:
+    """The second command stream, and per layer what the gradients of its batch norm come out of."""
+    data, outputs, rows = trainer.second_half.binary.commands, trainer.program.outputs, []
+    aligned = "__attribute__((aligned(16)))"
+    parts = [_array(f"const uint8_t lfwd_npu_back_commands[LFWD_NPU_BACK_COMMAND_BYTES] {aligned}", map(str, data))]
+    layers = trainer.tapped.layers
+    for k, layer in enumerate(layers):
+        tap, *sums = (outputs[TAPS + k + n * len(layers)] for n in range(3))
+        places, weight = "NULL", 1.0
+        if path := trainer.back.gains.get(layer):
+            parts.append(_array(f"static const uint32_t gain_places{k}[]", map(str, trainer.split.places[path])))
+            places, weight = f"gain_places{k}", trainer.back.compiled_weight(path)
+        parts.append(_array(f"static const float shift{k}[]", map(_float, trainer.norms[layer].shift)))
+        parts.append(_array(f"static const float scale{k}[]", map(_float, trainer.norms[layer].scale)))
+        numbers = [
+            *(str(trainer.split.binary.outputs[output.slot].offset) for output in sums),
+            *(_float(output.scale) for output in sums),
+            *(str(output.zero_point) for output in sums),
+            *map(_float, trainer.factors[layer]),
+            _float(tap.scale),
+        ]
+        rows.append("{" + ", ".join([*numbers, places, _float(weight), f"shift{k}", f"scale{k}"]) + "}")
+    return "\n".join(["", *parts, _array("const lfwd_npu_norm lfwd_npu_norms[LFWD_NPU_LAYERS]", rows)])
 
 
 def _array(declaration: str, items: Iterable[str]) -> str:

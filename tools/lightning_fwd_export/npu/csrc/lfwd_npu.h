@@ -3,7 +3,8 @@
  *     lfwd_npu_init();                                        the records as compiled, the head as trained
  *     lfwd_align_statistics(next_image, context, 256);        no labels: 2 inferences per image and layer
  *     lfwd_train_begin(0.01f, 0.9f, 16, 500);                 rate, momentum, samples per update, updates
- *     lfwd_train_step(image, label);                          one inference, and after every 16th an update
+ *     lfwd_train_step(image, label);                          one inference, and after every 16th an update; where LFWD_NPU_NORMS is 1, the way
+ *                                                             back of the error as well
  *     lfwd_predict(image, logits);
  *
  * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned. */
@@ -33,6 +34,9 @@ void lfwd_put_record(uint8_t *record, int32_t bias, float gain);
 /* One inference of an image into the arena; outputs lie at LFWD_NPU_*_OFFSET and at the layers' taps. */
 int lfwd_npu_run(const int8_t *image);
 
+/* A command stream on constants, arena as it is, and table. */
+int lfwd_npu_run_stream(const uint8_t *commands, int bytes);
+
 /* A layer whose channels' gains and offsets are learned. The arrays have one entry per channel. */
 typedef struct {
     uint16_t channels;
@@ -44,6 +48,37 @@ typedef struct {
 } lfwd_npu_layer;
 
 extern const lfwd_npu_layer lfwd_npu_layers[LFWD_NPU_LAYERS];
+
+/* Rewrites channel c's record so that it stores zero_point + gain * (as compiled - zero_point) + offset; c counts the layer's channels. */
+void lfwd_npu_put(const lfwd_npu_layer *layer, int c, float gain, float offset);
+
+/* Sets every record of a layer to what was learned. */
+void lfwd_npu_settle(const lfwd_npu_layer *layer);
+
+#if LFWD_NPU_NORMS
+/* What learns of a layer besides: its batch norm. The second command stream gives, per channel, the sum over positions of the error at the
+ * layer's output, and of error times output. */
+typedef struct {
+    uint32_t bias_sum, scale_sum; /* in the arena, int8 */
+    float bias_step, scale_step;
+    int16_t bias_zero_point, scale_zero_point;
+    float of_bias, of_scale; /* what brings the sums to those of the float network */
+    float step; /* of the layer's output */
+    const uint32_t *gain_places; /* of the records that multiply the error by the layer's gain on its way further down; NULL in the lowest layer */
+    float gain_weight; /* that they were compiled with */
+    const float *shift, *scale; /* as trained */
+} lfwd_npu_norm;
+
+extern const lfwd_npu_norm lfwd_npu_norms[LFWD_NPU_LAYERS];
+extern const uint8_t lfwd_npu_back_commands[LFWD_NPU_BACK_COMMAND_BYTES];
+
+void lfwd_npu_put_gain(const lfwd_npu_norm *norm, int c, float gain);
+void lfwd_npu_norms_init(void);
+void lfwd_npu_norms_begin(void);
+int lfwd_npu_way_back(const float *error); /* of the last image, at the logits; adds up its gradients */
+void lfwd_npu_norms_update(float rate);
+#endif
+
 extern const uint8_t lfwd_npu_commands[LFWD_NPU_COMMAND_BYTES], lfwd_npu_constants[LFWD_NPU_CONSTANT_BYTES];
 extern const uint8_t lfwd_npu_original[LFWD_NPU_TABLE_BYTES]; /* the records as compiled */
 extern const float lfwd_npu_head_weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], lfwd_npu_head_bias[LFWD_NPU_CLASSES];
@@ -59,6 +94,12 @@ typedef struct {
     float weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias[LFWD_NPU_CLASSES];
     float weight_moment[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_moment[LFWD_NPU_CLASSES];
     float weight_gradient[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_gradient[LFWD_NPU_CLASSES];
+#if LFWD_NPU_NORMS
+    float error[LFWD_NPU_FEATURES];
+    float shift[LFWD_NPU_CHANNELS], scale[LFWD_NPU_CHANNELS]; /* of all batch norms that learn */
+    float shift_moment[LFWD_NPU_CHANNELS], scale_moment[LFWD_NPU_CHANNELS];
+    float bias_sum[LFWD_NPU_CHANNELS], scale_sum[LFWD_NPU_CHANNELS];
+#endif
     float rate, momentum;
     int batch, updates, seen, updated;
 } lfwd_npu_memory;

@@ -48,6 +48,9 @@ void lfwd_train_begin(float rate, float momentum, int batch, int updates)
     memset(lfwd_npu.bias_moment, 0, sizeof lfwd_npu.bias_moment);
     memset(lfwd_npu.weight_gradient, 0, sizeof lfwd_npu.weight_gradient);
     memset(lfwd_npu.bias_gradient, 0, sizeof lfwd_npu.bias_gradient);
+#if LFWD_NPU_NORMS
+    lfwd_npu_norms_begin();
+#endif
 }
 
 static void step(float *value, float *moment, float *gradient, int count, float rate)
@@ -65,6 +68,9 @@ static void update(void)
     step(&lfwd_npu.weight[0][0], &lfwd_npu.weight_moment[0][0], &lfwd_npu.weight_gradient[0][0],
          LFWD_NPU_CLASSES * LFWD_NPU_FEATURES, rate);
     step(lfwd_npu.bias, lfwd_npu.bias_moment, lfwd_npu.bias_gradient, LFWD_NPU_CLASSES, rate);
+#if LFWD_NPU_NORMS
+    lfwd_npu_norms_update(rate);
+#endif
     lfwd_npu.updated++;
     lfwd_npu.seen = 0;
 }
@@ -72,7 +78,7 @@ static void update(void)
 int lfwd_train_step(const int8_t *image, int label)
 {
     float error[LFWD_NPU_CLASSES], sum = 0.0f;
-    const int failed = lfwd_predict(image, error);
+    int failed = lfwd_predict(image, error);
     if (failed || lfwd_npu.updated >= lfwd_npu.updates) return failed; /* after the last update it only infers */
     float most = error[0];
     for (int k = 1; k < LFWD_NPU_CLASSES; k++) most = fmaxf(most, error[k]);
@@ -80,8 +86,12 @@ int lfwd_train_step(const int8_t *image, int label)
         error[k] = exponential(error[k] - most);
         sum = sum + error[k];
     }
+    for (int k = 0; k < LFWD_NPU_CLASSES; k++) error[k] = error[k] / sum - (k == label ? 1.0f : 0.0f);
+#if LFWD_NPU_NORMS
+    failed = lfwd_npu_way_back(error);
+    if (failed) return failed; /* nothing of this image counts */
+#endif
     for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
-        error[k] = error[k] / sum - (k == label ? 1.0f : 0.0f);
         for (int i = 0; i < LFWD_NPU_FEATURES; i++)
             lfwd_npu.weight_gradient[k][i] = lfwd_npu.weight_gradient[k][i] + error[k] * lfwd_npu.features[i];
         lfwd_npu.bias_gradient[k] = lfwd_npu.bias_gradient[k] + error[k];

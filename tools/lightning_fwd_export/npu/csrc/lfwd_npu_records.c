@@ -4,6 +4,9 @@
 
 #include "lfwd_npu.h"
 
+#define SMALLEST_GAIN 1e-4f
+#define MOST_BIAS 2147483520.0f /* the largest float below 2^31 */
+
 lfwd_npu_memory lfwd_npu __attribute__((aligned(16)));
 
 void lfwd_npu_init(void)
@@ -13,15 +16,23 @@ void lfwd_npu_init(void)
     memcpy(lfwd_npu.weight, lfwd_npu_head_weight, sizeof lfwd_npu.weight);
     memcpy(lfwd_npu.bias, lfwd_npu_head_bias, sizeof lfwd_npu.bias);
     for (int c = 0; c < LFWD_NPU_CHANNELS; c++) lfwd_npu.gain[c] = 1.0f;
+#if LFWD_NPU_NORMS
+    lfwd_npu_norms_init();
+#endif
 }
 
-int lfwd_npu_run(const int8_t *image)
+int lfwd_npu_run_stream(const uint8_t *commands, int bytes)
 {
     uint64_t bases[3] = {(uint64_t)(uintptr_t)lfwd_npu_constants, (uint64_t)(uintptr_t)lfwd_npu.arena,
                          (uint64_t)(uintptr_t)lfwd_npu.table};
     static const size_t sizes[3] = {LFWD_NPU_CONSTANT_BYTES, LFWD_NPU_ARENA_BYTES, LFWD_NPU_TABLE_BYTES};
+    return lfwd_npu_invoke(commands, bytes, bases, sizes, 3);
+}
+
+int lfwd_npu_run(const int8_t *image)
+{
     memcpy(lfwd_npu.arena + LFWD_NPU_INPUT_OFFSET, image, LFWD_NPU_INPUT_BYTES);
-    return lfwd_npu_invoke(lfwd_npu_commands, LFWD_NPU_COMMAND_BYTES, bases, sizes, 3);
+    return lfwd_npu_run_stream(lfwd_npu_commands, LFWD_NPU_COMMAND_BYTES);
 }
 
 void lfwd_put_record(uint8_t *record, int32_t bias, float gain)
@@ -42,3 +53,37 @@ void lfwd_put_record(uint8_t *record, int32_t bias, float gain)
     for (int k = 0; k < 4; k++) record[5 + k] = (uint8_t)(scale >> 8 * k);
     record[9] = (uint8_t)shift;
 }
+
+/* A record of `gain` times the one that was compiled, which was compiled with a weight of `weight` in place of 1. */
+static void rewrite(uint32_t place, float weight, float gain, float offset)
+{
+    const uint8_t *original = lfwd_npu_original + place;
+    uint32_t bias = 0, multiplier = 0;
+    for (int k = 0; k < 4; k++) bias |= (uint32_t)original[k] << 8 * k, multiplier |= (uint32_t)original[5 + k] << 8 * k;
+    const float compiled = ldexpf((float)multiplier, -(original[9] & 0x3F)) / weight;
+    const float scale = fmaxf(gain, SMALLEST_GAIN) * compiled;
+    const float wanted = rintf((float)(int32_t)bias + offset / scale);
+    lfwd_put_record(lfwd_npu.table + place, (int32_t)fminf(fmaxf(wanted, -MOST_BIAS), MOST_BIAS), scale);
+}
+
+void lfwd_npu_put(const lfwd_npu_layer *layer, int c, float gain, float offset)
+{
+    rewrite(layer->places[c], 1.0f, gain, offset);
+}
+
+void lfwd_npu_settle(const lfwd_npu_layer *layer)
+{
+    for (int c = 0; c < layer->channels; c++) {
+        lfwd_npu_put(layer, c, lfwd_npu.gain[layer->first + c], lfwd_npu.offset[layer->first + c]);
+#if LFWD_NPU_NORMS
+        lfwd_npu_put_gain(lfwd_npu_norms + (layer - lfwd_npu_layers), c, lfwd_npu.gain[layer->first + c]);
+#endif
+    }
+}
+
+#if LFWD_NPU_NORMS
+void lfwd_npu_put_gain(const lfwd_npu_norm *norm, int c, float gain)
+{
+    if (norm->gain_places) rewrite(norm->gain_places[c], norm->gain_weight, gain, 0.0f);
+}
+#endif

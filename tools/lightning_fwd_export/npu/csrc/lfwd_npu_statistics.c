@@ -6,26 +6,13 @@
 #include "lfwd_npu.h"
 
 #define PROBING_GAIN 0.25f
-#define SMALLEST_GAIN 1e-4f
 #define LEAST_SPREAD 0.05f
 #define LEAST_GAIN 0.2f
 #define MOST_GAIN 5.0f
-#define MOST_BIAS 2147483520.0f /* the largest float below 2^31 */
 #define LOWEST (-128)
 #define GROUPS 4
 
 static const float dither[GROUPS] = {-0.375f, -0.125f, 0.125f, 0.375f};
-
-/* Rewrites channel c's record so that it stores zero_point + gain * (as compiled - zero_point) + offset. */
-static void put(const lfwd_npu_layer *layer, int c, float gain, float offset)
-{
-    const uint8_t *original = lfwd_npu_original + layer->places[c];
-    uint32_t bias = 0, multiplier = 0;
-    for (int k = 0; k < 4; k++) bias |= (uint32_t)original[k] << 8 * k, multiplier |= (uint32_t)original[5 + k] << 8 * k;
-    const float scale = fmaxf(gain, SMALLEST_GAIN) * ldexpf((float)multiplier, -(original[9] & 0x3F));
-    const float wanted = rintf((float)(int32_t)bias + offset / scale);
-    lfwd_put_record(lfwd_npu.table + layer->places[c], (int32_t)fminf(fmaxf(wanted, -MOST_BIAS), MOST_BIAS), scale);
-}
 
 /* Sums of a layer's pooled output over images start..stop. */
 static int add_up(const lfwd_npu_layer *layer, lfwd_image image, void *context, int start, int stop)
@@ -49,25 +36,23 @@ static int align(const lfwd_npu_layer *layer, lfwd_image image, void *context, i
         const int start = images * group / GROUPS, stop = images * (group + 1) / GROUPS;
         for (int c = 0; c < layer->channels; c++) {
             const float centred = offset[c] * PROBING_GAIN + (float)-layer->zero_point;
-            put(layer, c, gain[c] * PROBING_GAIN, centred + dither[group]);
+            lfwd_npu_put(layer, c, gain[c] * PROBING_GAIN, centred + dither[group]);
         }
         error = add_up(layer, image, context, start, stop);
         for (int c = 0; c < layer->channels; c++) mean[c] = mean[c] + ((float)lfwd_npu.sums[c] - (float)(stop - start) * dither[group]);
     }
     for (int c = 0; c < layer->channels; c++) {
         mean[c] = mean[c] / (float)images / PROBING_GAIN;
-        put(layer, c, gain[c], offset[c] - mean[c] + (float)(LOWEST - layer->zero_point));
+        lfwd_npu_put(layer, c, gain[c], offset[c] - mean[c] + (float)(LOWEST - layer->zero_point));
     }
     if (!error) error = add_up(layer, image, context, 0, images);
-    for (int c = 0; c < layer->channels; c++) {
-        if (!error) {
-            const float spread = (float)(lfwd_npu.sums[c] - LOWEST * images) / (float)images;
-            const float by = fminf(fmaxf(layer->spread[c] / fmaxf(spread, LEAST_SPREAD), LEAST_GAIN), MOST_GAIN);
-            offset[c] = by * (offset[c] - mean[c]) + layer->mean[c];
-            gain[c] = gain[c] * by;
-        }
-        put(layer, c, gain[c], offset[c]); /* after an error: as before */
+    for (int c = 0; c < layer->channels && !error; c++) {
+        const float spread = (float)(lfwd_npu.sums[c] - LOWEST * images) / (float)images;
+        const float by = fminf(fmaxf(layer->spread[c] / fmaxf(spread, LEAST_SPREAD), LEAST_GAIN), MOST_GAIN);
+        offset[c] = by * (offset[c] - mean[c]) + layer->mean[c];
+        gain[c] = gain[c] * by;
     }
+    lfwd_npu_settle(layer); /* after an error: as before */
     return error;
 }
 

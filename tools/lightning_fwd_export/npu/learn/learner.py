@@ -54,6 +54,11 @@ class NpuLearner:
     def _simulator(self) -> Simulator:
         return Simulator(self.split.binary, self.regions)
 
+    @property
+    def cycles_per_inference(self) -> int:
+        """Of :attr:`simulator`'s command stream, the compiler's estimate."""
+        return self.program.cycles
+
     def store(self, x: Tensor) -> np.ndarray:
         """Inputs ``(N, ...)`` as the NPU takes them: int8, channels last."""
         return self.program.inputs[IMAGE].store((x.permute(0, 2, 3, 1) if x.dim() == 4 else x).contiguous().numpy())

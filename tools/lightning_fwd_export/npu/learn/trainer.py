@@ -23,6 +23,8 @@ from .learner import FEATURES, LOGITS, TAPS, NpuLearner
 ERROR = 1
 #: a channel's scale at most halves in one update: it must stay positive
 _LEAST = F32(0.5)
+#: a channel that was trained to a scale of nothing learns its shift; its gain multiplies weights that are nothing
+_SMALLEST = F32(1e-3)
 
 
 @dataclass
@@ -37,7 +39,7 @@ class Norm:
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> Norm:
         shift, scale = (norm.bias, norm.weight.abs()) if norm.affine else (norm.running_mean * 0, norm.running_mean * 0 + 1)
-        shift, scale = F32(shift.detach().numpy()), F32(scale.detach().numpy())
+        shift, scale = F32(shift.detach().numpy()), np.maximum(F32(scale.detach().numpy()), _SMALLEST)
         return cls(shift.copy(), scale.copy(), np.zeros_like(shift), np.zeros_like(scale))
 
 
@@ -54,20 +56,21 @@ class NpuTrainer(NpuLearner):
         net, calibration, accelerator: see :class:`NpuLearner`.
 
     Attributes:
+        back: the network with its way back. second_half: what runs it, on the memory that :attr:`simulator` left.
         factors: by layer: what the sums of bias and scale are to be multiplied by.
     """
 
     def _compile(self, net: nn.Module, calibration: Tensor, accelerator: str) -> tuple[Tapped, NpuProgram]:
-        self._back: WithBackward = insert_backward(net, calibration[:1])
-        self._calibration = calibration, _errors(self._back, calibration)
+        self.back: WithBackward = insert_backward(net, calibration[:1])
+        self._calibration = calibration, _errors(self.back, calibration)
         batches = [(image[None], error[None]) for image, error in zip(*self._calibration, strict=True)]
-        with self._back.distinct():
-            return self._back.tapped, compile_network(self._back.module, batches[0], accelerator, batches)
+        with self.back.distinct():
+            return self.back.tapped, compile_network(self.back.module, batches[0], accelerator, batches)
 
     def __init__(self, net: nn.Module, calibration: Tensor, accelerator: str = "ethos-u55-128"):
         super().__init__(net, calibration, accelerator)
         self.norms = {layer: Norm.of(self._normalised.norms[layer]) for layer in self.tapped.layers}
-        self._gains = {layer: self._neutral_gain(path) for layer, path in self._back.gains.items()}
+        self._gains = {layer: self._neutral_gain(path) for layer, path in self.back.gains.items()}
         for layer in self.tapped.layers:
             self._write(layer)
         self.factors = self._measure_factors()
@@ -75,8 +78,12 @@ class NpuTrainer(NpuLearner):
     def _simulator(self) -> Simulator:
         error, early = self.program.inputs[ERROR].slot, range(TAPS + len(self.tapped.layers))
         first, second = cut_before(self.split.binary, error, tuple(self.program.outputs[k].slot for k in early))
-        self._second_half = Simulator(second, self.regions)
+        self.second_half = Simulator(second, self.regions)
         return Simulator(first, self.regions)
+
+    @property
+    def cycles_per_inference(self) -> int:
+        return self.program.cycles_before(ERROR)
 
     def state(self) -> tuple[dict[str, Affine], dict[str, Norm]]:
         """What was learned, without the head: a copy for :meth:`restore`."""
@@ -101,23 +108,23 @@ class NpuTrainer(NpuLearner):
         """Every sample's error is scaled to the whole range of int8, and its gradients are scaled back."""
         largest = np.maximum(np.abs(errors).max(axis=1, keepdims=True), F32(1e-30))
         error = self.program.inputs[ERROR]
-        self._second_half.write(memory, error.slot, error.store(errors / largest))
-        self._second_half.run(memory)
+        self.second_half.write(memory, error.slot, error.store(errors / largest))
+        self.second_half.run(memory)
         layers = self.tapped.layers
         outputs = self.program.outputs[TAPS + len(layers) :]
-        real = [output.real(self._second_half.read(memory, output.slot)) * largest for output in outputs]
+        real = [output.real(self.second_half.read(memory, output.slot)) * largest for output in outputs]
         return {layer: (real[k], real[len(layers) + k]) for k, layer in enumerate(layers)}
 
     def _write(self, layer: str) -> None:
         """Records of a layer, and those by which the error that goes further down is multiplied by the layer's gain."""
         super()._write(layer)
         if layer in self._gains:
-            self.split.write(self.table, self._back.gains[layer], self._gains[layer].records(gain=self.affine[layer].gain))
+            self.split.write(self.table, self.back.gains[layer], self._gains[layer].records(gain=self.affine[layer].gain))
 
     def _neutral_gain(self, path: str) -> Affine:
         """Of a gain on the way back, as if it were compiled with weights of exactly 1."""
         affine = Affine.neutral(self.split.read(self.table, path))
-        affine.scale = affine.scale / F32(self._back.compiled_weight(path))
+        affine.scale = affine.scale / F32(self.back.compiled_weight(path))
         return affine
 
     @torch.no_grad()
@@ -125,11 +132,11 @@ class NpuTrainer(NpuLearner):
         """What brings the NPU's sums closest to those of the float network, layer by layer, over the samples of the calibration."""
         images, errors = self._calibration
         found = self.sums(self.store(images), F32(errors.flatten(1).numpy()))
-        exact = self._back.module(images, errors)[TAPS + len(self.tapped.layers) :]
+        exact = self.back.module(images, errors)[TAPS + len(self.tapped.layers) :]
         factors = {}
         for k, layer in enumerate(self.tapped.layers):
             pair = zip(found[layer], exact[k :: len(self.tapped.layers)], strict=True)
-            factors[layer] = tuple(F32(_closest(got, want.numpy() / self._back.window)) for got, want in pair)
+            factors[layer] = tuple(F32(_closest(got, want.numpy() / self.back.window)) for got, want in pair)
         return factors
 
     def step(self, head: Head, stored: np.ndarray, labels: np.ndarray) -> None:
@@ -144,10 +151,12 @@ class NpuTrainer(NpuLearner):
         error = softmax(head.logits(features))
         error[np.arange(len(labels)), labels] -= F32(1)
         rate, momentum = head.rate, head.momentum
-        gradients = self._backward(memory, error @ head.weight)
+        products = error[:, :, None] * head.weight
+        gradients = self._backward(memory, np.add.accumulate(products, axis=1, dtype=F32)[:, -1])
         head.step(features, labels)
         for layer in self.tapped.layers:
-            self._update(layer, *(g.sum(axis=0, dtype=F32) / F32(len(labels)) for g in gradients[layer]), rate, momentum)
+            sums = (np.add.accumulate(g, axis=0, dtype=F32)[-1] / F32(len(labels)) for g in gradients[layer])
+            self._update(layer, *sums, rate, momentum)
 
     def _update(self, layer: str, bias_sum: np.ndarray, scale_sum: np.ndarray, rate: np.float32, momentum: np.float32) -> None:
         norm, affine, (of_bias, of_scale) = self.norms[layer], self.affine[layer], self.factors[layer]
