@@ -1,9 +1,9 @@
 """Instructions per MAC of the float kernels on the emulated boards.
 
-    python tools/bench_kernels.py [--board mps2-an386] [--only conv] [--json FILE]
+    python tools/bench_kernels.py [--board mps2-an386] [--only conv] [--json FILE] [--integers]
 
 Each shape runs forward, gradient to the input and update of the weights. MAC are those of the layer, padded taps included. Instructions,
-not cycles: the emulator knows no pipeline.
+not cycles: the emulator knows no pipeline. With ``--integers`` the kernels of a step in integers: plain C beside the core's own body.
 """
 
 from __future__ import annotations
@@ -184,19 +184,34 @@ def main() -> None:
     parser.add_argument("--board", choices=sorted(BOARDS), action="append", help="default: Cortex-M4 and Cortex-M55")
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     parser.add_argument("--json", type=Path)
+    parser.add_argument(
+        "--integers", action="store_true", help="kernels of a step in integers, instructions by plain C and by this core's body"
+    )
     options = parser.parse_args()
+    boards = options.board or ("mps2-an386", "mps3-an547")
+    if options.integers:
+        from benchmarks.integer_kernels import print_table, rows
+
+        found = [row for board in boards for row in rows(board, options.only)]
+        print_table(found)
+        _write(options.json, found)
+        return
     cases = [case for case in CASES if options.only in str(case)]
     if not cases:
         parser.error(f"no shape is called {options.only!r}; there are: {'; '.join(map(str, CASES))}")
-    rows = [row for board in options.board or ("mps2-an386", "mps3-an547") for row in measure(board, cases)]
-    for board in dict.fromkeys(row["board"] for row in rows):
+    measured = [row for board in boards for row in measure(board, cases)]
+    for board in dict.fromkeys(row["board"] for row in measured):
         table = Table("instructions per MAC", "forward", "dX", "dW", title=f"{board}, {BOARDS[board].cpu}", title_justify="left")
         for case in cases:
-            found = {r["call"]: f"{r['per_mac']:.2f}" for r in rows if (r["board"], r["case"]) == (board, str(case))}
+            found = {r["call"]: f"{r['per_mac']:.2f}" for r in measured if (r["board"], r["case"]) == (board, str(case))}
             table.add_row(str(case), *(found[call] for call in ("forward", "dX", "dW")))
         Console().print(table)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    _write(options.json, measured)
+
+
+def _write(file: Path | None, found: list[dict[str, object]]) -> None:
+    if file:
+        file.write_text(json.dumps(found, indent=2) + "\n")
 
 
 if __name__ == "__main__":

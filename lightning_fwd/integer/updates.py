@@ -72,7 +72,8 @@ def _conv(c: Tensor, x: Tensor, size: list[int], geometry: tuple) -> Tensor:
 
 
 def _subtract(self: Tensor, change: Tensor, index: Tensor | None) -> Tensor:
-    """Of a part that learns, the entries ``index`` along the inputs alone change."""
+    """By at most 16 bits. Of a part that learns, the entries ``index`` along the inputs alone change."""
+    change = saturate(change, 16)
     if index is None:
         return saturate(self.long() - change, 16)
     return self.long().index_copy(1, index, saturate(self.long().index_select(1, index) - change, 16))
@@ -97,7 +98,7 @@ def int_conv_update(self, exponents, c, c_exponent, x, x_exponent, counter, stre
 
 def _accelerate(self: Tensor, change: Tensor, rate: Tensor, counter: Tensor, stream: int, bits: int) -> Tensor:
     kept = _stochastic(self.long() * rate[2].long(), torch.tensor(15), counter, stream + 1)
-    return saturate(kept + change, bits)
+    return saturate(kept + saturate(change, 16), bits)
 
 
 @update(f"int_outer_velocity(Tensor self, {_SCALES}, Tensor rate)")

@@ -1,4 +1,4 @@
-"""The DSP and Helium bodies of the int8 kernels on the emulated boards: the bits of plain C on some hundred drawn shapes each."""
+"""The DSP and Helium bodies of the int8 and integer kernels on the emulated boards: the bits of plain C on hundreds of drawn shapes."""
 
 import subprocess
 
@@ -10,8 +10,12 @@ from lightning_fwd_export.boards.build import SEMIHOSTED, emulate, link
 from lightning_fwd_export.generate_c import CSRC
 
 KERNELS = "conv2d_s8 conv2d_s8_dsp conv2d_s8_mve depthwise_s8 depthwise_s8_dsp depthwise_s8_mve linear_s8 pool_s8 elementwise_s8".split()
+KERNELS += "integer_columns integer_back integer_body integer_body_dsp integer_body_mve".split()
 FUNCTIONS = (
     "conv2d_s8 depthwise_conv2d_s8 linear_s8 avg_pool2d_s8 max_pool2d_s8 add_s8 mul_s8 maximum_s8 minimum_s8 clamp_s8 lookup_s8 pad_s8"
+)
+INTEGER = (
+    "outer_update outer_velocity conv_update conv_velocity linear_back conv_back products write_row outer_row back_rows back_places widen"
 )
 STRICT = "-O2 -std=c99 -Wall -Wextra -Werror -Wconversion -Wshadow -pedantic -ffunction-sections -fno-strict-aliasing".split()
 CORES = {
@@ -35,7 +39,7 @@ def kernels(tmp_path_factory, emulator):
     def get(board):
         if board not in cache:
             work = tmp_path_factory.mktemp("kernels")
-            names = [*FUNCTIONS.split(), "quantize_s8", "dequantize_s8", "softmax_s8"]
+            names = [*FUNCTIONS.split(), "quantize_s8", "dequantize_s8", "softmax_s8", *(f"int_{f}" for f in INTEGER.split())]
             renamed = ["-DLFWD_PLAIN", *(f"-Dlfwd_{f}=plain_lfwd_{f}" for f in names)]
             flags = list(BOARDS[board].flags)
             cache[board] = work, compiled(work, "fast", flags) + compiled(work, "plain", [*flags, *renamed])
@@ -50,12 +54,13 @@ def kernels(tmp_path_factory, emulator):
 
 @pytest.mark.board
 @pytest.mark.parametrize("board", ["mps2-an386", "mps3-an547", pytest.param("mps2-an500", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("against", ["fast_against_plain.c", "integer_against_plain.c"])
 @settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**31))
-def test_fast_bodies_equal_plain_c_on_drawn_shapes(kernels, tmp_path, board, seed):
+def test_fast_bodies_equal_plain_c_on_drawn_shapes(kernels, tmp_path, board, against, seed):
     work, objects = kernels(board)
     main = tmp_path / "main.c"
-    source = __file__.replace("test_fast_kernels.py", "fast_against_plain.c")
+    source = __file__.replace("test_fast_kernels.py", against)
     main.write_text(f'#define SEED {seed}u\n#define SHAPES 150\n#include "{source}"\n')
     elf = link(work, CSRC, BOARDS[board], main, objects, SEMIHOSTED)
     emulate(work, elf, BOARDS[board], 120)  # raises with the exit code of the kernel that differs

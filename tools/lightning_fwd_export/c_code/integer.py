@@ -153,7 +153,9 @@ def _conv(c: Context) -> str:
 @kernel("lfwd::int_conv_back.out")
 def _conv_back(c: Context) -> str:
     shape = _shape(c, c.out, c.tensor(1), c.tensor(0), 4)
-    return f"lfwd_int_conv_back({c.p(0, 'int16_t')}, {_weight(c, 1, 2)}, {shape}, {c.pointer(c.out, 'int32_t')})"
+    outputs, taps = c.tensor(1).shape[0] // c.number(7), math.prod(c.tensor(1).shape[2:])
+    scratch = c.scratch(8 * outputs * (taps + 1) + 16)
+    return f"lfwd_int_conv_back({c.p(0, 'int16_t')}, {_weight(c, 1, 2)}, {shape}, {scratch}, {c.pointer(c.out, 'int32_t')})"
 
 
 # ---- updates in place
@@ -176,17 +178,22 @@ def _part(c: Context, k: int) -> str:
     return f"{c.p(k, 'int64_t')}, {c.tensor(0).shape[1]}"
 
 
+def _scratch(c: Context, lines: int, width: int, outputs: int) -> str:
+    """``LFWD_INT_UPDATE_SCRATCH``."""
+    return f"(uint16_t *)(void *){c.scratch(2 * ((lines * width + 1) // 2 * 2) + 1536 + 48 * (outputs + 1) + 32)}"
+
+
 @kernel("lfwd::int_outer_update_.")
 def _outer_update(c: Context) -> str:
     (batch, out), width = c.tensor(2).shape, c.tensor(4).shape[1]
-    sizes = f"{batch}, {out}, {width}, {_part(c, 8)}, (uint16_t *)(void *){c.scratch(2 * width)}"
+    sizes = f"{batch}, {out}, {width}, {_part(c, 8)}, {_scratch(c, 1, width, out)}"
     return f"lfwd_int_outer_update({c.p(0, 'int16_t')}, {_update(c, 1)}, {sizes})"
 
 
 @kernel("lfwd::int_outer_velocity_.")
 def _outer_velocity(c: Context) -> str:
     (batch, out), width = c.tensor(2).shape, c.tensor(4).shape[1]
-    sizes = f"{c.p(8, 'int32_t')}, {batch}, {out}, {width}, (uint16_t *)(void *){c.scratch(4 * width)}"
+    sizes = f"{c.p(8, 'int32_t')}, {batch}, {out}, {width}, {_scratch(c, 2, width, out)}"
     return f"lfwd_int_outer_velocity({c.p(0, 'int16_t')}, {_update(c, 1)}, {sizes})"
 
 
@@ -196,14 +203,15 @@ def _conv_update(c: Context) -> str:
     learning = Tensor(
         -1, (state.shape[0], x.shape[1] // c.number(12), *state.shape[2:]), tuple(range(len(state.shape))), "", 2, "", None, 0, None
     )
-    shape, scratch = _shape(c, x, learning, c.tensor(2), 9), c.scratch(2 * math.prod(learning.shape[1:]))
-    return f"lfwd_int_conv_update({c.p(0, 'int16_t')}, {_update(c, 1)}, {shape}, {_part(c, 8)}, (uint16_t *)(void *){scratch})"
+    shape, scratch = _shape(c, x, learning, c.tensor(2), 9), _scratch(c, 1, math.prod(learning.shape[1:]), state.shape[0])
+    return f"lfwd_int_conv_update({c.p(0, 'int16_t')}, {_update(c, 1)}, {shape}, {_part(c, 8)}, {scratch})"
 
 
 @kernel("lfwd::int_conv_velocity_.")
 def _conv_velocity(c: Context) -> str:
-    shape, scratch = _shape(c, c.tensor(4), c.tensor(0), c.tensor(2), 9), c.scratch(4 * math.prod(c.tensor(0).shape[1:]))
-    return f"lfwd_int_conv_velocity({c.p(0, 'int16_t')}, {_update(c, 1)}, {c.p(8, 'int32_t')}, {shape}, (uint16_t *)(void *){scratch})"
+    state = c.tensor(0)
+    shape, scratch = _shape(c, c.tensor(4), state, c.tensor(2), 9), _scratch(c, 2, math.prod(state.shape[1:]), state.shape[0])
+    return f"lfwd_int_conv_velocity({c.p(0, 'int16_t')}, {_update(c, 1)}, {c.p(8, 'int32_t')}, {shape}, {scratch})"
 
 
 @kernel("lfwd::int_apply_velocity_.")

@@ -1,13 +1,5 @@
-/* Linear layers and convolutions of a step in integers: sums of the forward pass, and errors handed back. */
-#include <string.h>
-
-#include "lfwd_integer.h"
-#include "lfwd_shift.h"
-
-static inline int32_t view(const lfwd_int_weight *w, int32_t k)
-{
-    return w->masters ? w->masters[k] >> 8 : w->frozen[k];
-}
+/* Linear layers and convolutions of a step in integers: sums of the forward pass. */
+#include "lfwd_integer_body.h"
 
 /* A row's sum at the smallest exponent of all rows, with its bias (exponent 18). */
 static int32_t row_sum(int32_t sum, int32_t row, const lfwd_int_weight *w, int32_t least, const int32_t *bias, int32_t x_exponent)
@@ -31,22 +23,6 @@ void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *b
         }
 }
 
-void lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc)
-{
-    const int32_t least = lfwd_smallest(w->exponents, out);
-    for (int32_t b = 0; b < batch; b++, acc += in) {
-        memset(acc, 0, (size_t)in * sizeof *acc);
-        for (int32_t o = 0; o < out; o++) {
-            const int32_t scaled = lfwd_shift(*e++, w->exponents[o] - least);
-            if (scaled == 0) continue;
-            if (w->masters)
-                for (int32_t i = 0; i < in; i++) acc[i] += scaled * (w->masters[o * in + i] >> 8);
-            else
-                for (int32_t i = 0; i < in; i++) acc[i] += scaled * w->frozen[o * in + i];
-        }
-    }
-}
-
 void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
                    int32_t *acc)
 {
@@ -64,35 +40,10 @@ void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bia
                             if (h < 0 || h >= s->in_h) continue;
                             for (int32_t l = 0; l < s->k_w; l++) {
                                 const int32_t v = j * s->stride_w - s->pad_w + l * s->dil_w;
-                                if (v >= 0 && v < s->in_w) sum += view(w, (o * in_g + c) * taps + k * s->k_w + l) * from[h * s->in_w + v];
+                                if (v >= 0 && v < s->in_w) sum += lfwd_int_view(w, (o * in_g + c) * taps + k * s->k_w + l) * from[h * s->in_w + v];
                             }
                         }
                     }
                     *acc++ = row_sum(sum, o, w, least, bias, *x_exponent);
-                }
-}
-
-void lfwd_int_conv_back(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, int32_t *acc)
-{
-    const int32_t least = lfwd_smallest(w->exponents, s->out_c), in_g = s->in_c / s->groups, out_g = s->out_c / s->groups;
-    const int32_t taps = s->k_h * s->k_w, plane = s->in_h * s->in_w;
-    memset(acc, 0, (size_t)(s->batch * s->in_c * plane) * sizeof *acc);
-    for (int32_t b = 0; b < s->batch; b++, acc += s->in_c * plane)
-        for (int32_t o = 0; o < s->out_c; o++)
-            for (int32_t i = 0; i < s->out_h; i++)
-                for (int32_t j = 0; j < s->out_w; j++) {
-                    const int32_t scaled = lfwd_shift(*e++, w->exponents[o] - least);
-                    if (scaled == 0) continue;
-                    for (int32_t c = 0; c < in_g; c++) {
-                        int32_t *to = acc + (o / out_g * in_g + c) * plane;
-                        for (int32_t k = 0; k < s->k_h; k++) {
-                            const int32_t h = i * s->stride_h - s->pad_h + k * s->dil_h;
-                            if (h < 0 || h >= s->in_h) continue;
-                            for (int32_t l = 0; l < s->k_w; l++) {
-                                const int32_t v = j * s->stride_w - s->pad_w + l * s->dil_w;
-                                if (v >= 0 && v < s->in_w) to[h * s->in_w + v] += scaled * view(w, (o * in_g + c) * taps + k * s->k_w + l);
-                            }
-                        }
-                    }
                 }
 }

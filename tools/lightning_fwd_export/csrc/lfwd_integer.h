@@ -47,13 +47,18 @@ void lfwd_int_softmax_error(const int32_t *logits, const int8_t *exponent, const
 /* integer_layers.c */
 void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, int32_t batch, int32_t out,
                      int32_t in, int32_t *acc);
-void lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
 void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
                    int32_t *acc);
-void lfwd_int_conv_back(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, int32_t *acc);
 
-/* integer_updates.c. index: which inputs learn (0: all); columns: inputs of the whole weight; scratch: a draw (uint16) per column that learns,
- * two of a velocity. */
+/* integer_back.c */
+void lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
+/* scratch: LFWD_INT_BACK_SCRATCH bytes, aligned to 4 */
+#define LFWD_INT_BACK_SCRATCH(outputs, taps) (8 * (outputs) * ((taps) + 1) + 16)
+void lfwd_int_conv_back(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, void *scratch, int32_t *acc);
+
+/* integer_updates.c. index: which inputs learn (0: all); columns: inputs of the whole weight; scratch: LFWD_INT_UPDATE_SCRATCH bytes,
+ * aligned to 4, for 1 line of draws, 2 of a velocity; of an application, a draw (uint16) per column that learns. */
+#define LFWD_INT_UPDATE_SCRATCH(lines, width, outputs) (2 * (((lines) * (width) + 1) / 2 * 2) + 1536 + 48 * ((outputs) + 1) + 32)
 void lfwd_int_apply_rate(const int16_t *e, int32_t n, const int32_t *rate, int32_t mult, int32_t bits, int16_t *c);
 void lfwd_int_rate_exponent(const int32_t *rate, const int8_t *e_exponent, int32_t ne, int32_t constant, int8_t *out);
 void lfwd_int_outer_update(int16_t *masters, const lfwd_int_update *u, int32_t batch, int32_t out, int32_t in, const int64_t *index,

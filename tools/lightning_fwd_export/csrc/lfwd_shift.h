@@ -79,8 +79,13 @@ static inline void lfwd_draw_line(uint32_t key, int32_t columns, uint16_t *line)
     }
 }
 
+static inline uint32_t lfwd_draw_rows(uint32_t key) /* the key of all rows */
+{
+    return lfwd_hash32(key + 0x80000000u);
+}
+
 static inline uint32_t lfwd_draw_row(uint32_t key, int32_t row)
 {
-    return lfwd_hash32(lfwd_hash32(key + 0x80000000u) + (uint32_t)row) & 0xFFFFu;
+    return lfwd_hash32(lfwd_draw_rows(key) + (uint32_t)row) & 0xFFFFu;
 }
 #endif
