@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning_fwd_export import ExportError
 from lightning_fwd_export.boards import BOARDS, missing_tools
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.npu.binary import CONSTANTS
+from lightning_fwd_export.npu.board import run_on_board
 from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer
 from lightning_fwd_export.npu.learn.head import Head
 from lightning_fwd_export.npu.simulator import Simulator
@@ -106,6 +108,28 @@ def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_
     assert weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
     assert not np.array_equal(weight, untrained)
     assert np.array_equal(c.predict(images[40], head.bias.size), head.logits(npu.features(images[40:41]))[0])
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
+def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(exported):
+    npu, images, source, folder = exported
+    report = run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH)
+    assert report.cpu == "Cortex-M55" and report.code_bytes > 1000
+    assert 0 < report.predict_instructions < report.step_instructions
+    assert report.update_instructions > 0 and report.align_instructions > 0
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
+def test_a_board_that_finds_other_records_says_so(exported):
+    npu, images, source, folder = exported
+    model = folder / "lfwd_npu_model.c"
+    lines = model.read_text().splitlines()
+    at = next(k for k, line in enumerate(lines) if line.startswith("static const float mean0[]")) + 1
+    first = lines[at].split(",")[0]
+    lines[at] = lines[at].replace(first, " 9.0f", 1)
+    model.write_text("\n".join(lines))
+    with pytest.raises(ExportError, match="exit code 7"):
+        run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH)
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")

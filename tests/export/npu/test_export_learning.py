@@ -53,6 +53,7 @@ def test_an_accelerator_that_is_not_simulated_is_refused(tmp_path):
         (["--int8", "--dataset", "digits"], "--npu with --int8"),
         ([], "samples of the source domain"),
         (["--dataset", "digits", "--lr", "1"], "--lr"),
+        (["--dataset", "digits", "--run"], "one of --board and --run"),
     ],
 )
 def test_options_without_meaning_are_refused(given, why, tmp_path, capsys):

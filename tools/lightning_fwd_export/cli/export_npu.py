@@ -13,7 +13,7 @@ from ..errors import ExportError
 from ..quiet import quiet
 
 #: options of the other exports, and of a drift that only they simulate
-_OTHERS = ("board", "run", "int8", "drift", "config", "batch", "lr", "momentum", "steps", "method")
+_OTHERS = ("int8", "drift", "config", "batch", "lr", "momentum", "steps", "method")
 _CALIBRATION = 256
 
 
@@ -35,6 +35,8 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
             "what learns on an NPU is said by --train; rate, batch and momentum are arguments of lfwd_train_begin",
             "leave these options out",
         )
+    if bool(options.board) != options.run:
+        raise ExportError("--npu with one of --board and --run", "the C runs on a board's emulator", "--board mps3-an547 --run")
     if not options.dataset:
         raise ExportError(
             "--npu needs samples of the source domain", "they give ranges and statistics", "give --dataset, e.g. --dataset cifar10"
@@ -45,7 +47,7 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
     elif options.weights:
         load_state(net, read_checkpoint(options.weights))
     samples = DriftDataModule(options.dataset, normalize=options.normalize).calibration_batch(_CALIBRATION)
-    report = export_learning(net, samples, options.npu, options.out, options.train or "head")
+    report = export_learning(net, samples, options.npu, options.out, options.train or "head", options.board if options.run else None)
     table = Table("", "", show_header=False, title=f"{report.network} learns on an {report.accelerator}")
     table.columns[1].justify = "right"
     table.add_row("cycles per inference (Vela, an estimate)", f"{report.cycles_per_inference:,}")
@@ -62,5 +64,11 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
     table.add_row("RAM, static, bytes", f"{report.ram_bytes:,}")
     table.add_row("  of it the NPU's arena", f"{report.arena_bytes:,}")
     table.add_row("Flash without code, bytes", f"{report.flash_bytes:,}")
+    if board := report.board:
+        table.add_row(f"{board.cpu}, instructions: statistics, per image", f"{board.align_instructions:,}")
+        table.add_row("  step of one sample", f"{board.step_instructions:,}")
+        table.add_row("  update", f"{board.update_instructions:,}")
+        table.add_row("  prediction", f"{board.predict_instructions:,}")
+        table.add_row("  code without the C library, bytes", f"{board.code_bytes:,}")
     console.print(table)
     console.print(f"C in {options.out / 'c'}", highlight=False, soft_wrap=True)

@@ -4,13 +4,14 @@ takes."""
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from ..errors import ExportError
 from ..foreign import as_export_errors, require_network
+from .board import NpuBoardReport, run_on_board
 from .learn import NpuLearner, NpuTrainer
 from .lower import MEND
 from .simulator.weights import MICRO_BLOCKS
@@ -18,6 +19,8 @@ from .write_c import write_c
 
 #: what one adaptation of a layer's statistics runs: once for the mean, once for the spread
 _INFERENCES_PER_IMAGE = 2
+#: images that are run on a board, and images per update
+_ON_BOARD, _BATCH = 16, 8
 #: what can learn from labels
 TRAINS: dict[str, type[NpuLearner]] = {"head": NpuLearner, "norms": NpuTrainer}
 
@@ -33,6 +36,7 @@ class NpuReport:
         cycles_per_inference: with the taps, Vela's estimate. clock_hz: of the system that Vela assumes.
         cycles_per_way_back: of the second half of the program, 0 where the head alone learns. A step runs both for each of its samples.
         inferences_per_probed_image: how often each of the images of ``lfwd_align_statistics`` is run.
+        board: what the C took beside the NPU on an emulated core, if it was run there.
     """
 
     network: str
@@ -48,10 +52,13 @@ class NpuReport:
     cycles_per_way_back: int
     clock_hz: float
     inferences_per_probed_image: int
+    board: NpuBoardReport | None = None
 
 
 @as_export_errors(MEND)
-def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: str | Path, train: str = "head") -> NpuReport:
+def export_learning(
+    net: nn.Module, calibration: Tensor, accelerator: str, out: str | Path, train: str = "head", board: str | None = None
+) -> NpuReport:
     """Compile, measure the source domain's statistics on the simulated NPU, write ``out/c`` and ``out/report.json``.
 
     Args:
@@ -59,6 +66,7 @@ def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: 
         calibration: ``(N, ...)`` samples of the source domain: ranges of the quantisation, and the statistics to come back to.
         accelerator: an Ethos-U55, by Vela's name.
         train: what learns from labels: ``"head"``, or ``"norms"``: shift and scale of every batch norm too, by the way back of the error.
+        board: run the C on this emulated board too, against the Python loop; the simulator's runs are played back there.
 
     Raises:
         ExportError: the accelerator or the network is not supported; nothing is written then.
@@ -76,6 +84,9 @@ def export_learning(net: nn.Module, calibration: Tensor, accelerator: str, out: 
     source = learner.source_statistics(calibration)
     write_c(learner, source, Path(out) / "c")
     report = _report(learner, type(net).__name__, train)
+    if board:
+        images = learner.store(calibration[: _ON_BOARD // _BATCH * _BATCH])
+        report = replace(report, board=run_on_board(learner, source, Path(out) / "c", images, _BATCH, board))
     (Path(out) / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 
