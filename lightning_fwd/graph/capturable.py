@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 
-from ..errors import CaptureError
+from ..errors import CaptureError, ExampleError
 
 _WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -63,7 +63,7 @@ def example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, T
         try:
             expected = net(example_input)
         except Exception as error:
-            raise CaptureError(
+            raise ExampleError(
                 f"{type(net).__name__} fails on an input of shape {tuple(example_input.shape)}, {example_input.dtype}",
                 f"{type(error).__name__}: {error}",
                 "give an example input as the model takes it: shape (B, ...), dtype, device",
