@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,11 +59,16 @@ def require_one_input(net: nn.Module) -> None:
         )
 
 
+def within_hooks(net: nn.Module) -> Callable[[Tensor], Any]:
+    """What of a network is captured: its hooks run around the rewritten one as they do around it."""
+    return net.forward if net._forward_hooks or net._forward_pre_hooks else net
+
+
 def example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, Tensor]:
     """The example, two samples at least (with one, a batch size cannot be told from a broadcast), and what ``net`` makes of it."""
     with torch.no_grad():
         try:
-            expected = net(example_input)
+            expected = within_hooks(net)(example_input)
         except Exception as error:
             raise ExampleError(
                 f"{type(net).__name__} fails on an input of shape {tuple(example_input.shape)}, {example_input.dtype}",
@@ -77,7 +84,7 @@ def example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, T
         if example_input.shape[0] == 1:
             try:
                 pair = example_input.repeat(2, *[1] * (example_input.ndim - 1))
-                return pair, net(pair)
+                return pair, within_hooks(net)(pair)
             except Exception:  # a model made for a batch of one
                 pass
     return example_input, expected
