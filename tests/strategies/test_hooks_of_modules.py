@@ -38,7 +38,7 @@ def test_hooks_on_the_network_change_what_they_change_in_plain_training(kind):
 def test_a_backward_hook_on_the_network_sees_the_loss(rule):
     seen = []
     found = trained(rule, lambda net: net.register_full_backward_hook(lambda _m, _inputs, errors: seen.append(errors[0].shape[1])))
-    assert set(seen) == {4} and len(seen) == 4 and found
+    assert set(seen) == {4} and len(seen) == 6 and found
 
 
 def test_a_backward_hook_that_is_registered_after_the_rewrite():
