@@ -18,7 +18,7 @@ class Draws:
     """A window of the cycle: draw ``i`` is a 32-bit number."""
 
     def __init__(self, seed: int, window: int):
-        self._start = cast(int, hash32(cast(int, hash32(cast(int, hash32(seed)) + window))))
+        self._start = cast(int, hash32(cast(int, hash32(seed)) + window))
 
     def __getitem__(self, i: int) -> int:
         return cast(int, hash32(self._start + i))

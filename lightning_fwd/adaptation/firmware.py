@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +32,12 @@ class Firmware:
     """What the loop on the device is built with.
 
     Args:
-        samples: room of its buffer. patience: so many epochs in a row without a better result on the samples held back end a stage.
+        samples: room of its buffer. sample_type: how it keeps inputs; ``"int8"``: a byte for each value and a scale for each sample.
+        patience: so many epochs in a row without a better result on the samples held back end a stage.
     """
 
     samples: int = 100
+    sample_type: Literal["float32", "int8"] = "float32"
     patience: int = 2
 
     def __post_init__(self) -> None:
@@ -109,7 +112,15 @@ def _collect(net: nn.Module, samples: Samples, firmware: Firmware, seed: int) ->
         slot = buffer.add(label)
         if slot is not None:
             slots[slot] = i
-    return samples.inputs[[slots[slot] for slot in range(len(buffer.labels))]], buffer.labels
+    x = samples.inputs[[slots[slot] for slot in range(len(buffer.labels))]]
+    return through_int8(x) if firmware.sample_type == "int8" else x, buffer.labels
+
+
+def through_int8(x: Tensor) -> Tensor:
+    """Samples ``(N, ...)`` as the device has them from a buffer of bytes."""
+    peak = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.dim() - 1))
+    factor = torch.where(peak > 0, 127.0 / peak, torch.zeros_like(peak))
+    return (x * factor).round() * (peak / 127.0)
 
 
 class _Stage:
