@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..errors import LightningFwdError, RewriteError
+from ..errors import LightningFwdError, RewriteError, StepError
 from ..graph.rewritten import RewrittenModel
 from ..graph.stored_as import stored_as
 from ..settings import check_settings
@@ -60,7 +60,7 @@ def adapt_as_firmware(
     state, results, learned = net, list[StageResult](), False
     for number, stage in enumerate(stages):
         training = Training(state, for_device(stage), x)
-        require_device_stage(stage, training.model)
+        require_device_rule(stage, training.model)
         result = _Stage(number, training, labels, held, guarded, learned).run(firmware.patience, seed)
         learned = learned or (result.kept and stage.learns)
         state = training.finish() if result.kept else state
@@ -69,33 +69,45 @@ def adapt_as_firmware(
 
 
 def for_device(stage: Stage) -> Stage:
-    """The stage with the settings of the device: its rate is constant, since nobody knows where early stopping will end a schedule."""
-    return dataclasses.replace(stage, schedule="constant")
+    """The stage with the settings of the device: its rate is constant, since nobody knows where early stopping will end a schedule.
 
-
-def require_device_stage(stage: Stage, model: RewrittenModel) -> None:
-    """Refuse what a library of several stages over one set of weights cannot hold.
-
-    Args:
-        model: the network under the stage's rule.
+    Raises:
+        RewriteError: it leaves something open that the device cannot choose.
     """
-    why, mend = "", ""
     if stage.is_open:
-        why, mend = (
+        raise _refused(
+            stage,
             "it leaves a choice open, and the device has one undo copy",
             "give one rate and all settings; lf.adapt without firmware finds them",
         )
-    elif stage.head != "own":
-        why = "its new head is made of the target's samples, and other stages have the old one"
-        mend = "widen the head before (net = lf.widen_head(net, samples)) and leave head out"
-    elif omitted := stage.method.beyond_the_step(model):
-        why, mend = omitted.partition("; ")[0], omitted.partition("; ")[2] or "take a rule that is a step repeated, such as statistics"
-    elif changed := stored_as(model):
-        names = ", ".join(list(changed)[:3])
-        why = f"it holds {names} in another form than the network, which the other stages share"
-        mend = "choose settings that leave the weights as they are (batch_norm='freeze')"
-    if why:
-        raise RewriteError(f"stage {stage.name} cannot be part of one library: {why}", "", mend)
+    if stage.head != "own":
+        raise _refused(
+            stage,
+            "its new head is made of the target's samples, and other stages have the old one",
+            "widen the head before (net = lf.widen_head(net, samples)) and leave head out",
+        )
+    return dataclasses.replace(stage, schedule="constant")
+
+
+def require_device_rule(stage: Stage, model: RewrittenModel) -> None:
+    """Refuse a rule that a library of several stages over one set of weights cannot hold.
+
+    Args:
+        model: the network under it.
+    """
+    if omitted := stage.method.beyond_the_step(model):
+        what, _, mend = omitted.partition("; ")
+        raise _refused(stage, what, mend or "take a rule that is a step repeated, such as statistics")
+    if changed := stored_as(model):
+        raise _refused(
+            stage,
+            f"it holds {', '.join(list(changed)[:3])} in another form than the network, which the other stages share",
+            "choose settings that leave the weights as they are (batch_norm='freeze')",
+        )
+
+
+def _refused(stage: Stage, why: str, mend: str) -> RewriteError:
+    return RewriteError(f"stage {stage.name} cannot be part of one library: {why}", "", mend)
 
 
 @torch.no_grad()
@@ -149,10 +161,14 @@ class _Stage:
         step = self.training.steps(epochs * batches)
         for epoch in range(epochs):
             places = order(len(self.trains), seed, self.number, epoch)
-            for b in range(batches):
-                index = torch.tensor([self.trains[place] for place in places[b * batch : (b + 1) * batch]])
-                step(index, self.target[index])
-            last, passes = self._judge(), epoch + 1
+            passes = epoch + 1
+            try:
+                for b in range(batches):
+                    index = torch.tensor([self.trains[place] for place in places[b * batch : (b + 1) * batch]])
+                    step(index, self.target[index])
+                last = self._judge()
+            except StepError:  # the device goes on with what is no number, and sees it in the loss
+                last = Verdict(math.inf, None)
             if last.loss == math.inf:
                 break
             if not self.guarded:

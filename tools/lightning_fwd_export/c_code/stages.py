@@ -139,5 +139,9 @@ def default_macros(samples: int, patience: int, held_back: int, seed: int, int8:
         f"#define LFWD_DEFAULT_PATIENCE {patience}",
         f"#define LFWD_DEFAULT_HELD_BACK {number(held_back, 'int32_t')} /* of 65536 */",
         f"#define LFWD_DEFAULT_SEED {seed & 0xFFFFFFFF}u",
-        *(["#define LFWD_SAMPLES_INT8 /* the buffer keeps a byte for each value and a scale for each sample */"] if int8 else []),
+        *(
+            ["#ifndef LFWD_SAMPLES_INT8", "#define LFWD_SAMPLES_INT8 /* a byte for each value, a scale for each sample */", "#endif"]
+            if int8
+            else []
+        ),
     ]

@@ -229,9 +229,8 @@ _STATE = [
     "extern const lfwd_region lfwd_state[LFWD_STATE_REGIONS];",
     "",
     "#ifdef LFWD_SELFTEST",
-    "/* A prediction, two steps, another prediction against what the exporting machine got, then lfwd_init(). 0, or the number of the "
-    "result",
-    " * that is wrong: 1 the first prediction, 2 and 3 the steps, 4 the last prediction. */",
+    "/* A prediction, steps (two, or one of each stage), another prediction against what the exporting machine got, then lfwd_init().",
+    " * 0, or the number of the result that is wrong: 1 the first prediction, 2 the first step, and so on. */",
     "int lfwd_selftest(void);",
     "#endif",
 ]
@@ -286,7 +285,8 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
         "forward": "a prediction with the present weights",
     }
     step = "one step of a stage on one batch; lfwd_adapt.h runs all of them, guarded"
-    lines += [f"    {f'lfwd_{n}(...);':26}{known.get(n, step if is_stage(n) else 'see the prototype below')}" for n in run]
+    width = max(26, *(len(f"lfwd_{name}(...); ") for name in run))
+    lines += [f"    {f'lfwd_{n}(...);':{width}}{known.get(n, step if is_stage(n) else 'see the prototype below')}" for n in run]
     if has_weights:
         lines += ["    lfwd_save(...);           what was learned, to keep it over a reset; lfwd_load takes it back: lfwd_store.h"]
     lines += [

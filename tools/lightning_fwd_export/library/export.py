@@ -20,7 +20,6 @@ from lightning_fwd.trace.step_graph import trace_inference
 from ..c_code.prepare import add_prepare
 from ..c_code.selftest import write_selftest
 from ..c_code.stages import default_macros
-from ..c_code.writer import Written
 from ..code_size import shipped_flash, shipped_ram
 from ..errors import ExportError, NoKernel
 from ..export_step import require_folder
@@ -34,7 +33,7 @@ from ..pte import Program
 from ..quiet import quiet
 from ..unrolled import require_few_operations, require_few_steps
 from ..weights_table import write_weights_table
-from .check import check_library, example_samples
+from .check import LibraryCheck, example_samples
 from .trace import TracedStage, trace_stages
 
 
@@ -45,7 +44,7 @@ class LibraryReport:
     Attributes:
         program: path of the .pte. code: folder of the C sources.
         stages: names of the step functions, in order. weights: names of what ``get_weights`` gives.
-        steps, weight_difference: of each stage that was held against PyTorch on the host, and the largest difference of a weight.
+        steps, weight_difference: how many of each stage were held against PyTorch on the host, and the largest difference of a weight.
         ram: static memory of the program as generated, bytes by name; ``adapt``: of the loop (buffer, undo copy, batch) with its default
             room.
         flash: constants and code of the smallest firmware around the program, bytes by core; the loop's code is not in it.
@@ -55,7 +54,7 @@ class LibraryReport:
     code: str
     stages: list[str]
     weights: list[str]
-    steps: int
+    steps: dict[str, int]
     weight_difference: float
     ram: dict[str, int] = field(default_factory=dict)
     flash: dict[str, int] = field(default_factory=dict)
@@ -114,8 +113,8 @@ def export_library(
         raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, error.mend, error.layer) from error
     progress(f"holding {steps} steps of each stage against PyTorch")
     classes = checked.methods["forward"].outputs[0].count
-    difference, golden = check_library(program, net, traced, example_samples(example, classes, traced, steps), steps)
-    written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, golden)
+    check = LibraryCheck(program, net, traced, example_samples(example, classes, traced, steps), steps)
+    written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, check.calls)
     add_prepare(written.files, form, checked)
     write_sources(written.files, out / "c", prefix)
     (out / "library.pte").write_bytes(program.data)
@@ -125,8 +124,8 @@ def export_library(
         str(out / "c"),
         [s.table(()).method for s in traced],
         program.weights,
-        steps,
-        difference,
+        check.steps,
+        check.weights,
         ram=shipped_ram(written) | {"adapt": _loop_bytes(checked, traced, program, firmware)},
         flash=shipped_flash(written),
     )

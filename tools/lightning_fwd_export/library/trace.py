@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lightning_fwd.adaptation import Stage
-from lightning_fwd.adaptation.firmware import for_device, require_device_stage
+from lightning_fwd.adaptation.firmware import for_device, require_device_rule
 from lightning_fwd.graph.constants import is_inserted
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.methods import rewrite
@@ -72,7 +72,7 @@ def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor) -> li
     for stage, name in zip(map(for_device, stages), names, strict=True):
         own = stage.network(copy.deepcopy(net).eval(), example)
         model = rewrite(own, stage.method, example.repeat(2, *[1] * (example.dim() - 1))[:2])
-        require_device_stage(stage, model)
+        require_device_rule(stage, model)
         model = count_dropout(model)
         _require_own_prediction(stage, model, net, example)
         traced.append(_traced(stage, model, name, example))
