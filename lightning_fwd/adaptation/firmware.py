@@ -24,6 +24,7 @@ from .result import Adaptation, StageResult
 from .stage import Stage
 from .train import Training, unlabelled
 
+_LEAST = 1e-4  #: nats by which a better epoch is better, beside a thousandth: what is less is rounding
 _MOST_SAMPLES = 65535  #: the device counts them in 16 bits
 
 
@@ -173,7 +174,7 @@ class _Stage:
                 break
             if not self.guarded:
                 continue
-            if not last.against(before) and (best is None or last.loss < best.loss - best.loss / 1024):
+            if not last.against(before) and (best is None or last.loss < best.loss - best.loss / 1024 - _LEAST):
                 best, kept, since = last, self._state(), 0
             elif (since := since + 1) >= patience:
                 break

@@ -23,7 +23,7 @@ FIRMWARE = lf.Firmware(samples=60, patience=2)
 STAGES = [
     "statistics",
     lf.Stage("sparse_update", {"train": "head"}, lr=0.05, epochs=12, batch_size=4, name="head"),
-    lf.Stage("sparse_update", {"train": 2}, lr=30.0, epochs=4, batch_size=4, momentum=0.0, name="wild"),
+    lf.Stage("sparse_update", {"train": 2}, lr=1e4, epochs=4, batch_size=4, momentum=0.0, name="wild"),
     lf.Stage("local_loss", {"batch_norm": "freeze"}, lr=0.02, epochs=4, batch_size=8, momentum=0.5),
 ]
 
@@ -39,12 +39,12 @@ class Net(nn.Module):
 
 
 def samples(count: int, seed: int = 0, drift: bool = False):
-    """Clusters: each class a pattern and noise."""
+    """Clusters: each class a pattern and noise. Drift: fainter, darker, and two patterns change their meaning."""
     patterns = torch.randn(CLASSES, *SHAPE, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(0, CLASSES, (count,), generator=generator)
-    x = patterns[y] + 0.7 * torch.randn(count, *SHAPE, generator=generator)
-    return (0.4 * x - 1.0 if drift else x), y
+    x = patterns[y] + 2.2 * torch.randn(count, *SHAPE, generator=generator)
+    return (0.4 * x - 1.0, torch.tensor([0, 1, 3, 2])[y]) if drift else (x, y)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_the_device_does_what_the_host_predicts(net, exported, library, count):
     done, reports = expected(net, (x, y)), library.adapt()
     require_equal(reports, done)
     require_weights(net, library.weights, exported, done)
-    assert [s.kept for s in done.stages[:2]] == [True, True] and done.stages[1].after < done.stages[1].before
+    assert done.stages[1].kept and done.stages[1].after < done.stages[1].before
     assert "wild" in done.rolled_back and reports[2].outcome in ("rolled back", "not finite")
 
 

@@ -164,20 +164,35 @@ static uint16_t count_judges(judges who)
     return (uint16_t)count;
 }
 
-/* Cross-entropy of a sample, or the entropy of its prediction; `answer` is the class predicted. */
-static float loss_of(uint32_t slot, int with_label, int32_t *answer)
+/* Of the logits: a network is judged at that one where its loss is lowest. One that is sure of its errors would gain by becoming unsure. */
+static const float scale_of[] = {
+    0.015625f, 0.0220970869f, 0.03125f, 0.0441941738f, 0.0625f, 0.0883883476f, 0.125f,
+    0.176776695f, 0.25f, 0.353553391f, 0.5f, 0.707106781f, 1.0f, 1.41421356f,
+    2.0f, 2.82842712f, 4.0f, 5.65685425f, 8.0f};
+#define SCALES ((int)(sizeof scale_of / sizeof scale_of[0]))
+
+/* A prediction; adds its cross-entropy at each scale, or without a label its entropy, to the sums. The class predicted. */
+static int32_t predict(uint32_t slot, int with_label, float sums[SCALES])
 {
-    float logits[LFWD_CLASSES], sum = 0.0f, mean = 0.0f;
+    float logits[LFWD_CLASSES];
+    int32_t answer = 0;
     gather(0, slot);
     lfwd_forward(gathered[0], logits);
-    *answer = 0;
     for (int32_t c = 1; c < LFWD_CLASSES; c++)
-        if (logits[c] > logits[*answer]) *answer = c;
-    const float top = logits[*answer];
-    for (int32_t c = 0; c < LFWD_CLASSES; c++) sum += expf(logits[c] - top);
-    if (with_label) return top + logf(sum) - logits[labels[slot]];
-    for (int32_t c = 0; c < LFWD_CLASSES; c++) mean += expf(logits[c] - top) * (logits[c] - top);
-    return logf(sum) - mean / sum;
+        if (logits[c] > logits[answer]) answer = c;
+    const float top = logits[answer];
+    for (int32_t c = 0; c < LFWD_CLASSES; c++) logits[c] -= top;
+    for (int k = 0; k < (with_label ? SCALES : 1); k++) {
+        const float scale = with_label ? scale_of[k] : 1.0f;
+        float sum = 0.0f, mean = 0.0f;
+        for (int32_t c = 0; c < LFWD_CLASSES; c++) {
+            const float share = expf(scale * logits[c]);
+            sum += share;
+            mean += share * logits[c];
+        }
+        sums[k] += logf(sum) - (with_label ? scale * logits[labels[slot]] : mean / sum);
+    }
+    return answer;
 }
 
 typedef struct {
@@ -189,11 +204,10 @@ typedef struct {
 static verdict judge(judges who, uint16_t count, int first)
 {
     verdict now = {0.0f, 0, 0};
+    float sums[SCALES] = {0.0f};
     for (uint32_t slot = 0; slot < samples; slot++) {
-        int32_t answer;
         if (!in_judges(who, slot)) continue;
-        now.loss += loss_of(slot, who != BY_ALL, &answer);
-        const int is_right = answer == labels[slot];
+        const int is_right = predict(slot, who != BY_ALL, sums) == labels[slot];
         if (first && is_right) set_bit(right, slot);
         if (!first && is_right != bit(right, slot)) {
             if (is_right)
@@ -203,6 +217,9 @@ static verdict judge(judges who, uint16_t count, int first)
         }
         LFWD_BETWEEN_STEPS();
     }
+    now.loss = sums[0];
+    for (int k = 1; k < SCALES && who != BY_ALL; k++)
+        if (sums[k] < now.loss) now.loss = sums[k];
     now.loss /= (float)count;
     return now;
 }
@@ -301,7 +318,7 @@ static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *s
         report.epochs = (uint16_t)(epoch + 1u);
         if (!is_finite(last.loss)) break;
         if (!guarded) continue;
-        if (!harms(last, report.before) && (!found || last.loss < best.loss - best.loss / 1024.0f)) {
+        if (!harms(last, report.before) && (!found || last.loss < best.loss - best.loss / 1024.0f - 1e-4f)) {
             found = 1;
             best = last;
             copy_weights(stage, 0);

@@ -8,8 +8,8 @@
  *     lfwd_adapt(&settings, reports);
  *
  * A share of the labelled samples is held back. A stage learns from the others for some epochs; after each it is judged on those held
- * back, against the network before the stage: the loss must be lower, and it may not lose more right answers than it wins by more than the
- * root of both together (McNemar). The best epoch is kept, so one undo copy of what the stage changes is all that is needed; if no epoch
+ * back, against the network before the stage: the loss, each network's at its own best scale of the logits, must be lower, and it may not
+ * lose more right answers than it wins by more than the root of both together (McNemar). The best epoch is kept, so one undo copy of what the stage changes is all that is needed; if no epoch
  * is good the copy is the network before the stage. Without labels nothing guards, and stages that learn from labels are left out.
  *
  * lf.adapt(..., firmware=True) on the host does the same with the same draws: its outcome is what to expect of these samples.
@@ -51,7 +51,8 @@ typedef enum {
 
 typedef struct {
     lfwd_outcome outcome;
-    float before, after;      /* mean cross-entropy (without labels: entropy of the predictions), in nats, without and with the stage */
+    float before, after;      /* mean cross-entropy at its own best scale of the logits (without labels: entropy), in nats, without
+                               * and with the stage */
     uint16_t judged_on;       /* samples */
     uint16_t epochs;          /* that were run; the best one counts */
     uint16_t lost, won;       /* right answers, of those judged */
