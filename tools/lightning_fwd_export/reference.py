@@ -85,7 +85,7 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 def is_chaotic(expected: Tensor, exact: Tensor | None) -> bool:
     """Whether rounding has grown so far that PyTorch's own run is no reference any more."""
-    return exact is not None and not _distance(expected, exact) <= CHAOS * _scale(exact)
+    return exact is not None and not _distance(expected, exact) <= CHAOS * scale_of(exact)
 
 
 def compare(worst: float, got: Tensor, expected: Tensor, what: str, tolerance: float, exact: Tensor | None = None) -> float:
@@ -99,7 +99,7 @@ def compare(worst: float, got: Tensor, expected: Tensor, what: str, tolerance: f
     Raises:
         ExportError: the difference is none of both.
     """
-    difference, allowed = _distance(got, expected), tolerance * _scale(expected)
+    difference, allowed = _distance(got, expected), tolerance * scale_of(expected)
     if difference <= allowed:
         return max(worst, difference)
     if exact is not None and _distance(got, exact) <= ROUNDING * _distance(expected, exact):
@@ -114,5 +114,6 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a.detach().double() - b.detach().double()).abs().max()) if a.numel() else 0.0
 
 
-def _scale(x: Tensor) -> float:
+def scale_of(x: Tensor) -> float:
+    """What differences are relative to: the largest value, at least 1."""
     return max(1.0, float(x.detach().abs().max())) if x.numel() else 1.0

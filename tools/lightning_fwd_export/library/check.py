@@ -16,7 +16,7 @@ from ..check import Batch, example_batches
 from ..count_dropout import count_dropout
 from ..host.runtime import HostProgram
 from ..program import StepProgram
-from ..reference import InDouble, Trainer, compare, is_chaotic, named_tensors, predict
+from ..reference import InDouble, Trainer, compare, is_chaotic, named_tensors, predict, scale_of
 from .trace import TracedStage
 
 Call = tuple[str, tuple[Tensor, ...]]
@@ -28,7 +28,8 @@ class LibraryCheck:
 
     Attributes:
         steps: of each stage that were compared, by name; fewer than asked for where PyTorch's own run diverges or leaves that in float64.
-        weights: largest difference of a weight. calls: of a self-test: a prediction, one step of each stage, a prediction.
+        weights: largest difference of a weight, relative to its tensor's largest value where that is above 1.
+        calls: of a self-test: a prediction, one step of each stage, a prediction.
 
     Raises:
         ExportError: a weight or a prediction differs by more than rounding.
@@ -66,7 +67,8 @@ class LibraryCheck:
                 self.calls.append((method, given))
             for name, value in zip(program.learned, host.run("get_weights"), strict=True):
                 what = f"{name} after {number + 1} steps of stage {stage.name}"
-                self.weights = compare(self.weights, value, expected[name], what, TOLERANCE, exactly.get(name))
+                difference = compare(0.0, value, expected[name], what, TOLERANCE, exactly.get(name))
+                self.weights = max(self.weights, difference / scale_of(expected[name]))
             self.steps[traced.name] += 1
         else:
             got = host.run("forward", x)[0]

@@ -43,7 +43,8 @@ class LibraryReport:
     Attributes:
         program: path of the .pte. code: folder of the C sources.
         stages: names of the step functions, in order. weights: names of what ``get_weights`` gives.
-        steps, weight_difference: how many of each stage were held against PyTorch on the host, and the largest difference of a weight.
+        steps, weight_difference: how many of each stage were held against PyTorch on the host, and the largest difference of a weight,
+            relative to its tensor's largest value where that is above 1.
         ram_bytes: static memory of the program as generated, by name; ``adapt``: of the loop (buffer, undo copy, batch) with its default
             room.
         flash_bytes: constants and code of the smallest firmware around the program, by core; the loop's code is not in it.
