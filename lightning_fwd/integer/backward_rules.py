@@ -35,7 +35,13 @@ def mm(low: Lowering, node: fx.Node) -> object:
     if isinstance(left, Transposed) and isinstance(left.of, fx.Node):  # e^T x
         return Gradient(low.error(left.of), low.activation(b))
     if isinstance(right, Transposed):
-        return linear(low, node, a, weight_of(low, node, b), None)
+        weight = weight_of(low, node, b)
+        if not isinstance(left, Value) or (left.kind != "error" and node.meta["phase"] != "projection"):
+            return linear(low, node, a, weight, None)
+        e, exponents = low.error(a), low.weight_exponents(low.names[weight.name])
+        return Value(
+            low.emit(lfwd.int_linear_error, e.node, low.values[weight], exponents), low.plus(e.exponent, exponents), "sum", e.factor
+        )
     if b.op == "placeholder" and low.names[b.name] in low.source.state:
         e, exponents = low.error(a), low.weight_exponents(low.names[b.name])
         acc = low.emit(lfwd.int_linear_back, e.node, right, exponents)

@@ -38,7 +38,7 @@ def exponent_buffers(*steps: IntegerStep) -> dict[str, Tensor]:
 @torch.no_grad()
 def calibrate_weights(step: IntegerStep, model: nn.Module, buffers: dict[str, Tensor], settings: Integer) -> None:
     """Exponents of rows that have none yet, or whose weights were exchanged for larger ones."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
     for name in step.weights:
         learns, exponents = name in step.trained, buffers[name.replace(".", "/")]
         if int(exponents[0]) == UNKNOWN or not fits(parameters[name], exponents, learns):

@@ -179,9 +179,9 @@ def getitem(low: Lowering, node: fx.Node) -> object:
     return found() if callable(found) else found
 
 
-@rule(aten.full_like, aten.scalar_tensor)
+@rule(aten.full, aten.full_like, aten.scalar_tensor)
 def constant(low: Lowering, node: fx.Node) -> float:
-    return float(node.args[1] if node.target is aten.full_like.default else node.args[0])
+    return float(node.args[0] if node.target is aten.scalar_tensor.default else node.args[1])
 
 
 @rule(aten.mul)
@@ -205,6 +205,11 @@ def _scale(low: Lowering, node: fx.Node, meaning) -> object:
         return first * factor
     if not isinstance(first, Value | Gradient) or factor <= 0:
         raise low.refuse(node, f"a factor of {factor}")
+    values = [n for n in node.args[:2] if isinstance(n, fx.Node) and low.values[n] is first]
+    if isinstance(first, Value) and _shape(values[0]) != _shape(node):  # times ones of a larger shape: an error spread over positions
+        first = low.error(values[0])
+        first = first.on(low.emit(aten.expand.default, first.node, list(_shape(node))))
+        first = first.on(low.emit(aten.clone.default, first.node))
     return first.times(factor)
 
 

@@ -58,6 +58,14 @@ def int_linear_back(e, weight, exponents):
     return (shift(e.long(), _rows(exponents, 2, 1)).to(kind) @ view_of(weight).to(kind)).long()
 
 
+@operator("int_linear_error(Tensor e, Tensor weight, Tensor exponents)", _linear_like)
+def int_linear_error(e, weight, exponents):
+    """Error ``(B, in)`` int16 through a weight ``(out, in)``, not transposed: ``(B, out)`` int32, its exponent that of ``e`` plus
+    ``min(exponents)``."""
+    kind = exact(1 << 15, 128, weight.shape[1])
+    return shift((e.to(kind) @ view_of(weight).to(kind).t()).long(), _rows(exponents, 2, 1))
+
+
 def conv_size(x: list[int], weight: list[int], stride: list[int], padding: list[int], dilation: list[int]) -> list[int]:
     """``(B, out, ...)`` of a convolution."""
     spatial = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in zip(x[2:], weight[2:], stride, padding, dilation, strict=True)]

@@ -153,6 +153,8 @@ class IntegerRule(LearningMethod):
         for name in step.graph.state:
             if name.startswith(MOMENTUM):
                 state[name] = self._velocity(step, name.removeprefix(MOMENTUM), parameters, buffers)
+            elif name in buffers and buffers[name].is_floating_point():  # a fixed matrix of the rule
+                state[name] = to_frozen(buffers[name], buffers[exponents_of(name)])
             elif name in buffers:
                 state[name] = buffers[name]
             elif parameters[name].ndim == 1:

@@ -15,7 +15,8 @@ FUNCTIONS = (
     "conv2d_s8 depthwise_conv2d_s8 linear_s8 avg_pool2d_s8 max_pool2d_s8 add_s8 mul_s8 maximum_s8 minimum_s8 clamp_s8 lookup_s8 pad_s8"
 )
 INTEGER = (
-    "outer_update outer_velocity conv_update conv_velocity linear_back conv_back products write_row outer_row back_rows back_places widen"
+    "outer_update outer_velocity conv_update conv_velocity linear_back linear_error conv_back products write_row outer_row back_rows "
+    "back_places widen accelerate_row"
 )
 STRICT = "-O2 -std=c99 -Wall -Wextra -Werror -Wconversion -Wshadow -pedantic -ffunction-sections -fno-strict-aliasing".split()
 CORES = {

@@ -2,10 +2,11 @@
 
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
-from lightning_fwd_export.boards import run_on_board
+from lightning_fwd_export.boards import BOARDS, run_on_board
 from lightning_fwd_export.check import board_calls
 from lightning_fwd_export.errors import ExportError
 from lightning_fwd_export.generate_c import translate, write_sources
@@ -48,6 +49,10 @@ ROWS = {
     "backprop-1d": (lf.Backprop, one_dimensional),
     "local_loss-mlp": (lf.LocalLoss, mlp),
     "local_loss-conv": (lf.LocalLoss, conv),
+    "direct_feedback-mlp": (lf.DirectFeedback, mlp),
+    "direct_feedback-conv": (lambda: lf.DirectFeedback(batch_norm="freeze"), conv),
+    "direct_feedback-own": (lambda: lf.DirectFeedback(positions="own", batch_norm="freeze"), conv),
+    "local_loss-1d": (lf.LocalLoss, one_dimensional),
     "sparse-channels": (lambda: lf.SparseUpdate({"same": 0.5, "head": 1.0}), conv),
     "sparse-residual": (lambda: lf.SparseUpdate({"same": 1.0, "head": 1.0}), lambda: conv(residual=True)),
     "sparse-biases": (lambda: lf.SparseUpdate("biases"), conv),
@@ -96,16 +101,36 @@ def test_the_reference_leaves_the_model_as_it_was():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+M3 = BOARDS["mps2-an385"]
+CORES = {
+    "m0+": replace(M3, cpu="Cortex-M3 running code for the Cortex-M0+", flags=("-mcpu=cortex-m0plus",)),
+    "m3": M3,
+    "m4": BOARDS["mps2-an386"],
+    "m7": BOARDS["mps2-an500"],
+    "m55": BOARDS["mps3-an547"],
+}
+
+
+def boards_agree(row: str, momentum: float, steps: int, cores, folder) -> None:
+    """Every weight after so many steps on digits: Python, this machine, and each core."""
+    model, program, checked, sources, batches = made(row, momentum, steps)
+    check, learned = check_integer(program, checked, sources, model, batches, batches[0])
+    write_sources(sources, folder)
+    for core in cores:
+        assert run_on_board(folder, CORES[core], checked, board_calls(check)).weights == learned, core
+
+
 @pytest.mark.board
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
-def test_boards_have_the_bits_of_python_over_200_steps(row, tmp_path):
-    """Cortex-M3 (no FPU), M4, M7, M55: every weight after 200 steps on digits."""
-    model, program, checked, sources, batches = made(row, 0.9, steps=200)
-    check, learned = check_integer(program, checked, sources, model, batches, batches[0])
-    write_sources(sources, tmp_path)
-    for board in ("mps2-an385", "mps2-an386", "mps2-an500", "mps3-an547"):
-        assert run_on_board(tmp_path, board, checked, board_calls(check)).weights == learned, board
+def test_boards_have_the_bits_of_python_over_200_steps(row, emulator, tmp_path):
+    boards_agree(row, 0.9, 200, CORES, tmp_path)
+
+
+@pytest.mark.board
+@pytest.mark.parametrize(("row", "core"), [("sparse-channels", "m0+"), ("local_loss-mlp", "m4"), ("sparse-channels", "m55")])
+def test_a_board_has_the_bits_of_python_over_a_few_steps(row, core, emulator, tmp_path):
+    boards_agree(row, 0.9 if core == "m4" else 0.0, 6, [core], tmp_path)
 
 
 @pytest.mark.board

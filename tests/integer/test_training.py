@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_fwd as lf
 from lightning_fwd.errors import LightningFwdError, StepError
+from lightning_fwd.integer import IntegerRule
 
 
 def clusters(n: int = 256) -> TensorDataset:
@@ -45,11 +46,35 @@ def loader() -> DataLoader:
     return DataLoader(clusters(), batch_size=32)
 
 
-@pytest.mark.parametrize("method", [lf.Backprop(), lf.LocalLoss(), lf.SparseUpdate(2)], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("method", [lf.Backprop(), lf.LocalLoss(), lf.SparseUpdate(2), lf.DirectFeedback()], ids=lambda m: type(m).__name__)
 def test_the_loss_falls(method):
     model = Plain()
     trainer(method).fit(model, loader())
     assert sum(model.losses[-8:]) < 0.3 * sum(model.losses[:8])
+
+
+@pytest.mark.parametrize("method", [lf.Backprop(), lf.LocalLoss(), lf.DirectFeedback()], ids=lambda m: type(m).__name__)
+def test_a_step_goes_where_the_float_step_goes(method):
+    """The change of every weight, against the float rule's gradient from the same weights: the same length and direction."""
+    x, y = clusters(64).tensors
+    changes = {}
+    for name, rule in (("float", method), ("integer", IntegerRule(method, lf.Integer()))):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 4))
+        model = lf.rewrite(net, copy.deepcopy(rule), x)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+        if name == "integer":
+            model.method.follow(optimizer)
+        before = {k: p.detach().clone() for k, p in net.named_parameters()}
+        model.train()
+        with model.step(y):
+            model.backward(nn.functional.cross_entropy(model(x), y))
+        optimizer.step()
+        changes[name] = {k: (p.detach() - before[k]).flatten() for k, p in net.named_parameters()}
+    for key, wanted in changes["float"].items():
+        got = changes["integer"][key]
+        assert float(got @ wanted / (got.norm() * wanted.norm())) > 0.97, key
+        assert 0.9 < float(got.norm() / wanted.norm()) < 1.1, key
 
 
 def test_weights_are_integers_of_sixteen_bits():

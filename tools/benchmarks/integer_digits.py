@@ -38,6 +38,8 @@ RULES = {
     "local_loss_mlp": (lf.LocalLoss, _mlp),
     "backprop_conv": (lf.Backprop, _conv),
     "local_loss_conv": (lf.LocalLoss, _conv),
+    "direct_feedback_mlp": (lf.DirectFeedback, _mlp),
+    "direct_feedback_conv": (lf.DirectFeedback, _conv),
     "sparse_update_conv": (lambda: lf.SparseUpdate({"2": 0.5, "6": 1.0}), _conv),
 }
 

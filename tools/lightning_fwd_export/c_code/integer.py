@@ -143,6 +143,14 @@ def _linear_back(c: Context) -> str:
     return f"lfwd_int_linear_back({c.p(0, 'int16_t')}, {_weight(c, 1, 2)}, {sizes}, {c.pointer(c.out, 'int32_t')})"
 
 
+@kernel("lfwd::int_linear_error.out")
+def _linear_error(c: Context) -> str:
+    e, w = c.tensor(0), c.tensor(1)
+    c.contiguous(e, c.out)
+    sizes = f"{e.shape[0]}, {w.shape[0]}, {w.shape[1]}"
+    return f"lfwd_int_linear_error({c.p(0, 'int16_t')}, {_weight(c, 1, 2)}, {sizes}, {c.pointer(c.out, 'int32_t')})"
+
+
 @kernel("lfwd::int_conv.out")
 def _conv(c: Context) -> str:
     shape = _shape(c, c.tensor(0), c.tensor(1), c.out, 5)

@@ -24,6 +24,17 @@ void lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t ba
     }
 }
 
+void lfwd_int_linear_error(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc)
+{
+    const int32_t least = lfwd_smallest(w->exponents, out);
+    for (int32_t b = 0; b < batch; b++, e += in)
+        for (int32_t o = 0; o < out; o++) {
+            int32_t sum = 0;
+            for (int32_t i = 0; i < in; i++) sum += e[i] * lfwd_int_view(w, o * in + i);
+            *acc++ = lfwd_shift(sum, w->exponents[o] - least);
+        }
+}
+
 /* The errors of one group that place (h, v) of the input contributed to; stride 1. */
 static void window(const int16_t *e, const int8_t *exponents, int32_t least, const lfwd_int_conv_shape *s, int32_t h, int32_t v, int16_t *to)
 {

@@ -17,6 +17,12 @@ void lfwd_int_write_row(int16_t *masters, const int32_t *sums, int32_t n, int32_
     lfwd_int_write_plain(masters, sums, n, s, line, row);
 }
 
+void lfwd_int_accelerate_row(int16_t *velocity, const int32_t *sums, int32_t n, int32_t s, int32_t momentum, const uint16_t *line, uint32_t row,
+                             const uint16_t *line1, uint32_t row1)
+{
+    lfwd_int_accelerate_plain(velocity, sums, n, s, momentum, line, row, line1, row1);
+}
+
 void lfwd_int_outer_row(int16_t *masters, const int8_t *x, int32_t n, int32_t c, int32_t s, const uint16_t *line, uint32_t row)
 {
     lfwd_int_outer_plain(masters, x, n, c, s, line, row);

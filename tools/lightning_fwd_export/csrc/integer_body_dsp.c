@@ -71,20 +71,30 @@ static inline uint32_t low_halves(int32_t low, int32_t high)
     return r;
 }
 
-/* Two masters minus their sums. Shifts from 16 on: (sum >> (s - 16)) + r, of which the high half is the change, never too large. */
-static inline void write_two_far(int16_t *masters, int32_t first, int32_t second, int32_t s, const uint16_t *line, uint32_t rows)
+/* Two changes. Shifts from 16 on: (sum >> (s - 16)) + r, of which the high half is the change, never too large. */
+static inline uint32_t changes_far(int32_t first, int32_t second, int32_t s, const uint16_t *line, uint32_t rows)
 {
     const uint32_t draws = add_halves(load2(line), rows);
-    const uint32_t changed = subtract_halves(load2(masters), high_halves(add_low(first >> (s - 16), draws), add_high(second >> (s - 16), draws)));
-    memcpy(masters, &changed, sizeof changed);
+    return high_halves(add_low(first >> (s - 16), draws), add_high(second >> (s - 16), draws));
 }
 /* Below: (sum + (r >> (16 - s))) >> s, saturated. */
-static inline void write_two_near(int16_t *masters, int32_t first, int32_t second, int32_t s, uint32_t mask, const uint16_t *line, uint32_t rows)
+static inline uint32_t changes_near(int32_t first, int32_t second, int32_t s, uint32_t mask, const uint16_t *line, uint32_t rows)
 {
     const uint32_t draws = (add_halves(load2(line), rows) >> (16 - s)) & mask;
-    const int32_t low = saturate16(add_low(first, draws) >> s), high = saturate16(add_high(second, draws) >> s);
-    const uint32_t changed = subtract_halves(load2(masters), low_halves(low, high));
+    return low_halves(saturate16(add_low(first, draws) >> s), saturate16(add_high(second, draws) >> s));
+}
+static inline void subtract_two(int16_t *masters, uint32_t changes)
+{
+    const uint32_t changed = subtract_halves(load2(masters), changes);
     memcpy(masters, &changed, sizeof changed);
+}
+static inline void write_two_far(int16_t *masters, int32_t first, int32_t second, int32_t s, const uint16_t *line, uint32_t rows)
+{
+    subtract_two(masters, changes_far(first, second, s, line, rows));
+}
+static inline void write_two_near(int16_t *masters, int32_t first, int32_t second, int32_t s, uint32_t mask, const uint16_t *line, uint32_t rows)
+{
+    subtract_two(masters, changes_near(first, second, s, mask, line, rows));
 }
 static inline int32_t left(int32_t x, int32_t k)
 {
@@ -152,6 +162,31 @@ void lfwd_int_write_row(int16_t *masters, const int32_t *sums, int32_t n, int32_
         }
     }
     if (k < n) lfwd_int_write_plain(masters + k, sums + k, n - k, s, line + k, row);
+}
+
+static inline uint32_t add_saturated(uint32_t x, uint32_t y)
+{
+    uint32_t r;
+    __asm__("qadd16 %0, %1, %2" : "=r"(r) : "r"(x), "r"(y));
+    return r;
+}
+
+void lfwd_int_accelerate_row(int16_t *velocity, const int32_t *sums, int32_t n, int32_t s, int32_t momentum, const uint16_t *line, uint32_t row,
+                             const uint16_t *line1, uint32_t row1)
+{
+    const uint32_t rows = row | row << 16, rows1 = row1 | row1 << 16, mu = (uint32_t)momentum;
+    const uint32_t mask = mask_of(s > 0 && s < 16 ? s : 1);
+    int32_t k = 0;
+    if (momentum <= LFWD_INT16_TOP && s > 0 && s <= 46)
+        for (; k + 2 <= n; k += 2) {
+            const uint32_t changes = s < 16 ? changes_near(sums[k], sums[k + 1], s, mask, line + k, rows)
+                                            : changes_far(sums[k], sums[k + 1], s, line + k, rows);
+            const uint32_t old = load2(velocity + k), draws = (add_halves(load2(line1 + k), rows1) >> 1) & 0x7FFF7FFFu;
+            const uint32_t kept = low_halves(add_low(smulbb(old, mu), draws) >> 15, add_high(smultb(old, mu), draws) >> 15);
+            const uint32_t new = add_saturated(kept, changes);
+            memcpy(velocity + k, &new, sizeof new);
+        }
+    lfwd_int_accelerate_plain(velocity + k, sums + k, n - k, s, momentum, line + k, row, line1 + k, row1);
 }
 
 void lfwd_int_outer_row(int16_t *masters, const int8_t *x, int32_t n, int32_t c, int32_t s, const uint16_t *line, uint32_t row)

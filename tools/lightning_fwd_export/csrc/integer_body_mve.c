@@ -43,15 +43,19 @@ static inline shifts shifts_of(int32_t s)
     return some;
 }
 
-/* Eight masters minus the changes of four even and four odd sums; saturated twice, as lfwd_int_subtract. */
-static inline void write_eight(int16_t *masters, int32x4_t even, int32x4_t odd, shifts by, uint16x8_t draws, mve_pred16_t valid)
+/* The changes of four even and four odd sums, saturated. */
+static inline int16x8_t changes_of(int32x4_t even, int32x4_t odd, shifts by, uint16x8_t draws)
 {
     const int32x4_t r0 = vreinterpretq_s32_u32(vshlq_r_u32(vmovlbq_u16(draws), by.b));
     const int32x4_t r1 = vreinterpretq_s32_u32(vshlq_r_u32(vmovltq_u16(draws), by.b));
     even = vshlq_r_s32(vaddq_s32(vshlq_r_s32(even, by.a), r0), by.d);
     odd = vshlq_r_s32(vaddq_s32(vshlq_r_s32(odd, by.a), r1), by.d);
-    const int16x8_t change = vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
-    vstrhq_p_s16(masters, vqsubq_s16(vldrhq_z_s16(masters, valid), change), valid);
+    return vqmovntq_s32(vqmovnbq_s32(vdupq_n_s16(0), even), odd);
+}
+
+static inline void write_eight(int16_t *masters, int32x4_t even, int32x4_t odd, shifts by, uint16x8_t draws, mve_pred16_t valid)
+{
+    vstrhq_p_s16(masters, vqsubq_s16(vldrhq_z_s16(masters, valid), changes_of(even, odd, by, draws)), valid);
 }
 
 void lfwd_int_write_row(int16_t *masters, const int32_t *sums, int32_t n, int32_t s, const uint16_t *line, uint32_t row)
@@ -65,6 +69,26 @@ void lfwd_int_write_row(int16_t *masters, const int32_t *sums, int32_t n, int32_
         const mve_pred16_t valid = vctp16q((uint32_t)n);
         const int32x4x2_t both = vld2q_s32(sums); /* scratch: eight beyond its end are there */
         write_eight(masters, both.val[0], both.val[1], by, vaddq_n_u16(vldrhq_z_u16(line, valid), (uint16_t)row), valid);
+    }
+}
+
+void lfwd_int_accelerate_row(int16_t *velocity, const int32_t *sums, int32_t n, int32_t s, int32_t momentum, const uint16_t *line, uint32_t row,
+                             const uint16_t *line1, uint32_t row1)
+{
+    if (s <= 0 || s > 46 || momentum > LFWD_INT16_TOP) {
+        lfwd_int_accelerate_plain(velocity, sums, n, s, momentum, line, row, line1, row1);
+        return;
+    }
+    const shifts by = shifts_of(s), half = shifts_of(15);
+    const int16x8_t mu = vdupq_n_s16((int16_t)momentum);
+    for (; n > 0; n -= 8, velocity += 8, sums += 8, line += 8, line1 += 8) {
+        const mve_pred16_t valid = vctp16q((uint32_t)n);
+        const int32x4x2_t both = vld2q_s32(sums);
+        const int16x8_t change = changes_of(both.val[0], both.val[1], by, vaddq_n_u16(vldrhq_z_u16(line, valid), (uint16_t)row));
+        const int16x8_t old = vldrhq_z_s16(velocity, valid);
+        const uint16x8_t draws = vaddq_n_u16(vldrhq_z_u16(line1, valid), (uint16_t)row1);
+        const int16x8_t kept = changes_of(vmullbq_int_s16(old, mu), vmulltq_int_s16(old, mu), half, draws);
+        vstrhq_p_s16(velocity, vqaddq_s16(kept, change), valid);
     }
 }
 

@@ -35,19 +35,6 @@ static uint32_t draw_of_row(uint32_t key, int32_t o)
     return lfwd_hash32(key + (uint32_t)o) & 0xFFFFu;
 }
 
-/* momentum * U, rounded by a draw, plus the change */
-static __attribute__((noinline)) void write_velocities(const goal *g, const lfwd_int_update *u, int32_t o, int32_t first, int32_t n, const int32_t *sums)
-{
-    const uint32_t row = draw_of_row(g->key, o), row1 = draw_of_row(g->key1, o);
-    const int32_t s = shift_of_row(u, o, LFWD_FRACTION);
-    for (int32_t k = 0; k < n; k++) {
-        int16_t *v = g->target + o * g->row + first + k;
-        const int32_t kept = lfwd_stochastic(*v * g->rate[2], 15, (g->line1[first + k] + row1) & 0xFFFFu);
-        const int32_t change = lfwd_stochastic(sums[k], s, (g->line[first + k] + row) & 0xFFFFu);
-        *v = (int16_t)lfwd_saturate(kept + lfwd_saturate(change, LFWD_INT16_TOP), LFWD_INT16_TOP);
-    }
-}
-
 /* As far as the weights lie side by side. */
 static __attribute__((noinline)) void write_runs(const goal *g, int16_t *target, int32_t first, int32_t n, const int32_t *sums, int32_t s, uint32_t row)
 {
@@ -63,14 +50,12 @@ static __attribute__((noinline)) void write_runs(const goal *g, int16_t *target,
 /* Sums of columns first .. first + n of row o. */
 static void write_sums(const goal *g, const lfwd_int_update *u, int32_t o, int32_t first, int32_t n, const int32_t *sums)
 {
-    if (g->rate) {
-        write_velocities(g, u, o, first, n, sums);
-        return;
-    }
     int16_t *const target = g->target + o * g->row;
-    const int32_t s = shift_of_row(u, o, 0);
+    const int32_t s = shift_of_row(u, o, g->rate ? LFWD_FRACTION : 0);
     const uint32_t row = draw_of_row(g->key, o);
-    if (g->index) write_runs(g, target, first, n, sums, s, row);
+    if (g->rate)
+        lfwd_int_accelerate_row(target + first, sums, n, s, g->rate[2], g->line + first, row, g->line1 + first, draw_of_row(g->key1, o));
+    else if (g->index) write_runs(g, target, first, n, sums, s, row);
     else lfwd_int_write_row(target + first, sums, n, s, g->line + first, row);
 }
 
@@ -85,10 +70,11 @@ static void outer_of_one(const goal *g, const lfwd_int_update *u, int32_t out, i
 {
     for (int32_t o = 0; o < out; o++) {
         if (g->rate || g->index) {
+            const int32_t c = u->c[o];
             for (int32_t i = 0, n; i < in; i += n) {
-                int32_t sums[COLUMNS + 8];
-                n = in - i < COLUMNS ? in - i : COLUMNS;
-                for (int32_t k = 0; k < n; k++) sums[k] = u->c[o] * u->x[i + k];
+                int32_t sums[PLACES + 8];
+                n = in - i < PLACES ? in - i : PLACES;
+                for (int32_t k = 0; k < n; k++) sums[k] = c * u->x[i + k];
                 write_sums(g, u, o, i, n, sums);
             }
         } else {

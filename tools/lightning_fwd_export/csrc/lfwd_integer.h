@@ -50,7 +50,8 @@ void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *b
 void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
                    int32_t *acc);
 
-/* integer_back.c */
+/* integer_back.c; linear_error: through the weights as they are, not transposed */
+void lfwd_int_linear_error(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
 void lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
 /* scratch: LFWD_INT_BACK_SCRATCH bytes, aligned to 4 */
 #define LFWD_INT_BACK_SCRATCH(outputs, taps) (8 * (outputs) * ((taps) + 1) + 16)

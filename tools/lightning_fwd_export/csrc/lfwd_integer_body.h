@@ -19,7 +19,11 @@ void lfwd_int_products(const int16_t *c0, const int16_t *c1, const int16_t *x, i
 /* n masters of a row minus their sums, shifted to the right by s and rounded by the draws of line and row. */
 void lfwd_int_write_row(int16_t *masters, const int32_t *sums, int32_t n, int32_t s, const uint16_t *line, uint32_t row);
 
-/* The same for sums that are one product each, c x. */
+/* n velocities of a row: momentum (Q15) times the old one, rounded by the draws of line1 and row1, plus the change. */
+void lfwd_int_accelerate_row(int16_t *velocity, const int32_t *sums, int32_t n, int32_t s, int32_t momentum, const uint16_t *line, uint32_t row,
+                             const uint16_t *line1, uint32_t row1);
+
+/* The first for sums that are one product each, c x. */
 void lfwd_int_outer_row(int16_t *masters, const int8_t *x, int32_t n, int32_t c, int32_t s, const uint16_t *line, uint32_t row);
 
 /* n bytes as halfwords. */
@@ -71,6 +75,16 @@ static inline void lfwd_int_subtract(int16_t *master, int32_t change)
 static inline void lfwd_int_write_plain(int16_t *masters, const int32_t *sums, int32_t n, int32_t s, const uint16_t *line, uint32_t row)
 {
     for (int32_t k = 0; k < n; k++) lfwd_int_subtract(masters + k, lfwd_stochastic(sums[k], s, (line[k] + row) & 0xFFFFu));
+}
+
+static inline void lfwd_int_accelerate_plain(int16_t *velocity, const int32_t *sums, int32_t n, int32_t s, int32_t momentum, const uint16_t *line,
+                                             uint32_t row, const uint16_t *line1, uint32_t row1)
+{
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t kept = lfwd_stochastic(velocity[k] * momentum, 15, (line1[k] + row1) & 0xFFFFu);
+        const int32_t change = lfwd_stochastic(sums[k], s, (line[k] + row) & 0xFFFFu);
+        velocity[k] = (int16_t)lfwd_saturate(kept + lfwd_saturate(change, LFWD_INT16_TOP), LFWD_INT16_TOP);
+    }
 }
 
 static inline void lfwd_int_outer_plain(int16_t *masters, const int8_t *x, int32_t n, int32_t c, int32_t s, const uint16_t *line, uint32_t row)
