@@ -5,13 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lightning_fwd as lf
+from lightning_fwd.cost import step_cost
 from lightning_fwd.cost.device import KINDS, device_names, load_device
 from lightning_fwd.errors import LightningFwdError
 from lightning_fwd.graph.phase import PHASES
+from lightning_fwd.models import ResNet8
 
 OWN = {
     "name": "own_board",
@@ -39,7 +43,7 @@ def write(folder: Path, profile: object) -> Path:
 def test_the_promised_devices_are_there():
     assert set(device_names()) >= {
         "stm32g474re", "stm32h735", "stm32f746", "stm32n657", "nrf52840",
-        "cortex_m4_qemu", "cortex_m55_qemu", "ethos_u55_128", "ethos_u85_256",
+        "cortex_m4_qemu", "cortex_m55_qemu", "ethos_u55_128", "ethos_u55_128_m55", "ethos_u85_256",
     }  # fmt: skip
 
 
@@ -180,3 +184,14 @@ def test_a_malformed_profile_is_answered_with_one_that_loads(tmp_path):
         load_device(tmp_path / "bare.yaml")
     (tmp_path / "example.yaml").write_text(textwrap.dedent(str(raised.value).partition("at least:\n")[2]))
     assert load_device(tmp_path / "example.yaml").name == "my_board"
+
+
+def test_what_an_npu_board_leaves_to_its_cpu():
+    """Frozen weights run on the NPU, forward and on the way back; products with trained weights take the CPU's figure."""
+    board, net = load_device("ethos_u55_128_m55"), ResNet8().eval()
+    figures, x = {path: figure.value for path, figure in board.figures()}, torch.zeros(1, 3, 32, 32)
+    norms = step_cost(net, x, "ethos_u55_128_m55", "int8", method=lf.SparseUpdate(train="norms"))
+    wanted = sum(norms.macs_by_phase[phase] * figures[f"cycles_per_mac.int8.{phase}"] for phase in ("forward", "backward"))
+    assert norms.latency_s == pytest.approx(wanted / board.clock_hz.value)
+    everything = step_cost(net, x, "ethos_u55_128_m55", "int8", method=lf.Backprop())
+    assert everything.latency_s == pytest.approx(everything.total_macs * figures["cycles_per_mac.int8.default"] / board.clock_hz.value)

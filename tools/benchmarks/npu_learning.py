@@ -3,8 +3,9 @@
     LIGHTNING_FWD_DATA=... python tools/benchmarks/npu_learning.py --out runs/npu_learning.json
 
 Statistics need no labels; the head learns on the CPU from features that the NPU computes. With ``--norms`` the program has the way back of
-the error, and after the statistics the shifts and scales of all batch norms learn together with the head. Rates are the best on held-out
-samples, for the NPU and in float apart. Accuracies on the test part, in percent.
+the error, and after the statistics the shifts and scales of all batch norms learn together with the head. With ``--zeroth-order`` they
+learn by two inferences per sample instead. Rates are the best on held-out samples, for the NPU and in float apart. Accuracies on the test
+part, in percent.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer
+from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer, ZerothOrder
 from lightning_fwd_export.npu.learn.head import Head
 from rich.console import Console
 from rich.table import Table
@@ -32,6 +33,8 @@ DRIFTS = ("noise=0.08", "contrast=0.3", "blur=3")
 RATES = (0.003, 0.01, 0.03)
 NORM_RATES = (0.003, 0.01)
 MOMENTUM, BATCH = 0.9, 16
+ZEROTH_RATES, SPREAD = (0.0005, 0.002), 0.1
+ZEROTH_ROWS = ("statistics + norms by zeroth order + head, NPU",)
 NORM_ROWS = ("statistics + norms + head, float", "statistics + norms + head, NPU")
 ROWS = ("nothing, float", "nothing, NPU", "statistics, float", "statistics, NPU", "statistics + head, float", "statistics + head, NPU")
 
@@ -76,6 +79,12 @@ def run(drift: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
         result[NORM_ROWS[0]], result["norm rate, float"] = best_norms(
             lambda rate: norms_in_float(adapted, x, y, rate, options, seed), (x_val, x_test), labels, options.norm_rates
         )
+    if options.zeroth_order:
+        start = copy.deepcopy(learner.affine)
+        result[ZEROTH_ROWS[0]], result["zeroth-order rate"] = best_norms(
+            lambda rate: zeroth_order_on_the_npu(learner, start, train, y, rate, result["rate, NPU"], options, seed),
+            (val, test), (y, y_val, y_test), options.zeroth_rates,
+        )  # fmt: skip
     return result | {"cycles per inference": learner.program.cycles, "seconds": round(time.time() - started)}
 
 
@@ -109,6 +118,16 @@ def norms_on_the_npu(learner: NpuTrainer, start, train: np.ndarray, y: Tensor, r
     head = learner.head(rate, MOMENTUM, BATCH, options.epochs * (len(train) // BATCH))
     for batch in batches(len(train), options, seed):
         learner.step(head, train[batch], y[torch.from_numpy(batch)].numpy())
+    return lambda inputs: head.logits(learner.features(inputs))
+
+
+def zeroth_order_on_the_npu(learner: NpuLearner, start, train: np.ndarray, y: Tensor, rate: float, head_rate: float, options, seed: int):
+    """The same by forward passes alone; the head has the rate that was best for it alone."""
+    learner.affine = copy.deepcopy(start)
+    steps = options.epochs * (len(train) // BATCH)
+    head, norms = learner.head(head_rate, MOMENTUM, BATCH, steps), ZerothOrder(learner, rate, SPREAD, steps, seed=seed + 1)
+    for batch in batches(len(train), options, seed):
+        norms.step(head, train[batch], y[torch.from_numpy(batch)].numpy())
     return lambda inputs: head.logits(learner.features(inputs))
 
 
@@ -171,6 +190,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=5, help="of the head, and of the norms")
     parser.add_argument("--norm-rates", type=float, nargs="+", default=NORM_RATES)
+    parser.add_argument("--zeroth-order", action="store_true", help="they learn by forward passes alone")
+    parser.add_argument("--zeroth-rates", type=float, nargs="+", default=ZEROTH_RATES)
     parser.add_argument("--norms", action="store_true", help="shifts and scales of the batch norms learn too, by the way back on the NPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -182,7 +203,7 @@ def main() -> None:
                 results[f"{drift} seed {seed}"] = run(drift, seed, options)
                 options.out.write_text(json.dumps(results, indent=2) + "\n")
     table = Table("", *options.drifts, title=f"test accuracy, mean (spread) of {len(options.seeds)} seeds")
-    for row in ROWS + NORM_ROWS * options.norms:
+    for row in ROWS + NORM_ROWS * options.norms + ZEROTH_ROWS * options.zeroth_order:
         cells = [[results[f"{drift} seed {seed}"][row] for seed in options.seeds] for drift in options.drifts]
         table.add_row(row, *(f"{statistics.mean(c):.1f} ({max(c) - min(c):.1f})" for c in cells))
     Console().print(table)

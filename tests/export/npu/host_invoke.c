@@ -9,7 +9,7 @@ static const int8_t *all_images;
 int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size_t *sizes, int count)
 {
     int half = 0, expected = LFWD_NPU_COMMAND_BYTES;
-#if LFWD_NPU_NORMS
+#if LFWD_NPU_WAY_BACK
     if (commands == lfwd_npu_back_commands) half = 1, expected = LFWD_NPU_BACK_COMMAND_BYTES;
 #endif
     if (count != 3 || bytes != expected || sizes[1] != LFWD_NPU_ARENA_BYTES || memcmp(commands, "COP1", 4)) return -2;
@@ -39,4 +39,13 @@ void host_state(uint8_t *table, float *weight, float *bias)
     memcpy(table, lfwd_npu.table, sizeof lfwd_npu.table);
     memcpy(weight, lfwd_npu.weight, sizeof lfwd_npu.weight);
     memcpy(bias, lfwd_npu.bias, sizeof lfwd_npu.bias);
+}
+
+void host_zeroth_order(float rate, float spread, uint32_t seed)
+{
+#if LFWD_NPU_ZEROTH_ORDER
+    lfwd_zeroth_order_begin(rate, spread, seed);
+#else
+    (void)rate, (void)spread, (void)seed;
+#endif
 }

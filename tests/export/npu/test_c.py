@@ -13,7 +13,7 @@ from lightning_fwd_export.boards import BOARDS, missing_tools
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.npu.binary import CONSTANTS
 from lightning_fwd_export.npu.board import run_on_board
-from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer
+from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer, ZerothOrder
 from lightning_fwd_export.npu.learn.head import Head
 from lightning_fwd_export.npu.simulator import Simulator
 from lightning_fwd_export.npu.simulator.memory import Memory
@@ -35,6 +35,7 @@ class HostC:
         subprocess.run([compiler("gcc"), *flags(folder), *SANITIZERS, f"-I{folder}", *sources, "-o", str(library), "-lm"], check=True)
         self._c, self._npu, self._binary = ctypes.CDLL(str(library)), npu, npu.split.binary
         self._c.lfwd_train_begin.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_int, ctypes.c_int]
+        self._c.host_zeroth_order.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_uint32]
         self._table = bytearray(npu.split.table)
         regions = {CONSTANTS: self._binary.constants, RECORDS: self._table}
         programs = [npu.simulator, npu.second_half] if isinstance(npu, NpuTrainer) else [npu.simulator]
@@ -56,6 +57,7 @@ class HostC:
 
     def train(self, lr: float, momentum: float, images: np.ndarray, labels: np.ndarray) -> None:
         self._c.lfwd_train_begin(lr, momentum, BATCH, STEPS)
+        self._c.host_zeroth_order(lr, 0.1, 1)
         for image, label in zip(images, labels, strict=True):
             assert self._c.lfwd_train_step(np.ascontiguousarray(image).ctypes.data_as(ctypes.c_void_p), int(label)) == 0
 
@@ -71,14 +73,14 @@ class HostC:
         return logits
 
 
-@pytest.fixture(params=["head", "norms"])
+@pytest.fixture(params=["head", "norms", "zeroth-order"])
 def exported(request, tmp_path_factory):
-    """The learner, its inputs, source statistics, and the folder of its C."""
+    """The learner, its inputs, source statistics, the folder of its C, and whether it learns by zeroth order."""
     npu = request.getfixturevalue("trainer") if request.param == "norms" else request.getfixturevalue("learner")[0]
     folder, x = tmp_path_factory.mktemp("npu_c"), torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     source = npu.source_statistics(x)
-    write_c(npu, source, folder)
-    return npu, npu.store(0.6 * x + 0.3), source, folder
+    write_c(npu, source, folder, request.param == "zeroth-order")
+    return npu, npu.store(0.6 * x + 0.3), source, folder, request.param == "zeroth-order"
 
 
 def flags(folder: Path) -> list[str]:
@@ -88,7 +90,7 @@ def flags(folder: Path) -> list[str]:
 
 
 def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_path):
-    npu, images, source, folder = exported
+    npu, images, source, folder, zeroth_order = exported
     c, compiled = HostC(npu, folder, tmp_path), bytes(npu.table)
     c.align(images)
     npu.adapt_statistics(images, source)
@@ -97,14 +99,15 @@ def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_
     assert c.state(head)[0] == aligned != compiled
 
     c.train(0.05, 0.9, images[: BATCH * STEPS], labels)
+    stepping = ZerothOrder(npu, 0.05, 0.1, STEPS) if zeroth_order else npu
     for k in range(0, BATCH * STEPS, BATCH):
         batch = images[k : k + BATCH]
-        if isinstance(npu, NpuTrainer):
-            npu.step(head, batch, labels[k : k + BATCH])
+        if isinstance(stepping, NpuTrainer | ZerothOrder):
+            stepping.step(head, batch, labels[k : k + BATCH])
         else:
             head.step(npu.features(batch), labels[k : k + BATCH])
     table, weight, bias = c.state(head)
-    assert table == bytes(npu.table) and (table != aligned) == isinstance(npu, NpuTrainer)
+    assert table == bytes(npu.table) and (table != aligned) == isinstance(stepping, NpuTrainer | ZerothOrder)
     assert weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
     assert not np.array_equal(weight, untrained)
     assert np.array_equal(c.predict(images[40], head.bias.size), head.logits(npu.features(images[40:41]))[0])
@@ -112,8 +115,8 @@ def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
 def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(exported):
-    npu, images, source, folder = exported
-    report = run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH)
+    npu, images, source, folder, zeroth_order = exported
+    report = run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH, zeroth_order=zeroth_order)
     assert report.cpu == "Cortex-M55" and report.code_bytes > 1000
     assert 0 < report.predict_instructions < report.step_instructions
     assert report.update_instructions > 0 and report.align_instructions > 0
@@ -121,7 +124,7 @@ def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(expo
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
 def test_a_board_that_finds_other_records_says_so(exported):
-    npu, images, source, folder = exported
+    npu, images, source, folder, zeroth_order = exported
     model = folder / "lfwd_npu_model.c"
     lines = model.read_text().splitlines()
     at = next(k for k, line in enumerate(lines) if line.startswith("static const float mean0[]")) + 1
@@ -129,12 +132,12 @@ def test_a_board_that_finds_other_records_says_so(exported):
     lines[at] = lines[at].replace(first, " 9.0f", 1)
     model.write_text("\n".join(lines))
     with pytest.raises(ExportError, match="exit code 7"):
-        run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH)
+        run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH, zeroth_order=zeroth_order)
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
 def test_it_builds_for_a_cortex_m55_with_the_example_for_arms_driver(exported, tmp_path):
-    *_, folder = exported
+    *_, folder, _ = exported
     declarations = tmp_path / "ethosu_driver.h"  # the functions that the example calls, as the driver's header declares them
     declarations.write_text(
         "#include <stddef.h>\n#include <stdint.h>\nstruct ethosu_driver *ethosu_reserve_driver(void);\n"
@@ -160,7 +163,7 @@ def test_it_builds_for_a_cortex_m55_with_the_example_for_arms_driver(exported, t
 
 @pytest.mark.skipif(shutil.which("cppcheck") is None, reason="cppcheck is not installed")
 def test_a_static_checker_finds_nothing(exported):
-    *_, folder = exported
+    *_, folder, _ = exported
     checks = "--enable=warning,portability,performance --error-exitcode=1 --inline-suppr --quiet --suppress=missingIncludeSystem".split()
     found = subprocess.run(["cppcheck", *checks, f"-I{folder}", str(folder)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr

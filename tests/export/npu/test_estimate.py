@@ -39,6 +39,12 @@ def test_a_network_on_the_npu_and_its_profile(tmp_path):
     assert device.cycles({"default": 1000}, "int8") == built_in.cycles({"default": 1000}, "int8")
     assert step_cost(net, x, tmp_path / "mine.yaml", "int8").latency_s > 0
 
+    board = load_device("ethos_u55_128_m55")
+    write_profile(forward, tmp_path / "board.yaml", board)
+    mine = load_device(tmp_path / "board.yaml")
+    assert mine.cycles({"forward": forward.macs}, "int8") == pytest.approx(forward.cycles, rel=1e-3)
+    assert mine.cycles({"default": 1000}, "int8") == board.cycles({"default": 1000}, "int8") != device.cycles({"default": 1000}, "int8")
+
 
 @needs_vela
 @pytest.mark.slow
@@ -63,6 +69,11 @@ def test_without_vela_it_is_told_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr("lightning_fwd_export.npu.lower.find_spec", lambda name: None)
     assert main(["npu", "--model", "streaming_wake_word"]) == 2
     assert "pip install -e '.[npu]'" in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_an_unknown_base_is_refused_before_the_work(tmp_path, capsys):
+    assert main(["npu", "--model", "streaming_wake_word", "--profile", str(tmp_path / "mine.yaml"), "--base", "no_board"]) == 2
+    assert "no_board" in capsys.readouterr().err
 
 
 def test_a_profile_that_is_no_yaml_is_refused_before_the_work(tmp_path):

@@ -53,12 +53,12 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
     table.add_row("cycles per inference (Vela, an estimate)", f"{report.cycles_per_inference:,}")
     if report.trains == "norms":
         table.add_row("cycles per way back", f"{report.cycles_per_way_back:,}")
-    step = report.cycles_per_inference + report.cycles_per_way_back
+    runs = {"head": "inference", "norms": "inference and way back", "zeroth-order": "two inferences"}[report.trains]
     probing = report.cycles_per_inference * report.inferences_per_probed_image
     table.add_row("inferences per image of lfwd_align_statistics", f"{report.inferences_per_probed_image}")
     table.add_row(f"  ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * probing / report.clock_hz:.3f}")
-    table.add_row("runs per lfwd_train_step", "inference and way back" if report.trains == "norms" else "inference")
-    table.add_row(f"  ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * step / report.clock_hz:.3f}")
+    table.add_row("runs per lfwd_train_step", runs)
+    table.add_row(f"  ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * report.cycles_per_sample / report.clock_hz:.3f}")
     table.add_row("records", f"{report.records:,}")
     table.add_row("  their table in RAM, bytes", f"{report.table_bytes:,}")
     table.add_row("RAM, static, bytes", f"{report.ram_bytes:,}")

@@ -21,6 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, method=False)
     parser.add_argument("--accelerator", choices=ACCELERATORS, default="ethos-u55-128")
     parser.add_argument("--profile", type=Path, help="write a device profile there, for lightning-fwd cost --width int8 --device FILE.yaml")
+    parser.add_argument("--base", help="profile that gives all other figures; default: the NPU alone. A board: ethos_u55_128_m55")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -34,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
     console = Console()
     if options.profile and options.profile.suffix not in (".yaml", ".yml"):
         raise ExportError(f"--profile {options.profile}", "a profile is a YAML file", "give it a name that ends in .yaml")
+    base = load_device(options.base) if options.base else None
     forward = npu_forward(*build_model(options), options.accelerator)
     profile = load_device(ACCELERATORS[options.accelerator]).cycles({"forward": forward.macs}, "int8")
     table = Table("", "", show_header=False, title=f"one int8 forward pass of {forward.network}, {options.accelerator}")
@@ -47,6 +49,6 @@ def run(options: argparse.Namespace) -> int:
     table.add_row("left on the CPU", ", ".join(f"{count} {name}" for name, count in forward.on_cpu.items()) or "nothing")
     console.print(table)
     if options.profile:
-        write_profile(forward, options.profile)
+        write_profile(forward, options.profile, base)
         console.print(f"wrote {options.profile}", highlight=False)
     return 0

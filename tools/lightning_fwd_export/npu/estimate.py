@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from lightning_fwd.cost import load_device, price
-from lightning_fwd.cost.device import Figure, save_device
+from lightning_fwd.cost.device import Device, Figure, save_device
 from lightning_fwd.methods import Backprop, rewrite
 from lightning_fwd.trace import trace_inference
 
@@ -80,9 +80,10 @@ def npu_forward(net: nn.Module, example: Tensor, accelerator: str, calibration: 
     )
 
 
-def write_profile(forward: NpuForward, path: Path) -> None:
-    """A device profile for this network: the built-in one of the accelerator with the forward passes as Vela estimates them here."""
-    device = load_device(ACCELERATORS[forward.accelerator])
+def write_profile(forward: NpuForward, path: Path, base: Device | None = None) -> None:
+    """A device profile for this network: ``base`` (default: the built-in one of the accelerator) with the forward passes as Vela estimates
+    them here."""
+    device = base or load_device(ACCELERATORS[forward.accelerator])
     source = f"Vela: {forward.network}, {forward.cycles:,} cycles for {forward.macs:,} MAC"
     figure = Figure(round(forward.cycles_per_mac, 6), "estimate", source)
     int8 = {**device.cycles_per_mac["int8"], "forward": figure, "second_forward": figure}

@@ -22,7 +22,7 @@ _INFERENCES_PER_IMAGE = 2
 #: images that are run on a board, and images per update
 _ON_BOARD, _BATCH = 16, 8
 #: what can learn from labels
-TRAINS: dict[str, type[NpuLearner]] = {"head": NpuLearner, "norms": NpuTrainer}
+TRAINS: dict[str, type[NpuLearner]] = {"head": NpuLearner, "norms": NpuTrainer, "zeroth-order": NpuLearner}
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,10 @@ class NpuReport:
     Attributes:
         layers: whose statistics are adapted. records: of all layers, each rewritable.
         table_bytes: all records, in RAM. flash_bytes, ram_bytes: constants and static data; code and stack come on top.
-        trains: ``"head"`` or ``"norms"`` (and the head).
+        trains: ``"head"``, or ``"norms"`` or ``"zeroth-order"`` (and the head).
         cycles_per_inference: with the taps, Vela's estimate. clock_hz: of the system that Vela assumes.
-        cycles_per_way_back: of the second half of the program, 0 where the head alone learns. A step runs both for each of its samples.
+        cycles_per_way_back: of the second half of the program, 0 where there is none.
+        cycles_per_sample: of a training step.
         inferences_per_probed_image: how often each of the images of ``lfwd_align_statistics`` is run.
         board: what the C took beside the NPU on an emulated core, if it was run there.
     """
@@ -50,6 +51,7 @@ class NpuReport:
     arena_bytes: int
     cycles_per_inference: int
     cycles_per_way_back: int
+    cycles_per_sample: int
     clock_hz: float
     inferences_per_probed_image: int
     board: NpuBoardReport | None = None
@@ -65,7 +67,8 @@ def export_learning(
         net: a classifier that ends in a linear layer, with convolutions under batch norm; it is not changed.
         calibration: ``(N, ...)`` samples of the source domain: ranges of the quantisation, and the statistics to come back to.
         accelerator: an Ethos-U55, by Vela's name.
-        train: what learns from labels: ``"head"``, or ``"norms"``: shift and scale of every batch norm too, by the way back of the error.
+        train: what learns from labels: ``"head"``, or ``"norms"``: shift and scale of every batch norm too, by the way back of the
+            error; ``"zeroth-order"``: the same by two inferences per sample.
         board: run the C on this emulated board too, against the Python loop; the simulator's runs are played back there.
 
     Raises:
@@ -82,11 +85,11 @@ def export_learning(
     require_network(net, calibration)
     learner = TRAINS[train](net, calibration, accelerator)
     source = learner.source_statistics(calibration)
-    write_c(learner, source, Path(out) / "c")
+    write_c(learner, source, Path(out) / "c", train == "zeroth-order")
     report = _report(learner, type(net).__name__, train)
     if board:
         images = learner.store(calibration[: _ON_BOARD // _BATCH * _BATCH])
-        report = replace(report, board=run_on_board(learner, source, Path(out) / "c", images, _BATCH, board))
+        report = replace(report, board=run_on_board(learner, source, Path(out) / "c", images, _BATCH, board, train == "zeroth-order"))
     (Path(out) / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 
@@ -99,11 +102,15 @@ def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
     # lfwd_npu_memory: gain and offset, sums and means of one layer, features; weights, moments and gradients of the head; six settings
     state = 4 * (2 * sum(channels) + 2 * max(channels) + linear.in_features) + 3 * head + 4 * 6
     streams, constants = len(learner.simulator.binary.commands), 12 * sum(channels)
-    if isinstance(learner, NpuTrainer):
-        # the error; shift, scale, their moments and sums
-        state += 4 * linear.in_features + 4 * 6 * sum(channels)
+    inference, way_back = learner.cycles_per_inference, learner.program.cycles - learner.cycles_per_inference
+    if train != "head":  # shift and scale
+        state, constants = state + 8 * sum(channels), constants + 8 * sum(channels)
+    if isinstance(learner, NpuTrainer):  # the error; moments and sums
+        state += 4 * linear.in_features + 4 * 4 * sum(channels)
         streams += len(learner.second_half.binary.commands)
-        constants += 8 * sum(channels) + 4 * sum(len(learner.split.places[path]) for path in learner.back.gains.values())
+        constants += 4 * sum(len(learner.split.places[path]) for path in learner.back.gains.values())
+    if train == "zeroth-order":  # two more tables; features of the first run, signs; two losses, rate, spread, two states of the signs
+        state += 2 * table + 4 * linear.in_features + 8 * max(channels) + 4 * 6
     return NpuReport(
         network=network,
         accelerator=binary.accelerator,
@@ -114,8 +121,9 @@ def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
         flash_bytes=streams + len(binary.constants) + table + head + constants,
         ram_bytes=binary.arena + table + state,
         arena_bytes=binary.arena,
-        cycles_per_inference=learner.cycles_per_inference,
-        cycles_per_way_back=learner.program.cycles - learner.cycles_per_inference,
+        cycles_per_inference=inference,
+        cycles_per_way_back=way_back,
+        cycles_per_sample=inference * (2 if train == "zeroth-order" else 1) + way_back,
         clock_hz=learner.program.clock_hz,
         inferences_per_probed_image=_INFERENCES_PER_IMAGE * len(layers),
     )

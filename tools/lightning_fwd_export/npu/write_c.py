@@ -9,31 +9,37 @@ from pathlib import Path
 import numpy as np
 
 from .learn.learner import FEATURES, IMAGE, TAPS, NpuLearner
+from .learn.norm import Norm
 from .learn.statistics import Statistics
 from .learn.trainer import ERROR, NpuTrainer
 
 _CSRC = Path(__file__).parent / "csrc"
 
 
-def write_c(learner: NpuLearner, source: Mapping[str, Statistics], folder: Path) -> None:
+def write_c(learner: NpuLearner, source: Mapping[str, Statistics], folder: Path, zeroth_order: bool = False) -> None:
     """Write ``lfwd_npu_model.{h,c}``, and copy the code and its Makefile.
 
     Args:
         learner: as compiled; what it has learned is not written. Of an :class:`.NpuTrainer` the way back is written too.
         source: statistics of the source domain, layer by layer.
         folder: made if missing.
+        zeroth_order: batch norms learn as by :class:`.ZerothOrder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(_CSRC.iterdir()):
         shutil.copyfile(file, folder / file.name)
-    (folder / "lfwd_npu_model.h").write_text(_header(learner))
-    source_code = _source(learner, source) + (_norms(learner) if isinstance(learner, NpuTrainer) else "")
-    (folder / "lfwd_npu_model.c").write_text(source_code)
+    (folder / "lfwd_npu_model.h").write_text(_header(learner, zeroth_order))
+    code = _source(learner, source)
+    if zeroth_order or isinstance(learner, NpuTrainer):
+        code += _norms(learner)
+    if isinstance(learner, NpuTrainer):
+        code += _way_back(learner)
+    (folder / "lfwd_npu_model.c").write_text(code)
 
 
-def _header(learner: NpuLearner) -> str:
+def _header(learner: NpuLearner, zeroth_order: bool) -> str:
     binary, features = learner.split.binary, learner.program.outputs[FEATURES]
-    quantised, trains_norms = learner.program.inputs[IMAGE], isinstance(learner, NpuTrainer)
+    quantised, way_back = learner.program.inputs[IMAGE], isinstance(learner, NpuTrainer)
     image = binary.inputs[quantised.slot]
     channels = [len(learner.split.places[layer]) for layer in learner.tapped.layers]
     linear = learner.tapped.module.get_submodule(learner.tapped.head)
@@ -54,7 +60,9 @@ def _header(learner: NpuLearner) -> str:
         "FEATURES_OFFSET": binary.outputs[features.slot].offset,
         "FEATURES_SCALE": _float(features.scale),
         "FEATURES_ZERO_POINT": f"({features.zero_point})",
-        "NORMS": int(trains_norms),
+        "NORMS": int(way_back or zeroth_order),
+        "WAY_BACK": int(way_back),
+        "ZEROTH_ORDER": int(zeroth_order),
     }
     if isinstance(learner, NpuTrainer):
         error = learner.program.inputs[ERROR]
@@ -65,7 +73,7 @@ def _header(learner: NpuLearner) -> str:
             "ERROR_ZERO_POINT": f"({error.zero_point})",
         }
     lines = [f"#define LFWD_NPU_{name} {number}" for name, number in numbers.items()]
-    of = "inference and way back" if trains_norms else "inference"
+    of = "inference and way back" if way_back else "inference"
     cycles = f"{learner.program.cycles:,} cycles per {of}, the compiler's estimate"
     title = f"/* {learner.program.network} on an {binary.accelerator}: {cycles}. */"
     return "\n".join([title, "#ifndef LFWD_NPU_MODEL_H", "#define LFWD_NPU_MODEL_H", "", *lines, "", "#endif", ""])
@@ -97,29 +105,37 @@ def _source(learner: NpuLearner, source: Mapping[str, Statistics]) -> str:
     return "\n".join(parts)
 
 
-def _norms(trainer: NpuTrainer) -> str:
+def _norms(learner: NpuLearner) -> str:
+    """The batch norms as trained."""
+    parts, rows = [], []
+    for k, layer in enumerate(learner.tapped.layers):
+        norm = Norm.of(learner.norm_modules[layer])
+        parts.append(_array(f"static const float shift{k}[]", map(_float, norm.shift)))
+        parts.append(_array(f"static const float scale{k}[]", map(_float, norm.scale)))
+        rows.append(f"{{{_float(learner.program.outputs[TAPS + k].scale)}, shift{k}, scale{k}}}")
+    return "\n".join(["", *parts, _array("const lfwd_npu_norm lfwd_npu_norms[LFWD_NPU_LAYERS]", rows)])
+
+
+def _way_back(trainer: NpuTrainer) -> str:
     """The second command stream, and per layer what the gradients of its batch norm come out of."""
     data, outputs, rows = trainer.second_half.binary.commands, trainer.program.outputs, []
     aligned = "__attribute__((aligned(16)))"
     parts = [_array(f"const uint8_t lfwd_npu_back_commands[LFWD_NPU_BACK_COMMAND_BYTES] {aligned}", map(str, data))]
     layers = trainer.tapped.layers
     for k, layer in enumerate(layers):
-        tap, *sums = (outputs[TAPS + k + n * len(layers)] for n in range(3))
+        sums = [outputs[TAPS + k + n * len(layers)] for n in (1, 2)]
         places, weight = "NULL", 1.0
         if path := trainer.back.gains.get(layer):
             parts.append(_array(f"static const uint32_t gain_places{k}[]", map(str, trainer.split.places[path])))
             places, weight = f"gain_places{k}", trainer.back.compiled_weight(path)
-        parts.append(_array(f"static const float shift{k}[]", map(_float, trainer.norms[layer].shift)))
-        parts.append(_array(f"static const float scale{k}[]", map(_float, trainer.norms[layer].scale)))
         numbers = [
             *(str(trainer.split.binary.outputs[output.slot].offset) for output in sums),
             *(_float(output.scale) for output in sums),
             *(str(output.zero_point) for output in sums),
             *map(_float, trainer.factors[layer]),
-            _float(tap.scale),
         ]
-        rows.append("{" + ", ".join([*numbers, places, _float(weight), f"shift{k}", f"scale{k}"]) + "}")
-    return "\n".join(["", *parts, _array("const lfwd_npu_norm lfwd_npu_norms[LFWD_NPU_LAYERS]", rows)])
+        rows.append("{" + ", ".join([*numbers, places, _float(weight)]) + "}")
+    return "\n".join(["", *parts, _array("const lfwd_npu_sums lfwd_npu_gradients[LFWD_NPU_LAYERS]", rows)])
 
 
 def _array(declaration: str, items: Iterable[str]) -> str:

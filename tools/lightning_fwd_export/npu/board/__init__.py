@@ -9,7 +9,8 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -21,15 +22,16 @@ from ...boards.build import GCC, SEMIHOSTED, SIZE, emulate, link, write_link_scr
 from ...errors import ExportError
 from ...host.runtime import run_tool
 from ..binary import Slot
-from ..learn import Head, NpuLearner, NpuTrainer
+from ..learn import Head, NpuLearner, NpuTrainer, ZerothOrder
 from ..learn.learner import FEATURES, IMAGE, TAPS
 from ..learn.statistics import Statistics
 from ..learn.trainer import ERROR
 from ..simulator import Simulator
 from ..simulator.memory import Memory
+from ..split import RECORDS
 
 _RUNNER = Path(__file__).with_name("runner.c")
-_RATE, _MOMENTUM = 0.01, 0.9
+_RATE, _MOMENTUM, _SPREAD, _SEED = 0.01, 0.9, 0.1, 1
 
 
 @dataclass(frozen=True)
@@ -52,48 +54,72 @@ class NpuBoardReport:
     code_bytes: int
 
 
-class _Tape:
-    """What the NPU found and left, one run after the other, as the C will call it.
+class _Recorder(Simulator):
+    """A simulator that notes what each of its runs finds and leaves.
 
-    Attributes:
-        halves: per command stream: where its input lies, and what it leaves for the CPU.
+    Args:
+        simulator: whose place it takes.
+        given: what the CPU writes before a run. left: what it reads behind it.
     """
 
-    def __init__(self, learner: NpuLearner):
-        program, binary = learner.program, learner.split.binary
-        early = [program.outputs[k].slot for k in range(FEATURES, TAPS + len(learner.tapped.layers))]
-        late = [output.slot for output in program.outputs[TAPS + len(learner.tapped.layers) :]]
-        self.halves = [(binary.inputs[program.inputs[IMAGE].slot], [binary.outputs[k] for k in early])]
-        self._table, self._runs = learner.table, ([], [])
-        self._record(learner.simulator, 0)
-        if isinstance(learner, NpuTrainer):
-            self.halves.append((binary.inputs[program.inputs[ERROR].slot], [binary.outputs[k] for k in late]))
-            self._record(learner.second_half, 1)
+    def __init__(self, simulator: Simulator, given: Slot, left: Sequence[Slot]):
+        vars(self).update(vars(simulator))
+        self.given, self.left, self._notes = given, left, []
 
-    def _record(self, simulator: Simulator, half: int) -> None:
-        run, (given, left) = simulator.run, self.halves[half]
+    def run(self, memory: Memory) -> None:
+        table = crc32(self.regions[RECORDS])
+        found = [crc32(_bytes(memory, image, self.given), table) for image in range(memory.batch)]
+        super().run(memory)
+        self._notes += [
+            struct.pack("<I", check) + b"".join(_bytes(memory, image, slot) for slot in self.left) for image, check in enumerate(found)
+        ]
 
-        def record(memory: Memory) -> None:
-            table = crc32(self._table)
-            inputs = [crc32(_bytes(memory, image, given), table) for image in range(memory.batch)]
-            run(memory)
-            for image, found in enumerate(inputs):
-                outputs = b"".join(_bytes(memory, image, slot) for slot in left)
-                self._runs[half].append(struct.pack("<I", found) + outputs)
-
-        simulator.run = record  # type: ignore[method-assign]
-
-    def take(self) -> bytes:
-        """What was recorded since: the runs of both halves in turn, if both ran."""
-        first, second = self._runs
-        turns = [run for pair in zip(first, second, strict=True) for run in pair] if second else first
-        taken = b"".join(turns)
-        first.clear(), second.clear()
+    def take(self) -> list[bytes]:
+        """Its runs since, each as the firmware plays it."""
+        taken, self._notes = self._notes, []
         return taken
 
 
+@contextmanager
+def _recorded(learner: NpuLearner) -> Iterator[list[_Recorder]]:
+    """The learner with its simulators, one or two, recorded."""
+    program, binary, layers = learner.program, learner.split.binary, len(learner.tapped.layers)
+    whole, inputs = learner.simulator, [binary.inputs[quantised.slot] for quantised in program.inputs]
+    outputs = [binary.outputs[output.slot] for output in program.outputs]
+    learner.simulator = recorder = _Recorder(whole, inputs[IMAGE], outputs[FEATURES : TAPS + layers])
+    try:
+        if not isinstance(learner, NpuTrainer):
+            yield [recorder]
+            return
+        second = learner.second_half
+        learner.second_half = back = _Recorder(second, inputs[ERROR], outputs[TAPS + layers :])
+        try:
+            yield [recorder, back]
+        finally:
+            learner.second_half = second
+    finally:
+        learner.simulator = whole
+
+
+def _taken(recorders: list[_Recorder], twice: int = 0) -> bytes:
+    """What was recorded since, in the order in which the C runs it: sample by sample, a way back behind its inference.
+
+    Args:
+        twice: so many samples ran under one table, then under another.
+    """
+    first, *second = (recorder.take() for recorder in recorders)
+    turns = (first[:twice], first[twice:]) if twice else (first, second[0]) if second and second[0] else ()
+    return b"".join(run for turn in zip(*turns, strict=True) for run in turn) if turns else b"".join(first)
+
+
 def run_on_board(
-    learner: NpuLearner, source: Mapping[str, Statistics], code: Path, images: np.ndarray, batch: int, name: str = "mps3-an547"
+    learner: NpuLearner,
+    source: Mapping[str, Statistics],
+    code: Path,
+    images: np.ndarray,
+    batch: int,
+    name: str = "mps3-an547",
+    zeroth_order: bool = False,
 ) -> NpuBoardReport:
     """Statistics, a few updates and a prediction, in Python and on an emulated board.
 
@@ -101,6 +127,7 @@ def run_on_board(
         learner: fresh; it is trained. source: see :meth:`.NpuLearner.source_statistics`.
         code: what :func:`.write_c` wrote of the two.
         images: int8 ``(N, ...)``; N a multiple of ``batch``, the samples per update.
+        zeroth_order: the C was written for it.
 
     Raises:
         ExportError: tools are missing, the code does not fit, the board has no FPU, or it does not come to the Python loop's records.
@@ -110,24 +137,21 @@ def run_on_board(
         raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
     if not target.has_fpu:
         raise ExportError(f"{name} with --npu", "the CPU's part is in float, and the board has no FPU", "take --board mps3-an547")
-    head, labels = learner.head(_RATE, _MOMENTUM, batch, len(images) // batch), np.arange(len(images)) % len(learner.head(0, 0, 1, 1).bias)
-    tape, played = _Tape(learner), bytearray()
-    try:
+    head = learner.head(_RATE, _MOMENTUM, batch, len(images) // batch)
+    labels = np.arange(len(images)) % len(head.bias)
+    norms = ZerothOrder(learner, _RATE, _SPREAD, len(images) // batch, _SEED) if zeroth_order else None
+    with _recorded(learner) as recorders:
         learner.adapt_statistics(images, source)
-        played += tape.take()
+        played = _taken(recorders)
         for k in range(0, len(images), batch):
-            _step(learner, head, images[k : k + batch], labels[k : k + batch])
-            played += tape.take()
+            _step(norms or learner, head, images[k : k + batch], labels[k : k + batch])
+            played += _taken(recorders, batch if zeroth_order else 0)
         logits = head.logits(learner.features(images[:1]))
-        played += tape.take()
-    finally:
-        for simulator in (learner.simulator, getattr(learner, "second_half", None)):
-            if simulator is not None:
-                vars(simulator).pop("run", None)
+        played += _taken(recorders)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         shutil.copytree(code, work / "c")
-        (work / "npu_tape.h").write_text(_header(tape, len(images), batch))
+        (work / "npu_tape.h").write_text(_header(recorders, len(images), batch))
         write_link_script(work, target)
         flags = " ".join([*target.flags, "-mthumb"])
         run_tool(["make", "-C", str(work / "c"), f"CC={GCC}", "AR=arm-none-eabi-ar", f"TARGET={flags}"], "compiling the exported C")
@@ -146,8 +170,8 @@ def run_on_board(
     return NpuBoardReport(name, target.cpu, align // len(images), step, with_update // updates - step, predict, code_bytes)
 
 
-def _step(learner: NpuLearner, head: Head, images: np.ndarray, labels: np.ndarray) -> None:
-    if isinstance(learner, NpuTrainer):
+def _step(learner: NpuLearner | ZerothOrder, head: Head, images: np.ndarray, labels: np.ndarray) -> None:
+    if isinstance(learner, NpuTrainer | ZerothOrder):
         learner.step(head, images, labels)
     else:
         head.step(learner.features(images), labels)
@@ -157,20 +181,20 @@ def _bytes(memory: Memory, image: int, slot: Slot) -> bytes:
     return memory.arena[image, slot.offset : slot.offset + slot.size].numpy().tobytes()
 
 
-def _header(tape: _Tape, images: int, batch: int) -> str:
+def _header(recorders: list[_Recorder], images: int, batch: int) -> str:
     def slot(at: Slot) -> str:
         return f"{{{at.offset}, {at.size}}}"
 
-    lists = [
-        f"static const tape_slot tape_outputs{k}[] = {{{', '.join(map(slot, outputs))}}};" for k, (_, outputs) in enumerate(tape.halves)
-    ]
-    halves = [f"{{{slot(given)}, {len(outputs)}, tape_outputs{k}}}" for k, (given, outputs) in enumerate(tape.halves)]
+    lists = [f"static const tape_slot tape_outputs{k}[] = {{{', '.join(map(slot, r.left))}}};" for k, r in enumerate(recorders)]
+    halves = [f"{{{slot(r.given)}, {len(r.left)}, tape_outputs{k}}}" for k, r in enumerate(recorders)]
     return "\n".join(
         [
             f"#define TAPE_IMAGES {images}",
             f"#define TAPE_BATCH {batch}",
             f"#define TAPE_RATE {_RATE}f",
             f"#define TAPE_MOMENTUM {_MOMENTUM}f",
+            f"#define TAPE_SPREAD {_SPREAD}f",
+            f"#define TAPE_SEED {_SEED}u",
             "typedef struct {\n    uint32_t offset, size;\n} tape_slot;",
             "typedef struct {\n    tape_slot input;\n    int count;\n    const tape_slot *outputs;\n} tape_half;",
             *lists,

@@ -47,7 +47,7 @@ int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size
     const tape_half *half = tape_halves;
     uint32_t expected;
     (void)bytes;
-#if LFWD_NPU_NORMS
+#if LFWD_NPU_WAY_BACK
     if (commands == lfwd_npu_back_commands) half++;
 #endif
     (void)commands;
@@ -81,6 +81,9 @@ int main(void)
     if (lfwd_align_statistics(image, NULL, TAPE_IMAGES)) return 5;
     ticks[0] = board_ticks() - start - playing;
     lfwd_train_begin(TAPE_RATE, TAPE_MOMENTUM, TAPE_BATCH, TAPE_IMAGES / TAPE_BATCH);
+#if LFWD_NPU_ZEROTH_ORDER
+    lfwd_zeroth_order_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SEED);
+#endif
     for (int n = 0; n < TAPE_IMAGES; n++) {
         start = board_ticks();
         playing = 0;

@@ -3,8 +3,8 @@
  *     lfwd_npu_init();                                        the records as compiled, the head as trained
  *     lfwd_align_statistics(next_image, context, 256);        no labels: 2 inferences per image and layer
  *     lfwd_train_begin(0.01f, 0.9f, 16, 500);                 rate, momentum, samples per update, updates
- *     lfwd_train_step(image, label);                          one inference, and after every 16th an update; where LFWD_NPU_NORMS is 1, the way
- *                                                             back of the error as well
+ *     lfwd_train_step(image, label);                          one inference, and after every 16th an update; with LFWD_NPU_WAY_BACK the way back
+ *                                                             of the error as well, with LFWD_NPU_ZEROTH_ORDER two inferences
  *     lfwd_predict(image, logits);
  *
  * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned. */
@@ -34,8 +34,14 @@ void lfwd_put_record(uint8_t *record, int32_t bias, float gain);
 /* One inference of an image into the arena; outputs lie at LFWD_NPU_*_OFFSET and at the layers' taps. */
 int lfwd_npu_run(const int8_t *image);
 
-/* A command stream on constants, arena as it is, and table. */
-int lfwd_npu_run_stream(const uint8_t *commands, int bytes);
+/* A command stream on constants, arena as it is, and a table of records. */
+int lfwd_npu_run_stream(const uint8_t *commands, int bytes, uint8_t *table);
+int lfwd_npu_run_on(const int8_t *image, uint8_t *table);
+
+/* What the head makes of the features in the arena; of those in lfwd_npu.features; and softmax, in place. */
+void lfwd_npu_read_features(void);
+void lfwd_npu_logits(float *logits);
+void lfwd_npu_softmax(float *logits);
 
 /* A layer whose channels' gains and offsets are learned. The arrays have one entry per channel. */
 typedef struct {
@@ -50,33 +56,52 @@ typedef struct {
 extern const lfwd_npu_layer lfwd_npu_layers[LFWD_NPU_LAYERS];
 
 /* Rewrites channel c's record so that it stores zero_point + gain * (as compiled - zero_point) + offset; c counts the layer's channels. */
-void lfwd_npu_put(const lfwd_npu_layer *layer, int c, float gain, float offset);
+void lfwd_npu_put(uint8_t *table, const lfwd_npu_layer *layer, int c, float gain, float offset);
 
 /* Sets every record of a layer to what was learned. */
 void lfwd_npu_settle(const lfwd_npu_layer *layer);
 
 #if LFWD_NPU_NORMS
-/* What learns of a layer besides: its batch norm. The second command stream gives, per channel, the sum over positions of the error at the
- * layer's output, and of error times output. */
+/* What learns of a layer besides: its batch norm. */
+typedef struct {
+    float step; /* of the layer's output */
+    const float *shift, *scale; /* as trained */
+} lfwd_npu_norm;
+
+extern const lfwd_npu_norm lfwd_npu_norms[LFWD_NPU_LAYERS];
+
+void lfwd_npu_norms_init(void);
+
+/* Gain and offset of channel c, counted over all layers, with another shift and scale; and to take them. */
+void lfwd_npu_norm_moved(const lfwd_npu_norm *norm, int c, float shift, float scale, float *gain, float *offset);
+void lfwd_npu_norm_move(const lfwd_npu_norm *norm, int c, float shift, float scale);
+#endif
+
+#if LFWD_NPU_WAY_BACK
+/* The second command stream gives, per channel, the sum over positions of the error at a layer's output, and of error times output. */
 typedef struct {
     uint32_t bias_sum, scale_sum; /* in the arena, int8 */
     float bias_step, scale_step;
     int16_t bias_zero_point, scale_zero_point;
     float of_bias, of_scale; /* what brings the sums to those of the float network */
-    float step; /* of the layer's output */
     const uint32_t *gain_places; /* of the records that multiply the error by the layer's gain on its way further down; NULL in the lowest layer */
     float gain_weight; /* that they were compiled with */
-    const float *shift, *scale; /* as trained */
-} lfwd_npu_norm;
+} lfwd_npu_sums;
 
-extern const lfwd_npu_norm lfwd_npu_norms[LFWD_NPU_LAYERS];
+extern const lfwd_npu_sums lfwd_npu_gradients[LFWD_NPU_LAYERS];
 extern const uint8_t lfwd_npu_back_commands[LFWD_NPU_BACK_COMMAND_BYTES];
 
-void lfwd_npu_put_gain(const lfwd_npu_norm *norm, int c, float gain);
-void lfwd_npu_norms_init(void);
-void lfwd_npu_norms_begin(void);
+void lfwd_npu_put_gain(const lfwd_npu_sums *sums, int c, float gain);
+void lfwd_npu_way_back_begin(void);
 int lfwd_npu_way_back(const float *error); /* of the last image, at the logits; adds up its gradients */
-void lfwd_npu_norms_update(float rate);
+void lfwd_npu_way_back_update(float rate);
+#endif
+
+#if LFWD_NPU_ZEROTH_ORDER
+/* After statistics and lfwd_train_begin: rate and spread relative to a channel's scale; the seed of the signs is not 0. */
+void lfwd_zeroth_order_begin(float rate, float spread, uint32_t seed);
+int lfwd_npu_twice(const int8_t *image, int label); /* adds up the losses; leaves the mean features */
+void lfwd_npu_zeroth_order_update(void);
 #endif
 
 extern const uint8_t lfwd_npu_commands[LFWD_NPU_COMMAND_BYTES], lfwd_npu_constants[LFWD_NPU_CONSTANT_BYTES];
@@ -95,10 +120,17 @@ typedef struct {
     float weight_moment[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_moment[LFWD_NPU_CLASSES];
     float weight_gradient[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_gradient[LFWD_NPU_CLASSES];
 #if LFWD_NPU_NORMS
-    float error[LFWD_NPU_FEATURES];
     float shift[LFWD_NPU_CHANNELS], scale[LFWD_NPU_CHANNELS]; /* of all batch norms that learn */
+#endif
+#if LFWD_NPU_WAY_BACK
+    float error[LFWD_NPU_FEATURES];
     float shift_moment[LFWD_NPU_CHANNELS], scale_moment[LFWD_NPU_CHANNELS];
     float bias_sum[LFWD_NPU_CHANNELS], scale_sum[LFWD_NPU_CHANNELS];
+#endif
+#if LFWD_NPU_ZEROTH_ORDER
+    uint8_t tables[2][LFWD_NPU_TABLE_BYTES] __attribute__((aligned(16))); /* records a step forth and a step back */
+    float first[LFWD_NPU_FEATURES], signs[2][LFWD_NPU_MOST_CHANNELS], loss[2], zeroth_rate, spread;
+    uint32_t drawn_from, state;
 #endif
     float rate, momentum;
     int batch, updates, seen, updated;

@@ -18,11 +18,15 @@ static float exponential(float x)
     return ldexpf(y * (r * r) + r + 1.0f, (int)n);
 }
 
-static void head(float *logits)
+void lfwd_npu_read_features(void)
 {
     const int8_t *stored = (const int8_t *)lfwd_npu.arena + LFWD_NPU_FEATURES_OFFSET;
     for (int i = 0; i < LFWD_NPU_FEATURES; i++)
         lfwd_npu.features[i] = (float)(stored[i] - LFWD_NPU_FEATURES_ZERO_POINT) * LFWD_NPU_FEATURES_SCALE;
+}
+
+void lfwd_npu_logits(float *logits)
+{
     for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
         float sum = lfwd_npu.bias[k];
         for (int i = 0; i < LFWD_NPU_FEATURES; i++) sum = sum + lfwd_npu.weight[k][i] * lfwd_npu.features[i];
@@ -30,11 +34,24 @@ static void head(float *logits)
     }
 }
 
+void lfwd_npu_softmax(float *logits)
+{
+    float most = logits[0], sum = 0.0f;
+    for (int k = 1; k < LFWD_NPU_CLASSES; k++) most = fmaxf(most, logits[k]);
+    for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
+        logits[k] = exponential(logits[k] - most);
+        sum = sum + logits[k];
+    }
+    for (int k = 0; k < LFWD_NPU_CLASSES; k++) logits[k] = logits[k] / sum;
+}
+
 int lfwd_predict(const int8_t *image, float *logits)
 {
     const int error = lfwd_npu_run(image);
-    if (!error) head(logits);
-    return error;
+    if (error) return error;
+    lfwd_npu_read_features();
+    lfwd_npu_logits(logits);
+    return 0;
 }
 
 void lfwd_train_begin(float rate, float momentum, int batch, int updates)
@@ -48,8 +65,8 @@ void lfwd_train_begin(float rate, float momentum, int batch, int updates)
     memset(lfwd_npu.bias_moment, 0, sizeof lfwd_npu.bias_moment);
     memset(lfwd_npu.weight_gradient, 0, sizeof lfwd_npu.weight_gradient);
     memset(lfwd_npu.bias_gradient, 0, sizeof lfwd_npu.bias_gradient);
-#if LFWD_NPU_NORMS
-    lfwd_npu_norms_begin();
+#if LFWD_NPU_WAY_BACK
+    lfwd_npu_way_back_begin();
 #endif
 }
 
@@ -68,8 +85,11 @@ static void update(void)
     step(&lfwd_npu.weight[0][0], &lfwd_npu.weight_moment[0][0], &lfwd_npu.weight_gradient[0][0],
          LFWD_NPU_CLASSES * LFWD_NPU_FEATURES, rate);
     step(lfwd_npu.bias, lfwd_npu.bias_moment, lfwd_npu.bias_gradient, LFWD_NPU_CLASSES, rate);
-#if LFWD_NPU_NORMS
-    lfwd_npu_norms_update(rate);
+#if LFWD_NPU_WAY_BACK
+    lfwd_npu_way_back_update(rate);
+#endif
+#if LFWD_NPU_ZEROTH_ORDER
+    lfwd_npu_zeroth_order_update();
 #endif
     lfwd_npu.updated++;
     lfwd_npu.seen = 0;
@@ -77,17 +97,19 @@ static void update(void)
 
 int lfwd_train_step(const int8_t *image, int label)
 {
-    float error[LFWD_NPU_CLASSES], sum = 0.0f;
+    float error[LFWD_NPU_CLASSES];
+    if (lfwd_npu.updated >= lfwd_npu.updates) return lfwd_predict(image, error); /* after the last update it only infers */
+#if LFWD_NPU_ZEROTH_ORDER
+    int failed = lfwd_npu_twice(image, label);
+    if (failed) return failed;
+    lfwd_npu_logits(error);
+#else
     int failed = lfwd_predict(image, error);
-    if (failed || lfwd_npu.updated >= lfwd_npu.updates) return failed; /* after the last update it only infers */
-    float most = error[0];
-    for (int k = 1; k < LFWD_NPU_CLASSES; k++) most = fmaxf(most, error[k]);
-    for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
-        error[k] = exponential(error[k] - most);
-        sum = sum + error[k];
-    }
-    for (int k = 0; k < LFWD_NPU_CLASSES; k++) error[k] = error[k] / sum - (k == label ? 1.0f : 0.0f);
-#if LFWD_NPU_NORMS
+    if (failed) return failed;
+#endif
+    lfwd_npu_softmax(error);
+    error[label] = error[label] - 1.0f;
+#if LFWD_NPU_WAY_BACK
     failed = lfwd_npu_way_back(error);
     if (failed) return failed; /* nothing of this image counts */
 #endif

@@ -21,18 +21,23 @@ void lfwd_npu_init(void)
 #endif
 }
 
-int lfwd_npu_run_stream(const uint8_t *commands, int bytes)
+int lfwd_npu_run_stream(const uint8_t *commands, int bytes, uint8_t *table)
 {
     uint64_t bases[3] = {(uint64_t)(uintptr_t)lfwd_npu_constants, (uint64_t)(uintptr_t)lfwd_npu.arena,
-                         (uint64_t)(uintptr_t)lfwd_npu.table};
+                         (uint64_t)(uintptr_t)table};
     static const size_t sizes[3] = {LFWD_NPU_CONSTANT_BYTES, LFWD_NPU_ARENA_BYTES, LFWD_NPU_TABLE_BYTES};
     return lfwd_npu_invoke(commands, bytes, bases, sizes, 3);
 }
 
-int lfwd_npu_run(const int8_t *image)
+int lfwd_npu_run_on(const int8_t *image, uint8_t *table)
 {
     memcpy(lfwd_npu.arena + LFWD_NPU_INPUT_OFFSET, image, LFWD_NPU_INPUT_BYTES);
-    return lfwd_npu_run_stream(lfwd_npu_commands, LFWD_NPU_COMMAND_BYTES);
+    return lfwd_npu_run_stream(lfwd_npu_commands, LFWD_NPU_COMMAND_BYTES, table);
+}
+
+int lfwd_npu_run(const int8_t *image)
+{
+    return lfwd_npu_run_on(image, lfwd_npu.table);
 }
 
 void lfwd_put_record(uint8_t *record, int32_t bias, float gain)
@@ -55,7 +60,7 @@ void lfwd_put_record(uint8_t *record, int32_t bias, float gain)
 }
 
 /* A record of `gain` times the one that was compiled, which was compiled with a weight of `weight` in place of 1. */
-static void rewrite(uint32_t place, float weight, float gain, float offset)
+static void rewrite(uint8_t *table, uint32_t place, float weight, float gain, float offset)
 {
     const uint8_t *original = lfwd_npu_original + place;
     uint32_t bias = 0, multiplier = 0;
@@ -63,27 +68,55 @@ static void rewrite(uint32_t place, float weight, float gain, float offset)
     const float compiled = ldexpf((float)multiplier, -(original[9] & 0x3F)) / weight;
     const float scale = fmaxf(gain, SMALLEST_GAIN) * compiled;
     const float wanted = rintf((float)(int32_t)bias + offset / scale);
-    lfwd_put_record(lfwd_npu.table + place, (int32_t)fminf(fmaxf(wanted, -MOST_BIAS), MOST_BIAS), scale);
+    lfwd_put_record(table + place, (int32_t)fminf(fmaxf(wanted, -MOST_BIAS), MOST_BIAS), scale);
 }
 
-void lfwd_npu_put(const lfwd_npu_layer *layer, int c, float gain, float offset)
+void lfwd_npu_put(uint8_t *table, const lfwd_npu_layer *layer, int c, float gain, float offset)
 {
-    rewrite(layer->places[c], 1.0f, gain, offset);
+    rewrite(table, layer->places[c], 1.0f, gain, offset);
 }
 
 void lfwd_npu_settle(const lfwd_npu_layer *layer)
 {
     for (int c = 0; c < layer->channels; c++) {
-        lfwd_npu_put(layer, c, lfwd_npu.gain[layer->first + c], lfwd_npu.offset[layer->first + c]);
-#if LFWD_NPU_NORMS
-        lfwd_npu_put_gain(lfwd_npu_norms + (layer - lfwd_npu_layers), c, lfwd_npu.gain[layer->first + c]);
+        lfwd_npu_put(lfwd_npu.table, layer, c, lfwd_npu.gain[layer->first + c], lfwd_npu.offset[layer->first + c]);
+#if LFWD_NPU_WAY_BACK
+        lfwd_npu_put_gain(lfwd_npu_gradients + (layer - lfwd_npu_layers), c, lfwd_npu.gain[layer->first + c]);
 #endif
     }
 }
 
-#if LFWD_NPU_NORMS
-void lfwd_npu_put_gain(const lfwd_npu_norm *norm, int c, float gain)
+#if LFWD_NPU_WAY_BACK
+void lfwd_npu_put_gain(const lfwd_npu_sums *sums, int c, float gain)
 {
-    if (norm->gain_places) rewrite(norm->gain_places[c], norm->gain_weight, gain, 0.0f);
+    if (sums->gain_places) rewrite(lfwd_npu.table, sums->gain_places[c], sums->gain_weight, gain, 0.0f);
+}
+#endif
+
+#if LFWD_NPU_NORMS
+void lfwd_npu_norms_init(void)
+{
+    for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
+        const lfwd_npu_layer *layer = lfwd_npu_layers + k;
+        memcpy(lfwd_npu.shift + layer->first, lfwd_npu_norms[k].shift, layer->channels * sizeof(float));
+        memcpy(lfwd_npu.scale + layer->first, lfwd_npu_norms[k].scale, layer->channels * sizeof(float));
+#if LFWD_NPU_WAY_BACK
+        lfwd_npu_settle(layer); /* the gains on the way back were compiled a little apart from 1 */
+#endif
+    }
+}
+
+void lfwd_npu_norm_moved(const lfwd_npu_norm *norm, int c, float shift, float scale, float *gain, float *offset)
+{
+    const float by = scale / lfwd_npu.scale[c];
+    *gain = lfwd_npu.gain[c] * by;
+    *offset = by * (lfwd_npu.offset[c] - lfwd_npu.shift[c] / norm->step) + shift / norm->step;
+}
+
+void lfwd_npu_norm_move(const lfwd_npu_norm *norm, int c, float shift, float scale)
+{
+    lfwd_npu_norm_moved(norm, c, shift, scale, lfwd_npu.gain + c, lfwd_npu.offset + c);
+    lfwd_npu.shift[c] = shift;
+    lfwd_npu.scale[c] = scale;
 }
 #endif

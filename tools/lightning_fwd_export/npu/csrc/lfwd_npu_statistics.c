@@ -36,14 +36,14 @@ static int align(const lfwd_npu_layer *layer, lfwd_image image, void *context, i
         const int start = images * group / GROUPS, stop = images * (group + 1) / GROUPS;
         for (int c = 0; c < layer->channels; c++) {
             const float centred = offset[c] * PROBING_GAIN + (float)-layer->zero_point;
-            lfwd_npu_put(layer, c, gain[c] * PROBING_GAIN, centred + dither[group]);
+            lfwd_npu_put(lfwd_npu.table, layer, c, gain[c] * PROBING_GAIN, centred + dither[group]);
         }
         error = add_up(layer, image, context, start, stop);
         for (int c = 0; c < layer->channels; c++) mean[c] = mean[c] + ((float)lfwd_npu.sums[c] - (float)(stop - start) * dither[group]);
     }
     for (int c = 0; c < layer->channels; c++) {
         mean[c] = mean[c] / (float)images / PROBING_GAIN;
-        lfwd_npu_put(layer, c, gain[c], offset[c] - mean[c] + (float)(LOWEST - layer->zero_point));
+        lfwd_npu_put(lfwd_npu.table, layer, c, gain[c], offset[c] - mean[c] + (float)(LOWEST - layer->zero_point));
     }
     if (!error) error = add_up(layer, image, context, 0, images);
     for (int c = 0; c < layer->channels && !error; c++) {

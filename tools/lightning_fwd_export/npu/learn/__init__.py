@@ -6,5 +6,6 @@ The C that is exported does the same operations in the same order, so that both 
 from .head import Head
 from .learner import NpuLearner
 from .trainer import NpuTrainer
+from .zeroth_order import ZerothOrder
 
-__all__ = ["Head", "NpuLearner", "NpuTrainer"]
+__all__ = ["Head", "NpuLearner", "NpuTrainer", "ZerothOrder"]

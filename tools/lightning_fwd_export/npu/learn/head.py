@@ -71,3 +71,30 @@ def exp(x: np.ndarray) -> np.ndarray:
         y = y * r + coefficient
     y = y * (r * r) + r + F32(1)
     return np.where(x < _NOTHING, F32(0), np.ldexp(y, n.astype(np.int32)))
+
+
+#: Cephes' logf: the polynomial of log(1 + m) - m + m * m / 2 over m**3
+_LOG = tuple(
+    map(
+        F32,
+        (
+            7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1, 2.0000714765e-1,
+            -2.4999993993e-1, 3.3333331174e-1,
+        ),
+    )
+)  # fmt: skip
+_SQRT_HALF = F32(0.707106781)
+
+
+def log(x: np.ndarray) -> np.ndarray:
+    """For ``x`` above 0, to one unit of the last place or so."""
+    m, n = np.frexp(x)
+    low = m < _SQRT_HALF
+    m, n = np.where(low, m + m - F32(1), m - F32(1)), np.where(low, n - 1, n).astype(np.float32)
+    z, y = m * m, np.full_like(m, _LOG[0])
+    for coefficient in _LOG[1:]:
+        y = y * m + coefficient
+    y = y * m * z
+    y = y + n * _LN2_LOW
+    y = y - F32(0.5) * z
+    return m + y + n * _LN2_HIGH

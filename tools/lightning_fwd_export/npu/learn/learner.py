@@ -55,6 +55,11 @@ class NpuLearner:
         return Simulator(self.split.binary, self.regions)
 
     @property
+    def norm_modules(self) -> Mapping[str, nn.BatchNorm2d]:
+        """The network's batch norms, by the paths of their convolutions."""
+        return self._normalised.norms
+
+    @property
     def cycles_per_inference(self) -> int:
         """Of :attr:`simulator`'s command stream, the compiler's estimate."""
         return self.program.cycles
@@ -84,7 +89,7 @@ class NpuLearner:
             return self.run(stored[start:stop])[tap].astype(np.int64).sum(axis=0)
 
         found = measure(affine, self.program.layers[layer].convolution.zero_point, probe, len(stored))
-        self._write(layer)
+        self.write(layer)
         return found
 
     def source_statistics(self, x: Tensor) -> dict[str, Statistics]:
@@ -101,7 +106,7 @@ class NpuLearner:
         """Layer by layer from the input on, give every channel the source's mean and spread. Needs no labels."""
         for layer in self.tapped.layers:
             align(self.affine[layer], self.measure(stored, layer), source[layer])
-            self._write(layer)
+            self.write(layer)
 
     def features(self, stored: np.ndarray) -> np.ndarray:
         """float32 ``(N, F)``, the input of the head."""
@@ -116,7 +121,7 @@ class NpuLearner:
         linear = self.tapped.module.get_submodule(self.tapped.head)
         return Head(linear.weight.detach().numpy(), linear.bias.detach().numpy(), lr, momentum, batch, steps)
 
-    def _write(self, layer: str) -> None:
+    def write(self, layer: str) -> None:
         """Records of a layer's gain and offset."""
         self.split.write(self.table, layer, self.affine[layer].records())
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,29 +17,10 @@ from ..taps import Tapped
 from .affine import F32, Affine
 from .head import Head, softmax
 from .learner import FEATURES, LOGITS, TAPS, NpuLearner
+from .norm import LEAST, Norm
 
 #: number of the second input
 ERROR = 1
-#: a channel's scale at most halves in one update: it must stay positive
-_LEAST = F32(0.5)
-#: a channel that was trained to a scale of nothing learns its shift; its gain multiplies weights that are nothing
-_SMALLEST = F32(1e-3)
-
-
-@dataclass
-class Norm:
-    """A batch norm's parameters as they are now, real units, float32 ``(C,)``, with their moments."""
-
-    shift: np.ndarray
-    scale: np.ndarray
-    shift_moment: np.ndarray
-    scale_moment: np.ndarray
-
-    @classmethod
-    def of(cls, norm: nn.BatchNorm2d) -> Norm:
-        shift, scale = (norm.bias, norm.weight.abs()) if norm.affine else (norm.running_mean * 0, norm.running_mean * 0 + 1)
-        shift, scale = F32(shift.detach().numpy()), np.maximum(F32(scale.detach().numpy()), _SMALLEST)
-        return cls(shift.copy(), scale.copy(), np.zeros_like(shift), np.zeros_like(scale))
 
 
 class NpuTrainer(NpuLearner):
@@ -69,10 +49,10 @@ class NpuTrainer(NpuLearner):
 
     def __init__(self, net: nn.Module, calibration: Tensor, accelerator: str = "ethos-u55-128"):
         super().__init__(net, calibration, accelerator)
-        self.norms = {layer: Norm.of(self._normalised.norms[layer]) for layer in self.tapped.layers}
+        self.norms = {layer: Norm.of(self.norm_modules[layer]) for layer in self.tapped.layers}
         self._gains = {layer: self._neutral_gain(path) for layer, path in self.back.gains.items()}
         for layer in self.tapped.layers:
-            self._write(layer)
+            self.write(layer)
         self.factors = self._measure_factors()
 
     def _simulator(self) -> Simulator:
@@ -93,7 +73,7 @@ class NpuTrainer(NpuLearner):
         """Back to an earlier :meth:`state`; the records are rewritten."""
         self.affine, self.norms = deepcopy(state)
         for layer in self.tapped.layers:
-            self._write(layer)
+            self.write(layer)
 
     def sums(self, stored: np.ndarray, errors: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Of every layer: sums over positions of the error, and of error times output, float32 ``(B, C)`` each, as the NPU gives them.
@@ -115,9 +95,9 @@ class NpuTrainer(NpuLearner):
         real = [output.real(self.second_half.read(memory, output.slot)) * largest for output in outputs]
         return {layer: (real[k], real[len(layers) + k]) for k, layer in enumerate(layers)}
 
-    def _write(self, layer: str) -> None:
+    def write(self, layer: str) -> None:
         """Records of a layer, and those by which the error that goes further down is multiplied by the layer's gain."""
-        super()._write(layer)
+        super().write(layer)
         if layer in self._gains:
             self.split.write(self.table, self.back.gains[layer], self._gains[layer].records(gain=self.affine[layer].gain))
 
@@ -161,16 +141,14 @@ class NpuTrainer(NpuLearner):
     def _update(self, layer: str, bias_sum: np.ndarray, scale_sum: np.ndarray, rate: np.float32, momentum: np.float32) -> None:
         norm, affine, (of_bias, of_scale) = self.norms[layer], self.affine[layer], self.factors[layer]
         bias_sum, scale_sum = bias_sum * of_bias, scale_sum * of_scale
-        old_shift, old_scale = norm.shift.copy(), norm.scale.copy()
+        old_shift, old_scale = norm.shift, norm.scale
         # an output is scale * normalised + shift: the sum of error times normalised follows from the two
         norm.shift_moment = momentum * norm.shift_moment + bias_sum
         norm.scale_moment = momentum * norm.scale_moment + (scale_sum - old_shift * bias_sum) / old_scale
-        norm.shift = old_shift - rate * norm.shift_moment
-        norm.scale = np.maximum(old_scale - rate * norm.scale_moment, _LEAST * old_scale)
-        step, by = F32(self.program.outputs[TAPS + self.tapped.layers.index(layer)].scale), norm.scale / old_scale
-        affine.gain = affine.gain * by
-        affine.offset = by * (affine.offset - old_shift / step) + norm.shift / step
-        self._write(layer)
+        step = F32(self.program.outputs[TAPS + self.tapped.layers.index(layer)].scale)
+        scale = np.maximum(old_scale - rate * norm.scale_moment, LEAST * old_scale)
+        norm.move(affine, step, old_shift - rate * norm.shift_moment, scale)
+        self.write(layer)
 
 
 def _closest(got: np.ndarray, want: np.ndarray) -> float:

@@ -5,19 +5,9 @@
 
 #include "lfwd_npu.h"
 
-#if LFWD_NPU_NORMS
+#if LFWD_NPU_WAY_BACK
 #define SMALLEST_ERROR 1e-30f
 #define LEAST 0.5f /* a channel's scale at most halves in one update: it must stay positive */
-
-void lfwd_npu_norms_init(void)
-{
-    for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
-        const lfwd_npu_layer *layer = lfwd_npu_layers + k;
-        memcpy(lfwd_npu.shift + layer->first, lfwd_npu_norms[k].shift, layer->channels * sizeof(float));
-        memcpy(lfwd_npu.scale + layer->first, lfwd_npu_norms[k].scale, layer->channels * sizeof(float));
-        lfwd_npu_settle(layer);
-    }
-}
 
 static void forget_sums(void)
 {
@@ -25,7 +15,7 @@ static void forget_sums(void)
     memset(lfwd_npu.scale_sum, 0, sizeof lfwd_npu.scale_sum);
 }
 
-void lfwd_npu_norms_begin(void)
+void lfwd_npu_way_back_begin(void)
 {
     memset(lfwd_npu.shift_moment, 0, sizeof lfwd_npu.shift_moment);
     memset(lfwd_npu.scale_moment, 0, sizeof lfwd_npu.scale_moment);
@@ -46,37 +36,34 @@ int lfwd_npu_way_back(const float *error)
         const float stored = rintf(lfwd_npu.error[i] / largest / LFWD_NPU_ERROR_SCALE) + (float)LFWD_NPU_ERROR_ZERO_POINT;
         arena[LFWD_NPU_ERROR_OFFSET + i] = (int8_t)fminf(fmaxf(stored, -128.0f), 127.0f);
     }
-    const int failed = lfwd_npu_run_stream(lfwd_npu_back_commands, LFWD_NPU_BACK_COMMAND_BYTES);
+    const int failed = lfwd_npu_run_stream(lfwd_npu_back_commands, LFWD_NPU_BACK_COMMAND_BYTES, lfwd_npu.table);
     if (failed) return failed;
     for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
         const lfwd_npu_layer *layer = lfwd_npu_layers + k;
-        const lfwd_npu_norm *norm = lfwd_npu_norms + k;
+        const lfwd_npu_sums *sums = lfwd_npu_gradients + k;
         for (int c = 0; c < layer->channels; c++) {
             float *bias = lfwd_npu.bias_sum + layer->first + c, *scale = lfwd_npu.scale_sum + layer->first + c;
-            *bias = *bias + (float)(arena[norm->bias_sum + (uint32_t)c] - norm->bias_zero_point) * norm->bias_step * largest;
-            *scale = *scale + (float)(arena[norm->scale_sum + (uint32_t)c] - norm->scale_zero_point) * norm->scale_step * largest;
+            *bias = *bias + (float)(arena[sums->bias_sum + (uint32_t)c] - sums->bias_zero_point) * sums->bias_step * largest;
+            *scale = *scale + (float)(arena[sums->scale_sum + (uint32_t)c] - sums->scale_zero_point) * sums->scale_step * largest;
         }
     }
     return 0;
 }
 
-void lfwd_npu_norms_update(float rate)
+void lfwd_npu_way_back_update(float rate)
 {
     const float batch = (float)lfwd_npu.batch, momentum = lfwd_npu.momentum;
     for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
         const lfwd_npu_layer *layer = lfwd_npu_layers + k;
-        const lfwd_npu_norm *norm = lfwd_npu_norms + k;
+        const lfwd_npu_sums *sums = lfwd_npu_gradients + k;
         for (int c = layer->first; c < layer->first + layer->channels; c++) {
-            const float bias_sum = lfwd_npu.bias_sum[c] / batch * norm->of_bias, scale_sum = lfwd_npu.scale_sum[c] / batch * norm->of_scale;
+            const float bias_sum = lfwd_npu.bias_sum[c] / batch * sums->of_bias, scale_sum = lfwd_npu.scale_sum[c] / batch * sums->of_scale;
             const float old_shift = lfwd_npu.shift[c], old_scale = lfwd_npu.scale[c];
             /* an output is scale * normalised + shift: the sum of error times normalised follows from the two */
             lfwd_npu.shift_moment[c] = momentum * lfwd_npu.shift_moment[c] + bias_sum;
             lfwd_npu.scale_moment[c] = momentum * lfwd_npu.scale_moment[c] + (scale_sum - old_shift * bias_sum) / old_scale;
-            lfwd_npu.shift[c] = old_shift - rate * lfwd_npu.shift_moment[c];
-            lfwd_npu.scale[c] = fmaxf(old_scale - rate * lfwd_npu.scale_moment[c], LEAST * old_scale);
-            const float by = lfwd_npu.scale[c] / old_scale;
-            lfwd_npu.gain[c] = lfwd_npu.gain[c] * by;
-            lfwd_npu.offset[c] = by * (lfwd_npu.offset[c] - old_shift / norm->step) + lfwd_npu.shift[c] / norm->step;
+            lfwd_npu_norm_move(lfwd_npu_norms + k, c, old_shift - rate * lfwd_npu.shift_moment[c],
+                               fmaxf(old_scale - rate * lfwd_npu.scale_moment[c], LEAST * old_scale));
         }
         lfwd_npu_settle(layer);
     }
