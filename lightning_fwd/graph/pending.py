@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .kept_buffers import KeptBuffers
 from .label_check import LabelCheck
 from .refuse_backward import (
+    refuse_gradient_at_input,
     refuse_losses_beside,
     refuse_lost_logits,
     refuse_plain_backward,
@@ -65,8 +66,10 @@ class PendingSteps:
         _running.append(self)
         try:
             yield
-        except BaseException:  # the user's own loss refuses the batch, say
+        except BaseException as error:  # the user's own loss refuses the batch, say
             self._buffers.put_back()
+            if self._waiting:
+                refuse_gradient_at_input(error)
             raise
         finally:
             _running.remove(self)

@@ -60,3 +60,18 @@ def refuse_plain_backward() -> NoReturn:
         "it stops at the logits, so no parameter would get a gradient; a LightningModule stays rewritten after fit",
         "call model.backward(loss), train with the rule's Lightning strategy, or call lf.unwrap(module) first for plain training",
     )
+
+
+def refuse_gradient_at_input(error: BaseException) -> None:
+    """Name what torch says of ``torch.autograd.grad(loss, x)`` where the logits between are a rule's.
+
+    Raises:
+        StepError: it is that.
+    """
+    if isinstance(error, RuntimeError) and "appears to not have been used in the graph" in str(error):
+        raise StepError(
+            "training_step asks for the gradient of the loss at the network's input, or within the network",
+            "the logits that a learning rule hands out are cut off from the network and its input, so autograd finds no way there",
+            "for adversarial inputs or a gradient penalty differentiate a copy of the plain network, copy.deepcopy(net) before the fit; "
+            "or train plainly",
+        ) from error

@@ -137,6 +137,27 @@ def test_backprop_saves_the_gradient_buffers():
     assert step_cost(model, (x, y), scheduled=False).peak_ram_bytes == before.peak_bytes
 
 
+def test_a_price_as_traced_runs_no_pass(monkeypatch):
+    monkeypatch.setattr("lightning_fwd.cost.ledger.schedule", lambda *_: pytest.fail("scheduled"))
+    network = mlp()
+    assert lf.step_cost(lf.rewrite(network, "backprop", batch_for(network, 2)[0]), batch_for(network, 2), scheduled=False).total_macs
+
+
+def test_a_scheduled_step_is_compiled_when_it_is_asked_for():
+    network = mlp()
+    x, y = batch_for(network, 2)
+    model = lf.rewrite(network, "backprop", x)
+    step = split_convolution_backward(trace_step(model, (x, y)))
+    assert "_code" not in vars(step.module)
+    assert "def forward" in step.module.code and "def forward" in str(step.module)
+    one = next(n for n in step.graph.nodes if n.op == "call_function" and n.target is torch.ops.aten.relu.default)
+    one.target = torch.ops.aten.neg.default
+    step.module.recompile()
+    assert "neg" in step.module.code
+    before = trace_step(model, (x, y)).run(model, x, y)
+    assert any(not torch.equal(value, before[name]) for name, value in step.run(model, x, y).items())
+
+
 def test_recomputation_trades_operations_for_memory():
     network = ResNet8Tail()
     x, y = batch_for(network, 4)

@@ -52,6 +52,21 @@ def test_an_override_that_calls_no_backward_is_told():
         weights(Nothing, "backprop")
 
 
+class Adversarial(Task):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        x = x.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(self.network(x), y), x)
+        return F.cross_entropy(self.network((x + 0.1 * slope.sign()).detach()), y)
+
+
+def test_the_gradient_at_the_input_is_refused_in_words():
+    with pytest.raises(lf.StepError, match=r"gradient of the loss at the network's input(.|\n)*copy.deepcopy"):
+        weights(Adversarial, "backprop")
+    with pytest.raises(lf.StepError, match="requires grad"):
+        weights(Adversarial, "pepita")
+
+
 class Clipping(Task):
     """What comes after loss.backward() finds the gradients."""
 
