@@ -131,11 +131,10 @@ def export_inference(
         require_few_steps(net, example)
         try:
             program, checked, written = _build(net, example, calibration, int8, progress)
+            progress(f"holding {len(batches)} predictions against PyTorch")
+            calls, report = _check(program, net, batches, int8)
         except NoKernel as error:
-            line = source_line(net, error.layer)
-            raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, error.mend, error.layer) from error
-        progress(f"holding {len(batches)} predictions against PyTorch")
-        calls, report = _check(program, net, batches, int8)
+            raise error.at(source_line(net, error.layer), int8) from error
         progress("pricing the prediction")
         report.ram, report.flash = shipped_ram(written), shipped_flash(written)
         report.ledger = _ledger(net, example, int8) | {

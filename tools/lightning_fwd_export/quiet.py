@@ -55,6 +55,26 @@ def quiet_stderr() -> Iterator[None]:
             os.write(2, b"".join(line for line in held if not line.startswith(_PRINTED)))
 
 
+@contextmanager
+def captured_stderr(said: list[str]) -> Iterator[None]:
+    """Lines that native code writes to file descriptor 2 go into a list; they come out at the end where nothing was raised."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held:
+        kept, raised = os.dup(2), True
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+            raised = False
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            text = held.read()
+            said += text.decode(errors="replace").splitlines(keepends=True)
+            if not raised:
+                os.write(2, text)
+
+
 class _Without(logging.Filter):
     def __init__(self, start: str):
         super().__init__()
