@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .register import register_with_lightning
 
 if TYPE_CHECKING:
-    from .adaptation import Adaptation, Stage, adapt, adaptation_cost
+    from .adaptation import Adaptation, Firmware, Stage, adapt, adaptation_cost
     from .callbacks import CalibrateHeads, Diagnosis, StepCost
     from .classifier import Classifier
     from .cost import step_cost
@@ -41,6 +41,7 @@ __version__ = "0.1.0"
 
 _ROOM_OF = {
     "Adaptation": "adaptation",
+    "Firmware": "adaptation",
     "Stage": "adaptation",
     "adapt": "adaptation",
     "adaptation_cost": "adaptation",
@@ -74,6 +75,7 @@ __all__ = [
     "CaptureError",
     "Classifier",
     "Diagnosis",
+    "Firmware",
     "ForwardOnlyDDPStrategy",
     "ForwardOnlyStrategy",
     "Integer",

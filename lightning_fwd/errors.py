@@ -22,9 +22,17 @@ class CaptureError(LightningFwdError):
     """A model could not be captured as one torch.fx graph with one tensor in and one tensor out."""
 
 
+class ExampleError(CaptureError):
+    """The example input is not one that the model takes."""
+
+
 class RewriteError(LightningFwdError):
     """A learning rule cannot be applied to this model."""
 
 
 class StepError(LightningFwdError):
     """A training step received something that its learning rule cannot use."""
+
+
+class NoInputError(StepError):
+    """No input is found in a batch."""

@@ -4,62 +4,30 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import LightningFwdError, StepError
+from .firmware import Firmware, adapt_as_firmware
 from .guard import Samples, judge, read_samples, split
+from .result import Adaptation, StageResult
 from .stage import Stage, as_stages
 from .train import train
 
 
-@dataclass
-class StageResult:
-    """What became of a stage.
-
-    Attributes:
-        name: of the stage. kept: whether its result was taken. chosen: the rate, or the settings, where there was a choice.
-        before, after: what it was judged by, without and with it: cross-entropy of labelled samples, or entropy of predictions. judged_on:
-            how many.
-        note: why it was rolled back, or that nothing guarded it.
-    """
-
-    name: str
-    kept: bool
-    chosen: str
-    before: float
-    after: float
-    judged_on: int
-    note: str = ""
-
-    def __str__(self) -> str:
-        said = (
-            f"{self.name}: {'kept' if self.kept else 'rolled back'}, loss {self.before:.3f} -> {self.after:.3f} on {self.judged_on} samples"
-        )
-        return said + "".join(f"; {more}" for more in (self.chosen, self.note) if more)
-
-
-@dataclass
-class Adaptation:
-    """The adapted network, in eval mode, and what was done."""
-
-    network: nn.Module
-    stages: list[StageResult]
-
-    @property
-    def rolled_back(self) -> list[str]:
-        """Names of the stages that would have harmed."""
-        return [stage.name for stage in self.stages if not stage.kept]
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.stages))
-
-
 def adapt(
-    net: nn.Module, stages: Any, data: Any, *, unlabelled: Any = None, held_back: float = 1 / 3, refit: bool = True, seed: int = 0
+    net: nn.Module,
+    stages: Any,
+    data: Any,
+    *,
+    unlabelled: Any = None,
+    held_back: float = 1 / 3,
+    refit: bool = True,
+    seed: int = 0,
+    firmware: Firmware | bool = False,
 ) -> Adaptation:
     """Run the stages in order on a copy of a network.
 
@@ -77,12 +45,16 @@ def adapt(
         held_back: the share of labelled samples that judge; 0: no stage is guarded, and each must say all its settings.
         refit: whether kept stages learn from the samples held back too, in the end.
         seed: of what is held back and of the order of samples.
+        firmware: do what the exported library does on the device, draw by draw: a buffer of samples, constant rates, early stopping, the
+            best weights kept, and no last run (``refit``).
 
     Raises:
         LightningFwdError: stages or data that cannot be used, labels lacking for a stage that learns, too few samples to hold any back.
     """
     stages, samples = as_stages(stages), read_samples(data, unlabelled)
     _check(stages, samples, held_back)
+    if firmware:
+        return adapt_as_firmware(net, stages, samples, Firmware() if firmware is True else firmware, held_back, seed)
     run = _Run(samples, held_back, seed)
     state, results, taken = copy.deepcopy(net).eval(), [], []
     before_learning, learned = state, False

@@ -107,10 +107,14 @@ class Verdict:
         """
         if not self.loss < before.loss:
             return "it does harm"
-        if self.right is None or before.right is None:
-            return ""
-        lost, won = int((before.right & ~self.right).sum()), int((self.right & ~before.right).sum())
+        lost, won = self.changed(before)
         return f"it does harm: it loses {lost} right answers and wins {won}" if lost - won > math.sqrt(lost + won) else ""
+
+    def changed(self, before: Verdict) -> tuple[int, int]:
+        """How many right answers it loses and how many it wins; none without labels."""
+        if self.right is None or before.right is None:
+            return 0, 0
+        return int((before.right & ~self.right).sum()), int((self.right & ~before.right).sum())
 
 
 @torch.no_grad()

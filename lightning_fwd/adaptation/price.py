@@ -116,7 +116,7 @@ def adaptation_cost(
 
 
 def _samples_seen(stage: Stage, labelled: int, inputs: int) -> int:
-    return (stage.epochs or (5 if stage.learns else 1)) * (labelled if stage.reads_labels else inputs)
+    return (stage.epochs or stage.default_epochs) * (labelled if stage.reads_labels else inputs)
 
 
 def _rewritten(net: nn.Module, stage: Stage, example: Tensor) -> RewrittenModel:

@@ -71,6 +71,11 @@ class Stage:
         """Whether it needs labels, be it only to weigh samples by their classes."""
         return self.learns or self.method.needs_target
 
+    @property
+    def default_epochs(self) -> int:
+        """Where none are said."""
+        return 5 if self.learns else 1
+
     def candidates(self) -> Iterator[Stage]:
         """The stage with one rule, nothing left open, and one rate: all among which an adaptation chooses."""
         for rule in self.method.variants():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,16 +14,79 @@ from ..errors import RewriteError, StepError
 from ..graph.frozen_prefix import Split, split_frozen
 from ..graph.rewritten import RewrittenModel
 from ..methods import rewrite
+from .guard import Verdict, judge
 from .stage import Stage
 
 _CHUNK = 250  #: samples whose frozen part is run at a time
 
 
-def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) -> nn.Module:
-    """A copy of the network after a stage with one rule and one rate.
+class Training:
+    """A stage with one rule and one rate on a copy of a network, step by step.
 
     What lies before the first trained layer is run once per sample, where the rule allows it: a device with room for features does the
     same.
+
+    Args:
+        x: all samples ``(N, ...)`` that it will see.
+
+    Attributes:
+        network: the copy. model: what learns, under the rule: the network, or the part of it that is run in every step.
+
+    Raises:
+        RewriteError: the rule does not fit.
+    """
+
+    def __init__(self, net: nn.Module, stage: Stage, x: Tensor):
+        net = copy.deepcopy(net).eval()
+        self._learning = {id(p) for p in net.parameters() if p.requires_grad}
+        self.network, self.stage, self.x = stage.network(net, x), stage, x
+        self.model = rewrite(self.network, stage.method, x[:2])
+        split = _frozen_part(self.model)
+        if split is not None:
+            with torch.no_grad():
+                self.x = torch.cat([split.before(self.model, part)[0] for part in x.split(_CHUNK)])
+            tail = _tail(self.model, split)
+            self.model.undo()
+            self.model = rewrite(tail, stage.method, self.x[:2])
+        self.model.train()
+
+    def steps(self, count: int) -> Callable[[Tensor, Tensor], None]:
+        """``step(index, target)``: one step on the samples of these indices, of ``count`` in all (the schedule's length)."""
+        clear, advance = self.stage.optimizer([p for p in self.model.parameters() if p.requires_grad], count)
+
+        def step(index: Tensor, target: Tensor) -> None:
+            clear()
+            with self.model.step(target):
+                loss = F.cross_entropy(self.model(self.x[index]), target)
+            self.model.backward(loss)
+            advance()
+
+        return step
+
+    def judge(self, index: Tensor, y: Tensor | None) -> Verdict:
+        """What the network is worth at present on some of the samples."""
+        verdict = judge(self.model, self.x[index], y)
+        self.model.train()
+        return verdict
+
+    def finish(self) -> nn.Module:
+        """The network, without the rule.
+
+        Raises:
+            RewriteError: the rule predicts by other means than the network's. StepError: it diverged.
+        """
+        net, name = self.network, self.stage.name
+        _same_without_the_rule(self.model.eval(), self.stage, self.x[:8])
+        broken = [name for name, p in [*net.named_parameters(), *net.named_buffers()] if p.is_floating_point() and not p.isfinite().all()]
+        if broken:
+            raise StepError(f"{', '.join(broken[:3])} not finite after stage {name}", "it diverged", "lower the rate")
+        for parameter in net.parameters():  # what a stage freezes, the next one may train
+            parameter.requires_grad_(parameter.requires_grad or id(parameter) in self._learning)
+        return net.eval()
+
+
+def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) -> nn.Module:
+    """A copy of the network after a stage with one rule and one rate.
 
     Args:
         x: samples ``(N, ...)``. y: their classes ``(N,)``; None for a rule that needs no labels.
@@ -32,25 +95,24 @@ def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) 
     Raises:
         RewriteError, StepError: the rule does not fit, or it diverged.
     """
-    net = copy.deepcopy(net).eval()
-    learning = {id(p) for p in net.parameters() if p.requires_grad}
-    net = stage.network(net, x)
-    model = rewrite(net, stage.method, x[:2])
-    split = _frozen_part(model)
-    if split is not None:
-        with torch.no_grad():
-            x = torch.cat([split.before(model, part)[0] for part in x.split(_CHUNK)])
-        tail = _tail(model, split)
-        model.undo()
-        model = rewrite(tail, stage.method, x[:2])
-    _steps(model.train(), stage, x, y, seed)
-    _same_without_the_rule(model.eval(), stage, x[:8])
-    broken = [name for name, p in [*net.named_parameters(), *net.named_buffers()] if p.is_floating_point() and not p.isfinite().all()]
-    if broken:
-        raise StepError(f"{', '.join(broken[:3])} not finite after stage {stage.name}", "it diverged", "lower the rate")
-    for parameter in net.parameters():  # what a stage freezes, the next one may train
-        parameter.requires_grad_(parameter.requires_grad or id(parameter) in learning)
-    return net.eval()
+    training = Training(net, stage, x)
+    rule, model, count = stage.method, training.model, math.ceil(len(x) / stage.batch_size)
+    epochs = stage.epochs or stage.default_epochs
+    step = training.steps(epochs * count)
+    target = unlabelled(x) if y is None else y
+    epoch = 0
+    while epoch < epochs or rule.unfinished(model):
+        for index in _order(len(x), stage.batch_size, 1000 * seed + epoch):
+            if epoch >= epochs and not rule.unfinished(model):
+                break
+            step(index, target[index])
+        epoch += 1
+    return training.finish()
+
+
+def unlabelled(x: Tensor) -> Tensor:
+    """Labels for a rule that has no use for the loss ``(N,)``."""
+    return torch.zeros(len(x), dtype=torch.int64, device=x.device)
 
 
 @torch.no_grad()
@@ -63,24 +125,6 @@ def _same_without_the_rule(model: RewrittenModel, stage: Stage, x: Tensor) -> No
             "the stages hand one network on, without what a rule inserted",
             "choose settings by which it predicts by the network (prediction='own')",
         )
-
-
-def _steps(model: RewrittenModel, stage: Stage, x: Tensor, y: Tensor | None, seed: int) -> None:
-    rule, count = stage.method, math.ceil(len(x) / stage.batch_size)
-    epochs = stage.epochs or (5 if stage.learns else 1)
-    clear, step = stage.optimizer([p for p in model.parameters() if p.requires_grad], epochs * count)
-    nothing = torch.zeros(len(x), dtype=torch.int64, device=x.device)  # a rule without labels has no use for the loss
-    target, epoch = nothing if y is None else y, 0
-    while epoch < epochs or rule.unfinished(model):
-        for index in _order(len(x), stage.batch_size, 1000 * seed + epoch):
-            if epoch >= epochs and not rule.unfinished(model):
-                break
-            clear()
-            with model.step(target[index]):
-                loss = F.cross_entropy(model(x[index]), target[index])
-            model.backward(loss)
-            step()
-        epoch += 1
 
 
 def _order(count: int, batch: int, seed: int) -> Iterator[Tensor]:

@@ -12,11 +12,11 @@ from .options import NAMES
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    from ..adaptation import Stage
+    from ..adaptation import Firmware, Stage
     from ..recipes.adaptation import AdaptationRecipe
     from .names import documentation
 
-    keys = ((AdaptationRecipe, "Keys of an adaptation"), (Stage, "Keys of each of its stages"))
+    keys = ((AdaptationRecipe, "Keys of an adaptation"), (Stage, "Keys of each of its stages"), (Firmware, "Keys of firmware"))
     parser.epilog = "\n\n".join([*(documentation(of, heading) for of, heading in keys), NAMES])
     parser.add_argument("-c", "--config", required=True, help="recipe, e.g. recipes/adapt_resnet8.yaml")
     parser.add_argument("--out", required=True, type=Path, help="folder for adapted.safetensors, report.txt and the source's moments")
@@ -47,9 +47,9 @@ def run(options: argparse.Namespace) -> int:
     stages = [stage.prepared(network, source, options.out / "source") for stage in stages]
     x, y = target.tensors("train")
     more = x[recipe.labelled :] if recipe.unlabelled else None
-    done = adapt(
-        network, stages, (x[: recipe.labelled], y[: recipe.labelled]), unlabelled=more, held_back=recipe.held_back, seed=recipe.seed
-    )
+    labelled = x[: recipe.labelled], y[: recipe.labelled]
+    firmware = recipe.built_firmware() or False
+    done = adapt(network, stages, labelled, unlabelled=more, held_back=recipe.held_back, seed=recipe.seed, firmware=firmware)
     cost = adaptation_cost(
         network, stages, x[:1], recipe.labelled, recipe.unlabelled, recipe.held_back, device=recipe.device, width=recipe.width
     )

@@ -16,6 +16,7 @@ from ..methods import REFERENCE, LearningMethod, rewrite
 from ..trace.optimizers import Optimizer
 from ..trace.step_graph import StepGraph, trace_step
 from .device import Device, load_device
+from .memory import plan_memory
 from .operations import Operation, operations
 from .report import CostLine, CostReport
 from .schedule import schedule
@@ -97,8 +98,10 @@ def price(
 ) -> CostReport:
     """Price a traced step; arguments as for :func:`step_cost`."""
     device = device_for(device, width)
-    scheduled_step, plans = schedule(step, width, recompute)
-    step, plans = (scheduled_step, plans) if scheduled else (step, plans[:1])
+    if scheduled:
+        step, plans = schedule(step, width, recompute)
+    else:
+        plans = [("as traced", plan_memory(step, Widths(step, width)))]
     priced, plan = list(operations(step, Widths(step, width))), plans[-1][1]
     parameters = {n: p.numel() for n, p in model.named_parameters()}
     trained = sum(step.learning_entries(n) for n in step.trained)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._dynamo.eval_frame import OptimizedModule
 
-from ..errors import CaptureError
+from ..errors import CaptureError, ExampleError
 
 _WRAPPERS = (OptimizedModule, nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -57,13 +59,18 @@ def require_one_input(net: nn.Module) -> None:
         )
 
 
+def within_hooks(net: nn.Module) -> Callable[[Tensor], Any]:
+    """What of a network is captured: its hooks run around the rewritten one as they do around it."""
+    return net.forward if net._forward_hooks or net._forward_pre_hooks else net
+
+
 def example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, Tensor]:
     """The example, two samples at least (with one, a batch size cannot be told from a broadcast), and what ``net`` makes of it."""
     with torch.no_grad():
         try:
-            expected = net(example_input)
+            expected = within_hooks(net)(example_input)
         except Exception as error:
-            raise CaptureError(
+            raise ExampleError(
                 f"{type(net).__name__} fails on an input of shape {tuple(example_input.shape)}, {example_input.dtype}",
                 f"{type(error).__name__}: {error}",
                 "give an example input as the model takes it: shape (B, ...), dtype, device",
@@ -77,7 +84,7 @@ def example_and_output(net: nn.Module, example_input: Tensor) -> tuple[Tensor, T
         if example_input.shape[0] == 1:
             try:
                 pair = example_input.repeat(2, *[1] * (example_input.ndim - 1))
-                return pair, net(pair)
+                return pair, within_hooks(net)(pair)
             except Exception:  # a model made for a batch of one
                 pass
     return example_input, expected

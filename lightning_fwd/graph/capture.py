@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from ..errors import CaptureError
-from .capturable import check_signature, example_and_output
+from .capturable import check_signature, example_and_output, within_hooks
 from .constants import INSERTED, mark_constants
 from .generators import kept_generators
 from .leading_sizes import mark_other_leading_sizes
@@ -210,7 +210,7 @@ def _switching_gradients_off(net: nn.Module, graph: fx.Graph, switched_off: dict
         raise _OfTheRoot(
             f"{type(net).__name__}.forward switches gradients off (no_grad, around {found[''].target}), behind weights that learn",
             "they would get gradients here that they do not get there: in place of no_grad, call .detach() on what comes out, and "
-            "requires_grad_(False) on layers that are not to learn",
+            "requires_grad_(False) on layers that are not to learn; of torch.utils.checkpoint ask for use_reentrant=False",
         )
     return list(found)
 
@@ -247,7 +247,7 @@ def _chain(net: nn.Module, example_input: Tensor, _writing: dict[nn.Module, list
     ]
     try:
         with torch.no_grad():
-            result = net(example_input)
+            result = within_hooks(net)(example_input)
     finally:
         for hook in hooks:
             hook.remove()
@@ -289,7 +289,7 @@ def _check_on_one_more(graph_module: fx.GraphModule, net: nn.Module, example_inp
     more = torch.cat([example_input, example_input[:1]])
     with torch.no_grad():
         try:
-            expected = net(more)
+            expected = within_hooks(net)(more)
         except Exception:  # made for one size of batch
             return
         try:

@@ -116,7 +116,7 @@ class RewrittenModel(View):
                 f"{type(self.original).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with "
                 f"{self.input_shape}",
                 "its forward counts or asserts by sizes, which are numbers in the captured graph",
-                "give samples of that shape, or rewrite with an example of this one",
+                "give samples of that shape, or rewrite with an example of this one: ForwardOnlyStrategy(method, example_input=x)",
             )
         if not ((self.training or self.pending.stepping) and torch.is_grad_enabled()):
             return self.method.predict(self, x)

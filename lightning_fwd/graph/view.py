@@ -12,6 +12,7 @@ from .constants import INSERTED, is_inserted
 
 _HOOKS = (
     "_forward_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
 
 
@@ -47,6 +48,16 @@ class View(nn.Module):
     @inserted.setter
     def inserted(self, module: nn.Module) -> None:
         self._modules[INSERTED] = module  # nn.Module.__setattr__ would register it as "inserted"
+
+    @property
+    def _is_full_backward_hook(self) -> bool | None:
+        """Of which kind the hooks in ``_backward_hooks`` are: nn.Module says so beside them."""
+        return self.__dict__["original"]._is_full_backward_hook
+
+    @_is_full_backward_hook.setter
+    def _is_full_backward_hook(self, kind: bool | None) -> None:
+        if "original" in self.__dict__:
+            self.original._is_full_backward_hook = kind
 
     def __getattr__(self, name: str) -> Any:
         children = self.__dict__.get("_modules", {})

@@ -104,6 +104,13 @@ def rewrite(net: nn.Module, method: LearningMethod | str, example_input: Tensor)
             "its own losses, projections and perturbations are of real numbers",
             "use backprop, or hold real and imaginary part as two real parameters",
         )
+    hooked = [path for path, module in net.named_modules() if path and (module._backward_hooks or module._backward_pre_hooks)]
+    if hooked and method.forward_only:
+        raise RewriteError(
+            f"{type(method).__name__} calls no backward hooks, and {type(net).__name__} has some on {', '.join(hooked[:3])}",
+            "the gradient of the loss that they wait for does not come by there: the rule has signals of its own",
+            "remove them (handle.remove()), hook the whole network or its parameters instead, or use backprop",
+        )
     model = RewrittenModel(net, method, example_input, method.granularity)
     try:
         model.watch_training()

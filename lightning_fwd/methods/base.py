@@ -132,8 +132,8 @@ class LearningMethod(ABC):
             raise StepError(
                 f"{name} got labels of shape {tuple(target.shape)} and {target.dtype} for an input batch of {x.shape[0]}",
                 "it needs class indices, one integer per sample",
-                "convert one-hot or soft labels to indices, and where training_step makes its own batch hand over its labels: "
-                "lf.set_labels(labels) before the network",
+                "convert one-hot or soft labels to indices; name where they stand, ForwardOnlyStrategy(method, target_key=...); or hand "
+                "them over, lf.set_labels(labels) in training_step before the network",
             )
         if target.numel() and not torch.compiler.is_compiling() and not _is_fake(target):
             # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any
@@ -183,5 +183,5 @@ def require_input_shape(model: RewrittenModel, x: Tensor, why: str) -> None:
         raise StepError(
             f"{type(model.method).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with {model.input_shape}",
             why,
-            "give samples of that shape, or rewrite with an example of this one",
+            "give samples of that shape, or rewrite with an example of this one: ForwardOnlyStrategy(method, example_input=x)",
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ..adaptation import Stage, as_stages
+from ..adaptation import Firmware, Stage, as_stages
 from ..errors import LightningFwdError
 from ..settings import check_settings
 from .read import from_mapping, read_recipe
@@ -27,6 +27,8 @@ class AdaptationRecipe:
         held_back: share of the labelled samples that judge the stages.
         seed: of the samples, what is held back, and their order.
         device, width: for the price.
+        firmware: do what the exported library does on the device; arguments of :class:`lightning_fwd.adaptation.Firmware`, ``{}`` for its
+            defaults.
     """
 
     data: dict[str, Any]
@@ -40,14 +42,20 @@ class AdaptationRecipe:
     seed: int = 0
     device: str = "stm32h735"
     width: Literal["fp32", "int8", "mixed"] = "fp32"
+    firmware: dict[str, Any] | None = None
     pretrain: Training | None = None  #: always None: what an adaptation starts from is trained already
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("labelled",), ("unlabelled", "held_back"))
-        for name in ("data", "model_args"):
+        for name in ("data", "model_args", *(["firmware"] if self.firmware is not None else [])):
             require_keywords(getattr(self, name), name)
+        self.built_firmware()
         if self.pretrain is not None:
             raise LightningFwdError("pretrain in the recipe of an adaptation", "it starts from trained weights", "give weights: FILE")
+
+    def built_firmware(self) -> Firmware | None:
+        """The loop on the device, checked; None: the host's own."""
+        return None if self.firmware is None else from_mapping(Firmware, self.firmware, "firmware")
 
     def built_stages(self) -> list[Stage]:
         """The stages, checked."""

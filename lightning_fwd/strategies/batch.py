@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..errors import StepError
+from ..errors import NoInputError
 
 _INPUT_KEYS = ("input", "inputs", "x", "image", "images", "features", "data")
 _TARGET_KEYS = ("target", "targets", "label", "labels", "y")
@@ -19,11 +19,11 @@ def input_of(batch: Any, key: Key = None) -> Tensor:
     """The input tensor ``(B, ...)`` of a batch: the tensor itself, the first of a tuple, or a dict's entry.
 
     Raises:
-        StepError: the batch has no such entry, or it is not a tensor.
+        NoInputError: the batch has no such entry, or it is not a tensor.
     """
     found = batch if isinstance(batch, Tensor) else _entry(batch, key, 0, _INPUT_KEYS)
     if not isinstance(found, Tensor):
-        raise StepError(
+        raise NoInputError(
             f"no input tensor in a batch of type {_describe(batch)}",
             "it is looked up as the tensor itself, the first of a tuple, or under " + ", ".join(_INPUT_KEYS),
             "tell the strategy: ForwardOnlyStrategy(method, input_key=...)",

@@ -20,6 +20,7 @@ from ..graph.across_ranks import Ranks, mean, together
 from ..graph.as_one_batch import AsOneBatch
 from ..graph.rewritten import RewrittenModel
 from ..integer import IntegerRule
+from .example import refuse_no_example
 from .forward_only import TrainsByRule
 from .gradients import average_gradients, copy_from_first, require_equal_ranks
 
@@ -80,11 +81,11 @@ class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
         super().connect(model)
 
     @override
-    def _install(self, model: LightningModule, x: Tensor) -> None:
+    def _install(self, model: LightningModule, x: Tensor, direct: bool = False) -> None:
         """By the first rank's example, so that what is measured of it is the same on all; every rank comes here with the same batch's
         number."""
         self._share_state(model)
-        super()._install(model, self.broadcast(x.cpu()).to(x))
+        super()._install(model, self.broadcast(x.cpu()).to(x), direct)
 
     @override
     def setup(self, trainer: Trainer) -> None:
@@ -114,6 +115,8 @@ class ForwardOnlyDDPStrategy(TrainsByRule, DDPStrategy):
 
     @override
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        if self.rewritten is None:
+            refuse_no_example(self.connected)
         with self._as_one_batch():
             return super().training_step(batch, *args, **kwargs)
 

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from ..errors import LightningFwdError
+from .install import network_of
 
 
 def is_training_batch(trainer: Trainer) -> bool:
@@ -19,10 +20,18 @@ def is_training_batch(trainer: Trainer) -> bool:
 def refuse_no_example(module: LightningModule) -> NoReturn:
     raise LightningFwdError(
         "no example input to capture the network with",
-        f"{type(module).__name__} sets no example_input_array, and no batch came by before training_step (it takes dataloader_iter, or "
-        "it was called "
-        "by hand)",
+        f"{type(module).__name__} sets no example_input_array, and the first batch does not tell what its network takes: on several "
+        "devices each rank must know before training_step",
         "set self.example_input_array, or give ForwardOnlyStrategy(method, example_input=...)",
+    )
+
+
+def refuse_no_call(module: LightningModule, name: str | None) -> NoReturn:
+    network = network_of(module, name)
+    raise LightningFwdError(
+        f"training_step of {type(module).__name__} computed a loss without calling its network ({type(network).__name__})",
+        "a learning rule takes over where the network is called, and no example input was known before",
+        "call the whole network; or name the one that training_step calls: ForwardOnlyStrategy(method, module=...)",
     )
 
 

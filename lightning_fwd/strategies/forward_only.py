@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from ..errors import LightningFwdError
+from ..errors import ExampleError, LightningFwdError, NoInputError
 from ..graph.constants import COUNTER, INSERTED
 from ..graph.module_table import ModuleTable
 from ..graph.refuse_backward import require_finite_loss
@@ -30,9 +31,10 @@ from ..methods import DEFAULT, LearningMethod, get_method
 from .averaging import rewrite_averages, spare_frozen_norms
 from .backward_settings import backward_settings
 from .batch import Key, input_of, target_of
-from .example import example_of_checkpoint, is_training_batch, refuse_no_example
+from .example import example_of_checkpoint, is_training_batch, refuse_no_call
+from .first_call import step_of_first_call
 from .fresh_norms import refuse_fresh_norms
-from .install import folded_state, inserted_state, install, installed, load_folded_state, split_state, unwrap
+from .install import folded_state, inserted_state, install, installed, load_folded_state, network_of, split_state, unwrap
 from .integer import require_plain_steps
 
 
@@ -48,7 +50,8 @@ class TrainsByRule(Strategy):
     Args:
         method: a learning rule, or its registered name.
         module: attribute of the LightningModule that is the network; by default the child that holds all parameters, else the whole module.
-        example_input: a batch ``(B, ...)``; by default ``example_input_array``, else two samples of the first batch.
+        example_input: a batch ``(B, ...)``; by default ``example_input_array``, else two samples of the first batch, or of what
+            training_step first calls the network with.
         integer: train the rule's step lowered to integers, with the bits of a device without FPU; rate and momentum are those of the user's
             SGD.
         from_scratch: train although the network's batch norms say that it is untrained and the rule keeps them so.
@@ -57,7 +60,8 @@ class TrainsByRule(Strategy):
     Raises:
         CaptureError, RewriteError: the network cannot be captured, or the rule does not apply to it.
         StepError: with ``integer``: no SGD, a loss other than cross-entropy, or a step that cannot be lowered.
-        LightningFwdError: 16-mixed precision, several optimizers, LBFGS under a forward-only rule, or no example input.
+        LightningFwdError: 16-mixed precision, several optimizers, LBFGS under a forward-only rule, or a loss
+            without a call of the network.
     """
 
     def __init__(
@@ -134,26 +138,41 @@ class TrainsByRule(Strategy):
         if current is not None and repr(current.method) == repr(self.method) and not current.is_stale():
             return  # from an earlier call
         known = self._example_input if self._example_input is not None else model.example_input_array
-        x = known if isinstance(known, Tensor) else current.example_input if current is not None else None
-        if x is not None and any(True for _ in model.parameters()):
-            self._install(model, x)
+        if not any(True for _ in model.parameters()):
+            return
+        if isinstance(known, Tensor):
+            self._install(model, known)
+        elif current is not None:
+            self._install(model, current.example_input, direct=True)
 
-    def _install(self, model: LightningModule, x: Tensor) -> None:
-        rewritten = install(model, self.method, x, self._module_name)
+    def _install(self, model: LightningModule, x: Tensor, direct: bool = False) -> None:
+        rewritten = install(model, self.method, x, self._module_name, direct)
         if isinstance(rewritten.method, IntegerRule):
             rewritten.method.prepare(rewritten)
 
     @override
     def batch_to_device(self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0) -> Any:
-        """The first batch that training draws is the example, where none was known before."""
+        """The first batch that training draws is the example, where none was known before.
+
+        A batch whose input is not found, or is not yet as the network takes it, leaves the rewrite to the network's first call.
+        """
         batch = super().batch_to_device(batch, device, dataloader_idx)
         module = self.lightning_module
         if module is not None and self.rewritten is None and is_training_batch(module.trainer):
-            with isolate_rng():
-                self._install(module, self.input_of(batch)[:2].detach().clone())
-                rewrite_averages(module)
-            self._meet_optimizer(module.trainer)
+            try:
+                self._meet(self.input_of(batch))
+            except (NoInputError, ExampleError):
+                if self._input_key is not None:
+                    raise
         return batch
+
+    def _meet(self, x: Tensor, direct: bool = False) -> RewrittenModel:
+        """Rewrite the network in the middle of a fit, by an input of the module's forward (``direct``: of the network itself)."""
+        with isolate_rng(), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            self._install(self.connected, x[:2].detach().clone(), direct)
+            rewrite_averages(self.connected)
+        self._meet_optimizer(self.connected.trainer)
+        return self.network
 
     @override
     def setup(self, trainer: Trainer) -> None:
@@ -269,14 +288,19 @@ class TrainsByRule(Strategy):
 
     @override
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        if self.rewritten is None:
-            refuse_no_example(self.connected)
-        accumulated = self.connected.trainer.accumulate_grad_batches
-        with self.network.step(self.target_of(batch), 1.0 / accumulated):
+        target, scale = self.target_of(batch), 1.0 / self.connected.trainer.accumulate_grad_batches
+        with self._step(target, scale):
             return super().training_step(batch, *args, **kwargs)
+
+    def _step(self, target: Tensor | None, scale: float) -> AbstractContextManager[None]:
+        if self.rewritten is not None:
+            return self.network.step(target, scale)
+        return step_of_first_call(network_of(self.connected, self._module_name), partial(self._meet, direct=True), target, scale)
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        if self.rewritten is None:
+            refuse_no_call(self.connected, self._module_name)
         self.pre_backward(closure_loss)
         closure_loss = self.precision_plugin.pre_backward(closure_loss, self.connected)
         with self.precision_plugin.forward_context():  # a rule's later passes run in the same precision as its first
@@ -311,7 +335,7 @@ class TrainsByRule(Strategy):
             if not saved["inserted"] and self.rewritten is not None:
                 self._take_back()
             elif saved["inserted"] and self.rewritten is None:
-                self._install(self.connected, example_of_checkpoint(saved, self.connected))
+                self._install(self.connected, example_of_checkpoint(saved, self.connected), direct=True)
                 rewrite_averages(self.connected)
             inserted, folded = saved["inserted"], saved.get("folded", {})
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next

@@ -49,11 +49,30 @@ def _fitting(x: Tensor, module: nn.Module) -> Tensor:
     return x
 
 
-def install(module: LightningModule, method: LearningMethod, x: Tensor, name: str | None = None) -> RewrittenModel:
+def network_of(module: LightningModule, name: str | None = None) -> nn.Module:
+    """The network inside a LightningModule, which may be the module itself.
+
+    Raises:
+        RewriteError: ``name`` is no submodule, or without it none can be told.
+    """
+    name = find_network(module, name)
+    if name is None and type(module).forward is LightningModule.forward:
+        children = [n for n, child in module.named_children() if any(True for _ in child.parameters())]
+        raise RewriteError(
+            f"{type(module).__name__} has no forward, and none of its children holds all parameters ({', '.join(children)})",
+            "which of them is the network that a learning rule trains cannot be told",
+            f"name it: ForwardOnlyStrategy(method, module={children[0]!r}), or define forward",
+        )
+    network = module if name is None else getattr(module, name)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def install(module: LightningModule, method: LearningMethod, x: Tensor, name: str | None = None, direct: bool = False) -> RewrittenModel:
     """Rewrite the network inside a LightningModule; a second call with an equal method changes nothing, unless a module was replaced.
 
     Args:
-        x: an input of the LightningModule's forward, ``(B, ...)``.
+        x: an input of the LightningModule's forward, ``(B, ...)``; with ``direct`` of the network itself.
         name: the attribute that holds the network; found if None.
     """
     current = installed(module)
@@ -63,14 +82,7 @@ def install(module: LightningModule, method: LearningMethod, x: Tensor, name: st
         if current.is_stale():
             rank_zero_warn("a module of the rewritten network was replaced: it is rewritten anew, and what its rule inserted starts anew")
         unwrap(module)
-    name, x = find_network(module, name), _fitting(x, module)
-    if name is None and type(module).forward is LightningModule.forward:
-        children = [n for n, child in module.named_children() if any(True for _ in child.parameters())]
-        raise RewriteError(
-            f"{type(module).__name__} has no forward, and none of its children holds all parameters ({', '.join(children)})",
-            "which of them is the network that a learning rule trains cannot be told",
-            f"name it: ForwardOnlyStrategy(method, module={children[0]!r}), or define forward",
-        )
+    network, name, x = network_of(module, name), find_network(module, name), _fitting(x, module)
     if name is None:
         model = rewrite(module, method, x)
         module._modules[WHOLE] = model
@@ -80,8 +92,7 @@ def install(module: LightningModule, method: LearningMethod, x: Tensor, name: st
             module.register_load_state_dict_pre_hook(_write_to_view),
         ]
     else:
-        network = getattr(module, name)
-        model = rewrite(network, method, _input_of_child(module, network, x))
+        model = rewrite(network, method, x if direct else _input_of_child(module, network, x))
         setattr(module, name, model)
         hooks = []
     hooks.append(module.register_state_dict_post_hook(_drop_inserted))

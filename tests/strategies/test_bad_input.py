@@ -245,7 +245,7 @@ def test_a_penalty_on_parameters_is_not_lost_silently(name, module, refused):
 
 
 def test_batch_without_an_input(module, refused):
-    strategy = lf.ForwardOnlyStrategy("pepita")
+    strategy = lf.ForwardOnlyStrategy("pepita", input_key="pixels")
     with refused("picture", "input_key", error=lf.StepError):
         trainer(strategy).fit(module, DataLoader([{"picture": x, "label": 0} for x in clusters()[0]], 4))
     with refused("picture", error=lf.StepError):

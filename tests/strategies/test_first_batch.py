@@ -140,17 +140,6 @@ def test_a_network_built_in_setup(given):
     assert isinstance(module.network, lf.RewrittenModel) and module.network.has_learned
 
 
-class ByIterator(Task):
-    def training_step(self, dataloader_iter):
-        batch, batch_idx, _ = next(dataloader_iter)
-        return super().training_step(batch, batch_idx)
-
-
-def test_a_step_that_draws_its_own_batch_names_the_option():
-    with pytest.raises(lf.LightningFwdError, match=r"no example input(.|\n)*example_input_array"):
-        trainer("pepita").fit(ByIterator(NETS["mlp"]()), loader())
-
-
 def test_averages_hold_what_is_inserted_and_resume(tmp_path):
     states = []
     for halves in (False, True):

@@ -24,7 +24,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -142,15 +142,7 @@ def check(entry: Entry, rule: str, price_seconds: int, said: dict[str, str]) -> 
     after = state_of(net)
     compare(method, before, after, gradients, reached, flags, {n: p.requires_grad for n, p in net.named_parameters()}, net)
     if price_seconds:
-        try:
-            with time_limit(price_seconds):
-                cost = lf.step_cost(model, (x, y), scheduled=False)
-        except TookTooLong:
-            said["priced"] = f"not within {price_seconds} s"
-        else:
-            if not cost.total_macs > 0:
-                raise Wrong("its price is nothing")
-            said["priced"] = "yes"
+        price(model, (x, y), price_seconds, said)
     model.eval()
     with torch.no_grad():
         learned = model(x)
@@ -162,6 +154,29 @@ def check(entry: Entry, rule: str, price_seconds: int, said: dict[str, str]) -> 
     with torch.no_grad():
         if rule != "sparse_training" and not torch.allclose(net.eval()(x), learned, rtol=1e-4, atol=1e-5, equal_nan=True):
             raise Wrong("unwrapped, the network predicts otherwise than rewritten")
+
+
+def price_alone(entry: Entry, rule: str, seconds: int, said: dict[str, str]) -> None:
+    """Price one cell, and check nothing else."""
+    net = pretrained(entry).eval()
+    x = torch.randn(4, *entry.shape)
+    model = lf.rewrite(net, rule, x[:2])
+    with torch.no_grad():
+        y = torch.arange(4) % model(x).shape[1]
+    price(model, (x, y), seconds, said)
+
+
+def price(model: lf.RewrittenModel, batch: tuple[Tensor, Tensor], seconds: int, said: dict[str, str]) -> None:
+    """Price one step, as traced; given up after so many seconds."""
+    try:
+        with time_limit(seconds):
+            cost = lf.step_cost(model, batch, scheduled=False)
+    except TookTooLong:
+        said["priced"] = f"not within {seconds} s"
+    else:
+        if not cost.total_macs > 0:
+            raise Wrong("its price is nothing")
+        said["priced"] = "yes"
 
 
 def step(model: lf.RewrittenModel, x: Tensor, y: Tensor) -> dict[str, Tensor]:
@@ -226,13 +241,13 @@ def compare(
                 raise Wrong(f"the gradient of {name} is off autograd's by {off:.1e} of its size")
 
 
-def cell(entry: Entry, rule: str, price_seconds: int) -> dict[str, str]:
-    """One line of the table."""
+def cell(entry: Entry, rule: str, price_seconds: int, run: Callable[..., None] = check) -> dict[str, str]:
+    """One line of the table; ``run`` is :func:`check` or :func:`price_alone`."""
     begun, said = time.perf_counter(), {"priced": "no"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            check(entry, rule, price_seconds, said)
+            run(entry, rule, price_seconds, said)
         outcome, reason = "right", ""
     except Wrong as error:
         outcome, reason = "wrong", str(error)
@@ -271,6 +286,7 @@ def main() -> None:
     options.add_argument(
         "--price-seconds", type=int, default=60, help="of the processor; a price that takes longer is given up, and the line says so"
     )
+    options.add_argument("--only-prices", action="store_true", help="price what --price asks for, and check nothing else")
     args = options.parse_args()
     torch.set_num_threads(1)
     declare_torchvision_operators()
@@ -290,10 +306,14 @@ def main() -> None:
             for rule in args.rules:
                 if (entry.name, rule) not in known:
                     turn = args.price == "turns" and list(lf.METHODS).index(rule) == place % len(lf.METHODS)
-                    done.append(cell(entry, rule, args.price_seconds if turn or args.price == "all" else 0))
+                    asked = turn or args.price == "all"
+                    if args.only_prices and not asked:
+                        continue
+                    run = price_alone if args.only_prices else check
+                    done.append(cell(entry, rule, args.price_seconds if asked else 0, run))
                     writer.writerow(done[-1])
                     file.flush()
-                    print(f"{done[-1]['outcome']:8} {entry.name} {rule}  {done[-1]['reason'][:120]}", file=sys.stderr)
+                    print(f"{done[-1]['outcome']:8} {entry.name} {rule}  {done[-1]['priced']}  {done[-1]['reason'][:120]}", file=sys.stderr)
     networks, priced = len({line["network"] for line in done}), sum(line["priced"] == "yes" and line["outcome"] == "right" for line in done)
     print(f"{networks} networks; priced: {priced} of the right ones\n\n{table(done)}")
     for line in done:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import ExportError
     from .export_step import export
     from .generate_c import pte_to_c
+    from .library import LibraryReport, export_library
     from .report import ExportReport
 
 _ROOM_OF = {
@@ -17,11 +18,13 @@ _ROOM_OF = {
     "run_on_board": "boards",
     "ExportError": "errors",
     "ExportReport": "report",
+    "LibraryReport": "library",
     "export": "export_step",
+    "export_library": "library",
     "pte_to_c": "generate_c",
 }
 
-__all__ = ["BOARDS", "ExportError", "ExportReport", "export", "pte_to_c", "run_on_board"]
+__all__ = ["BOARDS", "ExportError", "ExportReport", "LibraryReport", "export", "export_library", "pte_to_c", "run_on_board"]
 
 
 def __getattr__(name: str) -> Any:

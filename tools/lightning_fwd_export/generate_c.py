@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_fwd.plain_files import require_file
 
+from .c_code.stages import Stage
 from .c_code.writer import Written, write_c
 from .errors import ExportError, NoKernel
 from .foreign import as_export_errors
@@ -16,7 +18,8 @@ CSRC = Path(__file__).parent / "csrc"
 FIRMWARE = Path(__file__).parent / "firmware"
 _TEMPLATES = Path(__file__).parent / "templates"
 PREFIX = "lfwd_"
-GENERATED = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.c", "lfwd_prepare.c", "lfwd_store.h", "lfwd_store.c")
+_MODEL = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.c", "lfwd_prepare.c")
+GENERATED = (*_MODEL, "lfwd_store.h", "lfwd_store.c", "lfwd_adapt.h", "lfwd_adapt.c")
 _MEND = "give a step.pte that this exporter wrote, or export it again"
 _LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
@@ -52,10 +55,16 @@ def pte_to_c(program: bytes | Path, out_dir: str | Path, trust_unsealed: bool = 
     return checked
 
 
-def translate(program: bytes, name: str = "a program", trust_unsealed: bool = False) -> tuple[Program, Written]:
-    """What a program holds and the C made from it; nothing is written to disk. Arguments and errors as for :func:`pte_to_c`."""
+def translate(
+    program: bytes, name: str = "a program", trust_unsealed: bool = False, stages: Sequence[Stage] = (), defaults: Sequence[str] = ()
+) -> tuple[Program, Written]:
+    """What a program holds and the C made from it; nothing is written to disk. Arguments and errors as for :func:`pte_to_c`.
+
+    Args:
+        stages, defaults: as of :func:`~.c_code.writer.write_c`.
+    """
     checked = read_program(program, trust_unsealed)
-    return checked, write_c(checked, name)
+    return checked, write_c(checked, name, stages, defaults)
 
 
 def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREFIX) -> None:
@@ -75,7 +84,9 @@ def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREF
         old.unlink(missing_ok=True)
     for file, text in files.items():
         (out / _name(file, prefix)).write_text(_named(_LICENCE + text, prefix))
-    kept = sorted(FIRMWARE.glob("*.[ch]")) if "lfwd_state[" in files.get("lfwd_model.h", "") else []
+    header = files.get("lfwd_model.h", "")
+    needed = [stem for stem, sign in (("lfwd_store", "lfwd_state["), ("lfwd_adapt", "lfwd_stages[")) if sign in header]
+    kept = [FIRMWARE / f"{stem}{ending}" for stem in needed for ending in (".c", ".h")]
     for source, folder in [*((s, out) for s in kept), *((s, kernels) for s in sorted(CSRC.glob("*.[ch]")))]:
         text = source.read_text()
         (folder / _name(source.name, prefix)).write_text(_named(text if "SPDX" in text[:80] else _LICENCE + text, prefix))

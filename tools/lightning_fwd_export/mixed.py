@@ -15,11 +15,12 @@ from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.trace.step_graph import StepGraph
 
 from .boundary import body_module, frozen_boundary, same_values, values_of
-from .check import Batch, Check, compare, example_inputs
+from .check import Batch, Check, example_inputs
 from .errors import ExportError
 from .host.runtime import HostProgram
 from .int8 import channels_last, compile_config, layer_of, lower_int8, quantise
 from .program import StepProgram, build_program
+from .reference import compare
 
 
 def _start_at(step: StepGraph, boundary: list[fx.Node], body: fx.GraphModule) -> None:

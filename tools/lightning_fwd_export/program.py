@@ -141,17 +141,44 @@ def build_program(
     Raises:
         ExportError: an update or an initial value would be lost.
     """
-    mutated = train_step.mutated
-    weights = [n for n in mutated if n != COUNTER and not is_optimizer_state(n)]
+    weights = [n for n in train_step.mutated if n != COUNTER and not is_optimizer_state(n)]
+    x, *rest = example_batch
+    methods = {
+        "forward": MethodGraph(forward, (x,), tuple(r for r in results if r in forward.outputs)),
+        "train_step": MethodGraph(train_step, step_inputs(train_step, x, *rest), results),
+    }
+    return build_methods(methods, values, weights, lower, compile_config, numbers, own_names)
+
+
+@dataclass(frozen=True)
+class MethodGraph:
+    """A method of a program: a traced and fused graph, example inputs of its fixed shapes, and what it returns."""
+
+    graph: StepGraph
+    inputs: tuple[Tensor, ...]
+    results: tuple[str, ...]
+
+
+def build_methods(
+    graphs: Mapping[str, MethodGraph],
+    values: dict[str, Tensor],
+    weights: list[str],
+    lower: Callable[[ExportedProgram, str], ExportedProgram] | None = None,
+    compile_config: EdgeCompileConfig | None = None,
+    numbers: dict[str, int | float] | None = None,
+    own_names: Mapping[str, str] | None = None,
+) -> StepProgram:
+    """Any number of methods over one state; ``get_weights`` gives out ``weights`` beside them. Other arguments as of
+    :func:`build_program`.
+
+    Raises:
+        ExportError: an update or an initial value would be lost.
+    """
     if not weights:
         raise ExportError("the step changes no weights: there is nothing to learn on the device")
-    state = State(values, mutated)
-    x, *rest = example_batch
-    modules = {
-        "forward": (as_module(forward, state, [r for r in results if r in forward.outputs]), (x,)),
-        "train_step": (as_module(train_step, state, results), _inputs(train_step, x, *rest)),
-        "get_weights": (_GetWeights(state, weights), ()),
-    }
+    state = State(values, dict.fromkeys(name for method in graphs.values() for name in method.graph.mutated))
+    modules = {name: (as_module(m.graph, state, m.results), m.inputs) for name, m in graphs.items()}
+    modules["get_weights"] = (_GetWeights(state, weights), ())
     with preserve_node_meta():
         exported = {name: torch.export.export(Method(body), inputs, strict=False) for name, (body, inputs) in modules.items()}
     edge = to_edge(exported, compile_config=compile_config or float_config())
@@ -163,7 +190,8 @@ def build_program(
             reference = copy.deepcopy(edge.exported_program(name)).module()
         reinplace_updates(edge.exported_program(name))
         label(edge.exported_program(name).graph)
-    _require_updates(edge.exported_program("train_step"), state, mutated, "lowering")
+    for name, method in graphs.items():
+        _require_updates(edge.exported_program(name), state, method.graph.mutated, "lowering")
     data, arenas = serialise(edge, numbers or {}, ["state_learned_"])
     given_out = [(own_names or {}).get(name, name) for name in weights]
     return StepProgram(data, given_out, weights, {name: arenas[name] for name in modules if name in arenas}, dict(numbers or {}), reference)
@@ -194,7 +222,8 @@ def float_config() -> EdgeCompileConfig:
     return EdgeCompileConfig(_check_ir_validity=False, preserve_ops=list(_PRESERVED))
 
 
-def _inputs(step: StepGraph, *batch: Tensor) -> tuple[Tensor, ...]:
+def step_inputs(step: StepGraph, *batch: Tensor) -> tuple[Tensor, ...]:
+    """What of an input, a target and a rate the step reads."""
     given = dict(zip(("input", "target", "rate"), batch, strict=False))
     return tuple(given[name] for name in step.inputs)
 

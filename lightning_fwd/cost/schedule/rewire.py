@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import replace
+from typing import Any
 
 from torch import fx
 
@@ -20,13 +21,31 @@ def copy_of(step: StepGraph) -> StepGraph:
     for node in copies.values():
         if "in_place_of" in node.meta:
             node.meta["in_place_of"] = copies[node.meta["in_place_of"]]
-    return replace(step, module=fx.GraphModule(step.module, graph))
+    return replace(step, module=_CompiledWhenRun(step.module, graph))
 
 
 def recompiled(step: StepGraph) -> StepGraph:
     step.graph.lint()
     step.module.recompile()
     return step
+
+
+class _CompiledWhenRun(fx.GraphModule):
+    """A graph whose code is written when it is run or asked for: of the many graphs that scheduling makes, most never are."""
+
+    def recompile(self) -> Any:
+        self.__dict__.pop("_code", None)
+        type(self).forward = _compile_and_run  # a graph module has a class of its own
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "_code":
+            return super().__getattr__(name)
+        return fx.GraphModule.recompile(self).src
+
+
+def _compile_and_run(module: fx.GraphModule, *args: Any) -> Any:
+    fx.GraphModule.recompile(module)  # puts the real forward in this one's place
+    return module.forward(*args)
 
 
 def output_of(step: StepGraph) -> fx.Node:

@@ -70,7 +70,8 @@ def write_selftest(run: Callable[..., Iterable], calls: list[tuple[str, tuple]])
         types |= {ctype for _, ctype, _ in wanted}
         body.append(f"    lfwd_{method}({', '.join([*given, *got])});")
         tests = [f"differ_{t.removesuffix('_t')}({g}, {w}, {count})" for g, (w, t, count) in zip(got, wanted, strict=True)]
-        body.append(f"    if (wrong == 0 && ({' || '.join(tests)})) wrong = {k};")
+        if tests:
+            body.append(f"    if (wrong == 0 && ({' || '.join(tests)})) wrong = {k};")
     head = _HEAD.replace("TOLERANCE", number(TOLERANCE, "float"))
     if "float" not in types:
         head = head[: head.index("\nstatic int")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .. import __name__ as _package
@@ -11,8 +12,11 @@ from ..pte import Method, Program, Tensor
 from . import elementwise, int8, integer, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
 from .kernels import KERNELS, Context, no_kernel, number
 from .liveness import ACTIVATIONS, Gaps
+from .stages import Stage, StageTable, is_stage
 from .state import GET_WEIGHTS, WEIGHT_PROTOTYPES, StateTensors, model_hash, shape, state_macros, state_of, state_table, weight_access
 
+LEARNING_RATE, MOMENTUM = "learning_rate", "momentum"  #: numbers of a program that holds SGD; of one method alone: METHOD_learning_rate
+RATE = "lfwd_rate"
 _FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
 
 
@@ -29,7 +33,9 @@ class Unit:
     scratch_bytes: int = 0
     learning_rate: float | None = None
     momentum: float = 0.0
-    rate_is_set: bool = False
+    rates: dict[str, str] = field(default_factory=dict)
+    rate_name: str = RATE
+    rate_macro: str = ""
 
     def pointer(self, t: Tensor) -> str:
         if t.arena is None:
@@ -52,9 +58,18 @@ class Unit:
         parameters' own updates are, by the rate itself (``fuse_step.fuse_updates``): velocities take gradients as they are."""
         if self.learning_rate is None or value == 0 or (self.momentum and value != self.learning_rate):
             return number(value, "float")
-        self.rate_is_set = True
+        self.rates[self.rate_name] = self.rate_macro
         factor = value / self.learning_rate
-        return "lfwd_rate" if factor == 1 else f"{number(factor, 'float')} * lfwd_rate"
+        return self.rate_name if factor == 1 else f"{number(factor, 'float')} * {self.rate_name}"
+
+    def rate_of(self, method: str, numbers: Mapping[str, int | float]) -> None:
+        """The rate and momentum that a method's updates have: its own, or the program's."""
+        own = f"{method}_{LEARNING_RATE}" in numbers
+        self.rate_name, prefix = (f"{RATE}_{method}", f"{method}_") if own else (RATE, "")
+        self.rate_macro = f"LFWD_{prefix}{LEARNING_RATE}".upper()
+        self.learning_rate, self.momentum = numbers.get(prefix + LEARNING_RATE), numbers.get(prefix + MOMENTUM, 0.0)
+        if self.momentum and self.learning_rate == 1:  # then a parameter's update looks like a velocity's
+            self.learning_rate = None
 
     def scratch(self, nbytes: int, position: int) -> str:
         """Pointer to working memory of call ``position``: bytes of the activation arena that nothing else uses meanwhile."""
@@ -88,12 +103,13 @@ class Written:
         return sum(self.ram.values())
 
 
-def write_c(program: Program, source: str) -> Written:
+def write_c(program: Program, source: str, stages: Sequence[Stage] = (), defaults: Sequence[str] = ()) -> Written:
     """The generated files, and the memory they declare.
 
     Args:
         program: what ``read_program`` returned.
         source: name of the program, for the header comment.
+        stages: of an adaptation, whose steps are methods of the program. defaults: macros of its settings.
 
     Raises:
         ExportError: an operator has no kernel (named, with its layer), or methods cannot share memory.
@@ -101,11 +117,8 @@ def write_c(program: Program, source: str) -> Written:
     methods = program.methods
     if not methods:
         raise ExportError("the program has no methods")
-    unit = Unit()
-    unit.learning_rate, unit.momentum = program.numbers.get(LEARNING_RATE), program.numbers.get(MOMENTUM, 0.0)
-    if unit.momentum and unit.learning_rate == 1:  # then a parameter's update looks like a velocity's
-        unit.learning_rate = None
-    state = state_of(methods)
+    unit, state = Unit(), state_of(methods)
+    kept = StateTensors(state.learned, []) if stages else state  # what else a stage has begins anew with it
     run = {name: m for name, m in methods.items() if not (name == GET_WEIGHTS and state.learned)}
     weight_arenas = {t.arena for t in state.all}
     sizes: dict[int, int] = {}
@@ -117,29 +130,34 @@ def write_c(program: Program, source: str) -> Written:
         unit.arenas[k] = {ACTIVATIONS: "lfwd_activations"}.get(k, "lfwd_weights" if k in weight_arenas else f"lfwd_arena_{k}")
     if 1 in weight_arenas and len(run) > 1:
         raise ExportError("methods do not share their weights; plan memory with share_mutable_buffers=True")
-    bodies = [_function(m, unit) for m in run.values()]
+    bodies = []
+    for m in run.values():
+        unit.rate_of(m.name, program.numbers)
+        bodies.append(_function(m, unit))
     if state.learned:
-        bodies += [state_table(state, unit.arenas), weight_access(state.learned, unit.arenas)]
-    if unit.rate_is_set:
-        bodies.append("void lfwd_set_rate(float rate)\n{\n    lfwd_rate = rate;\n}")
+        bodies += [state_table(kept, unit.arenas), weight_access(state.learned, unit.arenas)]
+    bodies += [f"void {_setter(name)}(float rate)\n{{\n    {name} = rate;\n}}" for name in unit.rates]
+    table = StageTable(stages, defaults, run, state, unit)
+    bodies += table.bodies
     if unit.activation_bytes:
         sizes[ACTIVATIONS] = max(sizes.get(ACTIVATIONS, 0), unit.activation_bytes)
     init = [f"    {_initialise(t, unit)};" for t in state.in_memory_order()]
-    init += ["    lfwd_rate = LFWD_LEARNING_RATE;"] if unit.rate_is_set else []
+    init += [f"    {name} = {initial};" for name, initial in unit.rates.items()]
     prototypes = (
         [_prototype(m) + ";" for m in run.values()]
         + (WEIGHT_PROTOTYPES if state.learned else [])
-        + (_RATE_PROTOTYPES if unit.rate_is_set else [])
+        + ([_RATE_COMMENT] if unit.rates else [])
+        + [f"void {_setter(name)}(float rate);" for name in unit.rates]
     )
     files = {
-        "lfwd_model.h": _header(source, run, state, unit, sizes, prototypes, program.numbers),
+        "lfwd_model.h": _header(source, run, kept, unit, sizes, prototypes, program.numbers, table),
         "lfwd_constants.h": _constants(unit),
         "lfwd_model.c": _source(source, unit, sizes, init, bodies),
     }
-    ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size} | ({"lfwd_rate": 4} if unit.rate_is_set else {})
+    ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size} | dict.fromkeys(unit.rates, 4)
     constants = sum(len(data) for _, data in unit.constants) + 4 * sum(_numbers(text) for text in unit.tables)
-    kept = (model_hash(state, [data for _, data in unit.constants]), state.nbytes) if state.learned else (0, 0)
-    return Written(files, ram, unit.scratch_bytes, constants, *kept)
+    identity = (model_hash(kept, [data for _, data in unit.constants]), kept.nbytes) if state.learned else (0, 0)
+    return Written(files, ram, unit.scratch_bytes, constants, *identity)
 
 
 def _initialise(t: Tensor, unit: Unit) -> str:
@@ -183,10 +201,16 @@ _INTEGER = {
 }
 
 
+def _setter(rate: str) -> str:
+    return rate.replace(RATE, "lfwd_set_rate", 1)
+
+
 def _parameters(m: Method) -> tuple[list[str], list[str]]:
     """Names of a function's inputs and outputs: what they are in the methods of this exporter, numbers in those of others."""
     in_integers = bool(m.outputs) and m.outputs[0].ctype == "int32_t"
-    inputs, outputs = (_INTEGER if in_integers else _PARAMETERS).get(m.name, ([], []))
+    inputs, outputs = (_INTEGER if in_integers else _PARAMETERS).get(
+        m.name, (["input", "target"], ["loss"]) if is_stage(m.name) else ([], [])
+    )
     known = len(m.inputs) <= len(inputs) and len(m.outputs) <= len(outputs)
     numbered = [f"in{k}" for k in range(len(m.inputs))], [f"out{k}" for k in range(len(m.outputs))]
     return (inputs[: len(m.inputs)], outputs[: len(m.outputs)]) if known else numbered
@@ -199,26 +223,21 @@ def _prototype(m: Method) -> str:
     return f"void lfwd_{m.name}({', '.join(inputs + outputs) or 'void'})"
 
 
-LEARNING_RATE, MOMENTUM = "learning_rate", "momentum"  #: numbers of a program that holds SGD
 _REGION = ["typedef struct {", "    uint8_t *bytes;", "    uint32_t count;", "} lfwd_region;"]
 _STATE = [
     "/* Where all that lives across calls lies; lfwd_store.h keeps it. */",
     "extern const lfwd_region lfwd_state[LFWD_STATE_REGIONS];",
     "",
     "#ifdef LFWD_SELFTEST",
-    "/* A prediction, two steps, another prediction against what the exporting machine got, then lfwd_init(). 0, or the number of the "
-    "result",
-    " * that is wrong: 1 the first prediction, 2 and 3 the steps, 4 the last prediction. */",
+    "/* A prediction, steps (two, or one of each stage), another prediction against what the exporting machine got, then lfwd_init().",
+    " * 0, or the number of the result that is wrong: 1 the first prediction, 2 the first step, and so on. */",
     "int lfwd_selftest(void);",
     "#endif",
 ]
-_RATE_PROTOTYPES = [
-    "/* Another learning rate from the next step on; LFWD_LEARNING_RATE again after lfwd_init(). */",
-    "void lfwd_set_rate(float rate);",
-]
+_RATE_COMMENT = "/* Another learning rate from the next step on; that of the export again after lfwd_init(). */"
 
 
-def _header(source: str, run, state: StateTensors, unit: Unit, sizes: dict[int, int], prototypes, numbers) -> str:
+def _header(source: str, run, state: StateTensors, unit: Unit, sizes: dict[int, int], prototypes, numbers, table: StageTable) -> str:
     macros = [f"#define {unit.arenas[k].upper()}_RAM {size} /* bytes */" for k, size in sorted(sizes.items())]
     macros.append(f"#define LFWD_SCRATCH_RAM {unit.scratch_bytes} /* bytes, the largest; they lie in the activations */")
     if state.learned:
@@ -228,6 +247,7 @@ def _header(source: str, run, state: StateTensors, unit: Unit, sizes: dict[int, 
     for m in run.values():
         for what, tensors in (("IN", m.inputs), ("OUT", m.outputs)):
             macros += [f"#define LFWD_{m.name.upper()}_{what}{k} {t.count} /* {shape(t)} */" for k, t in enumerate(tensors)]
+    macros += table.macros
     return "\n".join(
         [
             _guide(source, run, bool(state.learned)),
@@ -246,6 +266,7 @@ def _header(source: str, run, state: StateTensors, unit: Unit, sizes: dict[int, 
             "void lfwd_init(void);",
             *prototypes,
             *(_STATE if state.learned else []),
+            *table.prototypes,
             "",
             "#ifdef __cplusplus",
             "}",
@@ -263,7 +284,9 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
         "train_step": "one step of learning on one batch: updates the weights, returns loss and logits",
         "forward": "a prediction with the present weights",
     }
-    lines += [f"    {f'lfwd_{name}(...);':26}{known.get(name, 'see the prototype below')}" for name in run]
+    step = "one step of a stage on one batch; lfwd_adapt.h runs all of them, guarded"
+    width = max(26, *(len(f"lfwd_{name}(...); ") for name in run))
+    lines += [f"    {f'lfwd_{n}(...);':{width}}{known.get(n, step if is_stage(n) else 'see the prototype below')}" for n in run]
     if has_weights:
         lines += ["    lfwd_save(...);           what was learned, to keep it over a reset; lfwd_load takes it back: lfwd_store.h"]
     lines += [
@@ -293,7 +316,7 @@ def _constants(unit: Unit) -> str:
 def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str]) -> str:
     arenas = [f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size]
     tables = ["static const " + text % name for text, name in unit.tables.items()]
-    rate = ["", "static float lfwd_rate; /* lfwd_init sets it */"] if unit.rate_is_set else []
+    rate = ["", *(f"static float {name}; /* lfwd_init sets it */" for name in unit.rates)] if unit.rates else []
     return "\n".join(
         [
             f"/* Generated from {source}: one call per instruction of the program. */",

@@ -17,6 +17,7 @@ from lightning_fwd.cli.options import add_model_options, build_method, build_mod
 
 from ..errors import ExportError
 from ..quiet import quiet
+from .export_adaptation import export_adaptation, is_adaptation
 
 LOSSES = ("cross_entropy", "mse")
 
@@ -25,7 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     from ..boards import BOARDS
 
     add_model_options(parser, required=False)  # --pte and --config need none
-    parser.add_argument("-c", "--config", type=Path, help="recipe of lightning-fwd fit: model, rule, rate and data are taken from it")
+    parser.add_argument(
+        "-c", "--config", type=Path, help="recipe of lightning-fwd fit (model, rule, rate, data), or of adapt (all stages as one library)"
+    )
     parser.add_argument("--weights", type=Path, help="trained weights: checkpoint, state_dict, .safetensors, or Keras .npz or .h5")
     parser.add_argument("--out", required=True, type=Path, help="folder for step.pte (or inference.pte), c/ and report.json")
     parser.add_argument("--inference", action="store_true", help="ship the network to predict and not to learn: no rule, no training step")
@@ -71,6 +74,10 @@ def run(options: argparse.Namespace) -> int:
 
         program = pte_to_c(Path(options.pte), options.out, options.trust_unsealed, options.prefix)
         console.print(f"wrote {options.out}: {', '.join(program.methods)}", highlight=False)
+        return 0
+    if options.config and is_adaptation(options.config):
+        with _progress() as progress:
+            export_adaptation(options, console, progress)
         return 0
     if options.config:
         from ..checkpoint import read_recipe

@@ -1,23 +1,15 @@
 /* PEPITA's modulated input with F made from its seed, and packed ReLU masks. */
 #include "lfwd_float.h"
-
-/* "lowbias32" (Wellons, hash-prospector): the generator of lightning_fwd.graph.counter_random, bit for bit. A seed is a
- * window of its one cycle of 2^32 values, which starts at hash32(seed). */
-static uint32_t hash32(uint32_t x)
-{
-    x = (x ^ (x >> 16)) * UINT32_C(0x7FEB352D);
-    x = (x ^ (x >> 15)) * UINT32_C(0x846CA68B);
-    return x ^ (x >> 16);
-}
+#include "lfwd_random.h"
 
 void lfwd_modulate_from_seed_f32(const float *x, const float *error, int32_t batch, int32_t n_in, int32_t classes,
                                  int64_t seed, float bound, float *out)
 {
-    uint32_t counter = hash32((uint32_t)(uint64_t)seed); /* entry (i, c) of F is draw i * classes + c */
+    uint32_t counter = lfwd_hash32((uint32_t)(uint64_t)seed); /* entry (i, c) of F is draw i * classes + c */
     for (int32_t i = 0; i < n_in; i++) {
         for (int32_t b = 0; b < batch; b++) out[b * n_in + i] = 0.0f;
         for (int32_t c = 0; c < classes; c++) {
-            const float uniform = (float)(hash32(counter++) >> 8) * 0x1p-23f - 1.0f; /* exact: a multiple of 2^-23 */
+            const float uniform = (float)(lfwd_hash32(counter++) >> 8) * 0x1p-23f - 1.0f; /* exact: a multiple of 2^-23 */
             const float entry = uniform * bound;
             for (int32_t b = 0; b < batch; b++) out[b * n_in + i] += error[b * classes + c] * entry;
         }

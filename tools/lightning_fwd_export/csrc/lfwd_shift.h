@@ -3,6 +3,8 @@
 #define LFWD_SHIFT_H
 #include <stdint.h>
 
+#include "lfwd_random.h"
+
 static inline int32_t lfwd_saturate(int32_t x, int32_t top) /* -top - 1 .. top */
 {
     return x > top ? top : x < -top - 1 ? -top - 1 : x;
@@ -55,13 +57,6 @@ static inline int32_t lfwd_smallest(const int8_t *exponents, int32_t n)
     int32_t least = exponents[0];
     for (int32_t i = 1; i < n; i++) least = exponents[i] < least ? exponents[i] : least;
     return least;
-}
-
-static inline uint32_t lfwd_hash32(uint32_t x)
-{
-    x = (x ^ (x >> 16)) * 0x7FEB352Du;
-    x = (x ^ (x >> 15)) * 0x846CA68Bu;
-    return x ^ (x >> 16);
 }
 
 static inline uint32_t lfwd_draw_key(const int64_t *counter, uint32_t stream)

@@ -1,0 +1,200 @@
+"""An adaptation exactly as the exported library runs it on the device, so that its outcome here predicts the device's.
+
+The loop is that of ``lfwd_adapt.c``, line by line: the same buffer of samples, the same draws, the same guard, plain SGD.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import LightningFwdError, RewriteError, StepError
+from ..graph.rewritten import RewrittenModel
+from ..graph.stored_as import stored_as
+from ..settings import check_settings
+from .draws import UNLABELLED, Buffer, hold_back, order, share_of
+from .guard import Samples, Verdict
+from .result import Adaptation, StageResult
+from .stage import Stage
+from .train import Training, unlabelled
+
+_LEAST = 1e-4  #: nats by which a better epoch is better, beside a thousandth: what is less is rounding
+_MOST_SAMPLES = 65535  #: the device counts them in 16 bits
+
+
+@dataclass
+class Firmware:
+    """What the loop on the device is built with.
+
+    Args:
+        samples: room of its buffer. sample_type: how it keeps inputs; ``"int8"``: a byte for each value and a scale for each sample.
+        patience: so many epochs in a row without a better result on the samples held back end a stage.
+    """
+
+    samples: int = 100
+    sample_type: Literal["float32", "int8"] = "float32"
+    patience: int = 2
+
+    def __post_init__(self) -> None:
+        check_settings(self, LightningFwdError, ("samples", "patience"), ())
+        if self.samples > _MOST_SAMPLES or self.patience > _MOST_SAMPLES:
+            raise LightningFwdError(f"Firmware: samples={self.samples}, patience={self.patience}", "", f"use at most {_MOST_SAMPLES}")
+
+
+def adapt_as_firmware(
+    net: nn.Module, stages: Sequence[Stage], samples: Samples, firmware: Firmware, held_back: float, seed: int
+) -> Adaptation:
+    """What the device does with these samples, given to it in this order, labelled ones first.
+
+    Raises:
+        LightningFwdError: a stage has no C.
+    """
+    x, labels = _collect(net, samples, firmware, seed)
+    guarded = share_of(held_back) > 0 and any(label != UNLABELLED for label in labels)
+    held = hold_back(labels, held_back, seed) if guarded else [False] * len(labels)
+    state, results, learned = net, list[StageResult](), False
+    for number, stage in enumerate(stages):
+        training = Training(state, for_device(stage), x)
+        require_device_rule(stage, training.model)
+        result = _Stage(number, training, labels, held, guarded, learned).run(firmware.patience, seed)
+        learned = learned or (result.kept and stage.learns)
+        state = training.finish() if result.kept else state
+        results.append(result)
+    return Adaptation(state, results)
+
+
+def for_device(stage: Stage) -> Stage:
+    """The stage with the settings of the device: its rate is constant, since nobody knows where early stopping will end a schedule.
+
+    Raises:
+        RewriteError: it leaves something open that the device cannot choose.
+    """
+    if stage.is_open:
+        raise _refused(
+            stage,
+            "it leaves a choice open, and the device has one undo copy",
+            "give one rate and all settings; lf.adapt without firmware finds them",
+        )
+    if stage.head != "own":
+        raise _refused(
+            stage,
+            "its new head is made of the target's samples, and other stages have the old one",
+            "widen the head before (net = lf.widen_head(net, samples)) and leave head out",
+        )
+    return dataclasses.replace(stage, schedule="constant")
+
+
+def require_device_rule(stage: Stage, model: RewrittenModel) -> None:
+    """Refuse a rule that a library of several stages over one set of weights cannot hold.
+
+    Args:
+        model: the network under it.
+    """
+    if omitted := stage.method.beyond_the_step(model):
+        what, _, mend = omitted.partition("; ")
+        raise _refused(stage, what, mend or "take a rule that is a step repeated, such as statistics")
+    if changed := stored_as(model):
+        raise _refused(
+            stage,
+            f"it holds {', '.join(list(changed)[:3])} in another form than the network, which the other stages share",
+            "choose settings that leave the weights as they are (batch_norm='freeze')",
+        )
+
+
+def _refused(stage: Stage, why: str, mend: str) -> RewriteError:
+    return RewriteError(f"stage {stage.name} cannot be part of one library: {why}", "", mend)
+
+
+@torch.no_grad()
+def _collect(net: nn.Module, samples: Samples, firmware: Firmware, seed: int) -> tuple[Tensor, list[int]]:
+    """What is in the buffer after all samples came by: inputs ``(N, ...)`` and labels."""
+    labels = [UNLABELLED] * len(samples.inputs)
+    if samples.y is not None:
+        labels[: len(samples.y)] = samples.y.tolist()
+    classes = net(samples.x[:1]).shape[1]
+    if max(labels) >= classes:
+        raise LightningFwdError(f"adapt: label {max(labels)} for {classes} classes", "the device refuses it", "count from 0")
+    buffer, slots = Buffer(firmware.samples, classes, seed), dict[int, int]()
+    for i, label in enumerate(labels):
+        slot = buffer.add(label)
+        if slot is not None:
+            slots[slot] = i
+    x = samples.inputs[[slots[slot] for slot in range(len(buffer.labels))]]
+    return through_int8(x) if firmware.sample_type == "int8" else x, buffer.labels
+
+
+def through_int8(x: Tensor) -> Tensor:
+    """Samples ``(N, ...)`` as the device has them from a buffer of bytes."""
+    peak = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.dim() - 1))
+    factor = torch.where(peak > 0, 127.0 / peak, torch.zeros_like(peak))
+    return (x * factor).round() * (peak / 127.0)
+
+
+class _Stage:
+    """One stage on its turn."""
+
+    def __init__(self, number: int, training: Training, labels: list[int], held: list[bool], guarded: bool, learned: bool):
+        self.number, self.training, self.stage, self.guarded = number, training, training.stage, guarded
+        rows, learns = range(len(labels)), training.stage.learns
+        labelled = [i for i in rows if labels[i] != UNLABELLED]
+        self.trains = [i for i in labelled if not held[i]] if learns else list(rows)
+        judges = [i for i in labelled if held[i]] if guarded and (learns or learned) else labelled
+        self.judges = torch.tensor(judges or list(rows))
+        self.target = torch.tensor(labels) if learns else unlabelled(training.x)
+        self.truth = torch.tensor(labels)[self.judges] if judges else None
+
+    def run(self, patience: int, seed: int) -> StageResult:
+        """Epoch by epoch; the best is kept, or what was before."""
+        batch, epochs = self.stage.batch_size, self.stage.epochs or self.stage.default_epochs
+        batches = len(self.trains) // batch
+        few = "too few samples to judge by" if self.guarded and len(self.judges) < 2 else ""
+        if few or not batches:
+            few = few or f"{len(self.trains)} samples are no batch of {batch}"
+            return StageResult(self.stage.name, False, "", math.nan, math.nan, len(self.judges), few)
+        before = self._judge()
+        best, kept, last, since, passes = None, self._state(), before, 0, 0
+        step = self.training.steps(epochs * batches)
+        for epoch in range(epochs):
+            places = order(len(self.trains), seed, self.number, epoch)
+            passes = epoch + 1
+            try:
+                for b in range(batches):
+                    index = torch.tensor([self.trains[place] for place in places[b * batch : (b + 1) * batch]])
+                    step(index, self.target[index])
+                last = self._judge()
+            except StepError:  # the device goes on with what is no number, and sees it in the loss
+                last = Verdict(math.inf, None)
+            if last.loss == math.inf:
+                break
+            if not self.guarded:
+                continue
+            if not last.against(before) and (best is None or last.loss < best.loss - best.loss / 1024 - _LEAST):
+                best, kept, since = last, self._state(), 0
+            elif (since := since + 1) >= patience:
+                break
+        return self._result(before, best, last, kept, passes)
+
+    def _result(self, before: Verdict, best: Verdict | None, last: Verdict, kept: dict[str, Tensor], passes: int) -> StageResult:
+        """What became of it, and the weights that belong to that."""
+        finite = last.loss < math.inf
+        taken = best is not None if self.guarded else finite
+        if self.guarded or not finite:
+            with torch.no_grad():
+                for name, value in self.training.network.state_dict().items():
+                    value.copy_(kept[name])
+        counts = best or last
+        note = "" if taken else last.against(before) if finite else "its loss is not finite"
+        note = note if self.guarded or not taken else "not guarded: no labels are held back"
+        return StageResult(self.stage.name, taken, "", before.loss, counts.loss, len(self.judges), note, passes)
+
+    def _judge(self) -> Verdict:
+        return self.training.judge(self.judges, self.truth)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self.training.network.state_dict().items()}

@@ -1,0 +1,80 @@
+"""``lightning-fwd export -c`` and ``adapt -c`` on one recipe: what is written, and that the board does what the host says."""
+
+import json
+
+import pytest
+import torch
+import yaml
+from lightning_fwd_export.cli import export
+
+import lightning_fwd as lf
+from lightning_fwd.cli import main
+from lightning_fwd.data import DriftDataModule
+from lightning_fwd.models import build
+from lightning_fwd.recipes import store_weights
+
+DATA = {"dataset": "digits", "flatten": True, "drift": "contrast=0.3", "test_samples": 200}
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("recipe")
+    torch.manual_seed(0)
+    net, data = build("mlp", hidden=[16]), DriftDataModule("digits", flatten=True)
+    data.prepare_data()
+    data.setup("fit")
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9)
+    for _ in range(6):
+        for x, y in data.train_dataloader():
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(net(x), y).backward()
+            optimizer.step()
+    store_weights(net, folder / "weights.safetensors")
+    plain = {"batch_size": 1, "momentum": 0.0, "epochs": 4}
+    stages = [
+        {"name": "head", "method": "sparse_update", "settings": {"train": "head"}, "lr": 0.02, **plain},
+        {"name": "all", "method": "backprop", "lr": 0.005, **plain},
+    ]
+    content = {
+        "data": DATA,
+        "model": "mlp",
+        "model_args": {"hidden": [16]},
+        "weights": str(folder / "weights.safetensors"),
+        "labelled": 60,
+        "stages": stages,
+        "firmware": {"samples": 60},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(content))
+    return folder / "recipe.yaml"
+
+
+@pytest.mark.board
+def test_the_board_does_what_adapt_says(recipe, tmp_path, emulator, capsys):
+    assert main(["adapt", "-c", str(recipe), "--out", str(tmp_path / "host")]) == 0
+    report = (tmp_path / "host" / "report.txt").read_text()
+    command = ["export", "-c", str(recipe), "--out", str(tmp_path / "c"), "--board", "mps2-an386", "--run", "--test-samples", "200"]
+    assert main(command) == 0
+    done = json.loads((tmp_path / "c" / "adaptation.json").read_text())
+    assert f"{done['before_percent']:.1f} % before, {done['after_percent']:.1f} % adapted" in report
+    assert done["after_percent"] > done["before_percent"] and done["stages"][0]["outcome"] == "kept"
+    for stage in done["stages"]:
+        assert f"loss {stage['before']:.3f} -> {stage['after']:.3f} on 20 samples; {stage['epochs']} epochs" in report
+    assert "lfwd_prepare" in (tmp_path / "c" / "c" / "lfwd_model.h").read_text()
+    written = json.loads((tmp_path / "c" / "report.json").read_text())
+    assert written["stages"] == ["step_head", "step_all"] and written["steps"] == {"head": 8, "all": 8}
+
+
+def test_what_the_recipe_says_is_not_said_twice(recipe, tmp_path, capsys):
+    assert main(["export", "-c", str(recipe), "--out", str(tmp_path), "--lr", "0.5"]) != 0
+    assert "--lr with the recipe of an adaptation" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_key_of_firmware_is_named(recipe, tmp_path):
+    content = yaml.safe_load(recipe.read_text()) | {"firmware": {"sample": 3}}
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(content))
+    assert export.is_adaptation(tmp_path / "wrong.yaml")
+    from lightning_fwd.recipes.adaptation import load_adaptation
+
+    with pytest.raises(lf.LightningFwdError, match="firmware: unknown sample"):
+        load_adaptation(tmp_path / "wrong.yaml")

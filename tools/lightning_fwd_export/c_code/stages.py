@@ -1,0 +1,147 @@
+"""The stages of an adaptation in C: a table of their steps, of what each changes and of what each begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..pte import Method, Tensor
+from .kernels import number
+from .state import StateTensors, shape
+
+_METHOD = "step_"
+
+_TYPES = """
+/* What of a stage is its own (heads, momentum, counters) and begins anew with it; initial 0: with zeros. */
+typedef struct {
+    uint8_t *bytes;
+    uint32_t count;
+    const void *initial;
+} lfwd_own;
+
+/* A stage: its step on a batch, the weights that it changes, and what is its own. The batch is LFWD_INPUT floats for each sample. */
+typedef struct {
+    const char *name;
+    void (*step)(const float *inputs, const int64_t *labels);
+    const lfwd_region *changes;
+    const lfwd_own *own;
+    uint16_t changes_count, own_count, batch, epochs;
+    uint8_t learns; /* from labels; else it needs none */
+} lfwd_stage;
+
+extern const lfwd_stage lfwd_stages[LFWD_STAGES]; /* in order; lfwd_adapt.h runs them */"""
+
+
+class Names(Protocol):
+    """Where arenas and constants of the program at hand are."""
+
+    arenas: dict[int, str]
+
+    def named_constant(self, ctype: str, data: bytes) -> str: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, its step being the method ``step_NAME`` of a program.
+
+    Attributes:
+        name: a C identifier. batch, epochs: of its steps. learns: whether it needs labels.
+        changes: which of the tensors that ``get_weights`` gives it changes.
+    """
+
+    name: str
+    batch: int
+    epochs: int
+    learns: bool
+    changes: tuple[int, ...]
+
+    @property
+    def method(self) -> str:
+        return _METHOD + self.name
+
+
+def is_stage(method: str) -> bool:
+    """Whether a method is the step of a stage."""
+    return method.startswith(_METHOD)
+
+
+@dataclass
+class StageTable:
+    """What a program of stages has beside its functions; nothing without stages.
+
+    Attributes:
+        macros, prototypes: of the header. bodies: of the source.
+    """
+
+    stages: Sequence[Stage]
+    defaults: Sequence[str]
+    methods: Mapping[str, Method]
+    state: StateTensors
+    unit: Names
+    macros: list[str] = field(default_factory=list)
+    prototypes: list[str] = field(default_factory=list)
+    bodies: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            return
+        forward = self.methods["forward"]
+        undo = max(sum(self.state.learned[i].nbytes for i in stage.changes) for stage in self.stages)
+        self.macros = [
+            f"#define LFWD_STAGES {len(self.stages)}",
+            f"#define LFWD_CLASSES {forward.outputs[0].count}",
+            f"#define LFWD_INPUT {forward.inputs[0].count} /* floats of a sample */",
+            f"#define LFWD_MOST_BATCH {max(stage.batch for stage in self.stages)} /* samples of the largest batch of a stage */",
+            f"#define LFWD_UNDO_BYTES {undo} /* of the stage that changes most */",
+            *self.defaults,
+        ]
+        self.prototypes = [_TYPES]
+        rows = []
+        for stage in self.stages:
+            step, changes, own = self.methods[stage.method], self._changes(stage), self._own(stage)
+            self.bodies.append(_wrapper(step))
+            self.bodies.append("\n".join([f"static const lfwd_region changes_{stage.name}[{len(changes)}] = {{", *changes, "};"]))
+            if own:
+                self.bodies.append("\n".join([f"static const lfwd_own own_{stage.name}[{len(own)}] = {{", *own, "};"]))
+            rows.append(
+                f'    {{"{stage.name}", run_{stage.method}, changes_{stage.name}, {f"own_{stage.name}" if own else "0"}, '
+                f"{len(changes)}, {len(own)}, {stage.batch}, {stage.epochs}, {int(stage.learns)}}},"
+            )
+        self.bodies.append("\n".join(["const lfwd_stage lfwd_stages[LFWD_STAGES] = {", *rows, "};"]))
+
+    def _changes(self, stage: Stage) -> list[str]:
+        regions = StateTensors([self.state.learned[i] for i in stage.changes], []).regions()
+        return [f"    {{{self.unit.arenas[arena]} + {offset}, {nbytes}}}," for arena, offset, nbytes in regions]
+
+    def _own(self, stage: Stage) -> list[str]:
+        shared = {(t.arena, t.offset) for t in self.state.learned}
+        return [self._row(t) for t in self.methods[stage.method].initialised if (t.arena, t.offset) not in shared]
+
+    def _row(self, t: Tensor) -> str:
+        initial = self.unit.named_constant(t.ctype, t.data) if t.data and any(t.data) else "0"
+        return f"    {{{self.unit.arenas[t.arena]} + {t.offset}, {t.nbytes}, {initial}}}, /* {shape(t)} */"
+
+
+def _wrapper(step: Method) -> str:
+    """The step as the table has it, whatever it reads and returns."""
+    lines = [f"    float loss[{max(step.outputs[0].count, 1)}];"] if step.outputs else []
+    lines += ["    (void)labels;"] if len(step.inputs) == 1 else []
+    given = ", ".join(["inputs", "labels"][: len(step.inputs)] + ["loss"] * len(step.outputs))
+    head = f"static void run_{step.name}(const float *inputs, const int64_t *labels)"
+    return "\n".join([head, "{", *lines, f"    lfwd_{step.name}({given});", "}"])
+
+
+def default_macros(samples: int, patience: int, held_back: int, seed: int, int8: bool) -> list[str]:
+    """What ``lfwd_adapt.h`` takes as its settings where the firmware states none; ``int8``: how its buffer keeps inputs."""
+    return [
+        f"#define LFWD_DEFAULT_SAMPLES {samples}",
+        f"#define LFWD_DEFAULT_PATIENCE {patience}",
+        f"#define LFWD_DEFAULT_HELD_BACK {number(held_back, 'int32_t')} /* of 65536 */",
+        f"#define LFWD_DEFAULT_SEED {seed & 0xFFFFFFFF}u",
+        *(
+            ["#ifndef LFWD_SAMPLES_INT8", "#define LFWD_SAMPLES_INT8 /* a byte for each value, a scale for each sample */", "#endif"]
+            if int8
+            else []
+        ),
+    ]

@@ -1,0 +1,367 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * An adaptation on the device; lfwd_adapt.h says how. Line by line what lightning_fwd.adaptation.firmware does on the host. */
+#include "lfwd_adapt.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "lfwd_random.h"
+
+#if LFWD_SAMPLES < 1 || LFWD_SAMPLES > 65535
+#error "LFWD_SAMPLES is 1 to 65535"
+#endif
+#define BITS ((LFWD_SAMPLES + 7) / 8)
+#define KINDS (LFWD_CLASSES + 1) /* the labels, after them "none" */
+
+/* ---- the buffer */
+
+#ifdef LFWD_SAMPLES_INT8
+static int8_t inputs[LFWD_SAMPLES][LFWD_INPUT] LFWD_ADAPT_RAM;
+static float scales[LFWD_SAMPLES] LFWD_ADAPT_RAM;
+#else
+static float inputs[LFWD_SAMPLES][LFWD_INPUT] LFWD_ADAPT_RAM;
+#endif
+static int16_t labels[LFWD_SAMPLES] LFWD_ADAPT_RAM;
+static uint32_t samples, added, buffer_draws, seen[KINDS];
+static uint16_t counts[KINDS];
+static uint8_t was_largest[KINDS];
+
+/* Where the draws of a window of a seed begin; draw i is lfwd_hash32(start + i). */
+static uint32_t draws_of(uint32_t seed, uint32_t window)
+{
+    return lfwd_hash32(lfwd_hash32(seed) + window);
+}
+
+static uint32_t kind_of(int32_t label)
+{
+    return label == LFWD_UNLABELLED ? 0u : (uint32_t)label + 1u;
+}
+
+void lfwd_samples_clear(uint32_t seed)
+{
+    samples = added = 0;
+    buffer_draws = draws_of(seed, 0);
+    memset(seen, 0, sizeof seen);
+    memset(counts, 0, sizeof counts);
+    memset(was_largest, 0, sizeof was_largest);
+}
+
+/* The slot of a sample of this kind once the buffer is full, or -1 (Chrysakis and Moens 2020, algorithm 1). */
+static int32_t replaced_by(uint32_t kind, uint32_t first_draw)
+{
+    uint32_t from = 0;
+    for (uint32_t k = 1; k < KINDS; k++)
+        if (counts[k] > counts[from]) from = k;
+    for (uint32_t k = 0; k < KINDS; k++)
+        if (counts[k] == counts[from]) was_largest[k] = 1;
+    if (was_largest[kind]) {
+        if (lfwd_hash32(first_draw) % seen[kind] >= counts[kind]) return -1;
+        from = kind;
+    }
+    uint32_t which = lfwd_hash32(first_draw + 1u) % counts[from];
+    for (int32_t slot = 0; slot < LFWD_SAMPLES; slot++)
+        if (kind_of(labels[slot]) == from && which-- == 0) return slot;
+    return -1; /* counts say that there is one */
+}
+
+static void write_input(uint32_t slot, const float *input)
+{
+#ifdef LFWD_SAMPLES_INT8
+    float peak = 0.0f;
+    for (uint32_t i = 0; i < LFWD_INPUT; i++) peak = fmaxf(peak, fabsf(input[i]));
+    const float factor = peak > 0.0f ? 127.0f / peak : 0.0f;
+    for (uint32_t i = 0; i < LFWD_INPUT; i++) inputs[slot][i] = (int8_t)nearbyintf(input[i] * factor);
+    scales[slot] = peak / 127.0f;
+#else
+    memcpy(inputs[slot], input, sizeof inputs[slot]);
+#endif
+}
+
+int32_t lfwd_samples_add(const float input[LFWD_INPUT], int32_t label)
+{
+    if (label < LFWD_UNLABELLED || label >= LFWD_CLASSES) return -1;
+    const uint32_t kind = kind_of(label), first_draw = buffer_draws + 2u * added;
+    int32_t slot = (int32_t)samples;
+    added++;
+    seen[kind]++;
+    if (samples < LFWD_SAMPLES) {
+        samples++;
+    } else {
+        slot = replaced_by(kind, first_draw);
+        if (slot < 0) return -1;
+        counts[kind_of(labels[slot])]--;
+    }
+    counts[kind]++;
+    labels[slot] = (int16_t)label;
+    write_input((uint32_t)slot, input);
+    return slot;
+}
+
+uint16_t lfwd_samples_of(int32_t label)
+{
+    return label < LFWD_UNLABELLED || label >= LFWD_CLASSES ? (uint16_t)0 : counts[kind_of(label)];
+}
+
+/* ---- what a step and a prediction read */
+
+static float gathered[LFWD_MOST_BATCH][LFWD_INPUT] LFWD_ADAPT_RAM;
+
+static void gather(uint32_t place, uint32_t slot)
+{
+#ifdef LFWD_SAMPLES_INT8
+    for (uint32_t i = 0; i < LFWD_INPUT; i++) gathered[place][i] = (float)inputs[slot][i] * scales[slot];
+#else
+    memcpy(gathered[place], inputs[slot], sizeof gathered[place]);
+#endif
+}
+
+/* ---- who judges */
+
+static uint8_t held[BITS], right[BITS]; /* a bit for each slot */
+
+static int bit(const uint8_t *bits, uint32_t i)
+{
+    return bits[i >> 3] >> (i & 7u) & 1;
+}
+
+static void set_bit(uint8_t *bits, uint32_t i)
+{
+    bits[i >> 3] = (uint8_t)(bits[i >> 3] | 1u << (i & 7u));
+}
+
+/* Of each class every so manieth sample of a drawn order is held back. */
+static void hold_back(uint32_t seed, uint32_t share)
+{
+    const uint32_t draws = draws_of(seed, 1);
+    const uint64_t offset = lfwd_hash32(draws + samples) >> 16;
+    memset(held, 0, sizeof held);
+    for (uint32_t i = 0; i < samples; i++) {
+        const uint32_t key = lfwd_hash32(draws + i);
+        uint64_t place = 0;
+        if (labels[i] == LFWD_UNLABELLED) continue;
+        for (uint32_t j = 0; j < samples; j++) {
+            if (labels[j] == LFWD_UNLABELLED || labels[j] > labels[i]) continue;
+            const uint32_t other = lfwd_hash32(draws + j);
+            if (labels[j] < labels[i] || other < key || (other == key && j < i)) place++;
+        }
+        if (((place + 1u) * share + offset) >> 16 > (place * share + offset) >> 16) set_bit(held, i);
+    }
+}
+
+typedef enum { BY_HELD, BY_LABELLED, BY_ALL } judges;
+
+static int in_judges(judges who, uint32_t slot)
+{
+    return who == BY_ALL || (labels[slot] != LFWD_UNLABELLED && (who == BY_LABELLED || bit(held, slot)));
+}
+
+static uint16_t count_judges(judges who)
+{
+    uint32_t count = 0;
+    for (uint32_t slot = 0; slot < samples; slot++) count += (uint32_t)in_judges(who, slot);
+    return (uint16_t)count;
+}
+
+/* Of the logits: a network is judged at that one where its loss is lowest. One that is sure of its errors would gain by becoming unsure. */
+static const float scale_of[] = {
+    0.015625f, 0.0220970869f, 0.03125f, 0.0441941738f, 0.0625f, 0.0883883476f, 0.125f,
+    0.176776695f, 0.25f, 0.353553391f, 0.5f, 0.707106781f, 1.0f, 1.41421356f,
+    2.0f, 2.82842712f, 4.0f, 5.65685425f, 8.0f};
+#define SCALES ((int)(sizeof scale_of / sizeof scale_of[0]))
+
+/* A prediction; adds its cross-entropy at each scale, or without a label its entropy, to the sums. The class predicted. */
+static int32_t predict(uint32_t slot, int with_label, float sums[SCALES])
+{
+    float logits[LFWD_CLASSES];
+    int32_t answer = 0;
+    gather(0, slot);
+    lfwd_forward(gathered[0], logits);
+    for (int32_t c = 1; c < LFWD_CLASSES; c++)
+        if (logits[c] > logits[answer]) answer = c;
+    const float top = logits[answer];
+    for (int32_t c = 0; c < LFWD_CLASSES; c++) logits[c] -= top;
+    for (int k = 0; k < (with_label ? SCALES : 1); k++) {
+        const float scale = with_label ? scale_of[k] : 1.0f;
+        float sum = 0.0f, mean = 0.0f;
+        for (int32_t c = 0; c < LFWD_CLASSES; c++) {
+            const float share = expf(scale * logits[c]);
+            sum += share;
+            mean += share * logits[c];
+        }
+        sums[k] += logf(sum) - (with_label ? scale * logits[labels[slot]] : mean / sum);
+    }
+    return answer;
+}
+
+typedef struct {
+    float loss;
+    uint16_t lost, won;
+} verdict;
+
+/* The network as it is now; `first`: before the stage, against which the others are held. */
+static verdict judge(judges who, uint16_t count, int first)
+{
+    verdict now = {0.0f, 0, 0};
+    float sums[SCALES] = {0.0f};
+    for (uint32_t slot = 0; slot < samples; slot++) {
+        if (!in_judges(who, slot)) continue;
+        const int is_right = predict(slot, who != BY_ALL, sums) == labels[slot];
+        if (first && is_right) set_bit(right, slot);
+        if (!first && is_right != bit(right, slot)) {
+            if (is_right)
+                now.won++;
+            else
+                now.lost++;
+        }
+        LFWD_BETWEEN_STEPS();
+    }
+    now.loss = sums[0];
+    for (int k = 1; k < SCALES && who != BY_ALL; k++)
+        if (sums[k] < now.loss) now.loss = sums[k];
+    now.loss /= (float)count;
+    return now;
+}
+
+static int is_finite(float x)
+{
+    return x >= -FLT_MAX && x <= FLT_MAX;
+}
+
+static int harms(verdict now, float before)
+{
+    const uint32_t differ = (uint32_t)now.lost + now.won, more = now.lost > now.won ? (uint32_t)now.lost - now.won : 0u;
+    return !(now.loss < before) || (uint64_t)more * more > differ;
+}
+
+/* ---- what a stage changes, kept */
+
+static uint8_t undo[LFWD_UNDO_BYTES] LFWD_ADAPT_RAM;
+
+static void copy_weights(const lfwd_stage *stage, int back)
+{
+    uint8_t *at = undo;
+    for (uint32_t r = 0; r < stage->changes_count; at += stage->changes[r].count, r++) {
+        if (back)
+            memcpy(stage->changes[r].bytes, at, stage->changes[r].count);
+        else
+            memcpy(at, stage->changes[r].bytes, stage->changes[r].count);
+    }
+}
+
+static void begin(const lfwd_stage *stage)
+{
+    for (uint32_t r = 0; r < stage->own_count; r++) {
+        const lfwd_own *own = &stage->own[r];
+        if (own->initial)
+            memcpy(own->bytes, own->initial, own->count);
+        else
+            memset(own->bytes, 0, own->count);
+    }
+}
+
+/* ---- the loop */
+
+static uint16_t order[LFWD_SAMPLES] LFWD_ADAPT_RAM;
+
+/* The slots that a stage learns from. */
+static uint32_t fill_order(const lfwd_stage *stage)
+{
+    uint32_t count = 0;
+    for (uint32_t slot = 0; slot < samples; slot++)
+        if (!stage->learns || (labels[slot] != LFWD_UNLABELLED && !bit(held, slot))) order[count++] = (uint16_t)slot;
+    return count;
+}
+
+static void run_epoch(const lfwd_stage *stage, uint32_t draws)
+{
+    int64_t targets[LFWD_MOST_BATCH];
+    const uint32_t count = fill_order(stage);
+    for (uint32_t last = count; last-- > 1;) {
+        const uint32_t other = lfwd_hash32(draws + last) % (last + 1u);
+        const uint16_t slot = order[last];
+        order[last] = order[other];
+        order[other] = slot;
+    }
+    for (uint32_t at = 0; at + stage->batch <= count; at += stage->batch) {
+        for (uint32_t k = 0; k < stage->batch; k++) {
+            gather(k, order[at + k]);
+            targets[k] = stage->learns ? labels[order[at + k]] : 0;
+        }
+        stage->step(gathered[0], targets);
+        LFWD_BETWEEN_STEPS();
+    }
+}
+
+static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *settings, int guarded, int learned)
+{
+    const lfwd_stage *stage = &lfwd_stages[number];
+    lfwd_stage_report report = {LFWD_TOO_FEW_SAMPLES, 0.0f, 0.0f, 0, 0, 0, 0};
+    judges who = guarded && (stage->learns || learned) ? BY_HELD : BY_LABELLED;
+    if (who == BY_LABELLED && count_judges(who) == 0) who = BY_ALL;
+    report.judged_on = count_judges(who);
+    if (stage->learns && who == BY_ALL) {
+        report.outcome = LFWD_NO_LABELS;
+        return report;
+    }
+    if (report.judged_on < (guarded ? 2u : 1u) || fill_order(stage) < stage->batch) return report;
+    memset(right, 0, sizeof right);
+    report.before = judge(who, report.judged_on, 1).loss;
+    copy_weights(stage, 0);
+    begin(stage);
+    verdict last = {0.0f, 0, 0}, best = last;
+    int found = 0;
+    for (uint32_t epoch = 0, since = 0; epoch < stage->epochs; epoch++) {
+        run_epoch(stage, draws_of(settings->seed, 0x10000u * (number + 1u) + epoch));
+        last = judge(who, report.judged_on, 0);
+        report.epochs = (uint16_t)(epoch + 1u);
+        if (!is_finite(last.loss)) break;
+        if (!guarded) continue;
+        if (!harms(last, report.before) && (!found || last.loss < best.loss - best.loss / 1024.0f - 1e-4f)) {
+            found = 1;
+            best = last;
+            copy_weights(stage, 0);
+            since = 0;
+        } else if (++since >= settings->patience) {
+            break;
+        }
+    }
+    if (guarded || !is_finite(last.loss)) copy_weights(stage, 1);
+    const verdict told = found ? best : last;
+    report.after = told.loss;
+    report.lost = told.lost;
+    report.won = told.won;
+    if (guarded ? found : is_finite(last.loss))
+        report.outcome = guarded ? LFWD_KEPT : LFWD_KEPT_UNGUARDED;
+    else
+        report.outcome = is_finite(last.loss) ? LFWD_ROLLED_BACK : LFWD_NOT_FINITE;
+    return report;
+}
+
+int lfwd_adapt(const lfwd_adapt_settings *settings, lfwd_stage_report reports[LFWD_STAGES])
+{
+    int kept = 0, learned = 0;
+    const int guarded = settings->held_back > 0 && count_judges(BY_LABELLED) > 0;
+    hold_back(settings->seed, guarded ? settings->held_back : 0);
+    for (uint32_t number = 0; number < LFWD_STAGES; number++) {
+        reports[number] = run_stage(number, settings, guarded, learned);
+        const int taken = reports[number].outcome <= LFWD_KEPT_UNGUARDED;
+        kept += taken;
+        learned = learned || (taken && lfwd_stages[number].learns);
+    }
+    return kept;
+}
+
+const char *lfwd_outcome_text(lfwd_outcome outcome)
+{
+    switch (outcome) {
+    case LFWD_KEPT: return "kept";
+    case LFWD_KEPT_UNGUARDED: return "kept, not guarded: no labels are held back";
+    case LFWD_ROLLED_BACK: return "rolled back: it does harm";
+    case LFWD_NOT_FINITE: return "rolled back: it diverged";
+    case LFWD_TOO_FEW_SAMPLES: return "not run: too few samples";
+    case LFWD_NO_LABELS: return "not run: no labels";
+    }
+    return "unknown outcome";
+}

@@ -1,0 +1,84 @@
+"""Hold a library's program against PyTorch, stage after stage, before anyone relies on it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_fwd.errors import StepError
+from lightning_fwd.methods import rewrite
+
+from ..check import Batch, example_batches
+from ..count_dropout import count_dropout
+from ..host.runtime import HostProgram
+from ..program import StepProgram
+from ..reference import InDouble, Trainer, compare, is_chaotic, named_tensors, predict
+from .trace import TracedStage
+
+Call = tuple[str, tuple[Tensor, ...]]
+TOLERANCE = 1e-5
+
+
+class LibraryCheck:
+    """Each stage's rule trained by PyTorch and by the program on the same batches.
+
+    Attributes:
+        steps: of each stage that were compared, by name; fewer than asked for where PyTorch's own run diverges or leaves that in float64.
+        weights: largest difference of a weight. calls: of a self-test: a prediction, one step of each stage, a prediction.
+
+    Raises:
+        ExportError: a weight or a prediction differs by more than rounding.
+    """
+
+    def __init__(self, program: StepProgram, net: nn.Module, stages: Sequence[TracedStage], samples: Sequence[Batch], steps: int):
+        self.steps, self.weights, self.calls = dict[str, int](), 0.0, list[Call]()
+        remaining = iter(samples)
+        x, _ = next(remaining)
+        self.calls.append(("forward", (x,)))
+        for traced in stages:
+            self._stage(program, net, traced, x, [_batch(remaining, traced.stage.batch_size) for _ in range(steps)])
+        self.calls.append(("forward", (x,)))
+
+    def _stage(self, program: StepProgram, net: nn.Module, traced: TracedStage, x: Tensor, batches: list[Batch]) -> None:
+        """From the weights as shipped; the others' steps are of no account."""
+        stage, method, host = traced.stage, traced.table(()).method, HostProgram(program.data)
+        model = count_dropout(rewrite(stage.network(copy.deepcopy(net), x), stage.method, torch.cat([x, x])))
+        settings = (stage.lr[0], stage.momentum, F.cross_entropy)
+        exact, trainer = InDouble(model, *settings), Trainer(model, *settings)
+        compare(0.0, host.run("forward", x)[0], predict(net, x), "the first prediction", TOLERANCE)
+        self.steps[traced.name] = 0
+        for number, (inputs, target) in enumerate(batches):
+            try:
+                logits, _ = trainer.step(inputs, target)
+            except StepError:  # it diverged
+                break
+            exact_logits, _ = exact.step(inputs, target)
+            expected, exactly = named_tensors(model), exact.tensors()
+            if number and (is_chaotic(logits, exact_logits) or any(is_chaotic(expected[n], exactly.get(n)) for n in program.learned)):
+                break
+            given = tuple(v for v, name in ((inputs, "input"), (target, "target")) if name in traced.method.graph.inputs)
+            host.run(method, *given)
+            if number == 0:
+                self.calls.append((method, given))
+            for name, value in zip(program.learned, host.run("get_weights"), strict=True):
+                what = f"{name} after {number + 1} steps of stage {stage.name}"
+                self.weights = compare(self.weights, value, expected[name], what, TOLERANCE, exactly.get(name))
+            self.steps[traced.name] += 1
+        else:
+            got = host.run("forward", x)[0]
+            compare(0.0, got, predict(model, x), f"the prediction after stage {stage.name}", 10 * TOLERANCE, exact.predict(x))
+
+
+def _batch(samples: Iterator[Batch], size: int) -> Batch:
+    parts = [next(samples) for _ in range(size)]
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def example_samples(example: Tensor, classes: int, stages: Sequence[TracedStage], steps: int) -> list[Batch]:
+    """As many samples of one as the check needs: the example with noise."""
+    count = 1 + steps * sum(traced.stage.batch_size for traced in stages)
+    return list(example_batches((example[:1], torch.zeros(1, dtype=torch.int64)), classes, count))

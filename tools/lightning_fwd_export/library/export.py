@@ -1,0 +1,160 @@
+"""An adaptation in, one checked C library out."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from lightning_fwd.adaptation import Firmware, as_stages
+from lightning_fwd.adaptation.draws import share_of
+from lightning_fwd.data.inputs import InputForm
+from lightning_fwd.models.weights import require_finite
+from lightning_fwd.trace.step_graph import trace_inference
+
+from ..c_code.prepare import add_prepare
+from ..c_code.selftest import write_selftest
+from ..c_code.stages import default_macros
+from ..code_size import shipped_flash, shipped_ram
+from ..errors import ExportError, NoKernel
+from ..export_step import require_folder
+from ..foreign import as_export_errors, require_network
+from ..fuse_step import fuse_layers
+from ..generate_c import PREFIX, require_prefix, translate, write_sources
+from ..host.runtime import HostProgram
+from ..locate import source_line
+from ..program import MethodGraph, StepProgram, build_methods
+from ..pte import Program
+from ..quiet import quiet
+from ..unrolled import require_few_operations, require_few_steps
+from ..weights_table import write_weights_table
+from .check import LibraryCheck, example_samples
+from .trace import TracedStage, trace_stages
+
+
+@dataclass
+class LibraryReport:
+    """What was exported and what it measured.
+
+    Attributes:
+        program: path of the .pte. code: folder of the C sources.
+        stages: names of the step functions, in order. weights: names of what ``get_weights`` gives.
+        steps, weight_difference: how many of each stage were held against PyTorch on the host, and the largest difference of a weight.
+        ram: static memory of the program as generated, bytes by name; ``adapt``: of the loop (buffer, undo copy, batch) with its default
+            room.
+        flash: constants and code of the smallest firmware around the program, bytes by core; the loop's code is not in it.
+    """
+
+    program: str
+    code: str
+    stages: list[str]
+    weights: list[str]
+    steps: dict[str, int]
+    weight_difference: float
+    ram: dict[str, int] = field(default_factory=dict)
+    flash: dict[str, int] = field(default_factory=dict)
+
+
+@quiet()
+@as_export_errors()
+def export_library(
+    net: nn.Module,
+    stages: Any,
+    example: Tensor,
+    out_dir: str | Path,
+    *,
+    firmware: Firmware | None = None,
+    held_back: float = 1 / 3,
+    seed: int = 0,
+    prefix: str = PREFIX,
+    form: InputForm | None = None,
+    steps: int = 8,
+    progress: Callable[[str], None] = lambda phase: None,
+) -> LibraryReport:
+    """Export all stages of an adaptation as one C library over one set of weights, with the guarded loop ``lfwd_adapt.h``.
+
+    ``lf.adapt(net, stages, data, firmware=firmware, held_back=..., seed=...)`` does on the host what the library does.
+
+    Args:
+        net: the trained network; left as it is. stages: as of :func:`lightning_fwd.adapt`.
+        example: an input ``(B, ...)``; predictions are made one sample at a time, steps in batches of the stage's ``batch_size``.
+        out_dir: gets ``library.pte``, ``c/``, ``report.json``, and the weights table for the way back (``lf.load_device_weights``).
+        firmware, held_back, seed: settings of the loop, as macros in the header.
+        prefix, form: as of :func:`lightning_fwd_export.export`.
+        steps: of each stage that are held against PyTorch.
+
+    Raises:
+        ExportError: a stage cannot be part of a library, an operator has no kernel, or the program strays from PyTorch. Nothing is written
+            then.
+        LightningFwdError: stages that cannot be used, or a weight that is not finite.
+    """
+    stages, firmware, out = as_stages(stages), firmware or Firmware(), Path(out_dir)
+    if steps < 1 or not 0 <= held_back < 1:
+        raise ExportError(f"steps={steps}, held_back={held_back}", "", "use steps >= 1 and 0 <= held_back < 1")
+    require_network(net, example)
+    require_prefix(prefix)
+    require_finite(net.state_dict())
+    require_folder(out)
+    net = copy.deepcopy(net).eval()
+    require_few_steps(net, example)
+    progress(f"tracing {len(stages)} stages")
+    traced = trace_stages(net, stages, example)
+    defaults = default_macros(firmware.samples, firmware.patience, share_of(held_back), seed, firmware.sample_type == "int8")
+    try:
+        program = _build(net, traced, example[:1])
+        checked, written = translate(program.data, "library.pte", stages=[s.table(program.weights) for s in traced], defaults=defaults)
+    except NoKernel as error:
+        line = source_line(net, error.layer)
+        raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, error.mend, error.layer) from error
+    progress(f"holding {steps} steps of each stage against PyTorch")
+    classes = checked.methods["forward"].outputs[0].count
+    check = LibraryCheck(program, net, traced, example_samples(example, classes, traced, steps), steps)
+    written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, check.calls)
+    add_prepare(written.files, form, checked)
+    write_sources(written.files, out / "c", prefix)
+    (out / "library.pte").write_bytes(program.data)
+    write_weights_table(out, traced[0].model, program, checked, written)
+    report = LibraryReport(
+        str(out / "library.pte"),
+        str(out / "c"),
+        [s.table(()).method for s in traced],
+        program.weights,
+        check.steps,
+        check.weights,
+        ram=shipped_ram(written) | {"adapt": _loop_bytes(checked, traced, program, firmware)},
+        flash=shipped_flash(written),
+    )
+    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    return report
+
+
+def _build(net: nn.Module, traced: list[TracedStage], x: Tensor) -> StepProgram:
+    forward = trace_inference(net, x)
+    fuse_layers(forward.module)
+    values, methods = dict[str, Tensor](), {"forward": MethodGraph(forward, (x,), ("logits",))}
+    known = dict([*net.named_parameters(), *net.named_buffers()])
+    for stage in traced:
+        require_few_operations(stage.method.graph)
+        methods[stage.table(()).method] = stage.method
+        values |= stage.values
+    values |= {name: known[name].detach() for name in forward.state}
+    changed = {name for method in methods.values() for name in method.graph.mutated}
+    numbers = {name: value for stage in traced for name, value in stage.numbers.items()}
+    return build_methods(methods, values, [name for name in known if name in changed], numbers=numbers)
+
+
+def _loop_bytes(checked: Program, traced: list[TracedStage], program: StepProgram, firmware: Firmware) -> int:
+    """Static memory of ``lfwd_adapt.c``: samples with their labels, the batch at hand, order, the undo copy, and what counts."""
+    forward, weights = checked.methods["forward"], checked.methods["get_weights"].outputs
+    size, classes = forward.inputs[0].count, forward.outputs[0].count
+    tables = [stage.table(program.weights) for stage in traced]
+    undo = max(sum(weights[i].nbytes for i in table.changes) for table in tables)
+    sample = size + 4 if firmware.sample_type == "int8" else 4 * size
+    each = sample + 2 + 2  # label, place in the order
+    bits = 2 * (-(-firmware.samples // 8))
+    return firmware.samples * each + bits + 4 * size * max(t.batch for t in tables) + undo + 7 * (classes + 1) + 12

@@ -1,0 +1,75 @@
+/* Adapts on a board: reads samples from `input.bin` over semihosting, writes predictions before and after, reports and weights to
+ * `output.bin`. Numbers are little endian, as on all Cortex-M.
+ *
+ *   input:   uint32 samples, uint32 tests; for each sample int32 label and its floats; for each test its floats
+ *   output:  logits of all tests; the kept stages (uint32) and a report of each stage; all weights; logits of all tests again
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "board.h"
+#include "lfwd_adapt.h"
+
+extern void initialise_monitor_handles(void);
+
+void board_init(void)
+{
+    initialise_monitor_handles();
+}
+
+static FILE *input, *output;
+static float sample[LFWD_INPUT], logits[LFWD_CLASSES];
+static uint8_t weights[LFWD_WEIGHTS_BYTES];
+
+static void get(void *data, size_t bytes)
+{
+    if (fread(data, 1, bytes, input) != bytes) exit(3);
+}
+
+static void put(const void *data, size_t bytes)
+{
+    if (fwrite(data, 1, bytes, output) != bytes) exit(4);
+}
+
+static void predict(long at, uint32_t tests)
+{
+    if (fseek(input, at, SEEK_SET) != 0) exit(3);
+    for (uint32_t i = 0; i < tests; i++) {
+        get(sample, sizeof sample);
+        lfwd_forward(sample, logits);
+        put(logits, sizeof logits);
+    }
+}
+
+int main(void)
+{
+    const lfwd_adapt_settings settings = LFWD_ADAPT_SETTINGS;
+    lfwd_stage_report reports[LFWD_STAGES];
+    uint32_t counts[2];
+    input = fopen("input.bin", "rb");
+    output = fopen("output.bin", "wb");
+    if (!input || !output) return 2;
+    get(counts, sizeof counts);
+    lfwd_init();
+    lfwd_samples_clear(settings.seed);
+    for (uint32_t i = 0; i < counts[0]; i++) {
+        int32_t label;
+        get(&label, sizeof label);
+        get(sample, sizeof sample);
+        (void)lfwd_samples_add(sample, label);
+    }
+    const long tests = ftell(input);
+    predict(tests, counts[1]);
+    const uint32_t kept = (uint32_t)lfwd_adapt(&settings, reports);
+    put(&kept, sizeof kept);
+    for (int i = 0; i < LFWD_STAGES; i++) {
+        const float losses[2] = {reports[i].before, reports[i].after};
+        const uint32_t numbers[5] = {(uint32_t)reports[i].outcome, reports[i].judged_on, reports[i].epochs, reports[i].lost, reports[i].won};
+        put(losses, sizeof losses);
+        put(numbers, sizeof numbers);
+    }
+    lfwd_get_weights(weights);
+    put(weights, sizeof weights);
+    predict(tests, counts[1]);
+    return fclose(output) ? 5 : 0;
+}

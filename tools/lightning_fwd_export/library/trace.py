@@ -1,0 +1,145 @@
+"""Each stage's step as a graph whose weights are the network's and whose own state (heads, momentum, counters) is the stage's."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from lightning_fwd.adaptation import Stage
+from lightning_fwd.adaptation.firmware import for_device, require_device_rule
+from lightning_fwd.graph.constants import is_inserted
+from lightning_fwd.graph.rewritten import RewrittenModel
+from lightning_fwd.methods import rewrite
+from lightning_fwd.trace.optimizers import is_optimizer_state
+from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_step
+
+from ..c_code import stages as c_stages
+from ..c_code.writer import LEARNING_RATE, MOMENTUM
+from ..count_dropout import count_dropout
+from ..errors import ExportError
+from ..fuse_step import fuse_step
+from ..program import MethodGraph, step_inputs
+
+
+@dataclass
+class TracedStage:
+    """A stage, ready for a program.
+
+    Attributes:
+        stage: as the device runs it. model: a copy of the network under its rule. name: a C identifier, unique.
+        method: its step. values: initial content of all state that the step reads or writes.
+    """
+
+    stage: Stage
+    model: RewrittenModel
+    name: str
+    method: MethodGraph
+    values: dict[str, Tensor]
+
+    @property
+    def epochs(self) -> int:
+        return self.stage.epochs or self.stage.default_epochs
+
+    @property
+    def numbers(self) -> dict[str, int | float]:
+        """Rate and momentum, as numbers of the program."""
+        if not self.method.graph.trained:
+            return {}
+        prefix = f"{self.table(()).method}_"
+        return {prefix + LEARNING_RATE: float(self.stage.lr[0]), prefix + MOMENTUM: float(self.stage.momentum)}
+
+    def table(self, weights: Sequence[str]) -> c_stages.Stage:
+        """Its row in the C, ``weights`` being what ``get_weights`` gives."""
+        changes = tuple(i for i, name in enumerate(weights) if name in self.method.graph.mutated)
+        return c_stages.Stage(self.name, self.stage.batch_size, self.epochs, self.stage.learns, changes)
+
+
+def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor) -> list[TracedStage]:
+    """All stages on copies of one network.
+
+    Raises:
+        RewriteError: a rule does not fit, or cannot share the network's weights. StepError: its step cannot be traced.
+        ExportError: two stages would have one name, or a rule predicts by other means than the network.
+    """
+    traced, names = [], _names(stages)
+    for stage, name in zip(map(for_device, stages), names, strict=True):
+        own = stage.network(copy.deepcopy(net).eval(), example)
+        model = rewrite(own, stage.method, example.repeat(2, *[1] * (example.dim() - 1))[:2])
+        require_device_rule(stage, model)
+        model = count_dropout(model)
+        _require_own_prediction(stage, model, net, example)
+        traced.append(_traced(stage, model, name, example))
+    return traced
+
+
+def _traced(stage: Stage, model: RewrittenModel, name: str, example: Tensor) -> TracedStage:
+    x = example[:1].repeat(stage.batch_size, *[1] * (example.dim() - 1))
+    y = torch.zeros(len(x), dtype=torch.int64)
+    step = trace_step(model, (x, y), loss=F.cross_entropy, optimizer="sgd", lr=stage.lr[0], momentum=stage.momentum)
+    fuse_step(step, stage.lr[0], stage.momentum)
+    results = ("loss",) if stage.learns else ()
+    if not stage.learns:
+        _without_loss(step)
+    known, values = dict([*model.named_parameters(), *model.named_buffers()]), {}
+    new_names = {old: f"{name}.{old}" if is_inserted(old) or is_optimizer_state(old) else old for old in step.state}
+    for old, new in new_names.items():
+        like = step.node(old).meta["val"]
+        values[new] = known[old].detach() if old in known else torch.zeros(like.shape, dtype=like.dtype)
+    step = _renamed(step, new_names)
+    return TracedStage(stage, model, name, MethodGraph(step, step_inputs(step, x, y), results), values)
+
+
+def _without_loss(step: StepGraph) -> None:
+    """Take loss and logits, and the labels that the loss alone reads, out of a step that needs none."""
+    output = next(n for n in reversed(step.graph.nodes) if n.op == "output")
+    kept = {name: node for name, node in step.results.items() if name in step.state}
+    output.args = (tuple(kept.values()),)
+    step.outputs[:] = list(kept)
+    step.graph.eliminate_dead_code()
+    for name, node in list(step.inputs.items()):
+        placeholder = next(n for n in step.graph.nodes if n.name == node)
+        if not placeholder.users and name != "input":
+            step.graph.erase_node(placeholder)
+            del step.inputs[name]
+    step.module.recompile()
+
+
+def _renamed(step: StepGraph, names: dict[str, str]) -> StepGraph:
+    return dataclasses.replace(
+        step,
+        state={names[old]: node for old, node in step.state.items()},
+        outputs=[names.get(old, old) for old in step.outputs],
+        gradients={names.get(old, old): node for old, node in step.gradients.items()},
+        trained=tuple(names.get(old, old) for old in step.trained),
+    )
+
+
+def _names(stages: Sequence[Stage]) -> list[str]:
+    """C identifiers, one for each stage."""
+    names = [re.sub(r"\W+", "_", stage.name.lower()).strip("_") or "stage" for stage in stages]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ExportError(
+            f"two stages are called {twice[0]}",
+            "each is a function of the library",
+            "give each a name of its own: {name: ..., method: ...}",
+        )
+    return names
+
+
+@torch.no_grad()
+def _require_own_prediction(stage: Stage, model: RewrittenModel, net: nn.Module, example: Tensor) -> None:
+    """Refuse a rule that predicts, once it has learned, by other means than the network's own layers."""
+    predicted = trace_inference(model, example).run(model, example)["logits"]
+    if not torch.allclose(predicted, net(example), rtol=1e-2, atol=1e-2 * float(predicted.abs().max())):
+        raise ExportError(
+            f"stage {stage.name}: {stage.method!r} predicts by other means than the network's own layers",
+            "all stages of a library share one prediction",
+            "choose settings by which it predicts by the network (prediction='own')",
+        )
