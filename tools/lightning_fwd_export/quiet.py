@@ -23,6 +23,12 @@ _LOGGED = {
 _PRINTED = b"[cpuinfo_utils.cpp"
 
 
+def quiet_imports() -> None:
+    """Drop these log records from now on: whoever imports a module of this package directly meets them too."""
+    for name, start in _LOGGED.items():
+        logging.getLogger(name).addFilter(_Without(start))
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Filter warnings and log records while third parties are imported or run."""
