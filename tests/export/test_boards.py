@@ -79,14 +79,14 @@ def test_fifty_steps_on_a_board_equal_the_host(exported, emulator, record_proper
         ("step", measured.instructions_per("train_step")),
         ("inference", measured.instructions_per("forward")),
         ("flash", measured.flash),
-        ("ledger_flash", report.flash[measured.board.cpu]),
+        ("ledger_flash", report.flash_bytes[measured.board.cpu]),
         ("ram", measured.ram),
         ("ledger_ram", report.ledger["shipped_ram_bytes"]),
         ("stack", max(measured.stack.values())),
     ):
         record_property(name, value)
     assert measured.ram == pytest.approx(report.ledger["shipped_ram_bytes"], rel=0.02)
-    assert measured.flash == pytest.approx(report.flash[measured.board.cpu], rel=0.05)
+    assert measured.flash == pytest.approx(report.flash_bytes[measured.board.cpu], rel=0.05)
     assert worst <= 1e-5 * max(1.0, max(float(np.abs(o).max()) for call in outputs for o in call)) and drift <= 1e-5
 
 

@@ -109,7 +109,7 @@ def test_the_same_bits_on_a_board(tmp_path, emulator, board):
     xs = samples((1, 13, 10))
     _, report = export_inference(Keyword(), xs[0], tmp_path, board=board, run=True, int8=True, calibration=xs, inputs=xs)
     assert report.board["difference_to_host"] == 0
-    assert report.board["ram_bytes"] == pytest.approx(report.activations, abs=32)
+    assert report.board["ram_bytes"] == pytest.approx(report.activations_bytes, abs=32)
     assert json.loads((tmp_path / "report.json").read_text())["board"]["instructions_per_inference"] > 0
 
 

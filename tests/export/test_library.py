@@ -3,15 +3,19 @@
 import copy
 import math
 import random
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from library_on_host import STRICT, HostLibrary, build, includes
 from lightning_fwd_export import export_library
 from lightning_fwd_export.boards import board
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.library.on_board import adapt_on_board
+from lightning_fwd_export.library.packages import PACKAGES, write_package
 from torch import nn
 from torch.nn import functional as F
 
@@ -214,6 +218,29 @@ def test_sanitizers_find_nothing(exported, tmp_path):
         assert subprocess.run([program]).returncode == 0
 
 
+ZEPHYR = """
+cmake_minimum_required(VERSION 3.16)
+project(app C)
+set(CONFIG_RECOVER y)
+function(zephyr_library_named name)
+endfunction()
+function(zephyr_include_directories folder)
+  if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${folder}/lfwd_adapt.h)
+    message(FATAL_ERROR "no header")
+  endif()
+endfunction()
+function(zephyr_library_compile_options)
+endfunction()
+function(zephyr_library_sources)
+  foreach(file ${ARGN})
+    if(NOT EXISTS ${CMAKE_CURRENT_SOURCE_DIR}/${file})
+      message(FATAL_ERROR "no ${file}")
+    endif()
+  endforeach()
+  message(NOTICE "${ARGC} sources")
+endfunction()
+add_subdirectory(FOLDER zephyr)
+"""
 CORES = [
     ["-mcpu=cortex-m0plus"],
     ["-mcpu=cortex-m33", "-mfpu=fpv5-sp-d16", "-mfloat-abi=hard"],
@@ -238,7 +265,7 @@ def test_the_loop_s_memory_is_as_reported(exported, tmp_path):
     subprocess.run([compiler("gcc"), *STRICT, "-O2", *includes(code), "-c", str(code / "lfwd_adapt.c"), "-o", target], check=True)
     lines = [line.split() for line in subprocess.run(["nm", "-S", target], capture_output=True, text=True).stdout.splitlines()]
     measured = sum(int(words[1], 16) for words in lines if len(words) == 4 and words[2] in "bBdD")
-    assert 0 <= measured - report.ram["adapt"] <= 16
+    assert 0 <= measured - report.ram_bytes["adapt"] <= 16
 
 
 @pytest.mark.board
@@ -254,6 +281,44 @@ def test_an_emulated_m4_does_the_same(net, exported, emulator):
         assert torch.allclose(ran.before, net(test), atol=1e-4) and torch.allclose(ran.after, done.network(test), atol=1e-4)
     before, after = ((logits.argmax(1) == truth).float().mean() for logits in (ran.before, ran.after))
     assert after > before + 0.1
+
+
+@pytest.mark.board
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_every_package_holds_what_compiles(exported, tmp_path, emulator, kind):
+    folder = tmp_path / kind
+    write_package(kind, exported[1] / "c", folder, name="recover")
+    (folder / "src" / "old.c").write_text("#error stale")
+    write_package(kind, exported[1] / "c", folder, name="recover")
+    named = {path.name for path in (folder / "src").iterdir()}
+    assert {"lfwd_adapt.c", "lfwd_model.h", "sgd_f32.c", "lfwd_random.h"} <= named and "old.c" not in named
+    own = [str(folder / "src" / file) for file in ("lfwd_adapt.c", "lfwd_model.c", "sgd_f32.c")]
+    command = [
+        "arm-none-eabi-gcc",
+        "-mcpu=cortex-m4",
+        "-mthumb",
+        "-O1",
+        f"-I{folder / 'src'}",
+        "-c",
+        *(str(folder / "src" / f) for f in own),
+    ]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    with pytest.raises(lf.LightningFwdError, match="holds something else"):
+        write_package(kind, exported[1] / "c", exported[1])
+    if kind == "arduino":
+        lines = dict(line.split("=", 1) for line in (folder / "library.properties").read_text().splitlines())
+        assert {"name", "version", "author", "maintainer", "sentence", "paragraph", "category", "url", "architectures"} <= lines.keys()
+        assert set(lines["includes"].split(",")) <= named
+    elif kind == "zephyr":
+        module = yaml.safe_load((folder / "zephyr" / "module.yml").read_text())
+        assert (folder / module["build"]["kconfig"]).is_file() and (folder / module["build"]["cmake"] / "CMakeLists.txt").is_file()
+        (tmp_path / "CMakeLists.txt").write_text(ZEPHYR.replace("FOLDER", str(folder / "zephyr")))
+        if shutil.which("cmake"):
+            made = subprocess.run(["cmake", "-B", "b"], cwd=tmp_path, check=True, capture_output=True, text=True).stderr
+            assert f"{len([name for name in named if name.endswith('.c')])} sources" in made
+    elif shutil.which("xmllint"):
+        schema = Path(__file__).parent / "schema" / "PACK.xsd"
+        subprocess.run(["xmllint", "--noout", "--schema", str(schema), str(*folder.glob("*.pdsc"))], check=True, capture_output=True)
 
 
 @pytest.mark.parametrize(

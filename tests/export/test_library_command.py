@@ -1,6 +1,8 @@
 """``lightning-fwd export -c`` and ``adapt -c`` on one recipe: what is written, and that the board does what the host says."""
 
 import json
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -60,6 +62,15 @@ def test_the_board_does_what_adapt_says(recipe, tmp_path, emulator, capsys):
     for stage in done["stages"]:
         assert f"loss {stage['before']:.3f} -> {stage['after']:.3f} on 20 samples; {stage['epochs']} epochs" in report
     assert "lfwd_prepare" in (tmp_path / "c" / "c" / "lfwd_model.h").read_text()
+    example = tmp_path / "c" / "example"
+    ran = subprocess.run(["make", "-s", "-j2", "-C", str(example), "run"], check=True, capture_output=True, text=True).stdout
+    before, after = (round(2 * done[f"{when}_percent"]) for when in ("before", "after"))
+    kept = sum(stage["outcome"] == "kept" for stage in done["stages"])
+    assert f"before: {before} of 200 right" in ran and f"after: {after} of 200 right, {kept} of 2 stages kept" in ran
+    for command in (["cmake", "-B", "b", "-DCMAKE_TOOLCHAIN_FILE=toolchain.cmake"], ["cmake", "--build", "b", "-j2"]):
+        if shutil.which("cmake"):
+            subprocess.run(command, cwd=example, check=True, capture_output=True)
+            assert command[1] == "-B" or (example / "b" / "example.elf").exists()
     written = json.loads((tmp_path / "c" / "report.json").read_text())
     assert written["stages"] == ["step_head", "step_all"] and written["steps"] == {"head": 8, "all": 8}
 

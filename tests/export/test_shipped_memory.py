@@ -44,13 +44,13 @@ def test_linked_memory_is_the_shipped_figure(tmp_path, emulator, record_property
     model = lf.rewrite(net(), method, x)
     program, report = export_module.export_program(model, (x, y), tmp_path, lr=0.001, steps=2)
     checked = pte_to_c(program.data, tmp_path / "c")
-    assert report.ledger["shipped_ram_bytes"] == sum(report.ram.values())
+    assert report.ledger["shipped_ram_bytes"] == sum(report.ram_bytes.values())
     assert report.ledger["scheduled_ram_bytes"] <= report.ledger["shipped_ram_bytes"]
     for board in ("mps2-an386", "mps3-an547"):
         linked = run_on_board(tmp_path / "c", board, checked, [])
-        record_property(board, (linked.ram, report.ledger["shipped_ram_bytes"], linked.flash, report.flash[linked.board.cpu]))
+        record_property(board, (linked.ram, report.ledger["shipped_ram_bytes"], linked.flash, report.flash_bytes[linked.board.cpu]))
         assert linked.ram == pytest.approx(report.ledger["shipped_ram_bytes"], rel=0.02)
-        assert linked.flash == pytest.approx(report.flash[linked.board.cpu], rel=0.05)
+        assert linked.flash == pytest.approx(report.flash_bytes[linked.board.cpu], rel=0.05)
 
 
 @pytest.mark.board

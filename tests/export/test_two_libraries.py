@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 from lightning_fwd_export import ExportError
+from lightning_fwd_export.folder import clear_export
 from lightning_fwd_export.generate_c import translate, write_sources
 from lightning_fwd_export.host.runtime import compiler
 
@@ -72,11 +73,20 @@ def test_a_prefix_that_is_no_name_is_refused(prefix, tmp_path):
 
 def test_a_folder_used_again_keeps_no_stale_file(exported, tmp_path):
     program, _, out = exported("mlp", lf.Backprop(batch_norm="freeze"), steps=2, momentum=0.0)
-    files = translate(program.data)[1].files
-    (tmp_path / "kernels").mkdir()
-    for stale in ("kernels/of_an_older_release.c", "lfwd_selftest.c"):
-        (tmp_path / stale).write_text("#error stale")
-    (tmp_path / "main.c").write_text("int main(void) { return 0; }")  # the user's own
-    write_sources(files, tmp_path)
-    assert not (tmp_path / "kernels/of_an_older_release.c").exists() and not (tmp_path / "lfwd_selftest.c").exists()
-    assert (tmp_path / "main.c").exists() and (tmp_path / "lfwd_store.c").exists()
+    files, code = translate(program.data)[1].files, tmp_path / "c"
+    write_sources(files | {"lfwd_selftest.c": "", "lfwd_prepare.c": ""}, code, "kws_")
+    (code / "kernels/of_an_older_release.c").write_text("#error stale")
+    for name in ("libkws.a", "kws_model.o", "kernels/copy.o"):
+        (code / name).write_text("")
+    own = {"main.c": "int main(void) { return 0; }", "kws_main.c": "/* of the user's */", "app.o": ""}
+    for name, text in own.items():
+        (code / name).write_text(text)
+    write_sources(files, code)
+    assert sorted(p.name for p in code.iterdir() if "kws" in p.name) == ["kws_main.c"]
+    assert not list(code.glob("kernels/*.o")) and not (code / "kernels/of_an_older_release.c").exists()
+    assert all((code / name).read_text() == text for name, text in own.items()) and (code / "lfwd_store.c").exists()
+    for name in ("inference.pte", "adaptation.json", "notes.txt"):
+        (tmp_path / name).write_text("")
+    clear_export(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "notes.txt"]
+    assert {p.name for p in code.iterdir() if p.is_file()} - set(own) == {"Makefile", "CMakeLists.txt"}

@@ -81,7 +81,7 @@ def measure_steps(case: Case, net: torch.nn.Module, samples: list[torch.Tensor],
     inputs = (quantise_input(x, program.numbers) if case.int8 else x, y)
     found = []
     for board, inference in inferences.items():
-        needs = {"RAM": (ram, STACK, board.ram[1]), "Flash": (report.flash[board.cpu], FILES, board.flash[1])}
+        needs = {"RAM": (ram, STACK, board.ram[1]), "Flash": (report.flash_bytes[board.cpu], FILES, board.flash[1])}
         too_large = ", ".join(f"{n:,} B of {where}" for where, (n, beside, has) in needs.items() if n + beside > has)
         instructions, layers = 0, []
         if not too_large:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from .c_code.prepare import add_prepare
 from .check import example_inputs
 from .code_size import shipped_flash, shipped_ram
 from .errors import ExportError, NoKernel
-from .export_step import require_folder
+from .folder import clear_export, require_folder, write_report
 from .foreign import as_export_errors, require_network
 from .fuse_step import fuse_layers
 from .generate_c import PREFIX, require_prefix, translate, write_sources
@@ -50,8 +49,9 @@ class InferenceReport:
         relative_error: of an int8 program against the float network, root mean square over root mean square.
         same_predictions: of an int8 program, the share of samples whose largest output is that of the float network; None where the network
             says that it has no classes.
-        activations: planned bytes.
-        ram, flash: static memory, and constants and code by core, of the program as generated; see :class:`~.export_step.ExportReport`.
+        activations_bytes: planned.
+        ram_bytes, flash_bytes: static memory, and constants and code by core, of the program as generated; see
+            :class:`~.export_step.ExportReport`.
         ledger: ``shipped_ram_bytes``, ``shipped_constants_bytes``, ``shipped_flash_bytes`` as for a training step; of the cost ledger
             ``scheduled_ram_bytes`` (the ideal of fused and reordered loops) and ``macs``.
         board: figures of the run on the emulated board, empty without one.
@@ -63,9 +63,9 @@ class InferenceReport:
     difference: float
     relative_error: float | None
     same_predictions: float | None
-    activations: int
-    ram: dict[str, int] = field(default_factory=dict)
-    flash: dict[str, int] = field(default_factory=dict)
+    activations_bytes: int
+    ram_bytes: dict[str, int] = field(default_factory=dict)
+    flash_bytes: dict[str, int] = field(default_factory=dict)
     ledger: dict[str, int] = field(default_factory=dict)
     board: dict[str, object] = field(default_factory=dict)
 
@@ -138,17 +138,18 @@ def export_inference(
         except NoKernel as error:
             raise error.at(source_line(net, error.layer), int8) from error
         progress("pricing the prediction")
-        report.ram, report.flash = shipped_ram(written), shipped_flash(written)
+        report.ram_bytes, report.flash_bytes = shipped_ram(written), shipped_flash(written)
         report.ledger = _ledger(net, example, int8) | {
-            "shipped_ram_bytes": sum(report.ram.values()),
+            "shipped_ram_bytes": sum(report.ram_bytes.values()),
             "shipped_constants_bytes": written.constants,
-            "shipped_flash_bytes": report.flash[target.cpu if target else "Cortex-M4"],
+            "shipped_flash_bytes": report.flash_bytes[target.cpu if target else "Cortex-M4"],
         }
     finally:
         for m, mode in modes:
             m.training = mode
     out = Path(out_dir)
     add_prepare(written.files, form, checked)
+    clear_export(out)
     write_sources(written.files, out / "c", prefix)
     (out / "inference.pte").write_bytes(program.data)
     report.program, report.code = str(out / "inference.pte"), str(out / "c")
@@ -169,7 +170,7 @@ def export_inference(
             "stack_bytes": max(measured.stack.values()),
             "difference_to_host": worst,
         }
-    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    write_report(report, out)
     return program, report
 
 

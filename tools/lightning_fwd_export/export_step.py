@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +28,7 @@ from .check import Batch, Check, board_calls, check_program, example_batches, go
 from .code_size import shipped_flash, shipped_ram
 from .count_dropout import count_dropout
 from .errors import ExportError, NoKernel
+from .folder import clear_export, require_folder, write_report
 from .foreign import as_export_errors
 from .fuse_step import fuse_layers, fuse_step
 from .generate_c import PREFIX, require_prefix, translate, write_sources
@@ -159,6 +157,7 @@ def export_program(
     code = out / "c"
     written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, golden_calls(check))
     add_prepare(written.files, form, checked)
+    clear_export(out)
     write_sources(written.files, code, prefix)
     (out / "step.pte").write_bytes(program.data)
     write_weights_table(out, model, program, checked, written)
@@ -173,8 +172,8 @@ def export_program(
         activations,
         state,
         check.same_predictions,
-        ram=shipped_ram(written),
-        flash=shipped_flash(written),
+        ram_bytes=shipped_ram(written),
+        flash_bytes=shipped_flash(written),
         ledger=_ledger(model, example_batch, loss, momentum, int8, written, target_board.cpu if target_board else "Cortex-M4"),
     )
     if target_board is not None and run:
@@ -183,7 +182,7 @@ def export_program(
             write_sources(written.files, folder)
             measured = run_on_board(folder, target_board, checked, board_calls(check))
         report.board = _board_figures(measured, program, check)
-    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    write_report(report, out)
     return program, report
 
 
@@ -213,15 +212,6 @@ def _require_alike(model: RewrittenModel, example: Batch, batches: list[Batch]) 
                 f"the model has {model.num_classes} classes",
                 "give data of the model's classes, or a model of the data's",
             )
-
-
-def require_folder(out: Path) -> None:
-    """Refuse a place that cannot be written, before the minutes of work and not after."""
-    existing = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ExportError(
-            f"cannot write to {out}", f"{existing} is {'not writable' if existing.is_dir() else 'a file'}", "choose another folder"
-        )
 
 
 def build(

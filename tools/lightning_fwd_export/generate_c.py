@@ -11,6 +11,7 @@ from lightning_fwd.plain_files import require_file
 from .c_code.stages import Stage
 from .c_code.writer import Written, write_c
 from .errors import ExportError, NoKernel
+from .folder import clear_code
 from .foreign import as_export_errors
 from .pte import Program, read_program
 
@@ -18,8 +19,6 @@ CSRC = Path(__file__).parent / "csrc"
 FIRMWARE = Path(__file__).parent / "firmware"
 _TEMPLATES = Path(__file__).parent / "templates"
 PREFIX = "lfwd_"
-_MODEL = ("lfwd_model.h", "lfwd_model.c", "lfwd_constants.h", "lfwd_selftest.c", "lfwd_prepare.c")
-GENERATED = (*_MODEL, "lfwd_store.h", "lfwd_store.c", "lfwd_adapt.h", "lfwd_adapt.c")
 _MEND = "give a step.pte that this exporter wrote, or export it again"
 _LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
@@ -79,9 +78,8 @@ def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREF
     require_prefix(prefix)
     out = Path(out_dir)
     kernels = out / "kernels"
+    clear_code(out)
     kernels.mkdir(parents=True, exist_ok=True)
-    for old in [*kernels.glob("*.[cho]"), *(out / _name(file, prefix) for file in GENERATED)]:  # of an export before: other files, perhaps
-        old.unlink(missing_ok=True)
     for file, text in files.items():
         (out / _name(file, prefix)).write_text(_named(_LICENCE + text, prefix))
     header = files.get("lfwd_model.h", "")

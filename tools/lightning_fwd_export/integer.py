@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +24,7 @@ from .c_code.selftest import write_selftest
 from .check import Batch, Check, board_calls, golden_calls
 from .code_size import shipped_flash, shipped_ram
 from .errors import ExportError
+from .folder import clear_export, write_report
 from .generate_c import translate, write_sources
 from .host.runtime import compiler, run_tool
 from .program import StepProgram, build_program
@@ -177,12 +176,13 @@ def export_integer(
     code = out / "c"
     sources["lfwd_selftest.c"] = write_selftest(HostLibrary(sources, checked).run, golden_calls(check))
     add_prepare(sources, form, checked)
+    clear_export(out)
     write_sources(sources, code, prefix)
     (out / "step.pte").write_bytes(program.data)
     step = model.method.calibrate(model, *example_batch)
     write_weights_table(out, model, program, checked, written, model.method.stored_as(model, step))
     report = ExportReport(str(out / "step.pte"), str(code), program.weights, check.steps, 0.0, *program.arenas["train_step"])
-    report.ram, report.flash = shipped_ram(written), shipped_flash(written)
+    report.ram_bytes, report.flash_bytes = shipped_ram(written), shipped_flash(written)
     if measured is not None:
         report.board = {
             "board": measured.board.name,
@@ -196,5 +196,5 @@ def export_integer(
             "stack_bytes": max(measured.stack.values()),
             "weight_difference_to_host": 0.0,
         }
-    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    write_report(report, out)
     return program, report

@@ -37,7 +37,7 @@ def is_adaptation(path: Path) -> bool:
 
 
 def export_adaptation(options: argparse.Namespace, console: Console, progress: Callable[[str], None]) -> None:
-    """Write the library; with ``--board NAME --run`` adapt on the emulator with the recipe's samples, accuracy before and after.
+    """Write the library; with ``--board NAME`` an example firmware for it with the recipe's samples, with ``--run`` adapt on its emulator.
 
     Raises:
         ExportError: an option that an adaptation does not take, or it cannot be exported.
@@ -57,6 +57,7 @@ def export_adaptation(options: argparse.Namespace, console: Console, progress: C
         from ..boards import board as find_board
         from ..library import export_library
         from ..library.on_board import adapt_on_board
+        from ..library.write_example import write_example
     board = find_board(options.board) if options.board else None
     options.out.mkdir(parents=True, exist_ok=True)
     stages = [stage.prepared(network, source, options.out / "source") for stage in recipe.built_stages()]
@@ -68,10 +69,14 @@ def export_adaptation(options: argparse.Namespace, console: Console, progress: C
     report = export_library(network, stages, x[:1], options.out, **more, progress=progress)
     _print_library(report, console)
     if board is not None:
-        progress(f"adapting on {board.name}")
         test, truth = (part[: options.test_samples] for part in target.tensors("test"))
+        labelled = x[: recipe.labelled], y[: recipe.labelled]
+        write_example(options.out / "example", board, *labelled, test, truth)
+        console.print(f"an example firmware for {board.name}: make -C {options.out}/example run", highlight=False, soft_wrap=True)
+    if options.run:
+        progress(f"adapting on {board.name}")
         unlabelled = x[recipe.labelled :] if recipe.unlabelled else None
-        result = adapt_on_board(Path(report.code), board, x[: recipe.labelled], y[: recipe.labelled], test, unlabelled)
+        result = adapt_on_board(Path(report.code), board, *labelled, test, unlabelled)
         _print_board(report, result, truth, target.title, options.out, console)
 
 
@@ -80,18 +85,18 @@ def _require_options(options: argparse.Namespace) -> None:
     if unused := sorted(stated - _TAKEN):
         flags = ", ".join("--" + key.replace("_", "-") for key in unused)
         raise ExportError(f"{flags} with the recipe of an adaptation", "model, data, rates and stages are the recipe's", "write it there")
-    if (options.board is None) == options.run:
-        raise ExportError("--board and --run belong together", "the C is the same for every board", "give both or neither")
-    if options.run and options.prefix != options.defaults["prefix"]:
-        raise ExportError("--prefix with --run", "the board's main calls lfwd_ names", "leave one of them out")
+    if options.run and options.board is None:
+        raise ExportError("--run without --board", "it adapts on an emulated board", "add --board mps2-an386")
+    if options.board and options.prefix != options.defaults["prefix"]:
+        raise ExportError("--prefix with --board", "the board's main calls lfwd_ names", "leave one of them out")
 
 
 def _print_library(report: LibraryReport, console: Console) -> None:
     table = Table("", "bytes", title="one library")
     table.columns[1].justify = "right"
-    for name, size in report.ram.items():
+    for name, size in report.ram_bytes.items():
         table.add_row(f"RAM, {name}", f"{size:,}")
-    for core, size in report.flash.items():
+    for core, size in report.flash_bytes.items():
         table.add_row(f"Flash without the loop, {core}", f"{size:,}")
     console.print(table)
     steps = ", ".join(f"{count} of {name}" for name, count in report.steps.items())

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ..c_code.selftest import write_selftest
 from ..c_code.stages import default_macros
 from ..code_size import shipped_flash, shipped_ram
 from ..errors import ExportError, NoKernel
-from ..export_step import require_folder
+from ..folder import clear_export, require_folder, write_report
 from ..foreign import as_export_errors, require_network
 from ..fuse_step import fuse_layers
 from ..generate_c import PREFIX, require_prefix, translate, write_sources
@@ -45,9 +44,9 @@ class LibraryReport:
         program: path of the .pte. code: folder of the C sources.
         stages: names of the step functions, in order. weights: names of what ``get_weights`` gives.
         steps, weight_difference: how many of each stage were held against PyTorch on the host, and the largest difference of a weight.
-        ram: static memory of the program as generated, bytes by name; ``adapt``: of the loop (buffer, undo copy, batch) with its default
+        ram_bytes: static memory of the program as generated, by name; ``adapt``: of the loop (buffer, undo copy, batch) with its default
             room.
-        flash: constants and code of the smallest firmware around the program, bytes by core; the loop's code is not in it.
+        flash_bytes: constants and code of the smallest firmware around the program, by core; the loop's code is not in it.
     """
 
     program: str
@@ -56,8 +55,8 @@ class LibraryReport:
     weights: list[str]
     steps: dict[str, int]
     weight_difference: float
-    ram: dict[str, int] = field(default_factory=dict)
-    flash: dict[str, int] = field(default_factory=dict)
+    ram_bytes: dict[str, int] = field(default_factory=dict)
+    flash_bytes: dict[str, int] = field(default_factory=dict)
 
 
 @quiet()
@@ -116,6 +115,7 @@ def export_library(
     check = LibraryCheck(program, net, traced, example_samples(example, classes, traced, steps), steps)
     written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, check.calls)
     add_prepare(written.files, form, checked)
+    clear_export(out)
     write_sources(written.files, out / "c", prefix)
     (out / "library.pte").write_bytes(program.data)
     write_weights_table(out, traced[0].model, program, checked, written)
@@ -126,10 +126,10 @@ def export_library(
         program.weights,
         check.steps,
         check.weights,
-        ram=shipped_ram(written) | {"adapt": _loop_bytes(checked, traced, program, firmware)},
-        flash=shipped_flash(written),
+        ram_bytes=shipped_ram(written) | {"adapt": _loop_bytes(checked, traced, program, firmware)},
+        flash_bytes=shipped_flash(written),
     )
-    (out / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+    write_report(report, out)
     return report
 
 
