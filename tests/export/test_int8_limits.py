@@ -1,4 +1,4 @@
-"""What int8 does not reach is named with its operator, layer and mend before anything runs on its bytes; what an ordinary net does is exported."""
+"""What int8 does not reach is named with its operator, layer and mend before anything runs on its bytes; what is ordinary is exported."""
 
 import pytest
 import torch

@@ -69,7 +69,7 @@ def quantise(net: nn.Module, calibration: Iterable[Tensor], example: Tensor) -> 
             if batch.shape != example.shape:
                 raise ExportError(f"a calibration batch has shape {tuple(batch.shape)}, the program takes {tuple(example.shape)}")
             if not bool(torch.isfinite(batch).all()):
-                raise ExportError(f"calibration batch {seen} is not finite", "its range would be the range of the program", "look for bad values")
+                raise ExportError(f"calibration batch {seen} is not finite", "its range would be the program's", "look for bad values")
             prepared(channels_last(batch))
             seen, shows = seen + 1, shows or bool((batch != batch.flatten()[0]).any())
     if not seen or not shows:

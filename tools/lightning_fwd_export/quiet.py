@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 _WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -63,22 +64,23 @@ def quiet_stderr() -> Iterator[None]:
 
 @contextmanager
 def captured_stderr(said: list[str]) -> Iterator[None]:
-    """Lines that native code writes to file descriptor 2 go into a list; they come out at the end where nothing was raised."""
+    """Lines that native code writes, to file descriptor 2 or by way of Python, go into a list; they come out where nothing was raised."""
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as held:
+    with tempfile.TemporaryFile() as held, io.StringIO() as printed:
         kept, raised = os.dup(2), True
         os.dup2(held.fileno(), 2)
         try:
-            yield
+            with redirect_stderr(printed):
+                yield
             raised = False
         finally:
             os.dup2(kept, 2)
             os.close(kept)
             held.seek(0)
-            text = held.read()
-            said += text.decode(errors="replace").splitlines(keepends=True)
-            if not raised:
-                os.write(2, text)
+            text = held.read().decode(errors="replace") + printed.getvalue()
+            said += text.splitlines(keepends=True)
+            if not raised and text:
+                sys.stderr.write(text)
 
 
 class _Without(logging.Filter):

@@ -36,8 +36,9 @@ _ADVICE = {  # by what a user wrote when this operator is met
 
 def no_kernel(call: Call, why: str) -> NoKernel:
     """The error for a call that cannot be translated."""
+    where = f"{call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''}"
     return NoKernel(
-        f"operator {call.operator} in or behind {call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''} has no C kernel",
+        f"operator {call.operator} in or behind {where} has no C kernel",
         why,
         _ADVICE.get(call.operator.partition("::")[2].partition(".")[0], _OTHERS),
         call.layer,
