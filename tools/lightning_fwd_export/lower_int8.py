@@ -59,20 +59,24 @@ def lower(program: ExportedProgram) -> None:
 
 def refuse_others(program: ExportedProgram) -> None:
     """Name what no int8 kernel is written for, before a runtime runs it on bytes that it takes for something else."""
-    for node in program.graph.nodes:
-        if node.op != "call_function" or node.target in _OURS:
-            continue
-        values = [n.meta["val"] for n in (node, *node.all_input_nodes) if isinstance(n.meta.get("val"), Tensor)]
-        if all(v.dtype != torch.int8 for v in values) or (node.target is _TRANSPOSE and len(node.args[1]) <= 4):
-            continue
-        plain = all(v.is_contiguous() for v in values[1:]) and (node.target is _VIEW or all(v.dim() < 4 for v in values[1:]))
-        if node.target in _MOVES and plain:
-            continue
-        name, layer = node.target.__name__.removesuffix(".default").removesuffix("_copy"), _layer(node)
+    others = [n for n in program.graph.nodes if n.op == "call_function" and n.target not in _OURS and not _is_written(n)]
+    names = {n: n.target.__name__.removesuffix(".default").removesuffix("_copy") for n in others}
+    advised = [n for n in others if names[n].rpartition(".")[2] in _ADVICE]  # what is told apart may have kept its neighbours in float
+    for node in [*advised, *others][:1]:
+        layer, name = _layer(node), names[node]
         why, mend = _ADVICE.get(name.rpartition(".")[2], _OTHERS)
         raise NoKernel(
             f"operator {name.replace('.', '::')} in or behind {layer or 'an unnamed module'} has no int8 kernel", why, mend, layer
         )
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether it meets no int8 value, or moves those that it meets as they lie."""
+    values = [n.meta["val"] for n in (node, *node.all_input_nodes) if isinstance(n.meta.get("val"), Tensor)]
+    if all(v.dtype != torch.int8 for v in values) or (node.target is _TRANSPOSE and len(node.args[1]) <= 4):
+        return True
+    plain = all(v.is_contiguous() for v in values[1:]) and (node.target is _VIEW or all(v.dim() < 4 for v in values[1:]))
+    return node.target in _MOVES and plain
 
 
 _OTHERS = ("what is not written for int8 would take its bytes for something else", "use another operation there")
