@@ -3,7 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .quiet import quiet
+from .quiet import quiet, quiet_imports
 
 if TYPE_CHECKING:
     from .boards import BOARDS, run_on_board
@@ -25,6 +25,9 @@ _ROOM_OF = {
 }
 
 __all__ = ["BOARDS", "ExportError", "ExportReport", "LibraryReport", "export", "export_library", "pte_to_c", "run_on_board"]
+
+
+quiet_imports()
 
 
 def __getattr__(name: str) -> Any:

@@ -1,5 +1,7 @@
 """The exporter's errors."""
 
+from __future__ import annotations
+
 from lightning_fwd.errors import LightningFwdError
 
 
@@ -13,3 +15,8 @@ class NoKernel(ExportError):
     def __init__(self, what: str, why: str = "", mend: str = "", layer: str = ""):
         super().__init__(what, why, mend)
         self.layer = layer
+
+    def at(self, line: str, int8: bool) -> NoKernel:
+        """The same with the user's source line, where it is known, and with what else would help."""
+        mend = self.mend + ("; or export in float, without int8" if int8 else "")
+        return NoKernel(f"{self.what}, {line}" if line else self.what, self.why, mend, self.layer)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.traceback import preserve_node_meta
 
-from lightning_fwd.cost.memory import plan_memory
 from lightning_fwd.cost.operations import operations
+from lightning_fwd.cost.schedule import schedule
 from lightning_fwd.cost.widths import Widths
 from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
@@ -112,6 +112,8 @@ def export_inference(
         raise ExportError("board and run belong together", "the C is the same for every board", "give both (--board NAME --run) or neither")
     if samples < 1:
         raise ExportError(f"samples={samples}", "the program is held against PyTorch on them", "use samples >= 1")
+    if calibration is not None and not int8:
+        raise ExportError("calibration without int8", "a float program has no ranges to find", "give int8=True, or leave calibration out")
     require_network(net, example)
     require_prefix(prefix)
     require_finite(net.state_dict())
@@ -131,11 +133,10 @@ def export_inference(
         require_few_steps(net, example)
         try:
             program, checked, written = _build(net, example, calibration, int8, progress)
+            progress(f"holding {len(batches)} predictions against PyTorch")
+            calls, report = _check(program, net, batches, int8)
         except NoKernel as error:
-            line = source_line(net, error.layer)
-            raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, error.mend, error.layer) from error
-        progress(f"holding {len(batches)} predictions against PyTorch")
-        calls, report = _check(program, net, batches, int8)
+            raise error.at(source_line(net, error.layer), int8) from error
         progress("pricing the prediction")
         report.ram_bytes, report.flash_bytes = shipped_ram(written), shipped_flash(written)
         report.ledger = _ledger(net, example, int8) | {
@@ -261,9 +262,16 @@ def _check(program: StepProgram, net: nn.Module, batches: list[Tensor], int8: bo
     )
 
 
+_CONVOLUTIONS = (torch.ops.aten.convolution.default,)
+
+
 def _ledger(net: nn.Module, example: Tensor, int8: bool) -> dict[str, int]:
     step, width = trace_inference(net, example), "int8" if int8 else "fp32"
+    if int8:  # a convolution pads by itself (lower_int8.fuse_padding)
+        for node in step.graph.nodes:
+            if node.target is torch.ops.aten.constant_pad_nd.default and all(u.target in _CONVOLUTIONS for u in node.users):
+                node.meta["streamed"] = True
     return {
-        "scheduled_ram_bytes": plan_memory(step, Widths(step, width)).peak_bytes,
+        "scheduled_ram_bytes": schedule(step, width)[1][-1][1].peak_bytes,
         "macs": sum(op.macs for op in operations(step, Widths(step, width))),
     }

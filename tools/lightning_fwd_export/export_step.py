@@ -143,20 +143,16 @@ def export_program(
     try:
         program, train_step = build(model, example_batch, loss, lr, momentum, calibration if int8 else None, int8, progress)
         checked, written = translate(program.data, "step.pte")  # before the check: it names what has no kernel, with its layer
-    except NoKernel as error:
-        line, mend = (
-            source_line(model.original, error.layer, model.opaque),
-            error.mend + ("; or export in float, without int8" if int8 else ""),
-        )
-        raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, mend, error.layer) from error
-    uses_target = "target" in train_step.inputs
-    progress(f"holding {min(steps, len(source))} steps against PyTorch")
-    if int8:
-        from .mixed import check_mixed
+        uses_target = "target" in train_step.inputs
+        progress(f"holding {min(steps, len(source))} steps against PyTorch")
+        if int8:
+            from .mixed import check_mixed
 
-        check = check_mixed(program, model, source[:steps], uses_target)
-    else:
-        check = check_program(program, model, source[:steps], uses_target, lr, momentum, loss)
+            check = check_mixed(program, model, source[:steps], uses_target)
+        else:
+            check = check_program(program, model, source[:steps], uses_target, lr, momentum, loss)
+    except NoKernel as error:
+        raise error.at(source_line(model.original, error.layer, model.opaque), int8) from error
     out = Path(out_dir)
     code = out / "c"
     written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, golden_calls(check))

@@ -12,11 +12,15 @@ from executorch.backends.cortex_m.edge_compile_config import cortex_m_edge_compi
 from executorch.backends.cortex_m.passes.cortex_m_pass_manager import CortexMPassManager
 from executorch.backends.cortex_m.quantizer.quantizer import CortexMQuantizer
 from executorch.backends.cortex_m.target_config import CortexM, CortexMTargetConfig
+from executorch.backends.transforms.remove_getitem_op import RemoveGetItemPass
 from executorch.exir import EdgeProgramManager, to_edge
+from executorch.exir.dialects._ops import ops as edge_ops
+from executorch.exir.pass_base import ExportPass
 from executorch.exir.passes.quantize_io_pass import QuantizeInputs, QuantizeOutputs
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_base import PassResult
 from torch.fx.traceback import preserve_node_meta
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
@@ -28,6 +32,7 @@ from .lower_int8 import lower
 from .program import Method
 
 compile_config = cortex_m_edge_compile_config
+_aten = edge_ops.edge.aten
 
 
 def channels_last(x: Tensor) -> Tensor:
@@ -58,15 +63,21 @@ def quantise(net: nn.Module, calibration: Iterable[Tensor], example: Tensor) -> 
     to_whole_windows(module)
     to_channels_last(module)
     prepared = prepare_pt2e(module, CortexMQuantizer())
-    seen = 0
+    seen, shows = 0, False
     with torch.no_grad():
         for batch in calibration:
             if batch.shape != example.shape:
                 raise ExportError(f"a calibration batch has shape {tuple(batch.shape)}, the program takes {tuple(example.shape)}")
+            if not bool(torch.isfinite(batch).all()):
+                raise ExportError(f"calibration batch {seen} is not finite", "its range would be the program's", "look for bad values")
             prepared(channels_last(batch))
-            seen += 1
-    if not seen:
-        raise ExportError("no calibration data: int8 needs batches that show the range of every activation; give calibration=")
+            seen, shows = seen + 1, shows or bool((batch != batch.flatten()[0]).any())
+    if not seen or not shows:
+        raise ExportError(
+            "calibration data of one value only" if seen else "no calibration data",
+            "int8 takes the range of every activation from them",
+            "give calibration=: real batches of the example's shape",
+        )
     return convert_pt2e(prepared)
 
 
@@ -97,6 +108,25 @@ def layer_of(node: fx.Node) -> str:
     return stack[-1][0].removeprefix("L['self'].") if stack else ""
 
 
+class _PoolsOfTheBody(RemoveGetItemPass):
+    """Max pooling without its indices, where nothing reads them: in a part that learns its gradient does."""
+
+    def call(self, graph_module: GraphModule) -> PassResult:
+        pools = [n for n in graph_module.graph.nodes if n.target is _aten.max_pool2d_with_indices.default]
+        if all(len(n.users) == 1 for n in pools):
+            return super().call(graph_module)
+        for node in (n for n in pools if len(n.users) == 1):
+            (values,) = node.users
+            with graph_module.graph.inserting_before(node):
+                new = graph_module.graph.call_function(_aten.max_pool2d.default, node.args, node.kwargs)
+            new.meta = {**node.meta, "val": values.meta["val"]}
+            values.replace_all_uses_with(new)
+            graph_module.graph.erase_node(values)
+            graph_module.graph.erase_node(node)
+        graph_module.recompile()
+        return ExportPass.call(self, graph_module)
+
+
 def lower_int8(program: ExportedProgram) -> ExportedProgram:
     """Turn quantise-operate-dequantise patterns into int8 kernel calls; float parts stay as they are.
 
@@ -106,7 +136,8 @@ def lower_int8(program: ExportedProgram) -> ExportedProgram:
     mutated = dict(program.graph_signature.buffers_to_mutate)
     # One program serves every board: the M4 flavour keeps the bias where all our kernels read it.
     config = CortexMTargetConfig(cpu=CortexM.M4)
-    program = CortexMPassManager(program, target_config=config).transform()
+    passes = [_PoolsOfTheBody if one is RemoveGetItemPass else one for one in CortexMPassManager.pass_list]
+    program = CortexMPassManager(program, passes, config).transform()
     lower(program)
     if len(program.graph_signature.buffers_to_mutate) != len(mutated):
         raise ExportError(f"quantisation lost updates of {', '.join(set(mutated.values()))}: nothing is written")

@@ -25,20 +25,31 @@ from .errors import NoKernel
 _cortex_m, _lfwd = edge_ops.edge.cortex_m, edge_ops.edge.lfwd
 _CONV, _DEPTHWISE = _lfwd.quantized_conv2d.default, _lfwd.quantized_depthwise_conv2d.default
 _CONVS = {_cortex_m.quantized_conv2d.default: _CONV, _cortex_m.quantized_depthwise_conv2d.default: _DEPTHWISE}
+_TRANSPOSE = _cortex_m.transpose.default
+_AVERAGE, _aten = _lfwd.quantized_avg_pool2d.default, edge_ops.edge.aten
+# What is written and checked for int8, images channels last included: all else would run a float operator's code on these bytes.
+_OURS = {_CONV, _DEPTHWISE, _AVERAGE, edge_ops.edge.dim_order_ops._clone_dim_order.default, _aten.clamp.default} | {
+    getattr(_cortex_m, name).default
+    for name in "quantized_linear quantized_add quantized_mul quantized_max_pool2d quantized_activation quantize_per_tensor "
+    "dequantize_per_tensor maximum minimum pad".split()
+}
+# Of vectors, signals, and images that lie channels first.
+_VIEW = _aten.view_copy.default
+_MOVES = {_VIEW, _aten.unsqueeze_copy.default, _aten.permute_copy.default, _aten.cat.default}
 
 
 def lower(program: ExportedProgram) -> None:
     """Rewrite a program of the dialect in place.
 
     Raises:
-        NoKernel: it concatenates images.
+        NoKernel: int8 values meet an operator that is not written for them.
     """
-    refuse_concatenation(program)
     drop_copies(program)
     pad_on_four_sides(program)
     fuse_padding(program)
     choose_kind(program)
     average_in_integers(program)
+    refuse_others(program)
     size_scratch(program)
     program.graph.eliminate_dead_code()
     program.graph.lint()
@@ -46,18 +57,34 @@ def lower(program: ExportedProgram) -> None:
     drop_dead_constants(program)
 
 
-def refuse_concatenation(program: ExportedProgram) -> None:
-    """Say so where ExecuTorch's runtime would join images as if their channels lay first in memory."""
-    for node in program.graph.nodes:
-        value = node.meta.get("val")
-        if node.target is edge_ops.edge.aten.cat.default and value.dtype == torch.int8 and not value.is_contiguous():
-            layer = _layer(node)
-            raise NoKernel(
-                f"operator aten::cat in {layer or 'an unnamed module'} has no int8 kernel",
-                "ExecuTorch's runtime concatenates images channels first, the int8 kernels keep them channels last",
-                "add in place of concatenating, or train from an earlier layer on, which keeps it in float",
-                layer,
-            )
+def refuse_others(program: ExportedProgram) -> None:
+    """Name what no int8 kernel is written for, before a runtime runs it on bytes that it takes for something else."""
+    others = [n for n in program.graph.nodes if n.op == "call_function" and n.target not in _OURS and not _is_written(n)]
+    names = {n: n.target.__name__.removesuffix(".default").removesuffix("_copy") for n in others}
+    advised = [n for n in others if names[n].rpartition(".")[2] in _ADVICE]  # what is told apart may have kept its neighbours in float
+    for node in [*advised, *others][:1]:
+        layer, name = _layer(node), names[node]
+        why, mend = _ADVICE.get(name.rpartition(".")[2], _OTHERS)
+        raise NoKernel(
+            f"operator {name.replace('.', '::')} in or behind {layer or 'an unnamed module'} has no int8 kernel", why, mend, layer
+        )
+
+
+def _is_written(node: fx.Node) -> bool:
+    """Whether it meets no int8 value, or moves those that it meets as they lie."""
+    values = [n.meta["val"] for n in (node, *node.all_input_nodes) if isinstance(n.meta.get("val"), Tensor)]
+    if all(v.dtype != torch.int8 for v in values) or (node.target is _TRANSPOSE and len(node.args[1]) <= 4):
+        return True
+    plain = all(v.is_contiguous() for v in values[1:]) and (node.target is _VIEW or all(v.dim() < 4 for v in values[1:]))
+    return node.target in _MOVES and plain
+
+
+_OTHERS = ("what is not written for int8 would take its bytes for something else", "use another operation there")
+_ADVICE = {
+    "cat": ("the int8 kernels keep images channels last, and concatenate none", "add in place of concatenating"),
+    "softmax": ("its table of exponentials would differ between cores", "end in the logits: softmax does not change which is largest"),
+    "view": ("the int8 kernels keep images channels last: this would take channels for pixels", "flatten the image, or leave it an image"),
+}
 
 
 def drop_copies(program: ExportedProgram) -> None:
@@ -125,7 +152,7 @@ def average_in_integers(program: ExportedProgram) -> None:
     """Average pooling by our operator, whose reference rounds as its kernel does."""
     for node in program.graph.nodes:
         if node.target is _cortex_m.quantized_avg_pool2d.default:
-            node.target = _lfwd.quantized_avg_pool2d.default
+            node.target = _AVERAGE
             node.args = (node.args[0], *(list(v) for v in node.args[1:4]), bool(node.args[4]))
 
 

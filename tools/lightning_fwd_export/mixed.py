@@ -40,10 +40,22 @@ def _start_at(step: StepGraph, boundary: list[fx.Node], body: fx.GraphModule) ->
     for value, replaced in zip(values, boundary, strict=True):
         value.meta |= {"val": replaced.meta["val"], "layer": replaced.meta.get("layer", "")}
         replaced.replace_all_uses_with(value)
+    _copy_what_is_viewed(step.graph)
     step.graph.eliminate_dead_code()
     for name in [n for n in step.state if not step.node(n).users]:
         step.graph.erase_node(step.node(name))
         del step.state[name]
+
+
+def _copy_what_is_viewed(graph: fx.Graph) -> None:
+    """``permute(...).contiguous()`` copied nothing where the trace had the values channels last; here they come channels first."""
+    for node in list(graph.nodes):
+        if node.target is torch.ops.aten.view.default and node.args[0].target is torch.ops.aten.permute.default:
+            permuted = node.args[0]
+            with graph.inserting_before(node):
+                copied = graph.call_function(torch.ops.aten.clone.default, (permuted,), {"memory_format": torch.contiguous_format})
+            copied.meta = dict(permuted.meta)
+            node.replace_input_with(permuted, copied)
 
 
 def build_mixed(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 _WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -21,6 +22,12 @@ _LOGGED = {
     "executorch.backends.cortex_m.passes.activation_fusion_pass": "Cannot fuse activation",  # of the float part
 }
 _PRINTED = b"[cpuinfo_utils.cpp"
+
+
+def quiet_imports() -> None:
+    """Drop these log records from now on: whoever imports a module of this package directly meets them too."""
+    for name, start in _LOGGED.items():
+        logging.getLogger(name).addFilter(_Without(start))
 
 
 @contextmanager
@@ -53,6 +60,27 @@ def quiet_stderr() -> Iterator[None]:
             os.close(kept)
             held.seek(0)
             os.write(2, b"".join(line for line in held if not line.startswith(_PRINTED)))
+
+
+@contextmanager
+def captured_stderr(said: list[str]) -> Iterator[None]:
+    """Lines that native code writes, to file descriptor 2 or by way of Python, go into a list; they come out where nothing was raised."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as held, io.StringIO() as printed:
+        kept, raised = os.dup(2), True
+        os.dup2(held.fileno(), 2)
+        try:
+            with redirect_stderr(printed):
+                yield
+            raised = False
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            held.seek(0)
+            text = held.read().decode(errors="replace") + printed.getvalue()
+            said += text.splitlines(keepends=True)
+            if not raised and text:
+                sys.stderr.write(text)
 
 
 class _Without(logging.Filter):

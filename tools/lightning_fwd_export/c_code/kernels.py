@@ -23,13 +23,24 @@ def kernel(*operators: str) -> Callable[[Emitter], Emitter]:
     return register
 
 
+_OTHERS = (
+    "put another layer in its place: linear, 1-d and 2-d convolution (padded with zeros), pooling, batch, layer and group norm and most "
+    "elementwise operations have one"
+)
+_ADVICE = {  # by what a user wrote when this operator is met
+    "convolution": "transposed ones have a kernel without a bias only (bias=False), 3-d ones none",
+    "adaptive_max_pool2d": "write x.amax((2, 3)) for one position, or a max pooling of that window",
+    "index": "upsampling and padding that mirrors or repeats (padding_mode, F.pad) end here; pad with zeros",
+}
+
+
 def no_kernel(call: Call, why: str) -> NoKernel:
     """The error for a call that cannot be translated."""
+    where = f"{call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''}"
     return NoKernel(
-        f"operator {call.operator} in {call.layer or 'an unnamed module'}{f' ({call.phase})' if call.phase else ''} has no C kernel",
+        f"operator {call.operator} in or behind {where} has no C kernel",
         why,
-        "put another layer in its place: linear, 1-d and 2-d convolution, pooling, batch, layer and group norm and elementwise "
-        "operations have one",
+        _ADVICE.get(call.operator.partition("::")[2].partition(".")[0], _OTHERS),
         call.layer,
     )
 

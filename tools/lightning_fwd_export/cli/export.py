@@ -23,7 +23,8 @@ LOSSES = ("cross_entropy", "mse")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    from ..boards import BOARDS
+    with quiet():
+        from ..boards import BOARDS
 
     add_model_options(parser, required=False)  # --pte and --config need none
     parser.add_argument(
@@ -69,6 +70,8 @@ def run(options: argparse.Namespace) -> int:
         ExportError: what is asked for cannot be exported; nothing is written then.
     """
     console = Console()
+    stated = {key for key, default in options.defaults.items() if getattr(options, key, default) != default}
+    _refuse_unread(options, stated)
     if options.pte:
         from ..generate_c import pte_to_c
 
@@ -82,7 +85,6 @@ def run(options: argparse.Namespace) -> int:
     if options.config:
         from ..checkpoint import read_recipe
 
-        stated = {key for key, default in options.defaults.items() if getattr(options, key, None) != default}
         for key, value in read_recipe(options.config).items():  # what the command line states wins
             if key not in stated:
                 setattr(options, key, value)
@@ -97,6 +99,24 @@ def run(options: argparse.Namespace) -> int:
         return 0
     _export_model(options, console)
     return 0
+
+
+_OF_A_STEP = {"method", "set", "lr", "momentum", "loss"}
+_OF_C_ALONE = {"pte", "out", "prefix", "trust_unsealed"}
+
+
+def _refuse_unread(options: argparse.Namespace, stated: set[str]) -> None:
+    """Refuse what would change nothing."""
+    cases = (
+        ("--pte", options.pte, stated - _OF_C_ALONE, "the program is there already, and only its C is written"),
+        ("--inference", options.inference, stated & _OF_A_STEP, "a device that only predicts takes no step"),
+        ("no --drift", not options.drift, stated & {"test_samples"}, "accuracy is measured on drifted data"),
+        ("no --pte", not options.pte, stated & {"trust_unsealed"}, "nothing is read that could be unsealed"),
+    )
+    for what, holds, unread, why in cases:
+        if holds and unread:
+            names = ", ".join(f"--{name.replace('_', '-')}" for name in sorted(unread))
+            raise ExportError(f"{names} with {what}", why, f"leave {names} out")
 
 
 def _export_model(options: argparse.Namespace, console: Console) -> None:
@@ -147,7 +167,7 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
         "prefix": options.prefix,
         "board": options.board,
         "run": options.run,
-        "calibration": calibration,
+        "calibration": calibration if options.int8 else None,
         "int8": options.int8,
     }
     if options.inference:

@@ -6,6 +6,7 @@ import ctypes
 import functools
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,10 +18,10 @@ from executorch.extension.pybindings.portable_lib import _threadpool_get_thread_
 from executorch.runtime import Runtime
 from torch import Tensor
 
-from ..errors import ExportError
+from ..errors import ExportError, NoKernel
 from ..generate_c import CSRC
 from ..pte import read_program
-from ..quiet import quiet_stderr
+from ..quiet import captured_stderr, quiet_stderr
 
 _WHEEL = Path(executorch.__path__[0])
 _SOURCE = Path(__file__).with_name("register_kernels.cpp")
@@ -99,6 +100,7 @@ class HostProgram:
 
     def __init__(self, program: bytes):
         register_kernels()
+        self._data = program
         try:
             self._program = Runtime.get().load_program(program)
             self.methods = {name: self._program.load_method(name) for name in sorted(self._program.method_names)}
@@ -111,15 +113,38 @@ class HostProgram:
         Raises:
             ExportError: the runtime refuses the inputs, or a kernel its arguments.
         """
+        said: list[str] = []
         try:
-            return [torch.as_tensor(value).clone() for value in self.methods[method].execute(inputs)]
+            with captured_stderr(said):
+                return [torch.as_tensor(value).clone() for value in self.methods[method].execute(inputs)]
         except RuntimeError as error:
+            if failed := _FAILED.search("".join(said)):
+                raise self._failure(method, failed[1], said) from error
             shapes = ", ".join(f"{tuple(x.shape)} {x.dtype}" for x in inputs)
             raise ExportError(
                 f"ExecuTorch's host runtime could not run {method} on inputs {shapes}",
-                str(error),
-                "the runtime's own message above names the operator; a layer of another kind avoids it",
+                f"{error}: {_reason(said)}",
+                "give inputs of the program's shapes and types",
             ) from error
+
+    def _failure(self, method: str, operator: str, said: list[str]) -> NoKernel:
+        calls = read_program(self._data, trust_unsealed=True).methods[method].calls
+        layer = next((c.layer for c in calls if c.operator == operator), "")
+        return NoKernel(
+            f"operator {operator.partition('.')[0]} in or behind {layer or 'an unnamed module'} cannot be run by ExecuTorch's host runtime",
+            f"the program could not be held against PyTorch: {_reason(said)}",
+            "write it in another way: numbers that are added to images go into the bias of the layer before, say",
+            layer,
+        )
+
+
+_FAILED = re.compile(r"KernelCall failed at instruction \d+:\d+ in operator (\S+?): ")
+
+
+def _reason(said: list[str]) -> str:
+    """What the runtime's kernels found wrong, of all that it printed."""
+    checks = [line.partition("Check failed ")[2].strip() for line in said if "Check failed " in line]
+    return checks[0] if checks else "it does not say why"
 
 
 def _refusal(data: bytes, error: RuntimeError) -> ExportError:
@@ -134,7 +159,7 @@ def _refusal(data: bytes, error: RuntimeError) -> ExportError:
     if missing:
         return ExportError(
             f"ExecuTorch's host runtime has no kernel for {', '.join(missing)}",
-            "the step could not be checked against PyTorch",
+            "the program could not be checked against PyTorch",
             "use another layer in its place",
         )
     return ExportError(
