@@ -199,7 +199,7 @@ void lfwd_int_outer_row(int16_t *masters, const int8_t *x, int32_t n, int32_t c,
             write_two_far(masters + k, smulbb(even, co), smulbb(odd, co), s, line + k, rows);
             write_two_far(masters + k + 2, smultb(even, co), smultb(odd, co), s, line + k + 2, rows);
         }
-    } else if (s > 0 && s < 16 && (c ^ (c >> 31)) >> (7 + s) == 0) { /* below 2^30 when shifted by 16 - s to the left: one half less */
+    } else if (s > 0 && s < 16 && (c < 0 ? ~c : c) >> (7 + s) == 0) { /* below 2^30 when shifted by 16 - s to the left: one half less */
         for (; k + 4 <= n; k += 4) {
             const uint32_t four = lfwd_load4(x + k), even = lfwd_even(four), odd = lfwd_odd(four);
             const int32_t a = left(smulbb(even, co), 16 - s), b = left(smulbb(odd, co), 16 - s);
@@ -254,9 +254,9 @@ void lfwd_int_back_rows(const int16_t *e, const int16_t *masters, int32_t rows, 
         for (int32_t o = 0; o < rows; o++) acc[i] += e[o] * (masters[o * columns + i] >> 8);
 }
 
-static inline uint32_t views(const int16_t *masters, const int8_t *frozen) /* of two weights, as halfwords */
+static inline uint32_t halfwords(const int8_t *two)
 {
-    return masters ? lfwd_odd(load2(masters)) : ((uint32_t)frozen[0] & 0xFFFFu) | (uint32_t)frozen[1] << 16;
+    return ((uint32_t)two[0] & 0xFFFFu) | (uint32_t)two[1] << 16;
 }
 
 /* One tap: no two weights lie side by side. */
@@ -298,7 +298,7 @@ static void back_places(const int16_t *e, int32_t size, const int16_t *masters, 
     for (; outputs > 0; outputs--) {
         for (int32_t t = 0; t < taps; t += 2, e += 2) {
             const int32_t at = t + 1 < taps ? t : t - 1;
-            const uint32_t v = views(masters ? masters + at : 0, frozen ? frozen + at : 0);
+            const uint32_t v = masters ? lfwd_odd(load2(masters + at)) : halfwords(frozen + at);
             a = lfwd_smlad(load2(e), v, a), b = lfwd_smlad(load2(e + size), v, b), c = lfwd_smlad(load2(e + 2 * size), v, c);
         }
         if (masters) masters += apart;
