@@ -5,8 +5,8 @@ from importlib.util import find_spec
 import pytest
 import torch
 from lightning_fwd_export import ExportError
-from lightning_fwd_export.export_inference import export_inference
 from lightning_fwd_export.foreign import as_export_errors
+from lightning_fwd_export.inference import export_inference
 from lightning_fwd_export.npu import estimate, npu_forward
 from lightning_fwd_export.npu.export_learning import export_learning
 from lightning_fwd_export.npu.lower import lower

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fwd_export import ExportError
-from lightning_fwd_export.export_inference import export_inference
+from lightning_fwd_export.inference import export_inference
 from lightning_fwd_export.pte import read_program
 from tiny_exports import export_module
 from torch import nn

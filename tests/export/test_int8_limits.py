@@ -1,10 +1,11 @@
 """What int8 does not reach is named with its operator, layer and mend before anything runs on its bytes; what is ordinary is exported."""
 
+import lightning_fwd_export
 import pytest
 import torch
 from lightning_fwd_export import ExportError
-from lightning_fwd_export.export_inference import export_inference
 from lightning_fwd_export.export_step import export_program
+from lightning_fwd_export.inference import export_inference
 from torch import nn
 from torch.nn import functional as F
 
@@ -82,3 +83,11 @@ def test_calibration_that_shows_no_range_is_refused(tmp_path, bad):
         export_inference(net, batches()[0], tmp_path, int8=True, calibration=[torch.full((1, 1, 4, 4), bad)] * 3)
     with pytest.raises(ExportError, match="calibration without int8"):
         export_inference(net, batches()[0], tmp_path, calibration=batches())
+
+
+@pytest.mark.board
+def test_what_does_not_fit_a_board_says_by_how_much_and_nothing_is_written(tmp_path, emulator):
+    net, x = nn.Linear(600, 300), torch.randn(1, 600)
+    with pytest.raises(ExportError, match=r"(?s)does not fit mps3-an547.*FLASH overflows by [\d,]+ B.*board with more"):
+        lightning_fwd_export.export_inference(net, x, tmp_path / "out", board="mps3-an547", run=True, samples=2)
+    assert not (tmp_path / "out").exists()

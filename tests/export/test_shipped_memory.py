@@ -10,8 +10,8 @@ from lightning_fwd_export.boards import run_on_board
 from lightning_fwd_export.code_size import code_size, table
 from lightning_fwd_export.code_size.calls import own_code
 from lightning_fwd_export.code_size.count import digest
-from lightning_fwd_export.export_inference import export_inference
 from lightning_fwd_export.generate_c import pte_to_c
+from lightning_fwd_export.inference import export_inference
 from tiny_exports import export_module
 from torch import nn
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .errors import ExportError
     from .export_step import export
     from .generate_c import pte_to_c
+    from .inference import export_inference
     from .library import LibraryReport, export_library
     from .report import ExportReport
 
@@ -20,11 +21,22 @@ _ROOM_OF = {
     "ExportReport": "report",
     "LibraryReport": "library",
     "export": "export_step",
+    "export_inference": "inference",
     "export_library": "library",
     "pte_to_c": "generate_c",
 }
 
-__all__ = ["BOARDS", "ExportError", "ExportReport", "LibraryReport", "export", "export_library", "pte_to_c", "run_on_board"]
+__all__ = [
+    "BOARDS",
+    "ExportError",
+    "ExportReport",
+    "LibraryReport",
+    "export",
+    "export_inference",
+    "export_library",
+    "pte_to_c",
+    "run_on_board",
+]
 
 
 quiet_imports()

@@ -157,10 +157,6 @@ def export_program(
     code = out / "c"
     written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, golden_calls(check))
     add_prepare(written.files, form, checked)
-    clear_export(out)
-    write_sources(written.files, code, prefix)
-    (out / "step.pte").write_bytes(program.data)
-    write_weights_table(out, model, program, checked, written)
     activations, state = program.arenas["train_step"]
     progress("pricing the step")
     report = ExportReport(
@@ -182,6 +178,10 @@ def export_program(
             write_sources(written.files, folder)
             measured = run_on_board(folder, target_board, checked, board_calls(check))
         report.board = _board_figures(measured, program, check)
+    clear_export(out)
+    write_sources(written.files, code, prefix)
+    (out / "step.pte").write_bytes(program.data)
+    write_weights_table(out, model, program, checked, written)
     write_report(report, out)
     return program, report
 

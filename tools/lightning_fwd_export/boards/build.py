@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -90,7 +91,18 @@ def link(work: Path, include: Path, target: Board, main: Path, objects: list[str
         "-o",
         str(elf),
     ]
-    run_tool(command, f"linking for {target.name} (Flash {target.flash[1]} B, RAM {target.ram[1]} B)")
+    try:
+        run_tool(command, f"linking for {target.name}")
+    except ExportError as error:
+        over = {region: int(n) for region, n in re.findall(r"region `(\w+)' overflowed by (\d+) bytes", str(error))}
+        if not over:
+            raise
+        raise ExportError(
+            f"the program does not fit {target.name}",
+            "; ".join(f"{name} overflows by {n:,} B" for name, n in over.items())
+            + f": it has {target.flash[1]:,} B of Flash and {target.ram[1]:,} B of RAM, for the program and what measures it",
+            "take a board with more, export in int8, or train fewer layers; without --run the C is written for any board",
+        ) from error
     return elf
 
 

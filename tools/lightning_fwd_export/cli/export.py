@@ -126,8 +126,8 @@ def _export_model(options: argparse.Namespace, console: Console) -> None:
     from ..checkpoint import load_inserted, sample_shape
 
     with quiet():  # ExecuTorch and what it imports speak while they load
-        from ..export_inference import export_inference
         from ..export_step import export_program
+        from ..inference import export_inference
 
     if options.train:
         raise ExportError("--train without --npu", "what else trains is said by its rule", "e.g. --method sparse_update --set train=norms")

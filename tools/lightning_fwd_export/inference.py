@@ -149,9 +149,6 @@ def export_inference(
             m.training = mode
     out = Path(out_dir)
     add_prepare(written.files, form, checked)
-    clear_export(out)
-    write_sources(written.files, out / "c", prefix)
-    (out / "inference.pte").write_bytes(program.data)
     report.program, report.code = str(out / "inference.pte"), str(out / "c")
     if target is not None:
         progress(f"predicting on {target.name}")
@@ -170,6 +167,9 @@ def export_inference(
             "stack_bytes": max(measured.stack.values()),
             "difference_to_host": worst,
         }
+    clear_export(out)
+    write_sources(written.files, out / "c", prefix)
+    (out / "inference.pte").write_bytes(program.data)
     write_report(report, out)
     return program, report
 
