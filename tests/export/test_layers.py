@@ -219,7 +219,7 @@ REFUSED = {
         (2, 8, 8),
         r'aten::convolution.* in or behind up .*test_layers.py:\d+ "return self.head.*why:.*transposed.*mend: ',
     ),
-    "three dimensions": (volumes, (1, 4, 4, 4), r"in 0 .*not a 1-d or 2-d convolution"),
+    "three dimensions": (volumes, (1, 4, 4, 4), r"in or behind 0 .*not a 1-d or 2-d convolution"),
     "a recurrence of many steps": (Recurrent, (80, 3), r"lstm \(LSTM\) takes 80 steps.*no loops.*mend: "),
     "a cell that steps often": (Stepping, (70, 3), r"cell \(GRUCell\) takes 70 steps"),
     "hidden dropout": (Attention, (6, 8), r"mix.* drops units inside the module"),

@@ -31,7 +31,9 @@ def reorder(step: StepGraph, widths: Widths) -> StepGraph:
         waits_for[node] = set().union(*(waits_for[n] if n in on_demand else {n} for n in read))
     for node in nodes:  # what overwrites state waits for its readers
         if "in_place_of" in node.meta:
+            written = base_of(node.meta["in_place_of"])
             readers = {r for r in readers_of(node.meta["in_place_of"]) if r.op == "call_function"}
+            readers -= {r for r in readers if r in on_demand and all(base_of(n) != written for n in operands_read(r))}  # only named there
             waits_for[node] |= readers - (ancestors([node]) & on_demand) - {node}
     waiting: dict[fx.Node, list[fx.Node]] = {n: [] for n in nodes}
     for node, needed in waits_for.items():

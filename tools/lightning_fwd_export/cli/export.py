@@ -110,7 +110,7 @@ def _refuse_unread(options: argparse.Namespace, stated: set[str]) -> None:
     cases = (
         ("--pte", options.pte, stated - _OF_C_ALONE, "the program is there already, and only its C is written"),
         ("--inference", options.inference, stated & _OF_A_STEP, "a device that only predicts takes no step"),
-        ("no --drift", not options.drift, stated & {"test_samples"}, "accuracy is measured on drifted data"),
+        ("no --drift", not options.drift and not options.config, stated & {"test_samples"}, "accuracy is measured on drifted data"),
         ("no --pte", not options.pte, stated & {"trust_unsealed"}, "nothing is read that could be unsealed"),
     )
     for what, holds, unread, why in cases:
