@@ -7,7 +7,7 @@ extras=dev,export,npu
 cd "$(dirname "$0")/.."
 apt=
 if [[ $extras == *export* ]] && { ! command -v arm-none-eabi-g++ >/dev/null || ! command -v qemu-system-arm >/dev/null || ! command -v cppcheck >/dev/null; }; then
-    packages="gcc g++ make gcc-arm-none-eabi libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib qemu-system-arm cppcheck"
+    packages="gcc g++ make gcc-arm-none-eabi libnewlib-arm-none-eabi libstdc++-arm-none-eabi-newlib qemu-system-arm cppcheck cmake libxml2-utils"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then  # beside the Python packages: both mostly wait for the network
         { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $packages >/dev/null; } &
         apt=$!
