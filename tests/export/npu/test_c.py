@@ -89,17 +89,19 @@ def flags(folder: Path) -> list[str]:
     return [flag for flag in line.split()[2:] if flag.startswith("-")]
 
 
-def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_path):
+@pytest.mark.parametrize("rate", [0.05, 3.0])
+def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_path, rate):
+    """Also at a rate at which scales fall to the quarter that they keep."""
     npu, images, source, folder, zeroth_order = exported
     c, compiled = HostC(npu, folder, tmp_path), bytes(npu.table)
     c.align(images)
     npu.adapt_statistics(images, source)
-    head = npu.head(lr=0.05, momentum=0.9, batch=BATCH, steps=STEPS)
+    head = npu.head(lr=rate, momentum=0.9, batch=BATCH, steps=STEPS)
     aligned, untrained, labels = bytes(npu.table), head.weight.copy(), np.random.default_rng(0).integers(0, head.bias.size, BATCH * STEPS)
     assert c.state(head)[0] == aligned != compiled
 
-    c.train(0.05, 0.9, images[: BATCH * STEPS], labels)
-    stepping = ZerothOrder(npu, 0.05, 0.1, STEPS) if zeroth_order else npu
+    c.train(rate, 0.9, images[: BATCH * STEPS], labels)
+    stepping = ZerothOrder(npu, rate, 0.1, STEPS) if zeroth_order else npu
     for k in range(0, BATCH * STEPS, BATCH):
         batch = images[k : k + BATCH]
         if isinstance(stepping, NpuTrainer | ZerothOrder):
@@ -110,6 +112,9 @@ def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_
     assert table == bytes(npu.table) and (table != aligned) == isinstance(stepping, NpuTrainer | ZerothOrder)
     assert weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
     assert not np.array_equal(weight, untrained)
+    if isinstance(stepping, NpuTrainer):
+        assert any((norm.scale == norm.least).any() for norm in npu.norms.values()) == (rate > 1)
+        assert all((norm.scale >= norm.least).all() for norm in npu.norms.values())
     assert np.array_equal(c.predict(images[40], head.bias.size), head.logits(npu.features(images[40:41]))[0])
 
 

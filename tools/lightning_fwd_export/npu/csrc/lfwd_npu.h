@@ -74,7 +74,7 @@ void lfwd_npu_norms_init(void);
 
 /* Gain and offset of channel c, counted over all layers, with another shift and scale; and to take them. */
 void lfwd_npu_norm_moved(const lfwd_npu_norm *norm, int c, float shift, float scale, float *gain, float *offset);
-void lfwd_npu_norm_move(const lfwd_npu_norm *norm, int c, float shift, float scale);
+void lfwd_npu_norm_move(int layer, int c, float shift, float scale);
 #endif
 
 #if LFWD_NPU_WAY_BACK

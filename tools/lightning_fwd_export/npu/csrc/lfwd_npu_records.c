@@ -4,6 +4,7 @@
 
 #include "lfwd_npu.h"
 
+#define LEAST_OF_SCALE 0.25f
 #define SMALLEST_GAIN 1e-4f
 #define MOST_BIAS 2147483520.0f /* the largest float below 2^31 */
 
@@ -113,10 +114,13 @@ void lfwd_npu_norm_moved(const lfwd_npu_norm *norm, int c, float shift, float sc
     *offset = by * (lfwd_npu.offset[c] - lfwd_npu.shift[c] / norm->step) + shift / norm->step;
 }
 
-void lfwd_npu_norm_move(const lfwd_npu_norm *norm, int c, float shift, float scale)
+/* A scale keeps a quarter of what it was trained to: its gradient is divided by it, and so is what rounding did to that. */
+void lfwd_npu_norm_move(int layer, int c, float shift, float scale)
 {
-    lfwd_npu_norm_moved(norm, c, shift, scale, lfwd_npu.gain + c, lfwd_npu.offset + c);
+    const lfwd_npu_norm *norm = lfwd_npu_norms + layer;
+    const float kept = fmaxf(scale, LEAST_OF_SCALE * norm->scale[c - lfwd_npu_layers[layer].first]);
+    lfwd_npu_norm_moved(norm, c, shift, kept, lfwd_npu.gain + c, lfwd_npu.offset + c);
     lfwd_npu.shift[c] = shift;
-    lfwd_npu.scale[c] = scale;
+    lfwd_npu.scale[c] = kept;
 }
 #endif

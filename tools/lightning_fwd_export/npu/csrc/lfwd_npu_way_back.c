@@ -7,7 +7,6 @@
 
 #if LFWD_NPU_WAY_BACK
 #define SMALLEST_ERROR 1e-30f
-#define LEAST 0.5f /* a channel's scale at most halves in one update: it must stay positive */
 
 static void forget_sums(void)
 {
@@ -62,8 +61,7 @@ void lfwd_npu_way_back_update(float rate)
             /* an output is scale * normalised + shift: the sum of error times normalised follows from the two */
             lfwd_npu.shift_moment[c] = momentum * lfwd_npu.shift_moment[c] + bias_sum;
             lfwd_npu.scale_moment[c] = momentum * lfwd_npu.scale_moment[c] + (scale_sum - old_shift * bias_sum) / old_scale;
-            lfwd_npu_norm_move(lfwd_npu_norms + k, c, old_shift - rate * lfwd_npu.shift_moment[c],
-                               fmaxf(old_scale - rate * lfwd_npu.scale_moment[c], LEAST * old_scale));
+            lfwd_npu_norm_move(k, c, old_shift - rate * lfwd_npu.shift_moment[c], old_scale - rate * lfwd_npu.scale_moment[c]);
         }
         lfwd_npu_settle(layer);
     }

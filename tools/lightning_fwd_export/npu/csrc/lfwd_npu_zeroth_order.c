@@ -7,7 +7,6 @@
 
 #if LFWD_NPU_ZEROTH_ORDER
 #define SMALLEST_PROBABILITY 1e-12f
-#define LEAST 0.5f /* a channel's scale at most halves in one update: it must stay positive */
 
 /* log(x) for x > 0, after Cephes: the same on every machine with IEEE floats. */
 static float logarithm(float x)
@@ -106,8 +105,7 @@ void lfwd_npu_zeroth_order_update(void)
         state = draw(state, layer->channels);
         for (int c = 0; c < layer->channels; c++) {
             const float shift = lfwd_npu.shift[layer->first + c], scale = lfwd_npu.scale[layer->first + c];
-            lfwd_npu_norm_move(lfwd_npu_norms + k, layer->first + c, shift + by * lfwd_npu.signs[0][c] * scale,
-                               fmaxf(scale + by * lfwd_npu.signs[1][c] * scale, LEAST * scale));
+            lfwd_npu_norm_move(k, layer->first + c, shift + by * lfwd_npu.signs[0][c] * scale, scale + by * lfwd_npu.signs[1][c] * scale);
         }
         lfwd_npu_settle(layer);
     }

@@ -9,26 +9,27 @@ from torch import nn
 
 from .affine import F32, Affine
 
-#: a channel's scale at most halves in one update: it must stay positive
-LEAST = F32(0.5)
+#: of the scale that a channel was trained to, which it keeps: its gradient is divided by its scale, and so is what rounding did to it
+LEAST = F32(0.25)
 #: a channel that was trained to a scale of nothing learns its shift; its gain multiplies weights that are nothing
 _SMALLEST = F32(1e-3)
 
 
 @dataclass
 class Norm:
-    """A batch norm's parameters as they are now, real units, float32 ``(C,)``, with their moments."""
+    """A batch norm's parameters as they are now, real units, float32 ``(C,)``, with their moments; ``least``: what a scale stays above."""
 
     shift: np.ndarray
     scale: np.ndarray
     shift_moment: np.ndarray
     scale_moment: np.ndarray
+    least: np.ndarray
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> Norm:
         shift, scale = (norm.bias, norm.weight.abs()) if norm.affine else (norm.running_mean * 0, norm.running_mean * 0 + 1)
         shift, scale = F32(shift.detach().numpy()), np.maximum(F32(scale.detach().numpy()), _SMALLEST)
-        return cls(shift.copy(), scale.copy(), np.zeros_like(shift), np.zeros_like(scale))
+        return cls(shift.copy(), scale.copy(), np.zeros_like(shift), np.zeros_like(scale), LEAST * scale)
 
     def moved(self, affine: Affine, step: np.float32, shift: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gain and offset of a layer with another shift and scale. ``step``: of its int8 output, real units."""
@@ -36,6 +37,7 @@ class Norm:
         return affine.gain * by, by * (affine.offset - self.shift / step) + shift / step
 
     def move(self, affine: Affine, step: np.float32, shift: np.ndarray, scale: np.ndarray) -> None:
-        """Take them."""
+        """Take them, as far as the scale may fall."""
+        scale = np.maximum(scale, self.least)
         affine.gain, affine.offset = self.moved(affine, step, shift, scale)
         self.shift, self.scale = shift, scale

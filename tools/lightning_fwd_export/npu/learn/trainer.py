@@ -17,7 +17,7 @@ from ..taps import Tapped
 from .affine import F32, Affine
 from .head import Head, softmax
 from .learner import FEATURES, LOGITS, TAPS, NpuLearner
-from .norm import LEAST, Norm
+from .norm import Norm
 
 #: number of the second input
 ERROR = 1
@@ -146,8 +146,7 @@ class NpuTrainer(NpuLearner):
         norm.shift_moment = momentum * norm.shift_moment + bias_sum
         norm.scale_moment = momentum * norm.scale_moment + (scale_sum - old_shift * bias_sum) / old_scale
         step = F32(self.program.outputs[TAPS + self.tapped.layers.index(layer)].scale)
-        scale = np.maximum(old_scale - rate * norm.scale_moment, LEAST * old_scale)
-        norm.move(affine, step, old_shift - rate * norm.shift_moment, scale)
+        norm.move(affine, step, old_shift - rate * norm.shift_moment, old_scale - rate * norm.scale_moment)
         self.write(layer)
 
 

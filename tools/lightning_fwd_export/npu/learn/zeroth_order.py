@@ -11,7 +11,7 @@ import numpy as np
 from .affine import F32
 from .head import Head, log, softmax
 from .learner import FEATURES, TAPS, NpuLearner
-from .norm import LEAST, Norm
+from .norm import Norm
 
 _SMALLEST_PROBABILITY = F32(1e-12)
 
@@ -48,7 +48,7 @@ class ZerothOrder:
         rate = self._lr * (F32(self._steps - self._done) / F32(self._steps))
         for layer, norm in self.norms.items():
             shift, scale = self._moved(layer, signs, -rate * slope)
-            norm.move(self._learner.affine[layer], self._units[layer], shift, np.maximum(scale, LEAST * norm.scale))
+            norm.move(self._learner.affine[layer], self._units[layer], shift, scale)
             self._learner.write(layer)
         head.step((features[0] + features[1]) * F32(0.5), labels)
         self._done += 1
