@@ -91,3 +91,23 @@ def test_what_does_not_fit_a_board_says_by_how_much_and_nothing_is_written(tmp_p
     with pytest.raises(ExportError, match=r"(?s)does not fit mps3-an547.*FLASH overflows by [\d,]+ B.*board with more"):
         lightning_fwd_export.export_inference(net, x, tmp_path / "out", board="mps3-an547", run=True, samples=2)
     assert not (tmp_path / "out").exists()
+
+
+class Attends(nn.Module):
+    """Between vectors and signals, which lie as float ones do, values may be moved."""
+
+    num_classes = 3
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.norm, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.LayerNorm(8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.norm(x + self.attention(x, x, x, need_weights=False)[0]).mean(1))
+
+
+def test_attention_is_exported_in_int8(tmp_path):
+    torch.manual_seed(0)
+    xs = [torch.randn(1, 6, 8) for _ in range(6)]
+    _, report = export_inference(Attends(), xs[0], tmp_path, int8=True, calibration=xs, inputs=xs)
+    assert report.difference == 0 and report.relative_error < 0.1

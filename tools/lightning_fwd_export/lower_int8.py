@@ -33,9 +33,11 @@ _OURS = {_CONV, _DEPTHWISE, _AVERAGE, edge_ops.edge.dim_order_ops._clone_dim_ord
     for name in "quantized_linear quantized_add quantized_mul quantized_max_pool2d quantized_activation quantize_per_tensor "
     "dequantize_per_tensor maximum minimum pad".split()
 }
-# Of vectors, signals, and images that lie channels first.
+# Of vectors, signals, and what else lies channels first.
 _VIEW = _aten.view_copy.default
-_MOVES = {_VIEW, _aten.unsqueeze_copy.default, _aten.permute_copy.default, _aten.cat.default}
+_MOVES = {_VIEW, _aten.unsqueeze_copy.default, _aten.squeeze_copy.dims, _aten.permute_copy.default, _aten.cat.default} | {
+    _aten.select_copy.int, _aten.slice_copy.Tensor, _aten.expand_copy.default
+}  # fmt: skip
 
 
 def lower(program: ExportedProgram) -> None:
@@ -75,7 +77,8 @@ def _is_written(node: fx.Node) -> bool:
     values = [n.meta["val"] for n in (node, *node.all_input_nodes) if isinstance(n.meta.get("val"), Tensor)]
     if all(v.dtype != torch.int8 for v in values) or (node.target is _TRANSPOSE and len(node.args[1]) <= 4):
         return True
-    plain = all(v.is_contiguous() for v in values[1:]) and (node.target is _VIEW or all(v.dim() < 4 for v in values[1:]))
+    read = values[1:]  # a view is content where all dimensions but one have one entry; a runtime asks for the strides
+    plain = all(v.is_contiguous() if node.target is _VIEW else v.stride() == torch.empty(v.shape, device="meta").stride() for v in read)
     return node.target in _MOVES and plain
 
 
