@@ -128,6 +128,12 @@ ROWS = [
     Row("local_loss: 2 blocks", lambda: lf.LocalLoss(granularity=2, batch_norm="freeze"), ("conv", "residual")),
     Row("local_loss: output", lambda: lf.LocalLoss(error="output", lookahead=1, batch_norm="freeze"), ("mlp", "conv")),
     Row("local_loss: folded", lambda: lf.LocalLoss(batch_norm="fold"), ("conv", "residual"), exact=False, trains=lambda name: False),
+    Row(
+        "local_loss: part",
+        lambda: lf.LocalLoss(train=2, channels=0.5, error="output", batch_norm="freeze"),
+        ("mlp", "conv"),
+        trains=lambda name: False,
+    ),
     Row("pepita", lf.Pepita, lr=0.1, falls_to=0.95),
     Row("pepita: recompute", lambda: lf.Pepita(recompute=True), ("mlp", "residual")),
     Row(

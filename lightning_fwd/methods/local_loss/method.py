@@ -6,15 +6,19 @@ head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import RewriteError
 from ...graph.blocks import Block, parameters_of
+from ...graph.constants import INSERTED
 from ...graph.cross_entropy import cross_entropy
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
@@ -23,6 +27,8 @@ from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_logits, require_trainable
 from ..heads import ChannelGroups, ProjectionHead
 from ..local_gradients import local_gradients
+from ..scheme import Ranking, resolve, train_only
+from .fitted import fit_heads, load_heads
 
 
 @dataclass
@@ -48,6 +54,10 @@ class LocalLoss(LearningMethod):
         lookahead: the head of a block stands so many blocks later, behind these as they are now (behind the last one: the model's own
             logits). A block's step then stores their activations too; as deep as the model and with ``error="output"`` it is
             backpropagation.
+        heads: ``"drawn"``; ``"source"``: fitted to the source in closed form before the device leaves the house, by an adaptation that
+            knows its source (:meth:`prepared`); or the file of heads that it wrote.
+        train, channels, biases, ranking: what learns, as :class:`lightning_fwd.SparseUpdate` takes them; None: everything. Heads learn
+            where their block does. Of a weight that learns in part the whole gradient is computed, and a part of it kept.
         batch_norm: ``"train"`` normalises by the batch, ``"freeze"`` by the stored statistics, ``"fold"`` folds these into the layer
             before: right for a pretrained model, where a small stored variance would multiply the step of the layer before.
         seed: of the heads.
@@ -57,8 +67,9 @@ class LocalLoss(LearningMethod):
     """
 
     needs_target: ClassVar[bool] = True
-    positive: ClassVar[tuple[str, ...]] = ("temperature", "pool")
+    positive: ClassVar[tuple[str, ...]] = ("temperature", "pool", "channels")
     not_negative: ClassVar[tuple[str, ...]] = ("lookahead",)
+    shares: ClassVar[tuple[str, ...]] = ("channels",)
     granularity: str | int | Sequence[str] = "layer"
     head: Literal["projection", "random", "groups"] = "projection"
     goodness: Literal["mean_square", "mean"] = "mean_square"
@@ -67,6 +78,11 @@ class LocalLoss(LearningMethod):
     prediction: Literal["own", "last", "sum"] = "own"
     error: Literal["own", "output"] = "own"
     lookahead: int = 0
+    heads: str = "drawn"
+    train: Literal["head", "biases", "norms"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] | None = None
+    channels: float = 1.0
+    biases: Literal["trained", "all", "none"] | Sequence[str] = "trained"
+    ranking: Ranking = "magnitude"
     batch_norm: Literal["train", "freeze", "fold"] = "train"
     seed: int = 0
 
@@ -96,8 +112,12 @@ class LocalLoss(LearningMethod):
             )
         if self.prediction != "own" or self.lookahead:
             require_logits(model)
+        if self.heads != "drawn":
+            self._check_fitted()
         if self.batch_norm == "fold":
             fold_batch_norm(model)
+        if self.train is not None:
+            train_only(model, resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed))
         generator = torch.Generator().manual_seed(self.seed)
         if self.error == "output":
             share_dropout_masks(model, self.seed)
@@ -106,6 +126,36 @@ class LocalLoss(LearningMethod):
         insert_goodness_heads(model, lambda *where: self._head(model, *where, generator), model.plan[:-1])
         if self.prediction == "last":
             model.freeze({name for node in model.plan[-1].nodes for name in parameters_of(node, model)})
+        if self.heads != "drawn":
+            load_heads(model, self.heads)
+        if self.train is not None and self.prediction == "own":  # nothing asks the head of a block that does not learn
+            model.freeze({n for b in model.plan[:-1] if not self._learns(model, b) for n in self._head_parameters(model, b)})
+
+    def _check_fitted(self) -> None:
+        if self.head != "projection":
+            raise RewriteError(
+                f"LocalLoss(heads={self.heads!r}, head={self.head!r})", "only projections can be fitted", "use head='projection'"
+            )
+        if self.heads == "source":
+            raise RewriteError(
+                "LocalLoss(heads='source') has not seen the source",
+                "the heads are fitted at home, by an adaptation whose recipe names the source's data",
+                "use it in a stage of lightning-fwd adapt or compare, or LocalLoss(...).prepared(net, batches of the source, FILE)",
+            )
+
+    def prepared(self, net: nn.Module, source: Any, file: Path) -> LearningMethod:
+        if self.heads != "source":
+            return self
+        drawn = dataclasses.replace(self, heads="drawn")
+        mark = hashlib.sha256(repr(drawn).encode()).hexdigest()[:8]  # heads of other settings lie beside them
+        return dataclasses.replace(self, heads=fit_heads(net, drawn, source, file.with_suffix(f".heads_{mark}.safetensors")))
+
+    def _learns(self, model: RewrittenModel, block: Block) -> bool:
+        return any(model.get_parameter(n).requires_grad for node in block.nodes for n in parameters_of(node, model))
+
+    def _head_parameters(self, model: RewrittenModel, block: Block) -> set[str]:
+        path = f"{INSERTED}.heads.{block.index}"
+        return {f"{path}.{name}" for name, _ in model.get_submodule(path).named_parameters()}
 
     def _head(self, model: RewrittenModel, block: Block, shape: tuple[int, ...], last: bool, generator: torch.Generator) -> nn.Module:
         classes, units = model.num_classes, shape[-1] if last else shape[1]
@@ -135,7 +185,7 @@ class LocalLoss(LearningMethod):
                 goodness = self._ahead(model, block.index, h, goodness)
                 with torch.enable_grad(), phase("goodness"):
                     loss = cross_entropy(goodness, record.target) * record.loss_scale
-                yield from local_gradients(parameters, loss)
+                yield from self._learned(model, parameters, loss)
                 del loss
             del goodness
         with torch.enable_grad(), phase("forward"):
@@ -144,7 +194,17 @@ class LocalLoss(LearningMethod):
                 logits = logits + total
         del h, total
         error = yield Logits(logits)
-        yield from local_gradients(predicting.parameters(model), logits, error)
+        yield from self._learned(model, predicting.parameters(model), logits, error)
+
+    def _learned(self, model: RewrittenModel, parameters: Mapping[str, Tensor], output: Tensor, error: Tensor | None = None) -> Updates:
+        """The updates of a block, of weights that learn in part their parts."""
+        for update in local_gradients(parameters, output, error):
+            part = model.part_of(update.name)
+            if part is None or update.gradient is None:
+                yield update
+            else:
+                with phase("update"):
+                    yield dataclasses.replace(update, gradient=part.of(update.gradient), part=part, fresh=True)
 
     def _ahead(self, model: RewrittenModel, index: int, h: Tensor, goodness: Tensor) -> Tensor:
         """The goodness at the head that a block learns by: its own, or one ``lookahead`` blocks later, with a graph to ``h``."""
@@ -170,7 +230,7 @@ class LocalLoss(LearningMethod):
                     h, *more = block(model, h.detach())
                 if parameters:
                     seen = self._ahead(model, block.index, h, more[0] if more else h)
-                    yield from local_gradients(parameters, seen, error)
+                    yield from self._learned(model, parameters, seen, error)
                     del seen
                 del more
 

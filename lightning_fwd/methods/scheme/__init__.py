@@ -1,7 +1,7 @@
 """What of a model learns, for every rule that trains a part of it: layers, fractions of their input channels, biases."""
 
 from .ranking import RANKINGS, Ranking, rank_channels
-from .scheme import Amount, Biases, Scheme, Train, is_bias, read_scheme, resolve, top_channels, under, write_scheme
+from .scheme import Amount, Biases, Scheme, Train, is_bias, read_scheme, resolve, top_channels, train_only, under, write_scheme
 
 __all__ = [
     "RANKINGS",
@@ -15,6 +15,7 @@ __all__ = [
     "read_scheme",
     "resolve",
     "top_channels",
+    "train_only",
     "under",
     "write_scheme",
 ]

@@ -13,9 +13,10 @@ from torch import Tensor
 from ...errors import RewriteError
 from ...graph.blocks import canonical_names, is_norm, layer_of, parameters_of
 from ...graph.rewritten import RewrittenModel
-from ...passes.slice_weight_gradients import channel_dim
+from ...passes.slice_weight_gradients import channel_dim, slice_weight_gradients
 from ...plain_files import write_whole
 from ...strict_yaml import read_yaml
+from ..base import require_trainable
 from .ranking import Ranking, rank_channels
 
 Amount = float | Sequence[int]  #: of a layer's input channels: a fraction, or which
@@ -101,6 +102,16 @@ def resolve(model: RewrittenModel, train: Train, fraction: float, biases: Biases
         parameters |= {n for path in biases for n in under(names, path) if is_bias(n)}
     partly = {name: amount for name, amount in wanted.items() if amount != 1.0}
     return Scheme({first[name] for name in parameters}, _choose(model, partly, ranking, seed))
+
+
+def train_only(model: RewrittenModel, scheme: Scheme) -> set[str]:
+    """Freeze the rest of the model, and slice the gradients of what learns in part; the names of what learns."""
+    require_trainable(model, sorted(scheme.parameters))
+    model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
+    trained = {name for name in scheme.parameters if model.get_parameter(name).requires_grad}
+    parts = {n: first for n, first in canonical_names(model).items() if first in trained and first in scheme.channels}
+    slice_weight_gradients(model, {n: scheme.channels[first] for n, first in parts.items()})
+    return trained
 
 
 def _amounts(model: RewrittenModel, train: Train, fraction: float, names: list[str]) -> dict[str, Amount]:

@@ -10,12 +10,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ...errors import RewriteError
-from ...graph.blocks import canonical_names
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
-from ...passes import slice_weight_gradients
-from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
-from ..scheme import Ranking, resolve
+from ..base import LearningMethod, Logits, StepRecord, Updates
+from ..scheme import Ranking, resolve, train_only
 from .error_sparsity import ErrorSparsity
 from .layers import Affine
 from .quantisation import integer_factors, scale_for_integers
@@ -68,11 +66,7 @@ class SparseUpdate(LearningMethod):
         low, high = self._error_densities()
         scheme = resolve(model, self.train, self.channels, self.biases, self.ranking, self.seed)
         model.integer_factors = integer_factors(model, self.integer_scales or {}, scheme.parameters)
-        require_trainable(model, sorted(scheme.parameters))
-        model.freeze({name for name, _ in model.named_parameters()} - scheme.parameters)
-        trained = {name for name in scheme.parameters if model.get_parameter(name).requires_grad}
-        parts = {n: first for n, first in canonical_names(model).items() if first in trained and first in scheme.channels}
-        slice_weight_gradients(model, {n: scheme.channels[first] for n, first in parts.items()})
+        trained = train_only(model, scheme)
         model.tape = Tape(model, trained, self.freeze_batch_norm)
         if low < 1.0:
             last = model.plan[-1].layers[-1]  # its few outputs are the error itself
