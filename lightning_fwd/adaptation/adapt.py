@@ -56,6 +56,7 @@ def adapt(
     if firmware:
         return adapt_as_firmware(net, stages, samples, Firmware() if firmware is True else firmware, held_back, seed)
     run = _Run(samples, held_back, seed)
+    stages = [stage.for_labels(len(samples.x)) for stage in stages]
     state, results, taken = copy.deepcopy(net).eval(), [], []
     before_learning, learned = state, False
     for stage in stages:

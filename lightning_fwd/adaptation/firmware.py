@@ -81,6 +81,8 @@ def for_device(stage: Stage) -> Stage:
             "it leaves a choice open, and the device has one undo copy",
             "give one rate and all settings; lf.adapt without firmware finds them",
         )
+    if stage.steps is not None:
+        raise _refused(stage, "how many samples its buffer will hold is not known, and so not how many epochs steps are", "give epochs")
     if stage.head != "own":
         raise _refused(
             stage,

@@ -90,7 +90,7 @@ def adaptation_cost(
     Raises:
         RewriteError, StepError: a rule does not fit the network, or cannot be priced at this batch.
     """
-    net, costs, stages = copy.deepcopy(net).eval(), [], as_stages(stages)
+    net, costs, stages = copy.deepcopy(net).eval(), [], [stage.for_labels(max(1, labelled)) for stage in as_stages(stages)]
     inference = _inference(net, stages[0], example, width)
     held, learned = round(held_back * labelled), False
     for stage in stages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ class Stage:
         method: a rule or its registered name. settings: of a rule given by name.
         lr: of the optimizer; of several the one that is best on the samples held back is taken.
         epochs: passes over the labelled samples; None: 5, and of a rule that needs no labels one, or as many as it asks for.
+        steps: of a rule that learns from labels: at least so many of the optimizer's. Where labels are few, epochs grow until all of them
+            give so many.
         batch_size, momentum, schedule: as usual.
         head: ``"blocks"`` puts a head over all blocks in the place of the network's own first, see :func:`lightning_fwd.widen_head`.
         freeze: paths of modules whose parameters stay as they are.
@@ -35,6 +38,7 @@ class Stage:
     settings: dict[str, Any] = field(default_factory=dict)
     lr: float | Sequence[float] = 0.01
     epochs: int | None = None
+    steps: int | None = None
     batch_size: int = 16
     momentum: float = 0.9
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -43,7 +47,7 @@ class Stage:
     name: str = ""
 
     def __post_init__(self) -> None:
-        check_settings(self, LightningFwdError, ("epochs", "batch_size"), ("momentum",))
+        check_settings(self, LightningFwdError, ("epochs", "steps", "batch_size"), ("momentum",))
         if not isinstance(self.settings, dict) or (self.settings and not isinstance(self.method, str)):
             raise LightningFwdError(
                 f"stage {self.name or self.method}: settings={self.settings!r}",
@@ -60,6 +64,10 @@ class Stage:
         self.lr = tuple(map(float, rates))
         if isinstance(self.freeze, str) or not all(isinstance(path, str) for path in self.freeze):
             raise LightningFwdError(f"stage {self.name}: freeze={self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]")
+        if self.steps is not None and not self.learns:
+            raise LightningFwdError(
+                f"stage {self.name}: steps={self.steps}", "its rule learns from no labels and takes the steps that it needs", "leave it out"
+            )
 
     @property
     def learns(self) -> bool:
@@ -75,6 +83,13 @@ class Stage:
     def default_epochs(self) -> int:
         """Where none are said."""
         return 5 if self.learns else 1
+
+    def for_labels(self, labelled: int) -> Stage:
+        """The stage with the epochs that ``steps`` asks for, of so many labelled samples."""
+        if self.steps is None:
+            return self
+        epochs = max(self.epochs or self.default_epochs, math.ceil(self.steps * self.batch_size / labelled))
+        return dataclasses.replace(self, epochs=epochs, steps=None)
 
     def candidates(self) -> Iterator[Stage]:
         """The stage with one rule, nothing left open, and one rate: all among which an adaptation chooses."""

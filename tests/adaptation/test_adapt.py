@@ -135,6 +135,9 @@ def test_samples_come_in_every_form(net):
         ([{"method": "sparse_update", "freeze": "stem"}], None, {}, "paths of modules"),
         ([{"method": "sparse_update", "freeze": ["stem"]}], None, {}, "'stem' is no module"),
         ([{"method": "sparse_update", "head": "all"}], None, {}, "head='all'"),
+        ([{"method": "sparse_update", "steps": 0}], None, {}, "steps=0"),
+        ([{"method": "statistics", "steps": 9}], None, {}, "steps=9\n.*learns from no labels"),
+        ([{"method": "sparse_update", "steps": 9}], None, {"firmware": True}, "not how many epochs steps are"),
         (["sparse_update"], (torch.zeros(4, 1, 8, 8), torch.zeros(4)), {}, "a class index for each"),
         (["sparse_update"], (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)), {}, "too few to judge by"),
         (["sparse_update"], None, {"held_back": 1.0}, "held_back=1.0"),
@@ -169,6 +172,20 @@ def test_it_is_priced_as_one(net, tmp_path):
     assert head.rollback_bytes == 4 * 4 * (6 + 8 + 1) and alignment.rollback_bytes > blocks.rollback_bytes > head.rollback_bytes
     assert alignment.macs > 4 * 100 * inference  # four rounds of 100 samples
     assert cost.dearest_step.latency_s > 0
+
+
+def test_few_labels_get_as_many_steps_as_many(net, monkeypatch):
+    """Two thirds of 24 samples in batches of 16 are one step an epoch, all of them two; 96 samples have steps enough in their epochs."""
+    module, taken = sys.modules["lightning_fwd.adaptation.train"], []
+    monkeypatch.setattr(module, "_order", lambda *a, known=module._order: [taken.append(1) or batch for batch in known(*a)])
+    stage = lf.Stage(lf.SparseUpdate("head"), lr=0.01, epochs=3, steps=20)
+    for count, epochs in ((24, 14), (96, 4), (200, 3)):
+        assert stage.for_labels(count).epochs == epochs
+    lf.adapt(net, [stage], drifted(net, 24))
+    assert len(taken) == 14 * 1 + 14 * 2
+    x = torch.zeros(1, 1, 8, 8)
+    few, said = (lf.adaptation_cost(net, [s], x, labelled=24) for s in (stage, lf.Stage(lf.SparseUpdate("head"), lr=0.01, epochs=14)))
+    assert few.macs == said.macs
 
 
 def test_what_a_stage_freezes_the_next_one_may_train(net):

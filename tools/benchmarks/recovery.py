@@ -152,13 +152,13 @@ class World:
         said = list(said)
         if rest := learning(row):
             chosen = rates.get(row.name, {})
-            stages = [dataclasses.replace(longer(s, self.labels, steps), lr=chosen.get(s.name, s.lr)) for s in rest]
+            stages = [dataclasses.replace(longer(s, steps), lr=chosen.get(s.name, s.lr)) for s in rest]
             done = adapt(network, self.prepared(stages, network, seed), self.samples(seed, "train"), seed=seed)
             network, said = done.network, said + [str(stage) for stage in done.stages]
         result = {"accuracy": self.tested(network, seed), "stages": said}
         if any(": rolled back" in stage for stage in said):
             network = self.network(seed)
-            stages = self.prepared([longer(s, self.labels, steps) for s in row.adaptation()], network, seed)
+            stages = self.prepared([longer(s, steps) for s in row.adaptation()], network, seed)
             if not any(stage.is_open for stage in stages):
                 unguarded = adapt(network, stages, self.samples(seed, "train"), held_back=0, seed=seed).network
                 result["unguarded"] = self.tested(unguarded, seed)
@@ -178,11 +178,9 @@ def learning(row: Row) -> list[Stage]:
     return row.adaptation()[len(label_free(row)) :]
 
 
-def longer(stage: Stage, labels: int, steps: int) -> Stage:
-    """A stage that learns, with at least so many steps."""
-    if not stage.learns:
-        return stage
-    return dataclasses.replace(stage, epochs=max(stage.epochs or 5, math.ceil(steps * stage.batch_size / labels)))
+def longer(stage: Stage, steps: int) -> Stage:
+    """A stage that learns, with at least so many steps, if it does not say how many itself."""
+    return dataclasses.replace(stage, steps=steps) if stage.learns and stage.steps is None else stage
 
 
 def choose(options: argparse.Namespace) -> None:
@@ -192,7 +190,7 @@ def choose(options: argparse.Namespace) -> None:
         worlds = [World(options.recipe, drift, labels, options.out) for drift in options.drifts]
         for row in worlds[0].rows(options.rows):
             if learning(row):
-                rates.setdefault(labels, {})[row.name] = rates_of(row, worlds, lambda stage, n=labels: longer(stage, n, options.steps))
+                rates.setdefault(labels, {})[row.name] = rates_of(row, worlds, lambda stage: longer(stage, options.steps))
                 (options.out / "rates.json").write_text(json.dumps(rates, indent=1))
 
 
