@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .integer import Integer
     from .methods import *  # noqa: F403  # every rule of the registry
     from .methods import METHODS, LearningMethod, rewrite, source_moments
-    from .passes import widen_head
+    from .passes import map_input, widen_head
     from .strategies import ForwardOnlyDDPStrategy, ForwardOnlyStrategy, unwrap
 
 __version__ = "0.1.0"
@@ -65,6 +65,7 @@ _ROOM_OF = {
     "ForwardOnlyDDPStrategy": "strategies",
     "ForwardOnlyStrategy": "strategies",
     "unwrap": "strategies",
+    "map_input": "passes",
     "widen_head": "passes",
 }
 
@@ -89,6 +90,7 @@ __all__ = [
     "adapt",
     "adaptation_cost",
     "load_device_weights",
+    "map_input",
     "rewrite",
     "set_labels",
     "source_moments",

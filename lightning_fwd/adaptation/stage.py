@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import LightningFwdError
 from ..methods import METHODS, LearningMethod, get_method
-from ..passes import widen_head
+from ..passes import map_input, widen_head
 from ..settings import check_settings
 
 
@@ -30,6 +32,7 @@ class Stage:
             give so many.
         batch_size, momentum, schedule: as usual.
         head: ``"blocks"`` puts a head over all blocks in the place of the network's own first, see :func:`lightning_fwd.widen_head`.
+        input: ``"mapped"`` puts a linear map of the features in front of the network first, see :func:`lightning_fwd.map_input`.
         freeze: paths of modules whose parameters stay as they are.
         name: what reports call it; by default the rule's name.
     """
@@ -43,6 +46,7 @@ class Stage:
     momentum: float = 0.9
     schedule: Literal["constant", "cosine"] = "cosine"
     head: Literal["own", "blocks"] = "own"
+    input: Literal["own", "mapped"] = "own"
     freeze: Sequence[str] = ()
     name: str = ""
 
@@ -111,14 +115,22 @@ class Stage:
 
     def prepared(self, net: nn.Module, source: Any, file: Path) -> Stage:
         """The stage with what its rule takes along of the source, see :meth:`LearningMethod.prepared`."""
+        if self.input == "mapped":
+            first, source = _peek(source)
+            net, file = map_input(copy.deepcopy(net), first), file.with_name(f"{file.stem}_mapped{file.suffix}")
         return dataclasses.replace(self, method=self.method.prepared(net, source, file))
 
     def network(self, net: nn.Module, samples: Tensor) -> nn.Module:
-        """``net`` itself or with the head that the stage asks for, what ``freeze`` names frozen; ``samples (N, ...)`` of the target.
+        """``net`` itself or with the map and the head that the stage asks for, what ``freeze`` names frozen.
+
+        Args:
+            samples: ``(N, ...)`` of the target.
 
         Raises:
             LightningFwdError: ``freeze`` names no module with parameters, or the head cannot be widened.
         """
+        if self.input == "mapped":
+            net = map_input(net, samples)
         if self.head == "blocks":
             net = widen_head(net, samples)
         modules = dict(net.named_modules())
@@ -142,6 +154,19 @@ class Stage:
                 cosine.step()
 
         return sgd.zero_grad, step
+
+
+def _peek(source: Any) -> tuple[Tensor, Iterable]:
+    """The first input of the source, and all its batches."""
+    if hasattr(source, "train_dataloader"):
+        source.prepare_data()
+        source.setup("fit")
+        source = source.train_dataloader()
+    batches = iter(source)
+    first = next(batches, None)
+    if first is None:
+        raise LightningFwdError("the source holds no batch", "a stage measures there what it takes along", "check the source's data")
+    return first[0] if isinstance(first, tuple | list) else first, chain([first], batches)
 
 
 def as_stages(stages: Any) -> list[Stage]:

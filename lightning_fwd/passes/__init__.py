@@ -7,6 +7,7 @@ from .insert_gradient_masks import insert_gradient_masks
 from .insert_label_embedding import insert_label_embedding, insert_normalisation
 from .insert_weight_masks import insert_weight_masks
 from .insert_weight_perturbations import insert_weight_perturbations
+from .map_input import map_input
 from .share_dropout_masks import share_dropout_masks
 from .slice_weight_gradients import slice_weight_gradients
 from .widen_head import widen_head
@@ -21,6 +22,7 @@ __all__ = [
     "insert_normalisation",
     "insert_weight_masks",
     "insert_weight_perturbations",
+    "map_input",
     "share_dropout_masks",
     "slice_weight_gradients",
     "widen_head",

@@ -100,6 +100,7 @@ class World:
         raw = load_yaml(recipe.read_text())
         self.scenario: Scenario = load_scenario(recipe, {"data": {**raw["data"], "drift": drift}, "adapt_samples": labels})
         self.labels, self.out = labels, out
+        self._ready: dict[tuple[str, int], Stage] = {}
 
     def rows(self, wanted: list[str] | None) -> list[Row]:
         return [row for row in self.scenario.all_rows() if wanted is None or row.name in wanted]
@@ -126,24 +127,19 @@ class World:
         stages = next((s for row in self.rows(None) if repr(s := label_free(row)) == first), [])
         if not stages:
             return network, []
-        done = adapt(network, self.prepared(stages, network, seed), self.samples(seed, "train"), seed=seed)
+        done = adapt(network, self.prepared(stages, seed), self.samples(seed, "train"), seed=seed)
         return done.network, [str(stage) for stage in done.stages]
 
-    def prepared(self, stages: list[Stage], network: nn.Module, seed: int) -> list[Stage]:
-        """The stages with the source's moments, which are measured once."""
-        weights = self.weights(seed)
-        moments = weights.with_suffix(".moments.safetensors")
-        known = moments.exists()
-        stages = [
-            dataclasses.replace(s, method=dataclasses.replace(s.method, source=str(moments)))
-            if known and hasattr(s.method, "source")
-            else s
-            for s in stages
-        ]
-        if known:
-            return stages
-        source = self.scenario.data_module(seed if self.scenario.pretrain is not None else 0, "source")
-        return [stage.prepared(network, source, weights) for stage in stages]
+    def prepared(self, stages: list[Stage], seed: int) -> list[Stage]:
+        """The stages with what their rules take along of the source, measured once."""
+        return [self._prepared(stage, seed) for stage in stages]
+
+    def _prepared(self, stage: Stage, seed: int) -> Stage:
+        key = repr(stage), seed
+        if key not in self._ready:
+            source = self.scenario.data_module(seed if self.scenario.pretrain is not None else 0, "source")
+            self._ready[key] = stage.prepared(self.network(seed), source, self.weights(seed))
+        return self._ready[key]
 
     def run(self, row: Row, seed: int, steps: int, rates: Rates) -> dict:
         """One row: its accuracy on the test samples in percent, and its stages."""
@@ -153,12 +149,12 @@ class World:
         if rest := learning(row):
             chosen = rates.get(row.name, {})
             stages = [dataclasses.replace(longer(s, steps), lr=chosen.get(s.name, s.lr)) for s in rest]
-            done = adapt(network, self.prepared(stages, network, seed), self.samples(seed, "train"), seed=seed)
+            done = adapt(network, self.prepared(stages, seed), self.samples(seed, "train"), seed=seed)
             network, said = done.network, said + [str(stage) for stage in done.stages]
         result = {"accuracy": self.tested(network, seed), "stages": said}
         if any(": rolled back" in stage for stage in said):
             network = self.network(seed)
-            stages = self.prepared([longer(s, steps) for s in row.adaptation()], network, seed)
+            stages = self.prepared([longer(s, steps) for s in row.adaptation()], seed)
             if not any(stage.is_open for stage in stages):
                 unguarded = adapt(network, stages, self.samples(seed, "train"), held_back=0, seed=seed).network
                 result["unguarded"] = self.tested(unguarded, seed)

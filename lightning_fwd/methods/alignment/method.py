@@ -23,7 +23,7 @@ from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates
 from .moments import Moments, mean_and_covariance
-from .places import Place, Round, find_convolutions, find_norms, in_rounds, shift_survives
+from .places import Place, Round, find_convolutions, find_input_map, find_norms, in_rounds, shift_survives
 from .source import EARLY, read_moments, source_moments
 from .transport import fold, partial, transport
 
@@ -45,6 +45,7 @@ class Alignment(LearningMethod):
             noise from what it covers.
         patch_strength: of the map in these.
         samples: per round.
+        layers: ``"all"``, with the map in front of the network, if it has one (:func:`lightning_fwd.map_input`); ``"input"``: that alone.
         norms: ``"target"`` gives a batch norm the statistics of the target; ``"relative"`` moves those it has by as much as what it reads
             has moved from the source to the target: right where the norms were trained on another mix of classes than both.
         class_mix: the share of each class among what the norms were trained on. Samples then count by their labels, so that the target
@@ -59,6 +60,7 @@ class Alignment(LearningMethod):
     patches: int = 0
     patch_strength: float = 0.75
     samples: int = 100
+    layers: Literal["all", "input"] = "all"
     norms: Literal["target", "relative"] = "target"
     class_mix: Sequence[float] | None = None
 
@@ -69,6 +71,8 @@ class Alignment(LearningMethod):
     def variants(self) -> list[LearningMethod]:
         if self.strength is not None or self.source is None:
             return [self]
+        if self.layers == "input":
+            return [dataclasses.replace(self, strength=strength) for strength in (0.5, 1.0)]
         return [dataclasses.replace(self, strength=0.5, patches=0), dataclasses.replace(self, strength=1.0, patches=self.patches or EARLY)]
 
     def prepared(self, net: nn.Module, source: Any, file: Path) -> LearningMethod:
@@ -83,11 +87,19 @@ class Alignment(LearningMethod):
                 f"Alignment: strength={self.strength}, patch_strength={self.patch_strength}", "1 is the whole map", "use 0 to 1"
             )
         self._check_mix(model)
-        norms = find_norms(model.graph, model, model.opaque)
+        norms = find_norms(model.graph, model, model.opaque) if self.layers == "all" else []
         convolutions: list[Place] = []
         if self.source is not None and self.strength != 0:
-            found = find_convolutions(model.graph, model, self.patches)
-            convolutions = [p for p in found if shift_survives(model.graph, model, p)]
+            found = find_convolutions(model.graph, model, self.patches) if self.layers == "all" else []
+            convolutions = find_input_map(model.graph, model) + [p for p in found if shift_survives(model.graph, model, p)]
+        if self.layers == "input" and not convolutions:
+            raise RewriteError(
+                f"Alignment(layers='input') finds no map in front of {type(model.original).__name__} that the source was measured at"
+                if self.source is not None
+                else "Alignment(layers='input') without the source's moments",
+                "it sets that map by how the input's mean and covariance differ from the source's",
+                "give input='mapped' to the stage, or lf.map_input(net, samples) to source_moments and to the rule",
+            )
         if not convolutions + norms:
             raise RewriteError(
                 f"Alignment finds {'no batch norm' if self.source is None else 'no plain convolution'} in {type(model.original).__name__}",
@@ -261,5 +273,7 @@ def relative(norm: nn.Module, mean: Tensor, var: Tensor, home_mean: Tensor, home
 def _inputs_of(module: nn.Module, place: Place) -> int:
     if place.kind == "norm":
         return module.num_features
+    if place.kind == "features":
+        return module.in_features
     kernel = torch.Size(module.kernel_size).numel() if place.kind == "patches" else 1
     return module.in_channels * kernel

@@ -16,9 +16,10 @@ from ...errors import RewriteError
 from ...graph.plain_layers import CONVOLUTIONS, is_plain
 from ...graph.programs import whole
 from ...graph.segment import Segment, ancestors
+from ...passes.map_input import INPUT_MAP
 
 Reading = Callable[[Tensor], Tensor]
-Kind = Literal["patches", "channels", "single", "norm"]
+Kind = Literal["patches", "channels", "single", "features", "norm"]
 
 
 @dataclass
@@ -27,8 +28,9 @@ class Place:
 
     Attributes:
         path: of the layer. node: that runs it (dropped once the rounds are compiled).
-        kind: what is measured there: whole patches, channels with their covariance, single channels (of a grouped convolution), or for a
-            batch norm the mean and variance of each channel.
+        kind: what is measured there: whole patches, channels with their covariance, single channels (of a grouped convolution), features
+            along the last dimension with their covariance (of the map in front of a network), or for a batch norm the mean and variance of
+            each channel.
     """
 
     path: str
@@ -37,6 +39,8 @@ class Place:
 
     def readings(self, layer: nn.Module) -> list[Reading]:
         """How the layer reads its input, ``(B, C, ...) -> (N, C)``, one row per position: of whole patches for each place of its kernel."""
+        if self.kind == "features":
+            return [lambda x: x.flatten(0, -2)]
         if self.kind != "patches":
             return [_rows]
         return [partial(_read_at, layer=layer, offset=offset) for offset in product(*map(range, layer.kernel_size))]
@@ -84,6 +88,15 @@ def find_convolutions(graph: fx.Graph, root: nn.Module, patches: int) -> list[Pl
             continue
         found.append(Place(node.target, _kind(layer, len(found) < patches), node))
     return found
+
+
+def find_input_map(graph: fx.Graph, root: nn.Module) -> list[Place]:
+    """The map in front of the network (:func:`lightning_fwd.map_input`), if there is one."""
+    return [
+        Place(n.target, "features", n)
+        for n in graph.nodes
+        if n.op == "call_module" and n.target == INPUT_MAP and is_plain(root.get_submodule(n.target), nn.Linear)
+    ]
 
 
 def _kind(layer: nn.Module, early: bool) -> Kind:

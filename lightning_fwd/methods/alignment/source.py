@@ -16,7 +16,7 @@ from ...graph.programs import whole
 from ...graph.segment import Segment
 from ...models.sealed_weights import load_sealed, save_sealed
 from .moments import Moments, mean_and_covariance
-from .places import Place, find_convolutions, find_norms
+from .places import Place, find_convolutions, find_input_map, find_norms
 
 SAMPLES = 1000  #: of the source that are measured
 EARLY = 3  #: convolutions measured by whole patches too
@@ -72,6 +72,7 @@ class _Measured:
         graph_module = captured.graph_module
         whole_patches = [p for p in find_convolutions(graph_module.graph, graph_module, patches) if p.kind == "patches"]
         self.places: list[Place] = find_convolutions(graph_module.graph, graph_module, 0) + whole_patches
+        self.places += find_input_map(graph_module.graph, graph_module)
         self.places += find_norms(graph_module.graph, graph_module, captured.opaque)
         if not self.places:
             raise RewriteError(
@@ -88,7 +89,9 @@ class _Measured:
         readings = [p.readings(self.root.get_submodule(p.path)) for p in self.places]
         if not self.moments:  # around the mean of the first batch
             centres = [torch.stack([read(v).mean(0) for read in r], 1).flatten() for r, v in zip(readings, values, strict=True)]
-            self.moments = [Moments(centre, p.kind in ("patches", "channels")) for p, centre in zip(self.places, centres, strict=True)]
+            self.moments = [
+                Moments(centre, p.kind in ("patches", "channels", "features")) for p, centre in zip(self.places, centres, strict=True)
+            ]
         for moments, value, r in zip(self.moments, values, readings, strict=True):
             moments.add(value, r)
         self.seen += len(x)

@@ -40,13 +40,14 @@ def partial(full: Tensor, strength: float) -> Tensor:
 
 
 def fold(layer: nn.Module, kind: str, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and added bias of the convolution that reads ``T x + shift`` where it read x: ``W' = W T``, ``b' - b = W shift``.
+    """Weight and added bias of the layer that reads ``T x + shift`` where it read x: ``W' = W T``, ``b' - b = W shift``.
 
     The bias holds where the kernel lies on the input as a whole; at a border padded with zeros the shift is of the kernel's part on it
     only.
 
     Args:
-        kind: ``"patches"`` (T over whole patches), ``"channels"`` (over the input channels), ``"single"`` (a factor per input channel).
+        kind: ``"patches"`` (T over whole patches), ``"channels"`` (over the input channels), ``"single"`` (a factor per input channel),
+            ``"features"`` (over what a linear layer reads).
         matrix: T ``(d, d)`` or ``(d,)``. shift: ``(d,)``.
 
     Returns:
@@ -56,6 +57,8 @@ def fold(layer: nn.Module, kind: str, matrix: Tensor, shift: Tensor) -> tuple[Te
     if kind == "patches":
         rows = weight.flatten(1)
         return (rows @ matrix).reshape(weight.shape), rows @ shift
+    if kind == "features":
+        return weight @ matrix, weight @ shift
     sums = weight.flatten(2).sum(2)  # (out, in per group)
     if kind == "channels":
         return torch.einsum("oi...,ij->oj...", weight, matrix), sums @ shift
