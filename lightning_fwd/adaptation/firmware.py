@@ -83,11 +83,11 @@ def for_device(stage: Stage) -> Stage:
         )
     if stage.steps is not None:
         raise _refused(stage, "how many samples its buffer will hold is not known, and so not how many epochs steps are", "give epochs")
-    if stage.head != "own":
+    if stage.adds_layers:
         raise _refused(
             stage,
-            "its new head is made of the target's samples, and other stages have the old one",
-            "widen the head before (net = lf.widen_head(net, samples)) and leave head out",
+            "it gives the network layers that the other stages do not have",
+            "give them to the network before (lf.map_input(net, samples), lf.widen_head(net, samples)) and leave input and head out",
         )
     return dataclasses.replace(stage, schedule="constant")
 

@@ -15,6 +15,7 @@ from ..cost import CostReport, price, step_cost, trace_inference
 from ..cost.device import Device
 from ..graph.rewritten import RewrittenModel
 from ..methods import rewrite
+from ..passes import map_input
 from .stage import Stage, as_stages
 
 
@@ -91,11 +92,12 @@ def adaptation_cost(
         RewriteError, StepError: a rule does not fit the network, or cannot be priced at this batch.
     """
     net, costs, stages = copy.deepcopy(net).eval(), [], [stage.for_labels(max(1, labelled)) for stage in as_stages(stages)]
-    inference = _inference(net, stages[0], example, width)
+    two = torch.cat([example, example])
+    inference = _inference(map_input(net, two) if stages[0].input == "mapped" else net, stages[0], example, width)
     held, learned = round(held_back * labelled), False
     for stage in stages:
-        if stage.head == "blocks":
-            net = stage.network(net, torch.cat([example, example]))
+        if stage.adds_layers:
+            net = stage.network(net, two)
         learned = learned or stage.learns
         judging = inference * (held if learned else labelled or unlabelled)
         macs, peak, flash, dearest = judging, 0, 0, None  # judged without the stage, then with each candidate

@@ -84,6 +84,11 @@ class Stage:
         return self.learns or self.method.needs_target
 
     @property
+    def adds_layers(self) -> bool:
+        """Whether the network has more layers afterwards: a map of its input, a wider head."""
+        return self.head != "own" or self.input != "own"
+
+    @property
     def default_epochs(self) -> int:
         """Where none are said."""
         return 5 if self.learns else 1

@@ -324,7 +324,7 @@ def test_every_package_holds_what_compiles(exported, tmp_path, emulator, kind):
 @pytest.mark.parametrize(
     "stages, said",
     [
-        ([lf.Stage("sparse_update", head="blocks")], "widen the head before"),
+        ([lf.Stage("sparse_update", head="blocks")], "give them to the network before"),
         ([lf.Stage("sparse_update", lr=[0.1, 0.2])], "give one rate"),
         (["alignment"], "stage alignment cannot be part of one library: after every 100 samples"),
         ([lf.Stage("local_loss", {"batch_norm": "fold"})], "batch_norm='freeze'"),

@@ -89,3 +89,13 @@ def test_any_rule_trains_it(net):
         loss = nn.functional.cross_entropy(model(x), torch.zeros(64, dtype=torch.int64))
     model.backward(loss)
     assert mapped.input_map.weight.grad.any() and mapped.conv.weight.grad is None
+
+
+def test_an_adaptation_with_it_is_priced_and_no_part_of_one_library(net, tmp_path):
+    x = home()
+    stage = lf.Stage("alignment", {"layers": "input", "strength": 1.0, "samples": 64}, input="mapped")
+    ready = stage.prepared(net, [(x, torch.zeros(64))], tmp_path / "net")
+    cost = lf.adaptation_cost(net, [ready, lf.Stage("sparse_update")], x[:1], labelled=12)
+    assert cost.inference_macs == lf.adaptation_cost(net, ["sparse_update"], x[:1], labelled=12).inference_macs + 9 * 4 * 4
+    with pytest.raises(lf.RewriteError, match="give them to the network before"):
+        lf.adapt(net, [ready], (x, torch.arange(64) % 3), firmware=True)
