@@ -24,7 +24,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--out", required=True, type=Path, help="folder for results.csv, report.html, summary.md and pareto.png; run again to resume"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="a look: one seed, 200 test samples, at most 50 labels and 3 epochs; no figures to report"
+        "--quick",
+        action="store_true",
+        help="a look: one seed, two drifts, 200 test samples, at most 50 labels and 3 epochs; no figures to report",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
     parser.add_argument("--device", help="in place of the scenario's")
@@ -38,19 +40,41 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Pretrain, drift, adapt by each rule: accuracy and cost in one table."""
-    from ..compare import compare, load_scenario, plot_pareto, print_table, quick, summarise, write_html, write_markdown
+    from ..compare import (
+        compare_grid,
+        load_scenario,
+        plot_pareto,
+        print_grid,
+        print_table,
+        quick,
+        summarise,
+        write_grid_html,
+        write_grid_markdown,
+        write_html,
+        write_markdown,
+    )
     from ..recipes import on_backend
 
     overrides = {k: v for k in ("seeds", "device", "width", "accelerator") if (v := getattr(options, k)) is not None}
-    scenario, console = load_scenario(options.config, overrides), Console()
+    if options.device is not None:
+        overrides["devices"] = None
+    scenario, console, out = load_scenario(options.config, overrides), Console(), options.out
     if options.quick:
         scenario = quick(scenario)
     with on_backend(options.backend, options.address):
-        results = compare(scenario, options.out.resolve(), options.jobs, console, options.keep_weights)
-    lines = summarise(scenario, results)
+        finished = compare_grid(scenario, out.resolve(), options.jobs, console, options.keep_weights)
+    command = shlex.join(["lightning-fwd", *sys.argv[1:]])
+    if len(finished.cells) > 1:
+        print_grid(finished, console)
+        write_grid_markdown(finished, out / "summary.md")
+        write_grid_html(finished, out / "report.html", command)
+        console.print(f"wrote {out}/results.csv, report.html, summary.md", highlight=False)
+        return 0
+    scenario = finished.cells[0].scenario
+    lines = summarise(scenario, finished.results[0], finished.prices)
     print_table(scenario, lines, console)
-    write_markdown(scenario, lines, options.out / "summary.md")
-    write_html(scenario, lines, options.out / "report.html", shlex.join(["lightning-fwd", *sys.argv[1:]]))
-    plot_pareto(scenario, lines, options.out / "pareto.png")
-    console.print(f"wrote {options.out}/results.csv, report.html, summary.md, pareto.png", highlight=False)
+    write_markdown(scenario, lines, out / "summary.md")
+    write_html(scenario, lines, out / "report.html", command)
+    plot_pareto(scenario, lines, out / "pareto.png")
+    console.print(f"wrote {out}/results.csv, report.html, summary.md, pareto.png", highlight=False)
     return 0

@@ -1,13 +1,15 @@
 """Compare learning rules under drift: accuracy before, after and adapted, and what a step costs."""
 
 from .folder import Result
+from .grid import compare_grid
+from .grid_report import print_grid, write_grid_html, write_grid_markdown
 from .html_report import write_html
 from .quick import quick
 from .report import plot_pareto, print_table, summarise, write_markdown
-from .run import compare
+from .run import Finished, compare
 from .scenario import Row, Scenario, load_scenario
 
 __all__ = [
-    "Result", "Row", "Scenario", "compare", "load_scenario", "plot_pareto", "print_table", "quick", "summarise", "write_html",
-    "write_markdown",
+    "Finished", "Result", "Row", "Scenario", "compare", "compare_grid", "load_scenario", "plot_pareto", "print_grid", "print_table",
+    "quick", "summarise", "write_grid_html", "write_grid_markdown", "write_html", "write_markdown",
 ]  # fmt: skip

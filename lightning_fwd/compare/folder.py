@@ -13,11 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..adaptation.result import StageResult
 from ..errors import LightningFwdError
 from ..plain_files import naming, read_text, write_whole
 from ..recipes import require_same
 from .scenario import Row, Scenario
 
+BACK = "rolled back: "  #: begins what a note says of the guard
 RESULTS, DETAILS, SCENARIO = "results.csv", "details.csv", "scenario.yaml"
 
 
@@ -45,9 +47,12 @@ class Result:
     note: str = ""
 
 
+#: Keys of a scenario that may differ in one folder; of after_statistics the rows' own settings tell.
+FREE = ("rows", "seeds", "controls", "after_statistics", "accelerator", "devices")
 _FIELDS = [f.name for f in dataclasses.fields(Result)]
 _TYPES = {f.name: {"str": str, "int": int, "float": float}[f.type] for f in dataclasses.fields(Result)}
-_COLUMNS = {RESULTS: _FIELDS[:10], DETAILS: ["method", "seed", *_FIELDS[10:], "settings", "check"]}
+COLUMNS = tuple(_FIELDS[:10])  #: of results.csv
+_COLUMNS = {RESULTS: [*COLUMNS], DETAILS: ["method", "seed", *_FIELDS[10:], "settings", "check"]}
 _MEND = "delete the line in results.csv and in details.csv: its row runs again"
 
 
@@ -62,8 +67,7 @@ def open_folder(scenario: Scenario, out: Path) -> list[Result]:
         out.mkdir(parents=True, exist_ok=True)
     used = (out / RESULTS).exists() or any(out.glob("pretrained/*.safetensors"))
     if used:
-        free = ("rows", "seeds", "controls", "after_statistics", "accelerator")  # of after_statistics the rows' own settings tell
-        require_same(recipe, scenario.as_yaml(), free, "another scenario")
+        require_same(recipe, scenario.as_yaml(), FREE, "another scenario")
     results = _read(scenario, out)
     write_whole(recipe, scenario.as_yaml())
     return results
@@ -82,7 +86,7 @@ def save(scenario: Scenario, results: Sequence[Result], out: Path, order: Sequen
     """Write both tables, each at once, so that a run that is killed leaves no half line; a line of results.csv has its details."""
     rows = {row.name: row for row in scenario.all_rows()}
     kept = {(line["method"], int(line["seed"])): line for line in _lines(out / DETAILS) if line["method"] not in rows}
-    lines = [{k: str(v) for k, v in dataclasses.asdict(r).items()} | {"settings": _settings(rows[r.method]) if r.method in rows
+    lines = [{k: str(v) for k, v in dataclasses.asdict(r).items()} | {"settings": settings_of(rows[r.method]) if r.method in rows
              else kept[r.method, r.seed]["settings"]} for r in results]  # fmt: skip
     for name in order:
         text = io.StringIO()
@@ -94,7 +98,7 @@ def save(scenario: Scenario, results: Sequence[Result], out: Path, order: Sequen
 
 def _read(scenario: Scenario, out: Path) -> list[Result]:
     details = {(line["method"], line["seed"]): line for line in _lines(out / DETAILS)}
-    wanted = {row.name: _settings(row) for row in scenario.all_rows()}
+    wanted = {row.name: settings_of(row) for row in scenario.all_rows()}
     results = []
     for line in _lines(out / RESULTS):
         whose = f"the row {line['method']!r} of seed {line['seed']}"
@@ -149,8 +153,14 @@ def _check(line: dict[str, str]) -> str:
     return hashlib.sha256(json.dumps([line[name] for name in (*_FIELDS, "settings")]).encode()).hexdigest()[:16]
 
 
-def _settings(row: Row) -> str:
+def settings_of(row: Row) -> str:
     """What makes a row's result: its definition, without what it is called."""
     return json.dumps(
         {k: v for k, v in dataclasses.asdict(row).items() if k not in ("name", "control") and (v or k != "stages")}, sort_keys=True
     )
+
+
+def said_of(stages: Sequence[StageResult]) -> str:
+    """What the guard rolled back, for a row's note."""
+    back = [f"{stage.name} ({stage.note})" for stage in stages if not stage.kept]
+    return f"{BACK}{', '.join(back)}" if back else ""

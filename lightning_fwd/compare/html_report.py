@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
 from ..cost.device import device_names, load_device
+from .costs import OnDevice
 from .report import HEADERS, Line, cells, notes, title_of
 from .scenario import Scenario
 from .svg import Point, curves, scatter
@@ -37,7 +39,13 @@ svg .c0 circle{fill:#7a818a}
 def write_html(scenario: Scenario, lines: Sequence[Line], file: Path, command: str) -> None:
     """The page of one comparison: the table, accuracy against RAM, operations and time, what fits which board, what was rolled back, the
     command."""
-    sections = [_table(lines), _plots(scenario, lines), _boards(lines), _rolled_back(lines), _said(scenario, lines)]
+    entries = _entries(lines)
+    levels = {"before drift": lines[0].source[0], "after drift": lines[0].drifted[0]} if lines else {}
+    drawn = plots(entries, levels, scenario.all_devices())
+    sections = [
+        _table(lines), f"<h2>Accuracy in % against cost</h2>{drawn}" if drawn else "", boards(entries, scenario.devices or device_names()),
+        _rolled_back(lines), _said(scenario, lines),
+    ]  # fmt: skip
     write_page(title_of(scenario), sections, command, file)
 
 
@@ -77,37 +85,62 @@ def _table(lines: Sequence[Line]) -> str:
     return table(HEADERS, rows, kinds)
 
 
-def _plots(scenario: Scenario, lines: Sequence[Line]) -> str:
-    priced = [(i, line) for i, line in enumerate(lines, start=1) if line.macs > 0]
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table in plots and among boards: its number there, its accuracy with deviation, and its price."""
+
+    number: int
+    name: str
+    accuracy: tuple[float, float]
+    control: bool
+    macs: int
+    ram: int
+    flash: int
+    on: Sequence[OnDevice]
+
+
+def _entries(lines: Sequence[Line]) -> list[Entry]:
+    return [Entry(i, x.method, x.adapted, x.control, x.macs, x.ram, x.flash, x.on) for i, x in enumerate(lines, start=1)]
+
+
+def plots(entries: Sequence[Entry], levels: Mapping[str, float], devices: Sequence[str]) -> str:
+    """Accuracy against RAM with each device's limit, operations, and each device's time and energy.
+
+    Args:
+        levels: lines across each plot, in percent.
+    """
+    priced = [entry for entry in entries if entry.macs > 0]
     if not priced:
         return ""
-    device = load_device(scenario.device)
-    limit = device.sram_bytes.value / 1024, f"{device.name}: {device.sram_bytes.value / 1024:,.0f} KiB"
-    levels = {"before drift": lines[0].source[0], "after drift": lines[0].drifted[0]}
-    plots = []
-    for label, cost, bound in (
-        ("peak RAM, KiB", lambda line: line.ram / 1024, limit),
-        ("operations of one step, kMAC", lambda line: line.macs / 1e3, None),
-        (f"time of one step on {device.name}, ms", lambda line: line.device_ms, None),
-    ):
-        points = [Point(i, line.method, cost(line), *line.adapted, line.control) for i, line in priced if cost(line) > 0]
+    boards = [load_device(name) for name in devices]
+    limits = [(b.sram_bytes.value / 1024, f"{b.name}: {b.sram_bytes.value / 1024:,.0f} KiB") for b in boards]
+    axes: list[tuple[str, Callable[[Entry], float], list[tuple[float, str]]]] = [
+        ("peak RAM, KiB", lambda entry: entry.ram / 1024, limits),
+        ("operations of one step, kMAC", lambda entry: entry.macs / 1e3, []),
+    ]
+    for i, board in enumerate(boards):
+        axes.append((f"time of one step on {board.name}, ms", lambda entry, i=i: entry.on[i].ms, []))
+        axes.append((f"energy of one step on {board.name}, µJ", lambda entry, i=i: entry.on[i].microjoules, []))
+    drawn = []
+    for label, cost, bounds in axes:
+        points = [Point(entry.number, entry.name, cost(entry), *entry.accuracy, entry.control) for entry in priced if cost(entry) > 0]
         if points:
-            plots.append(scatter(points, label, levels, bound))
-    said = "<p>Numbers as in the table. Broken line: what nothing cheaper beats. Grey: controls. Red: no result.</p>"
-    return f'<h2>Accuracy in % against cost</h2>{said}<div class="plots">{"".join(plots)}</div>'
+            drawn.append(scatter(points, label, levels, bounds))
+    said = "<p>Numbers as in the table. Broken line: what nothing cheaper beats. Grey: controls. Red: no result, or what a board has.</p>"
+    return f'{said}<div class="plots">{"".join(drawn)}</div>'
 
 
-def _boards(lines: Sequence[Line]) -> str:
-    priced = [line for line in lines if line.macs > 0]
+def boards(entries: Sequence[Entry], devices: Sequence[str]) -> str:
+    """What fits which board, and how much is missing."""
+    priced, known = [entry for entry in entries if entry.macs > 0], [load_device(name) for name in devices]
     if not priced:
         return ""
-    boards = [load_device(name) for name in device_names()]
     rows = []
-    for line in priced:
-        lacks = [max(line.ram - int(b.sram_bytes.value), line.flash - int(b.flash_bytes.value), 0) for b in boards]
+    for entry in priced:
+        lacks = [max(entry.ram - int(b.sram_bytes.value), entry.flash - int(b.flash_bytes.value), 0) for b in known]
         told = "".join(f'<td class="{"no" if n else "yes"}">{f"{n / 1024:,.0f} KiB short" if n else "fits"}</td>' for n in lacks)
-        rows.append(f'<tr><td class="name">{escape(line.method)}</td>{told}</tr>')
-    head = '<th class="name">row</th>' + "".join(f"<th>{escape(b.name)}</th>" for b in boards)
+        rows.append(f'<tr><td class="name">{entry.number}  {escape(entry.name)}</td>{told}</tr>')
+    head = '<th class="name">row</th>' + "".join(f"<th>{escape(b.name)}</th>" for b in known)
     return (
         "<h2>What fits which board</h2><p>RAM and Flash of the dearest step against the board's; how much is missing.</p>"
         f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'

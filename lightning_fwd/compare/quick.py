@@ -7,11 +7,11 @@ from typing import Any
 
 from .scenario import Row, Scenario
 
-EPOCHS, RATES, LABELS, TESTED = 3, 2, 50, 200
+EPOCHS, RATES, LABELS, TESTED, DRIFTS = 3, 2, 50, 200, 2
 
 
 def quick(scenario: Scenario) -> Scenario:
-    """The same rows for one seed, on 200 test samples, with at most 50 labels, 3 epochs and 2 rates to choose from."""
+    """The same rows for one seed, on 200 test samples, with at most 50 labels, 3 epochs, 2 rates to choose from and 2 drifts."""
     training = {
         name: dataclasses.replace(t, epochs=min(EPOCHS, t.epochs))
         for name in ("pretrain", "adapt")
@@ -23,6 +23,8 @@ def quick(scenario: Scenario) -> Scenario:
         rows=[_quick_row(row) for row in scenario.rows],
         seeds=scenario.seeds[:1],
         adapt_samples=min(LABELS, scenario.adapt_samples),
+        labels=scenario.labels and [min(LABELS, *scenario.labels)],
+        drifts=scenario.drifts and scenario.drifts[:DRIFTS],
         **training,
     )
 
@@ -33,4 +35,5 @@ def _quick_row(row: Row) -> Row:
 
 def _quick_stage(stage: dict[str, Any]) -> dict[str, Any]:
     fewer: dict[str, Any] = {"epochs": min(EPOCHS, stage["epochs"])} if stage.get("epochs") else {}
+    stage = {key: value for key, value in stage.items() if key != "steps"}
     return stage | fewer | ({"lr": stage["lr"][:RATES]} if isinstance(stage.get("lr"), list) else {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from rich.table import Table
 
 from ..errors import LightningFwdError
 from ..plain_files import naming, write_whole
-from .folder import Result
-from .in_stages import BACK
+from .costs import OnDevice, Price
+from .folder import BACK, Result
 from .scenario import Scenario
 
 
@@ -25,7 +25,7 @@ class Line:
 
     Of one seed the deviation is NaN. A row that has no result in some seed has NaN for its means, and ``failed`` says why: "diverged", with
     the seeds if not in all, or "n/a" where the rule never made a step. ``rolled_back``: per seed, what the guard of an adaptation in stages
-    took back.
+    took back. ``on``: the price on each device.
     """
 
     method: str
@@ -44,37 +44,47 @@ class Line:
     failed: str = ""
     guarded: bool = False
     rolled_back: tuple[str, ...] = ()
+    on: tuple[OnDevice, ...] = ()
 
 
-def summarise(scenario: Scenario, results: Sequence[Result]) -> list[Line]:
-    """Mean and sample standard deviation over seeds, in the order of the scenario's rows."""
+def summarise(scenario: Scenario, results: Sequence[Result], prices: Mapping[tuple[str, int], Price] | None = None) -> list[Line]:
+    """Mean and sample standard deviation over seeds, in the order of the scenario's rows.
+
+    Args:
+        prices: by row and number of labels; without them nothing but the time on the scenario's one device is known.
+    """
     lines = []
     for row in scenario.all_rows():
         mine = [r for r in results if r.method == row.name and r.seed in scenario.seeds]
         if mine:
+            price = (prices or {}).get((row.name, scenario.adapt_samples))
             columns = {name: [getattr(r, name) for r in mine] for name in vars(mine[0])}
             lines.append(Line(
                 row.name, row.control,
-                *(_mean_std(columns[f"accuracy_{c}"]) for c in ("source", "drifted", "adapted")),
-                _mean_std([_won_back(r) for r in mine]), _mean_std(columns["accuracy_source_after"]),
+                *(mean_std(columns[f"accuracy_{c}"]) for c in ("source", "drifted", "adapted")),
+                mean_std([_won_back(r) for r in mine]), mean_std(columns["accuracy_source_after"]),
                 mine[0].macs_per_step, mine[0].peak_ram_bytes, mine[0].flash_bytes, mine[0].device_ms_per_step,
-                1e3 * statistics.median(columns["seconds_per_step"]), next((r.note for r in mine if r.note), ""), _failed(mine),
+                1e3 * statistics.median(columns["seconds_per_step"]), next((r.note for r in mine if r.note), ""), failed_in(mine),
                 bool(row.stages), tuple(f"seed {r.seed}: {r.note[at + len(BACK):]}" for r in mine if (at := r.note.find(BACK)) >= 0),
+                price.on if price else tuple(OnDevice(d, mine[0].device_ms_per_step if not i else math.nan, math.nan)
+                                             for i, d in enumerate(scenario.all_devices())),
             ))  # fmt: skip
     return lines
 
 
-def _mean_std(values: list[float]) -> tuple[float, float]:
+def mean_std(values: Sequence[float]) -> tuple[float, float]:
+    """NaN where one is missing."""
     if any(map(math.isnan, values)):  # a mean over the seeds that did not diverge would look better than the rule is
         return math.nan, math.nan
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def _failed(results: list[Result]) -> str:
+def failed_in(results: Sequence[Result]) -> str:
+    """Why a row has no result in some seed: "n/a" where it never made a step, or that it diverged; else nothing."""
     without = [r for r in results if math.isnan(r.accuracy_adapted)]
     if not without:
         return ""
-    if not any(r.steps for r in results):
+    if not any(r.steps or "diverged" in r.note for r in results):
         return "n/a"
     return "diverged" if len(without) == len(results) else f"diverged in {len(without)} of {len(results)}"
 
@@ -90,7 +100,7 @@ HEADERS = ("method", "adapted", "won back", "on source", "kMAC", "RAM KiB", "Fla
 def cells(line: Line) -> tuple[str, ...]:
     if line.failed:
         return (line.method, line.failed, *[""] * (len(HEADERS) - 2))
-    accuracies = line.method, _pct(line.adapted), _pct(line.won_back, 0), _pct(line.source_after)
+    accuracies = line.method, percent(line.adapted), percent(line.won_back, 0), percent(line.source_after)
     if line.macs == 0:
         return (*accuracies, "", "", "", "")
     cost = f"{line.macs / 1e3:,.0f}", f"{line.ram / 1024:.1f}", f"{line.flash / 1024:.1f}", f"{line.device_ms:.1f}"
@@ -100,7 +110,7 @@ def cells(line: Line) -> tuple[str, ...]:
 def notes(scenario: Scenario, lines: Sequence[Line]) -> list[str]:
     """What the columns mean, and which rows have no figure and why."""
     over = f"mean ± standard deviation over {len(scenario.seeds)} seeds" if len(scenario.seeds) > 1 else "one seed"
-    before = f"Before drift {_pct(lines[0].source)}, after drift {_pct(lines[0].drifted)}. " if lines else ""
+    before = f"Before drift {percent(lines[0].source)}, after drift {percent(lines[0].drifted)}. " if lines else ""
     return [
         f"Accuracy of the adapted model on drifted data in %, {over}. {before}"
         "won back: % of what the drift took; on source: the adapted model on data without drift. "
@@ -118,7 +128,8 @@ def _after_statistics(scenario: Scenario) -> list[str]:
     return [f"Batch-norm statistics are recomputed on the same samples first in: {who}."] if first else []
 
 
-def _pct(value: tuple[float, float], digits: int = 1) -> str:
+def percent(value: tuple[float, float], digits: int = 1) -> str:
+    """Mean ± deviation, as far as there are any."""
     mean, std = (f"{figure:.{digits}f}" for figure in value)
     return "" if math.isnan(value[0]) else mean if math.isnan(value[1]) else f"{mean}±{std}"
 

@@ -7,30 +7,27 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import joblib
 import lightning as L
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..adaptation import adapt as adapt_in_stages
 from ..callbacks.calibrate_heads import CalibrateHeads
-from ..cost import CostReport, step_cost
-from ..errors import RewriteError, StepError
-from ..methods import Statistics, rewrite
-from ..models import build
-from ..recipes import caller_kept, fit, pretrain, pretrained, quiet, require_same_weights, run_each, store_weights, worker_count
+from ..errors import LightningFwdError, RewriteError, StepError
+from ..methods import Statistics
+from ..recipes import caller_kept, fit, pretrain, require_data, require_same_weights, run_each, store_weights, worker_count
 from ..recipes.accuracy import accuracy
-from ..trace.optimizers import SGD
 from ..workers import Watched
-from .folder import Result, forget, open_folder, save
-from .in_stages import price_stages, run_stages, said_of
+from .cells import Cell, Prepared, cells_of, forget_start, label_free, prepare, start_of
+from .costs import Price, price, read_prices, save_prices
+from .folder import Result, forget, open_folder, said_of, save
 from .scenario import Row, Scenario
-
-Cost = dict[str, Any]  #: the cost fields of a :class:`Result`, with a note where there is no figure
-
 
 _NOTHING = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))  #: of a row without a result
 
@@ -48,9 +45,18 @@ class _StepTimer(L.Callback):
         self.seconds.append(time.perf_counter() - self._start)
 
 
-@caller_kept()
+@dataclass
+class Finished:
+    """A comparison that has run: its cells with their results, and the price of each row and number of labels."""
+
+    scenario: Scenario
+    cells: list[Cell]
+    results: list[list[Result]]
+    prices: dict[tuple[str, int], Price]
+
+
 def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None, keep_weights: bool = False) -> list[Result]:
-    """Run what is missing of a comparison and return all its results.
+    """Run what is missing of a comparison under one drift, with one number of labels, and return all its results.
 
     Args:
         out: folder for ``results.csv`` and ``details.csv`` (written again with each finished row), ``scenario.yaml`` and ``pretrained/``.
@@ -59,102 +65,125 @@ def compare(scenario: Scenario, out: Path, jobs: int | None = None, console=None
 
     Raises:
         LightningFwdError: the folder cannot be written, or holds results of another scenario or of other weights; as
-            :meth:`Scenario.check`.
+            :meth:`Scenario.check`; the scenario has several drifts or numbers of labels.
     """
+    cells = cells_of(scenario, out)
+    if len(cells) > 1:
+        raise LightningFwdError(
+            f"the scenario has {len(cells)} drifts and numbers of labels", "compare gives the results of one", "use compare_grid"
+        )
+    check_cells(cells)
+    return run_cells(scenario, cells, out, jobs, console, keep_weights).results[0]
+
+
+@caller_kept()
+def run_cells(
+    scenario: Scenario, cells: list[Cell], out: Path, jobs: int | None = None, console=None, keep_weights: bool = False
+) -> Finished:
+    """Run what is missing of all cells, checked, one pool of processes for all; arguments as of :func:`compare`."""
     jobs = worker_count(jobs)
-    scenario.check()
-    for seed in scenario.seeds:
-        require_same_weights(scenario, seed, _weights_file(out, seed))
-    results = open_folder(scenario, out)
-    if keep_weights:
-        results = [r for r in results if math.isnan(r.accuracy_adapted) or _adapted_file(out, r.method, r.seed).exists()]
-    forget(scenario, results, out)
-    order, known = {row.name: i for i, row in enumerate(scenario.all_rows())}, {(r.method, r.seed) for r in results}
-    todo = [(row, seed) for seed in scenario.seeds for row in scenario.all_rows() if (row.name, seed) not in known]
-    untrained = [seed for seed in dict.fromkeys(seed for _, seed in todo) if not _weights_file(out, seed).exists()]
+    tables = [_Table(cell, keep_weights) for cell in cells]
+    todo = [task for table in tables for task in table.todo()]
+    rows = scenario.all_rows()
+    prices = read_prices(scenario, out)
+    unpriced = {(row.name, cell.labels): (cell, row) for cell in cells for row in rows if (row.name, cell.labels) not in prices}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
-        bar = progress.add_task("pretrain", total=len(untrained), visible=bool(untrained))
-        calls = (
-            joblib.delayed(Watched(pretrain))(
-                scenario, seed, scenario.data_module(seed, "source"), _weights_file(out, seed), scenario.accelerator
-            )
-            for seed in untrained
-        )
-        for _ in run_each(jobs, calls):
-            progress.advance(bar)
-        rows = {row.name: row for row, _ in todo}
-        bar = progress.add_task("price", total=len(rows), visible=bool(rows))
-        costs: dict[str, Cost] = {}
-        for name, cost in run_each(jobs, (joblib.delayed(Watched(price))(scenario, row, out) for row in rows.values())):
-            costs[name] = cost
-            progress.advance(bar)
-        bar = progress.add_task("adapt", total=len(todo), visible=bool(todo))
-        calls = (joblib.delayed(Watched(adapt))(scenario, row, seed, out, costs[row.name], keep_weights) for row, seed in todo)
-        for result in run_each(jobs, calls):
-            results.append(result)
-            results.sort(key=lambda r: (order.get(r.method, len(order)), r.seed))
-            save(scenario, results, out)
-            progress.update(bar, advance=1, description=f"adapt ({result.method}, seed {result.seed})")
-    return results
+
+        def each(what: str, function: Callable, calls: Collection[tuple], **named: Any) -> Iterator[Any]:
+            bar = progress.add_task(what, total=len(calls), visible=bool(calls))
+            for done in run_each(jobs, (joblib.delayed(Watched(function))(*call, **named) for call in calls)):
+                yield done
+                place, said = done
+                where = f", {tables[place].cell}" if len(cells) > 1 and isinstance(said, Result) else ""
+                more = f" ({said.method}, seed {said.seed}{where})" if isinstance(said, Result) else ""
+                progress.update(bar, advance=1, description=what + more)
+
+        starts = {table.cell.weights_file(seed): (table.cell, seed) for table, _, seed in todo}
+        starts |= {cell.weights_file(seed): (cell, seed) for cell, _ in unpriced.values() for seed in cell.scenario.seeds[:1]}
+        stages = dict(each("pretrain", _start, [(*start, rows) for start in starts.values()]))
+        calls = [(cell, row, stages[cell.weights_file(cell.scenario.seeds[0])][row.name]) for cell, row in unpriced.values()]
+        for _, priced in each("price", _price, calls):
+            prices[priced.method, priced.labels] = priced
+        if calls:
+            save_prices(scenario, [prices[row.name, n] for n in dict.fromkeys(c.labels for c in cells) for row in rows], out)
+        calls = [
+            (tables.index(table), table.cell, row, seed, stages[table.cell.weights_file(seed)][row.name],
+             prices[row.name, table.cell.labels], keep_weights)
+            for table, row, seed in todo
+        ]  # fmt: skip
+        for number, result in each("adapt", _adapt, calls):
+            tables[number].add(result)
+    forget_start()
+    return Finished(scenario, cells, [table.results for table in tables], prices)
 
 
-def price(scenario: Scenario, row: Row, out: Path) -> tuple[str, Cost]:
-    """What one step of a row costs, whatever the weights; nothing where it has no step."""
-    quiet(0)
-    method = row.build()
-    cost = dict(macs_per_step=0, peak_ram_bytes=0, weight_bytes=0, flash_bytes=0, device_ms_per_step=0.0)
-    if row.stages:
-        try:
-            return row.name, price_stages(scenario, row, _weights_file(out, scenario.seeds[0]))
-        except (RewriteError, StepError) as error:
-            return row.name, cost | {"note": f"no cost: {error.what}"}
-    if method is not None:
-        x, y = (part[: scenario.cost_batch] for part in scenario.data_module(scenario.seeds[0], "target").tensors("train"))
-        try:
-            model = rewrite(row.frozen(build(scenario.model, **scenario.model_args)), method, x)
-            optimizer = SGD(scenario.adapt.lr, scenario.adapt.momentum, scenario.adapt.weight_decay)
-            report = step_cost(model, (x, y), device=scenario.device, width=scenario.width, optimizer=optimizer)
-        except RewriteError:  # adapt says so
-            return row.name, cost
-        except StepError as error:  # of so few samples; of the batches that it adapts on it may learn
-            return row.name, cost | {"note": f"no cost for a step on {scenario.cost_batch} sample(s) (cost_batch): {error.what}"}
-        cost = dict(
-            macs_per_step=report.total_macs, peak_ram_bytes=report.peak_ram_bytes, weight_bytes=report.weight_bytes,
-            flash_bytes=report.flash_bytes, device_ms_per_step=1e3 * report.latency_s,
-        )  # fmt: skip
-        if not report.verdict.fits:
-            cost["note"] = _what_does_not_fit(report)
-    return row.name, cost
+@caller_kept()
+def check_cells(cells: list[Cell]) -> None:
+    """Find mistakes before anything is written: of one cell of each source all, of the others whether their drift fits the data."""
+    checked, count = set[Path](), "labels" if len(cells) > 1 else "adapt_samples"
+    for cell in cells:
+        if cell.weights not in checked:
+            cell.scenario.check(count)
+            checked.add(cell.weights)
+            for seed in cell.scenario.seeds:
+                require_same_weights(cell.scenario, seed, cell.weights_file(seed))
+        else:
+            require_data(cell.scenario.data_module(cell.scenario.seeds[0], "target"), count)
 
 
-def _what_does_not_fit(report: CostReport) -> str:
-    """By how much a step exceeds the device, and the largest that lies in its memory then."""
-    verdict, largest = report.verdict, report.peak_tensors[0]
-    said = [f"{-verdict.ram_margin_bytes:,} B of RAM too many, of which {largest.name} ({largest.category}"
-            f"{f' of {largest.layer}' if largest.layer else ''}) takes {largest.bytes:,} B, in the {report.peak_moment}"]  # fmt: skip
-    if verdict.ram_margin_bytes >= 0:
-        said = []
-    if verdict.flash_margin_bytes < 0:
-        category, size = max(report.plan.flash.items(), key=lambda item: item[1])
-        said.append(f"{-verdict.flash_margin_bytes:,} B of Flash too many, of which {category} take {size:,} B")
-    return f"one step does not fit {report.device.name}: {'; '.join(said)}"
+class _Table:
+    """The results of one cell, in its folder."""
+
+    def __init__(self, cell: Cell, keep_weights: bool):
+        self.cell, results = cell, open_folder(cell.scenario, cell.out)
+        if keep_weights:
+            results = [r for r in results if math.isnan(r.accuracy_adapted) or cell.adapted_file(r.method, r.seed).exists()]
+        forget(cell.scenario, results, cell.out)
+        self.results, self.order = results, {row.name: i for i, row in enumerate(cell.scenario.all_rows())}
+
+    def todo(self) -> list[tuple[_Table, Row, int]]:
+        scenario, known = self.cell.scenario, {(r.method, r.seed) for r in self.results}
+        return [(self, row, seed) for seed in scenario.seeds for row in scenario.all_rows() if (row.name, seed) not in known]
+
+    def add(self, result: Result) -> None:
+        self.results.append(result)
+        self.results.sort(key=lambda r: (self.order.get(r.method, len(self.order)), r.seed))
+        save(self.cell.scenario, self.results, self.cell.out)
 
 
-def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost, keep_weights: bool = False) -> Result:
-    """One row: the pretrained model, adapted on the target by one rule."""
-    quiet(seed)
-    network = pretrained(scenario, _weights_file(out, seed))
-    source, target = scenario.data_module(seed, "source"), scenario.data_module(seed, "target")
-    figures = dict(
-        accuracy_source=accuracy(network, *source.tensors(scenario.split)),
-        accuracy_drifted=accuracy(network, *target.tensors(scenario.split)),
-    )
+def _start(cell: Cell, seed: int, rows: list[Row]) -> tuple[Path, dict[str, Prepared]]:
+    """Pretrain, if that was not done, and prepare the rows' stages at home."""
+    file, scenario = cell.weights_file(seed), cell.scenario
+    if not file.exists():
+        pretrain(scenario, seed, scenario.data_module(seed, "source"), file, scenario.accelerator)
+    return file, prepare(cell, seed, rows)
+
+
+def _price(cell: Cell, row: Row, stages: Prepared) -> tuple[str, Price]:
+    return row.name, price(cell.scenario, row, stages)
+
+
+def _adapt(number: int, *arguments: Any) -> tuple[int, Result]:
+    return number, adapt(*arguments)
+
+
+def adapt(cell: Cell, row: Row, seed: int, stages: Prepared, cost: Price, keep_weights: bool = False) -> Result:
+    """One row: the pretrained model, adapted on the target by one rule, or in stages, prepared."""
+    start, scenario, costs = start_of(cell, seed), cell.scenario, cost.of_result()
+    source, target, figures = start.source, start.target, start.accuracies
     method, timer, before = row.build(seed), _StepTimer(), []
     try:
-        if row.stages:
-            done = run_stages(row, network, source, target, _weights_file(out, seed), seed)
-            network, cost = done.network, cost | {"note": "; ".join(filter(None, (cost.get("note", ""), said_of(done))))}
+        if isinstance(stages, Exception):
+            raise stages
+        first = start.after(label_free(stages)) if stages else None
+        network = start.network()
+        if first is not None:
+            rest = stages[len(first.stages) :]
+            done = adapt_in_stages(first.network, rest, target.tensors("train"), seed=seed) if rest else first
+            network = done.network
+            said = said_of(first.stages + done.stages if rest else first.stages)
+            costs["note"] = "; ".join(filter(None, (cost.note, said)))
         if row.calibrate:
             before.append(CalibrateHeads(source))
         if row.after_statistics:
@@ -173,18 +202,18 @@ def adapt(scenario: Scenario, row: Row, seed: int, out: Path, cost: Cost, keep_w
             training = dataclasses.replace(scenario.adapt, lr=row.lr or scenario.adapt.lr, epochs=row.epochs or scenario.adapt.epochs)
             network = fit(row.frozen(network), method, target, training, *before, timer, accelerator=scenario.accelerator)
     except (RewriteError, StepError) as error:  # does not apply, or diverged: said in the table, not fatal for the others
-        return Result(row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**cost, "note": error.what})
+        return Result(row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**costs, "note": error.what})
     adapted = accuracy(network, *target.tensors(scenario.split))
     # The last steps may have done it: no loss has seen these weights.
     if math.isnan(adapted) or not all(value.isfinite().all() for value in network.state_dict().values()):
-        note = "it diverged: the adapted weights, or what they predict, are not finite"
-        return Result(row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**cost, "note": note})
+        told = "it diverged: the adapted weights, or what they predict, are not finite"
+        return Result(row.name, seed, **figures, **_NOTHING, steps=len(timer.seconds), **{**costs, "note": told})
     if keep_weights:
-        store_weights(network, _adapted_file(out, row.name, seed))
+        store_weights(network, cell.adapted_file(row.name, seed))
     return Result(
         row.name, seed, **figures, accuracy_adapted=adapted, steps=len(timer.seconds),
         seconds_per_step=statistics.median(timer.seconds) if timer.seconds else 0.0,
-        accuracy_source_after=accuracy(network, *source.tensors(scenario.split)), **cost,
+        accuracy_source_after=accuracy(network, *source.tensors(scenario.split)), **costs,
     )  # fmt: skip
 
 
@@ -201,11 +230,3 @@ class _TakeStatistics(L.Callback):
             self._taken = True
             for name, value in self.statistics.items():
                 pl_module.network.get_buffer(name).copy_(value)
-
-
-def _adapted_file(out: Path, row: str, seed: int) -> Path:
-    return out / "adapted" / f"{quote(row, safe=' ')}_seed{seed}.safetensors"
-
-
-def _weights_file(out: Path, seed: int) -> Path:
-    return out / "pretrained" / f"seed{seed}.safetensors"

@@ -141,7 +141,7 @@ CONTROLS = (
 
 @dataclass
 class Scenario:
-    """A comparison of learning rules under one drift.
+    """A comparison of learning rules under one drift, or under several with several numbers of labels.
 
     Args:
         data: arguments of :class:`lightning_fwd.data.DriftDataModule` (dataset, drift, ...); or with ``module`` the user's own data module,
@@ -153,12 +153,15 @@ class Scenario:
             the model as ``weights``, or its own class, give it, and refuses one that does not know the source.
         adapt: training on the target.
         adapt_samples: labelled target samples.
+        drifts: several, in place of the data's one; each as text, e.g. ``noise=0.08``.
+        labels: several numbers, in place of ``adapt_samples``.
         split: what accuracy is measured on: ``"test"``, or ``"val"`` (held out of training) to choose settings by.
         rows: the rules, beside the controls (none, statistics, head, biases, last block, full backprop).
         controls: whether the controls are run.
         after_statistics: of every row that learns, the controls too: rules and controls then have the same head start.
         seeds: each pretrains, draws its samples and adapts anew.
         device: named device for latency, energy and the verdict; width: of the arithmetic; cost_batch: samples per priced step.
+        devices: several, in place of ``device``, which is the first of them.
         accelerator: what trains on this computer, by Lightning's names; ``"auto"`` takes a GPU where there is one. Accuracy is measured on
             the CPU.
     """
@@ -170,11 +173,14 @@ class Scenario:
     pretrain: Training | None = field(default_factory=Training)
     adapt: Training = field(default_factory=lambda: Training(epochs=10, batch_size=16, lr=0.01))
     adapt_samples: int = 100
+    drifts: list[str] | None = None
+    labels: list[int] | None = None
     rows: list[Row] = field(default_factory=list)
     controls: bool = True
     after_statistics: bool = False
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     device: str = "stm32h735"
+    devices: list[str] | None = None
     width: Literal["fp32", "int8", "mixed"] = "fp32"
     cost_batch: int = 1
     split: Literal["test", "val"] = "test"
@@ -184,6 +190,22 @@ class Scenario:
         check_settings(self, LightningFwdError, ("adapt_samples", "cost_batch"))
         for name in ("data", "model_args"):
             require_keywords(getattr(self, name), name)
+        self._check_lists()
+        self.device = self.devices[0] if self.devices else self.device
+
+    def _check_lists(self) -> None:
+        for name in ("drifts", "labels", "devices"):
+            values = getattr(self, name)
+            if values is not None and (not values or len(set(values)) < len(values)):
+                raise LightningFwdError(f"{name}: {values!r}", "", "give each once, one at least, or leave the key out")
+        if self.labels and min(self.labels) < 1:
+            raise LightningFwdError(f"labels: {self.labels!r}", "", "give positive numbers")
+        if self.drifts and self.data.get("drift") is not None:
+            raise LightningFwdError(f"data: drift {self.data['drift']!r} beside drifts", "which one counts?", "write it into drifts")
+
+    def all_devices(self) -> list[str]:
+        """Those that rows are priced on."""
+        return self.devices or [self.device]
 
     def all_rows(self) -> list[Row]:
         """Controls first; a row of the recipe with a control's name takes its place."""
@@ -201,8 +223,11 @@ class Scenario:
             return data_module(self.data, view="source", seed=seed, batch_size=batch)
         return data_module(self.data, view="target", seed=seed, batch_size=self.adapt.batch_size, train_samples=self.adapt_samples)
 
-    def check(self) -> None:
+    def check(self, count: str = "adapt_samples") -> None:
         """Find every mistake that can be found before hours are spent.
+
+        Args:
+            count: what the recipe calls the number of labels.
 
         Raises:
             LightningFwdError: a row's name is taken twice, or its rule or settings, the device, the model, its arguments or weights are
@@ -216,12 +241,13 @@ class Scenario:
             raise LightningFwdError("seeds is empty", "", "give at least one seed")
         for row in self.all_rows():
             row.build()
-        load_device(self.device)
+        for device in self.all_devices():
+            load_device(device)
         require_accelerator(self.accelerator)
         network = starting_network(self)
         source, target = (self.data_module(self.seeds[0], view) for view in ("source", "target"))
         for data in (source, target):
-            require_data(data, "adapt_samples")
+            require_data(data, count)
         require_fit(network, source)
         if self.pretrain is None:
             require_trained(self, network, source, self.split)
@@ -244,6 +270,9 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
     if not isinstance(raw, dict):
         raise LightningFwdError(f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml")
     raw = {**raw, **(overrides or {})}
+    for several, one in (("labels", "adapt_samples"), ("devices", "device")):
+        if raw.get(several) is not None and one in raw:
+            raise LightningFwdError(f"{path}: {one} beside {several}", "which one counts?", f"write it into {several}")
     if raw.get("weights") is not None:
         raw.setdefault("pretrain", None)
     if not isinstance(raw.get("rows") or [], list):

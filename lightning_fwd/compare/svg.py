@@ -37,20 +37,22 @@ def front(points: Sequence[Point]) -> list[Point]:
     return best
 
 
-def scatter(points: Sequence[Point], x_label: str, levels: Mapping[str, float], limit: tuple[float, str] | None = None) -> str:
+def scatter(points: Sequence[Point], x_label: str, levels: Mapping[str, float], limits: Sequence[tuple[float, str]] = ()) -> str:
     """Accuracy over a cost, logarithmic, the front as steps.
 
     Args:
-        levels: horizontal lines by name, in percent. limit: a vertical line and its name.
+        levels: horizontal lines by name, in percent. limits: vertical lines and their names.
     """
-    axes = _Axes([p.x for p in points] + ([limit[0]] if limit else []), _finite([p.y for p in points] + list(levels.values())), x_label)
+    axes = _Axes([p.x for p in points] + [x for x, _ in limits], _finite([p.y for p in points] + list(levels.values())), x_label)
     parts = axes.frame()
     for name, y in levels.items():
         if not math.isnan(y):
             parts.append(f'<path class="level" d="M{_LEFT} {axes.y(y):.1f}H{_WIDTH - _RIGHT}"/>{_text(_LEFT + 4, axes.y(y) - 4, name)}')
-    if limit:
-        x = axes.x(limit[0])
-        parts.append(f'<path class="limit" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>{_text(x - 4, _TOP + 10, limit[1], "end")}')
+    for i, (at, name) in enumerate(limits):
+        x = axes.x(at)
+        left = x > (_LEFT + _WIDTH) / 2  # where there is room for its name
+        parts.append(f'<path class="limit" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>')
+        parts.append(_text(x - 4 if left else x + 4, _TOP + 10 + 13 * i, name, "end" if left else "start"))
     steps = [f"{'M' if i == 0 else f'H{axes.x(p.x):.1f}V'}" + (f"{axes.x(p.x):.1f} " if i == 0 else "") + f"{axes.y(p.y):.1f}"
              for i, p in enumerate(front(points))]  # fmt: skip
     parts.append(f'<path class="front" d="{"".join(steps)}"/>')

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 import lightning_fwd.compare.run as run_module
 from lightning_fwd import LightningFwdError
 from lightning_fwd.compare import compare, load_scenario, plot_pareto, print_table, summarise, write_markdown
+from lightning_fwd.compare.costs import price
 from lightning_fwd.compare.folder import Result
 from lightning_fwd.cost.device import EXAMPLE
 from lightning_fwd.models import build
@@ -183,11 +184,10 @@ def test_a_row_that_does_not_fit_the_device_says_by_how_much_and_why(tmp_path):
     device = yaml.safe_load(EXAMPLE) | {"name": "tiny", "sram_bytes": {"value": 3000, "kind": "estimate", "source": "a test"}}
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(device))
     s = scenario(tmp_path, rows=[{"name": "all", "method": "backprop"}], device=str(tmp_path / "tiny.yaml"))
-    _, cost = run_module.price(s, s.rows[0], tmp_path)
-    missing = cost["peak_ram_bytes"] - 3000
-    assert f"does not fit tiny: {missing:,} B of RAM too many, of which " in cost["note"] and " takes " in cost["note"]
-    _, fits = run_module.price(dataclasses.replace(s, device="stm32h735"), s.rows[0], tmp_path)
-    assert "note" not in fits
+    cost = price(s, s.rows[0])
+    missing = cost.peak_ram_bytes - 3000
+    assert f"does not fit tiny: {missing:,} B of RAM too many, of which " in cost.note and " takes " in cost.note
+    assert not price(dataclasses.replace(s, device="stm32h735"), s.rows[0]).note
 
 
 def test_adapted_weights_are_kept_on_request_also_of_rows_that_had_finished(tmp_path):
@@ -314,9 +314,9 @@ def test_each_seed_draws_its_own_feedback_unless_the_row_says_which(tmp_path):
 def test_the_momentum_that_trains_is_priced(tmp_path):
     s = scenario(tmp_path)
     plain = dataclasses.replace(s, adapt=dataclasses.replace(s.adapt, momentum=0.0))
-    with_state, without = (run_module.price(one, s.rows[2], tmp_path)[1] for one in (s, plain))
-    weights = sum(p.numel() for p in run_module.build(s.model, **s.model_args).parameters())
-    assert 0 < with_state["peak_ram_bytes"] - without["peak_ram_bytes"] <= 4 * weights + 1024
+    with_state, without = (price(one, s.rows[2]).peak_ram_bytes for one in (s, plain))
+    weights = sum(p.numel() for p in build(s.model, **s.model_args).parameters())
+    assert 0 < with_state - without <= 4 * weights + 1024
 
 
 def test_accuracy_counts_every_sample():

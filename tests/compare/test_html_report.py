@@ -13,7 +13,7 @@ from lightning_fwd.compare.html_report import label_curves
 from lightning_fwd.compare.svg import Point, curves, front, scatter
 from lightning_fwd.recipes import Training
 
-STAGED = {"stages": [{"method": "sparse_update", "settings": {"train": "head"}, "lr": [0.1, 0.2, 0.3], "epochs": 9}]}
+STAGED = {"stages": [{"method": "sparse_update", "settings": {"train": "head"}, "lr": [0.1, 0.2, 0.3], "epochs": 9, "steps": 150}]}
 
 
 class Reader(html.parser.HTMLParser):
@@ -91,7 +91,7 @@ def test_the_front_is_what_nothing_cheaper_beats():
 
 
 def test_points_stand_where_their_figures_say():
-    shown = scatter([Point(1, "p", 10, 40, 2, False), Point(2, "q", 1000, 80, math.nan, True)], "KiB", {"before": 90}, (100, "board"))
+    shown = scatter([Point(1, "p", 10, 40, 2, False), Point(2, "q", 1000, 80, math.nan, True)], "KiB", {"before": 90}, [(100, "board")])
     (x1, y1), (x2, y2) = [tuple(map(float, c)) for c in re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', shown)]
     limit = float(re.search(r'class="limit" d="M([\d.]+)', shown)[1])
     assert limit == pytest.approx((x1 + x2) / 2, abs=0.1)  # 100 lies in the middle of 10 and 1000
@@ -111,5 +111,7 @@ def test_quick_cuts_down_what_takes_time_and_keeps_the_rows(scenario):
     q = quick(s)
     assert q.seeds == [0] and q.adapt_samples == 50 and q.pretrain.epochs == 3 and q.adapt.epochs == 3 and q.data["test_samples"] == 200
     assert [row.name for row in q.rows] == [row.name for row in s.rows]
-    assert q.rows[2].stages[0]["lr"] == [0.1, 0.2] and q.rows[2].stages[0]["epochs"] == 3
+    assert q.rows[2].stages[0]["lr"] == [0.1, 0.2] and q.rows[2].stages[0]["epochs"] == 3 and "steps" not in q.rows[2].stages[0]
+    several = quick(dataclasses.replace(s, data={"dataset": "digits"}, drifts=["noise=0.1", "blur=3", "contrast=0.3"], labels=[200, 400]))
+    assert several.drifts == ["noise=0.1", "blur=3"] and several.labels == [50]
     assert quick(q) == q and s.rows[2].stages[0]["lr"] == [0.1, 0.2, 0.3]

@@ -37,7 +37,7 @@ from lightning_fwd.recipes.accuracy import accuracy
 from lightning_fwd.strict_yaml import load_yaml
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "compare_resnet8_recovery.yaml"
-DRIFTS = ("noise=0.08", "contrast=0.3", "blur=3")
+DRIFTS, LABELS = ("noise=0.08", "contrast=0.3", "blur=3"), (50, 100, 200, 2000)
 CHOOSING_SEED, CHOOSING_SAMPLES = 100, 1000
 
 
@@ -45,14 +45,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--recipe", type=Path, default=RECIPE)
-    parser.add_argument("--drifts", nargs="+", default=DRIFTS)
-    parser.add_argument("--labels", nargs="+", type=int, default=(50, 100, 200, 2000))
+    parser.add_argument("--drifts", nargs="+", help=f"in place of the recipe's; without any there {' '.join(DRIFTS)}")
+    parser.add_argument("--labels", nargs="+", type=int, help="in place of the recipe's; without any there 50 100 200 2000")
     parser.add_argument("--seeds", nargs="+", type=int, help="in place of the recipe's")
     parser.add_argument("--rows", nargs="+", help="only these")
     parser.add_argument("--steps", type=int, default=150, help="a stage that learns takes so many at least")
     parser.add_argument("--choose", nargs="+", type=int, help="only choose the rates, for these numbers of labels")
     parser.add_argument("--no-train", action="store_true", help="only the table")
     options = parser.parse_args()
+    said = load_yaml(options.recipe.read_text())
+    options.drifts = options.drifts or said.get("drifts") or DRIFTS
+    options.labels = options.labels or said.get("labels") or LABELS
     options.out.mkdir(parents=True, exist_ok=True)
     if options.choose:
         choose(options)
@@ -98,7 +101,8 @@ class World:
 
     def __init__(self, recipe: Path, drift: str, labels: int, out: Path):
         raw = load_yaml(recipe.read_text())
-        self.scenario: Scenario = load_scenario(recipe, {"data": {**raw["data"], "drift": drift}, "adapt_samples": labels})
+        one = {"data": {**raw["data"], "drift": drift}, "drifts": None, "adapt_samples": labels, "labels": None}
+        self.scenario: Scenario = load_scenario(recipe, one)
         self.labels, self.out = labels, out
         self._ready: dict[tuple[str, int], Stage] = {}
 

@@ -78,7 +78,8 @@ class Alignment(LearningMethod):
     def prepared(self, net: nn.Module, source: Any, file: Path) -> LearningMethod:
         if self.source is not None:
             return self
-        path = file.with_suffix(".moments.safetensors")
+        more = f"_of_{self.patches}" if self.patches > EARLY else ""  # beside those of rows that want fewer layers by patches
+        path = file.with_suffix(f".moments{more}.safetensors")
         return dataclasses.replace(self, source=source_moments(net, source, path, patches=max(self.patches, EARLY)))
 
     def rewrite(self, model: RewrittenModel) -> None:
