@@ -58,10 +58,14 @@ def cells_of(scenario: Scenario, out: Path) -> list[Cell]:
             own = dataclasses.replace(scenario, data=data, adapt_samples=number, drifts=None, labels=None)
             if len(drifts) * len(labels) == 1:
                 return [Cell(own, drift, out, out / "pretrained", run)]
-            # a real drift is between two sets of data: each has its own source
-            home = of_drift if getattr(own.data_module(own.seeds[0] if own.seeds else 0, "source"), "real_drift", None) else out
+            home = of_drift if _has_own_source(own) else out
             cells.append(Cell(own, drift, of_drift / f"{number}_labels", home / "pretrained", run))
     return cells
+
+
+def _has_own_source(scenario: Scenario) -> bool:
+    """Whether the source is another for each drift: a real one is between two sets of data."""
+    return "module" not in scenario.data and scenario.data_module(0, "source").real_drift is not None
 
 
 class Start:

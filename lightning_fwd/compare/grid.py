@@ -61,10 +61,9 @@ _COLUMNS = (*COLUMNS, "drift", "labels")
 
 
 def _as_yaml(scenario: Scenario) -> str:
-    """The scenario without what its lists stand in place of."""
+    """The scenario without what its list of numbers stands in place of."""
     plain = dataclasses.asdict(dataclasses.replace(scenario, data=as_plain(scenario.data)))
-    left_out = {"adapt_samples" if scenario.labels else "", "device" if scenario.devices else ""}
-    return yaml.safe_dump({key: value for key, value in plain.items() if key not in left_out}, sort_keys=False)
+    return yaml.safe_dump({key: value for key, value in plain.items() if key != "adapt_samples" or not scenario.labels}, sort_keys=False)
 
 
 def _save(finished: Finished, out: Path) -> None:

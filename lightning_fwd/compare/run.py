@@ -101,7 +101,7 @@ def run_cells(
 
         starts = {table.cell.weights_file(seed): (table.cell, seed) for table, _, seed in todo}
         starts |= {cell.weights_file(seed): (cell, seed) for cell, _ in unpriced.values() for seed in cell.scenario.seeds[:1]}
-        stages = dict(each("pretrain", _start, [(*start, rows) for start in starts.values()]))
+        stages = dict(each("start", _start, [(*start, rows) for start in starts.values()]))
         calls = [(cell, row, stages[cell.weights_file(cell.scenario.seeds[0])][row.name]) for cell, row in unpriced.values()]
         for _, priced in each("price", _price, calls):
             prices[priced.method, priced.labels] = priced

@@ -271,7 +271,8 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
         raise LightningFwdError(f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml")
     raw = {**raw, **(overrides or {})}
     for several, one in (("labels", "adapt_samples"), ("devices", "device")):
-        if raw.get(several) is not None and one in raw:
+        same = isinstance(raw.get(several), list) and raw[several][:1] == [raw.get(one)] and one == "device"
+        if raw.get(several) is not None and one in raw and not same:
             raise LightningFwdError(f"{path}: {one} beside {several}", "which one counts?", f"write it into {several}")
     if raw.get("weights") is not None:
         raw.setdefault("pretrain", None)

@@ -150,6 +150,12 @@ def test_folders_of_another_kind_are_refused(tmp_path):
     compare_grid(s, out, jobs=1)
     with pytest.raises(LightningFwdError, match=r"another scenario\n.*pretrain.lr: 0.05 there, 0.1 here"):
         compare_grid(scenario(tmp_path, **small, pretrain={**GRID["pretrain"], "lr": 0.1}), out, jobs=1)
+    kept = (out / "scenario.yaml").read_text()
+    assert load_scenario(out / "scenario.yaml").drifts == GRID["drifts"]
+    with pytest.raises(LightningFwdError, match="device: 'stm32g474re' there, 'stm32h735' here"):
+        compare_grid(scenario(tmp_path, **small, devices=["stm32h735"]), out, jobs=1)
+    assert (out / "scenario.yaml").read_text() == kept
+    compare_grid(scenario(tmp_path, **small, devices=["stm32g474re"]), out, jobs=1)
     plain = scenario(tmp_path, **small, drifts=None, labels=None, data={**GRID["data"], "drift": "noise=0.2"})
     with pytest.raises(LightningFwdError, match="another scenario"):
         compare(plain, out, jobs=1)
