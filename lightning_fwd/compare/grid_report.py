@@ -91,8 +91,8 @@ def _cells(line: GridLine) -> tuple[str, ...]:
         return line.method, *several, *accuracies, "", "", *("" for _ in p.on)
     return (
         line.method,
-        *accuracies,
         *several,
+        *accuracies,
         f"{p.peak_ram_bytes / 1024:.1f}",
         f"{p.macs_per_step / 1e3:,.0f}",
         *(f"{d.ms:.1f}" for d in p.on),
