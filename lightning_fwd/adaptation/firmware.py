@@ -60,7 +60,7 @@ def adapt_as_firmware(
     held = hold_back(labels, held_back, seed) if guarded else [False] * len(labels)
     state, results, learned = net, list[StageResult](), False
     for number, stage in enumerate(stages):
-        training = Training(state, for_device(stage), x)
+        training = Training(state, for_device(stage), x, count_dropout=True)
         require_device_rule(stage, training.model)
         result = _Stage(number, training, labels, held, guarded, learned).run(firmware.patience, seed)
         learned = learned or (result.kept and stage.learns)

@@ -14,6 +14,7 @@ from ..errors import RewriteError, StepError
 from ..graph.frozen_prefix import Split, split_frozen
 from ..graph.rewritten import RewrittenModel
 from ..methods import rewrite
+from ..passes import exchange_dropout, put_back
 from .guard import Verdict, judge
 from .stage import Stage
 
@@ -28,6 +29,7 @@ class Training:
 
     Args:
         x: all samples ``(N, ...)`` that it will see.
+        count_dropout: masks are drawn from the step counter, as on a device.
 
     Attributes:
         network: the copy. model: what learns, under the rule: the network, or the part of it that is run in every step.
@@ -36,7 +38,7 @@ class Training:
         RewriteError: the rule does not fit.
     """
 
-    def __init__(self, net: nn.Module, stage: Stage, x: Tensor):
+    def __init__(self, net: nn.Module, stage: Stage, x: Tensor, count_dropout: bool = False):
         net = copy.deepcopy(net).eval()
         self._learning = {id(p) for p in net.parameters() if p.requires_grad}
         self.network, self.stage, self.x = stage.network(net, x), stage, x
@@ -48,6 +50,7 @@ class Training:
             tail = _tail(self.model, split)
             self.model.undo()
             self.model = rewrite(tail, stage.method, self.x[:2])
+        self._exchanged = exchange_dropout(self.model) if count_dropout else {}
         self.model.train()
 
     def steps(self, count: int) -> Callable[[Tensor, Tensor], None]:
@@ -76,6 +79,7 @@ class Training:
             RewriteError: the rule predicts by other means than the network's. StepError: it diverged.
         """
         net, name = self.network, self.stage.name
+        put_back(self.model, self._exchanged)
         _same_without_the_rule(self.model.eval(), self.stage, self.x[:8])
         broken = [name for name, p in [*net.named_parameters(), *net.named_buffers()] if p.is_floating_point() and not p.isfinite().all()]
         if broken:

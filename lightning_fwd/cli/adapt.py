@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -58,6 +59,7 @@ def run(options: argparse.Namespace) -> int:
         f"{recipe.model} on {target.title}: {before:.1f} % before, {after:.1f} % adapted by {recipe.labelled} labelled samples",
         *map(str, done.stages),
         *(f"{s.name}: peak {s.peak_ram_bytes / 1024:,.1f} KiB RAM, {s.macs / 1e6:,.0f} MMAC in all" for s in cost.stages),
+        *([f"each input: {sound / 1e6:.2f} MMAC from sound to features, beside that"] if (sound := _front_end(source)) else []),
         f"as one: peak {cost.peak_ram_bytes / 1024:,.1f} KiB RAM, {cost.flash_bytes / 1024:,.1f} KiB flash, {cost.macs / 1e6:,.0f} MMAC "
         f"(as many as {cost.macs / cost.inference_macs:,.0f} inferences), {recipe.width}",
     ]
@@ -66,3 +68,8 @@ def run(options: argparse.Namespace) -> int:
     store_weights(done.network, options.out / "adapted.safetensors")
     console.print(f"wrote {options.out}/adapted.safetensors, report.txt", highlight=False)
     return 0
+
+
+def _front_end(source: Any) -> int:
+    """MAC that make one input of what a sensor gives; 0 where it is not known, or no more than scaled."""
+    return source.input_form().macs if hasattr(source, "input_form") else 0

@@ -35,14 +35,30 @@ def mfcc(audio: Tensor) -> Tensor:
     """
     audio = audio.float() / audio.amax(1, keepdim=True).float().clamp_min(1e-9)
     frames = audio.unfold(1, FRAME, HOP) * torch.hann_window(FRAME, periodic=True)
-    bands, cosines = _tables()
+    bands, cosines = tables()
     coefficients = torch.log(torch.fft.rfft(frames, FFT).abs() @ bands + 1e-6) @ cosines
     steps = (coefficients / STEP + ZERO).round().clamp(-128, 127)
     return ((steps - ZERO) * STEP)[:, None]
 
 
+def converted(audio: Tensor) -> Tensor:
+    """Recordings ``(B, T)`` as a converter of 16 bits gives them, -1..1; those that are louder are turned down."""
+    audio = audio / audio.abs().amax(1, keepdim=True).clamp_min(1.0)
+    return (audio * 32768).round().clamp(-32768, 32767) / 32768
+
+
+def mfcc_macs(samples: int) -> int:
+    """Multiplications of a recording of so many samples, as the C of the exporter makes them: window, transform, magnitudes, bands,
+    cosines."""
+    half = FFT // 2  # a transform of complex numbers, each two real ones
+    transform = 4 * half // 2 * (half.bit_length() - 1)
+    triangles, _ = tables()
+    bins, weights = int((triangles > 0).any(1).sum()), int((triangles > 0).sum())
+    return mfcc_shape(samples)[1] * (FRAME + transform + 6 * bins + weights + BANDS * COEFFICIENTS)
+
+
 @lru_cache(maxsize=1)
-def _tables() -> tuple[Tensor, Tensor]:
+def tables() -> tuple[Tensor, Tensor]:
     """Triangles in mel ``(257, 40)``, the bin at zero left out, and the cosines ``(40, 10)``."""
     hertz = torch.linspace(0, SAMPLE_RATE / 2, FFT // 2 + 1, dtype=torch.float64)
     place = _mel(hertz)[:, None]

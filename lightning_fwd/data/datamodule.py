@@ -62,6 +62,7 @@ class DriftDataModule(L.LightningDataModule):
         seed: of the validation split, the few samples and the shuffling.
         normalize: images only: None leaves pixels in 0..1, "standard" subtracts the source's channel means and divides
             by their standard deviations, "byte" gives 0..255. Signals are always standardised by the source.
+        int16: recordings only: round them to 16 bits after drift, as a converter does and as the exported front end reads them.
         flatten: give x as (B, F).
         num_workers: loader processes; 0 is fastest for tensors in memory.
         root: folder with the data files, in place of LIGHTNING_FWD_DATA.
@@ -87,6 +88,7 @@ class DriftDataModule(L.LightningDataModule):
         val_fraction: float = 0.1,
         seed: int = 0,
         normalize: Normalize | None = None,
+        int16: bool = False,
         flatten: bool = False,
         num_workers: int = 0,
         root: str | None = None,
@@ -169,6 +171,15 @@ class DriftDataModule(L.LightningDataModule):
             y = domain.y_test if split == "test" else domain.y_train
             self._tensors[key] = self._samples(domain, split, index, self._drift_of(key[1])), torch.from_numpy(y[index])
         return self._tensors[key]
+
+    def recorded(self, split: Split) -> Tensor:
+        """Recordings of a split as a sensor gives them, (N, T) int16, drift included: what `tensors` has the MFCC of.
+
+        Raises:
+            ValueError: the data are no recordings.
+        """
+        part: Literal["train", "test"] = "test" if split == "test" else "train"
+        return self._the_inputs().recorded(self._domain(self.view), part, self._indices(split, self.view), self._drift_of(self.view))
 
     def stored(self, split: Split) -> np.ndarray:
         """Which of the stored samples of the source a split has, (N,)."""
@@ -299,7 +310,7 @@ class DriftDataModule(L.LightningDataModule):
 
     def _the_inputs(self) -> Inputs:
         if self._inputs is None:
-            self._inputs = Inputs(self._domain("source"), self._arguments["normalize"])
+            self._inputs = Inputs(self._domain("source"), self._arguments["normalize"], self._arguments["int16"])
         return self._inputs
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fwd.data.audio import mfcc
+from lightning_fwd.data.audio import converted, mfcc, mfcc_macs
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, DriftChain
 from lightning_fwd.data.subsets import stratified_subset
@@ -24,12 +24,18 @@ Normalize = Literal["standard", "byte"]
 @dataclass(frozen=True)
 class InputForm:
     """How a sensor's values become the network's: as ``stored`` (``"uint8"`` is divided by 255), times ``factor``, less ``mean``, over
-    ``std``: one of these per channel, or none."""
+    ``std``: one of these per channel, or none. ``recording``: that many samples (``"int16"``) of which the MFCC are the input, or 0."""
 
-    stored: Literal["uint8", "float"]
+    stored: Literal["uint8", "int16", "float"]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     factor: float = 1.0
+    recording: int = 0
+
+    @property
+    def macs(self) -> int:
+        """Of one input."""
+        return mfcc_macs(self.recording) if self.recording else 0
 
 
 class Inputs:
@@ -37,18 +43,20 @@ class Inputs:
 
     Args:
         source: the data before drift.
-        normalize: of images; None leaves pixels in 0..1. See `DriftDataModule`.
+        normalize: of images; None leaves pixels in 0..1. int16: of recordings. See `DriftDataModule`.
 
     Raises:
         ValueError: a normalisation that does not fit the data.
     """
 
-    def __init__(self, source: Dataset, normalize: Normalize | None) -> None:
+    def __init__(self, source: Dataset, normalize: Normalize | None, int16: bool = False) -> None:
         if normalize is not None and source.modality == "signal":
             raise ValueError(f"normalize={normalize!r} is for images; signals are always standardised: leave it out")
         if normalize is not None and source.modality == "audio":
             raise ValueError(f"normalize={normalize!r} is for images; of recordings the MFCC are what the network reads: leave it out")
-        self._source, self._normalize = source, normalize
+        if int16 and source.modality != "audio":
+            raise ValueError(f"int16 is for recordings; {source.title} has none: leave it out")
+        self._source, self._normalize, self._int16 = source, normalize, int16
         self._statistics: tuple[Tensor, Tensor] | None = None
 
     def of(self, domain: Dataset, part: Literal["train", "test"], index: np.ndarray, drift: Drift | DriftChain | None) -> Tensor:
@@ -61,11 +69,32 @@ class Inputs:
         Returns:
             x float32 (N, ...).
         """
+        return self._made(domain, part, index, drift, self._after_drift(), domain.input_shape)
+
+    def recorded(self, domain: Dataset, part: Literal["train", "test"], index: np.ndarray, drift: Drift | DriftChain | None) -> Tensor:
+        """Recordings after drift as a converter gives them, (N, T) int16; arguments as of :meth:`of`.
+
+        Raises:
+            ValueError: the data are no recordings.
+        """
+        if domain.modality != "audio":
+            raise ValueError(f"{domain.title} has no recordings")
+        samples = domain.x_train.shape[1:]
+        return (self._made(domain, part, index, drift, converted, samples) * 32768).to(torch.int16)
+
+    def _made(
+        self,
+        domain: Dataset,
+        part: Literal["train", "test"],
+        index: np.ndarray,
+        drift: Drift | DriftChain | None,
+        after: Callable[[Tensor], Tensor],
+        shape: tuple[int, ...],
+    ) -> Tensor:
         stored = domain.x_test if part == "test" else domain.x_train
         offset = len(domain.y_train) if part == "test" else 0  # test samples draw other noise than training samples
         others = to_float(domain.x_train) if drift is not None and domain.modality == "audio" else None
-        after = self._after_drift()
-        x = torch.empty(len(index), *domain.input_shape)
+        x = torch.empty(len(index), *shape)
         for start in range(0, len(index), CHUNK):
             some = index[start : start + CHUNK]
             chunk = to_float(stored[some])
@@ -77,7 +106,9 @@ class Inputs:
         return x
 
     def form(self) -> InputForm:
-        """The same for the C that does it on the device (MFCC apart)."""
+        """The same for the C that does it on the device."""
+        if self._source.modality == "audio":
+            return InputForm("int16", recording=self._source.x_train.shape[1])
         mean: tuple[float, ...] = ()
         std: tuple[float, ...] = ()
         if self._source.modality == "signal" or self._normalize == "standard":
@@ -87,7 +118,7 @@ class Inputs:
 
     def _after_drift(self) -> Callable[[Tensor], Tensor]:
         if self._source.modality == "audio":
-            return mfcc
+            return (lambda x: mfcc(converted(x))) if self._int16 else mfcc
         return {None: lambda x: x, "byte": lambda x: x * 255, "standard": self._standardise}[self._normalize]
 
     def _standardise(self, x: Tensor) -> Tensor:

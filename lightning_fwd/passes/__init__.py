@@ -1,5 +1,6 @@
 """Graph transforms, one per file, each named by its verb. They edit ``model.graph`` and add state under ``model.inserted``."""
 
+from .count_dropout import count_dropout, exchange_dropout, put_back
 from .fold_batch_norm import fold_batch_norm
 from .insert_feedback_projection import insert_feedback_projection
 from .insert_goodness_heads import insert_block_walls, insert_goodness_heads
@@ -13,6 +14,8 @@ from .slice_weight_gradients import slice_weight_gradients
 from .widen_head import widen_head
 
 __all__ = [
+    "count_dropout",
+    "exchange_dropout",
     "fold_batch_norm",
     "insert_block_walls",
     "insert_feedback_projection",
@@ -23,6 +26,7 @@ __all__ = [
     "insert_weight_masks",
     "insert_weight_perturbations",
     "map_input",
+    "put_back",
     "share_dropout_masks",
     "slice_weight_gradients",
     "widen_head",

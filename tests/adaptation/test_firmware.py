@@ -81,3 +81,16 @@ def test_a_label_that_the_network_has_no_class_for_is_refused(net):
         lf.adapt(net, ["sparse_update"], (x, y + 1), firmware=True)
     with pytest.raises(lf.LightningFwdError, match="samples=70000"):
         lf.Firmware(samples=70000)
+
+
+def test_dropout_is_drawn_as_on_the_device_and_the_network_has_its_own_layers_again():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 16), torch.nn.Dropout(0.5), torch.nn.Linear(16, 4)).eval()
+    stage = lf.Stage("backprop", lr=0.01, epochs=3, batch_size=4)
+    done = []
+    for seed in (1, 2):  # torch's own generator has no part in it
+        torch.manual_seed(seed)
+        done.append(lf.adapt(net, [stage], data(), firmware=True).network)
+    first, second = (network.state_dict() for network in done)
+    assert all(torch.equal(value, second[name]) for name, value in first.items()) and not torch.equal(first["3.weight"], net[3].weight)
+    assert all(type(network[2]) is torch.nn.Dropout for network in (net, *done))

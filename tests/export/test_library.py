@@ -36,10 +36,10 @@ class Net(nn.Module):
     def __init__(self):
         super().__init__()
         self.conv, self.norm, self.relu = nn.Conv2d(1, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU()
-        self.flatten, self.head = nn.Flatten(), nn.Linear(72, CLASSES)
+        self.flatten, self.drop, self.head = nn.Flatten(), nn.Dropout(0.2), nn.Linear(72, CLASSES)
 
     def forward(self, x):
-        return self.head(self.flatten(self.relu(self.norm(self.conv(x)))))
+        return self.head(self.drop(self.flatten(self.relu(self.norm(self.conv(x))))))
 
 
 def samples(count: int, seed: int = 0, drift: bool = False):

@@ -1,16 +1,23 @@
 """What a sensor gives becomes on the device, to the last bit, what the data module made of it for training."""
 
 import ctypes
+import os
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
+import torch
+from lightning_fwd_export import ExportError
 from lightning_fwd_export.c_code.prepare import add_prepare
+from lightning_fwd_export.generate_c import FIRMWARE
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.mixed import quantise_input
 from lightning_fwd_export.pte import Method, Program, Tensor
 
 from lightning_fwd.data import DriftDataModule
+from lightning_fwd.data.audio import STEP, ZERO, mfcc
+from lightning_fwd.data.inputs import InputForm
 
 HEADER = "#include <stdint.h>\n#define LFWD_FORWARD_IN0 {}\n\n#ifdef __cplusplus\n}}\n#endif\n"
 
@@ -23,8 +30,11 @@ def prepare(form, shape, raw, work, ctype="float", numbers=None):
     add_prepare(files, form, Program({"forward": Method("forward", [], [x], [], [])}, numbers or {}))
     for name, text in files.items():
         (work / name).write_text(text)
-    flags = "-std=c99 -O2 -Wall -Wextra -Werror -Wconversion -pedantic -fPIC -shared".split()
-    subprocess.run([compiler("gcc"), *flags, str(work / "lfwd_prepare.c"), "-lm", "-o", str(work / "p.so")], check=True)
+    if form.recording:
+        for file in FIRMWARE.glob("lfwd_mfcc.[ch]"):
+            shutil.copy(file, work)
+    flags = "-std=c99 -O2 -Wall -Wextra -Werror -Wconversion -Wshadow -pedantic -fPIC -shared".split()
+    subprocess.run([compiler("gcc"), *flags, *map(str, work.glob("*.c")), "-lm", "-o", str(work / "p.so")], check=True)
     out = np.zeros(x.count, "i1" if ctype == "int8_t" else "f4")
     ctypes.CDLL(str(work / "p.so")).lfwd_prepare(ctypes.c_void_p(raw.ctypes.data), ctypes.c_void_p(out.ctypes.data))
     return out
@@ -61,3 +71,43 @@ def test_the_same_bits_reach_the_network(stored, normalize, ctype, tmp_path):
             given, wanted = np.ascontiguousarray(given.transpose(0, 2, 3, 1)), wanted.permute(0, 2, 3, 1)
     got = prepare(data.input_form(), tuple(x.shape), given, tmp_path, ctype, numbers)
     assert len(got) == wanted.numel() and np.array_equal(got, wanted.contiguous().numpy().reshape(-1))
+
+
+@pytest.fixture(scope="module")
+def sound():
+    """Vowels that glide, a click, noise, silence, what never rises above zero, and one as loud as 16 bits get."""
+    time, generator = torch.arange(16000) / 16000, torch.Generator().manual_seed(0)
+    pitch = 2 * np.pi * torch.cumsum(110 + 60 * time, 0) / 16000
+    vowel = sum(torch.sin(k * pitch) / k for k in range(1, 30)) * torch.sin(np.pi * time)
+    click = torch.zeros(16000)
+    click[8000] = 1.0
+    noise = torch.randn(16000, generator=generator)
+    kinds = [800 * vowel, 3 * vowel, 30000 * click, 500 * noise, 0 * time, -500 - 100 * vowel.abs(), 40000 * vowel + 2000 * noise]
+    return torch.stack(kinds).round().clamp(-32768, 32767).to(torch.int16)
+
+
+@pytest.mark.parametrize("ctype", ["float", "int8_t"])
+def test_features_of_sound_on_the_device_are_those_of_training(sound, ctype, tmp_path):
+    """One step of int8 apart at most, where a value lies between two steps: 2 in 1,000 here at most."""
+    numbers = {"forward_input0_scale": STEP, "forward_input0_zp": ZERO}
+    form = InputForm("int16", recording=sound.shape[1])
+    got = prepare(form, (len(sound), 1, 49, 10), np.ascontiguousarray(sound.numpy()), tmp_path, ctype, numbers)
+    wanted = (mfcc(sound.float() / 32768) / STEP + ZERO).round().flatten().numpy()
+    steps = np.rint(got / STEP + ZERO) if ctype == "float" else got.astype(int)
+    assert np.abs(steps - wanted).max() <= 1 and (steps != wanted).mean() < 2e-3
+    if ctype == "float":
+        assert np.array_equal(got, ((torch.from_numpy(steps).float() - ZERO) * STEP).numpy())
+
+
+@pytest.mark.skipif("LIGHTNING_FWD_DATA" not in os.environ, reason="LIGHTNING_FWD_DATA is not set")
+def test_features_of_speech_on_the_device_are_those_of_training(tmp_path):
+    data = DriftDataModule("speech_commands", drift="white_noise=0.56", view="target", val_fraction=0, test_samples=100, int16=True)
+    raw, (wanted, _) = data.recorded("test"), data.tensors("test")
+    got = prepare(data.input_form(), tuple(wanted.shape), np.ascontiguousarray(raw.numpy()), tmp_path)
+    off = np.abs(got - wanted.numpy().reshape(-1)) / STEP
+    assert off.max() < 1.5 and (off > 0.5).mean() < 1e-4
+
+
+def test_a_network_that_reads_something_else_than_features_is_refused(tmp_path):
+    with pytest.raises(ExportError, match="reads 64 values"):
+        prepare(InputForm("int16", recording=16000), (1, 64), np.zeros(16000, np.int16), tmp_path)

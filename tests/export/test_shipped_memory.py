@@ -7,10 +7,10 @@ import pytest
 import torch
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.boards import run_on_board
-from lightning_fwd_export.code_size import code_size, table
+from lightning_fwd_export.code_size import LOOP_TABLE, code_size, table
 from lightning_fwd_export.code_size.calls import own_code
 from lightning_fwd_export.code_size.count import digest
-from lightning_fwd_export.generate_c import pte_to_c
+from lightning_fwd_export.generate_c import FIRMWARE, pte_to_c
 from lightning_fwd_export.inference import export_inference
 from tiny_exports import export_module
 from torch import nn
@@ -64,6 +64,7 @@ def test_an_inference_too(tmp_path, emulator):
 
 def test_the_table_is_of_these_kernels():
     assert table()["kernels"] == digest(), "kernels changed: run  python -m lightning_fwd_export.code_size.count"
+    assert table(LOOP_TABLE)["firmware"] == digest(FIRMWARE), "run  python -m lightning_fwd_export.code_size.count --firmware"
 
 
 def test_calls_cost_what_their_arguments_do():

@@ -17,6 +17,7 @@ from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.models.weights import require_finite
+from lightning_fwd.passes import count_dropout
 from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_step
 
 from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
@@ -26,7 +27,6 @@ from .c_code.selftest import write_selftest
 from .c_code.writer import LEARNING_RATE, MOMENTUM, Written
 from .check import Batch, Check, board_calls, check_program, example_batches, golden_calls
 from .code_size import shipped_flash, shipped_ram
-from .count_dropout import count_dropout
 from .errors import ExportError, NoKernel
 from .folder import clear_export, require_folder, write_report
 from .foreign import as_export_errors

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_fwd.plain_files import require_file
 
+from .c_code.front_end import FRONT_END
 from .c_code.stages import Stage
 from .c_code.writer import Written, write_c
 from .errors import ExportError, NoKernel
@@ -83,7 +84,12 @@ def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREF
     for file, text in files.items():
         (out / _name(file, prefix)).write_text(_named(_LICENCE + text, prefix))
     header = files.get("lfwd_model.h", "")
-    needed = [stem for stem, sign in (("lfwd_store", "lfwd_state["), ("lfwd_adapt", "lfwd_stages[")) if sign in header]
+    needed = [
+        stem
+        for stem, sign in (("lfwd_store", "lfwd_state["), ("lfwd_samples", "lfwd_stages["), ("lfwd_adapt", "lfwd_stages["))
+        if sign in header
+    ]
+    needed += ["lfwd_mfcc"] if FRONT_END in files else []
     kept = [FIRMWARE / f"{stem}{ending}" for stem in needed for ending in (".c", ".h")]
     for source, folder in [*((s, out) for s in kept), *((s, kernels) for s in sorted(CSRC.glob("*.[ch]")))]:
         text = source.read_text()

@@ -12,7 +12,7 @@ from .state import StateTensors, shape
 
 _METHOD = "step_"
 
-_TYPES = """
+TYPES = """
 /* What of a stage is its own (heads, momentum, counters) and begins anew with it; initial 0: with zeros. */
 typedef struct {
     uint8_t *bytes;
@@ -96,7 +96,7 @@ class StageTable:
             f"#define LFWD_UNDO_BYTES {undo} /* of the stage that changes most */",
             *self.defaults,
         ]
-        self.prototypes = [_TYPES]
+        self.prototypes = [TYPES]
         rows = []
         for stage in self.stages:
             step, changes, own = self.methods[stage.method], self._changes(stage), self._own(stage)

@@ -70,13 +70,15 @@ def export_adaptation(options: argparse.Namespace, console: Console, progress: C
     _print_library(report, console)
     if board is not None:
         test, truth = (part[: options.test_samples] for part in target.tensors("test"))
+        sound = more["form"] is not None and more["form"].recording
         labelled = x[: recipe.labelled], y[: recipe.labelled]
         write_example(options.out / "example", board, *labelled, test, truth)
         console.print(f"an example firmware for {board.name}: make -C {options.out}/example run", highlight=False, soft_wrap=True)
     if options.run:
         progress(f"adapting on {board.name}")
-        unlabelled = x[recipe.labelled :] if recipe.unlabelled else None
-        result = adapt_on_board(Path(report.code), board, *labelled, test, unlabelled)
+        given, tried = (target.recorded("train"), target.recorded("test")[: len(test)]) if sound else (x, test)
+        unlabelled = given[recipe.labelled :] if recipe.unlabelled else None
+        result = adapt_on_board(Path(report.code), board, given[: recipe.labelled], labelled[1], tried, unlabelled)
         _print_board(report, result, truth, target.title, options.out, console)
 
 
@@ -97,21 +99,27 @@ def _print_library(report: LibraryReport, console: Console) -> None:
     for name, size in report.ram_bytes.items():
         table.add_row(f"RAM, {name}", f"{size:,}")
     for core, size in report.flash_bytes.items():
-        table.add_row(f"Flash without the loop, {core}", f"{size:,}")
+        table.add_row(f"Flash, {core}", f"{size:,}")
     console.print(table)
     steps = ", ".join(f"{count} of {name}" for name, count in report.steps.items())
+    if report.input_macs:
+        console.print(f"an input of sound: {report.input_macs:,} MAC beside the network's", highlight=False)
     said = f"{report.program}: steps ({steps}) within {report.weight_difference:.1e} of PyTorch; C in {report.code}"
     console.print(said, highlight=False, soft_wrap=True)
 
 
 def _print_board(report: LibraryReport, result: BoardAdaptation, truth: Tensor, title: str, out: Path, console: Console) -> None:
     """What the board did, and the same as ``adaptation.json``."""
-    right = [round(100 * float((logits.argmax(1) == truth).float().mean()), 1) for logits in (result.before, result.after)]
+    right = [round(100 * int((logits.argmax(1) == truth).sum()) / len(truth), 1) for logits in (result.before, result.after)]
     done = {"board": result.board, "before_percent": right[0], "after_percent": right[1], "test_samples": len(truth)}
+    from ..boards import board as find_board
+
     done |= {"flash_bytes": result.flash, "ram_bytes": result.ram, "stages": [asdict(stage) for stage in result.stages]}
     (out / "adaptation.json").write_text(json.dumps(done, indent=2) + "\n")
     for name, stage in zip(report.stages, result.stages, strict=True):
         losses = f"loss {stage.before:.3f} -> {stage.after:.3f} on {stage.judged_on} samples"
         console.print(f"{name}: {stage.outcome}, {losses}, {stage.epochs} epochs", highlight=False)
+    ram, flash = sum(report.ram_bytes.values()), report.flash_bytes[find_board(result.board).cpu]
+    console.print(f"as linked / predicted: RAM {result.ram:,} / {ram:,} bytes, Flash {result.flash:,} / {flash:,} bytes", highlight=False)
     said = f"{result.board}, {title}: accuracy {right[0]:.1f} % -> {right[1]:.1f} % on {len(truth)} test samples"
     console.print(said, highlight=False, soft_wrap=True)

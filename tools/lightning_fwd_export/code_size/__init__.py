@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,8 @@ from ..c_code.writer import Written
 from ..errors import ExportError
 from .calls import own_code
 
-TABLE = Path(__file__).with_name("sizes.json")
+TABLE, LOOP_TABLE = (Path(__file__).with_name(name) for name in ("sizes.json", "firmware_sizes.json"))
+BYTES = "_int8"  #: behind ``lfwd_samples_add`` in the table: of the buffer that keeps a byte for each value
 _CALLED = re.compile(r"\b(lfwd_\w+|mem\w+)\(")
 
 
@@ -39,9 +41,9 @@ class CodeSize:
 
 
 @cache
-def table() -> dict[str, Any]:
+def table(path: Path = TABLE) -> dict[str, Any]:
     """What ``python -m lightning_fwd_export.code_size.count`` wrote."""
-    return json.loads(TABLE.read_text())
+    return json.loads(path.read_text())
 
 
 def cores() -> list[str]:
@@ -68,11 +70,30 @@ def code_size(source: str, core: str = "Cortex-M4") -> CodeSize:
             "the table is older than the kernels",
             "run python -m lightning_fwd_export.code_size.count",
         )
-    base = set(sizes["base"])
-    reached = {unit for name in called for unit in sizes["entries"][name]} - base
+    base, reached = _reached(sizes, called)
     kernels, firmware = (sum(sizes["units"][unit][1] for unit in part) for part in (reached, base))
     ram = sum(sizes["units"][unit][2] for unit in reached | base)
     return CodeSize(kernels, own_code(source), firmware, ram)
+
+
+def _reached(sizes: dict[str, Any], called: Iterable[str]) -> tuple[set[int], set[int]]:
+    """Units of the bare firmware, and those that functions bring along beside them."""
+    base = set(sizes["base"])
+    return base, {unit for name in called for unit in sizes["entries"][name]} - base
+
+
+def loop_code(source: str, entries: Iterable[str], core: str) -> int:
+    """Bytes that functions of ``firmware`` take beside a program's own: theirs, and what of the C library the program does not have.
+
+    The front end's tables are constants of it and counted.
+
+    Args:
+        source: ``lfwd_model.c``. entries: names of the functions that a firmware calls.
+    """
+    sizes, loop = table()["cores"][core], table(LOOP_TABLE)["cores"][core]
+    base, reached = _reached(sizes, set(_CALLED.findall(source)) & set(sizes["entries"]))
+    there = {sizes["units"][unit][0] for unit in base | reached}
+    return sum(flash for name, flash in (loop["units"][u] for u in {u for e in entries for u in loop["entries"][e]}) if name not in there)
 
 
 def shipped_ram(written: Written) -> dict[str, int]:

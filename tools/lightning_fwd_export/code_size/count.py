@@ -1,25 +1,29 @@
-"""Counts the code of every kernel on every core, the C library's part included, and writes ``sizes.json``.
+"""Counts the code of every kernel on every core, the C library's part included, and writes ``sizes.json``; the same of what runs an
+adaptation (``firmware``) in ``firmware_sizes.json``.
 
-    python -m lightning_fwd_export.code_size.count
+    python -m lightning_fwd_export.code_size.count [--firmware]
 
-To be run after any change of ``csrc`` (a test says so).
+To be run after any change of ``csrc``, with ``--firmware`` (then that file alone) after one of ``firmware`` (tests say so).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ..boards import BOARDS
 from ..boards.board import Board
 from ..boards.build import FOOTPRINT, GCC, STARTUP, board_flags, compile_object, kernel_objects
-from ..generate_c import CSRC
+from ..c_code.front_end import FRONT_END, write_front_end
+from ..c_code.stages import TYPES
+from ..generate_c import CSRC, FIRMWARE
 from ..host.runtime import run_tool
-from . import TABLE
+from . import BYTES, LOOP_TABLE, TABLE
 from .sections import Graph, read_object
 
 _LIBRARIES = ("libc_nano.a", "libnosys.a", "libm.a", "libgcc.a")
@@ -39,10 +43,27 @@ void lfwd_get_weights(uint8_t *);
 void lfwd_set_weights(const uint8_t *);
 """
 
+#: what the loop on the device is compiled with, in the place of a program's own header
+_ADAPTATION = """#ifndef LFWD_MODEL_H
+#define LFWD_MODEL_H
+#include <stdint.h>
+#define LFWD_STAGES 3
+#define LFWD_CLASSES 10
+#define LFWD_INPUT 1000
+#define LFWD_MOST_BATCH 4
+#define LFWD_UNDO_BYTES 4000
+#define LFWD_DEFAULT_SAMPLES 100
+typedef struct {
+    uint8_t *bytes;
+    uint32_t count;
+} lfwd_region;
+void lfwd_forward(const float *, float *);
+"""
 
-def digest() -> str:
-    """Of the kernels and of what they are compiled with."""
-    files = [p.name.encode() + p.read_bytes() for p in sorted(CSRC.glob("*.[ch]"))]
+
+def digest(folder: Path = CSRC) -> str:
+    """Of the kernels (or the loop: ``FIRMWARE``) and of what they are compiled with."""
+    files = [p.name.encode() + p.read_bytes() for p in sorted(folder.glob("*.[ch]"))]
     flags = [" ".join(board_flags(b)).encode() for b in BOARDS.values()]
     return hashlib.sha256(b"".join([*files, *flags])).hexdigest()[:16]
 
@@ -59,22 +80,48 @@ def count(board: Board, work: Path) -> dict[str, Any]:
     members = [m for library in _LIBRARIES for m in _members(library, board, work)]
     paths = [*firmware, *kernels, *members]
     graph = Graph(read_object(p) for p in paths)
-    units: dict[tuple[int, int], int] = {}
-    listed: list[list[Any]] = []
-
-    def numbers(*names: str) -> list[int]:
-        for at in sorted(graph.reached(*names) - set(units)):
-            section = graph.objects[at[0]].sections[at[1]]
-            units[at] = len(listed)
-            listed.append([f"{paths[at[0]].stem} {section.name}", section.flash, section.ram])
-        return sorted(units[at] for at in graph.reached(*names))
-
+    units = _Units(graph, paths)
     functions = [n for k in range(len(firmware), len(firmware) + len(kernels)) for n in graph.objects[k].defines]
-    base = numbers("Reset_Handler", "main", "vectors")
-    entries = {name: numbers(name) for name in [*functions, "memcpy", "memset"]}
+    base = units.numbers("Reset_Handler", "main", "vectors")
+    entries = {name: units.numbers(name) for name in [*functions, "memcpy", "memset"]}
     vectors = [64, 0]  # 16 words that the start-up code keeps by an attribute
-    listed.append(["vectors", *vectors])
-    return {"units": listed, "entries": entries, "base": [*base, len(listed) - 1]}
+    units.listed.append(["vectors", *vectors])
+    return {"units": units.listed, "entries": entries, "base": [*base, len(units.listed) - 1]}
+
+
+def count_loop(board: Board, work: Path) -> dict[str, Any]:
+    """The same of what runs an adaptation: the buffer of samples (of floats, and of bytes), the loop, the front end of sound."""
+    (work / FRONT_END).write_text(write_front_end())
+    (work / "lfwd_model.h").write_text(_ADAPTATION + TYPES + "\n#endif\n")
+    flags = [*board_flags(board), f"-I{work}", f"-I{FIRMWARE}", f"-I{CSRC}"]
+    sources = [FIRMWARE / f"lfwd_{name}.c" for name in ("adapt", "samples", "mfcc")]
+    paths = [Path(compile_object(source, work, flags)) for source in sources]
+    other = work / "int8"
+    other.mkdir()
+    paths.append(Path(compile_object(sources[1], other, [*flags, "-DLFWD_SAMPLES_INT8", f"-Dlfwd_samples_add=lfwd_samples_add{BYTES}"])))
+    own = len(paths)
+    paths += [m for library in _LIBRARIES for m in _members(library, board, work)]
+    graph = Graph(read_object(p) for p in paths)
+    units = _Units(graph, paths)
+    entries = {n: units.numbers(n) for k in range(own) for n in graph.objects[k].defines if not n.startswith("lfwd_stages")}
+    return {"units": [[name, flash] for name, flash, _ in units.listed], "entries": entries}
+
+
+class _Units:
+    """Sections by number, in the order in which they are met; ``listed``: name, Flash, RAM of each."""
+
+    def __init__(self, graph: Graph, paths: list[Path]):
+        self.graph, self.paths, self._places = graph, paths, dict[tuple[int, int], int]()
+        self.listed: list[list[Any]] = []
+
+    def numbers(self, *names: str) -> list[int]:
+        """Of all that these symbols keep."""
+        reached = self.graph.reached(*names)
+        for at in sorted(reached - set(self._places)):
+            section = self.graph.objects[at[0]].sections[at[1]]
+            self._places[at] = len(self.listed)
+            self.listed.append([f"{self.paths[at[0]].stem} {section.name}", section.flash, section.ram])
+        return sorted(self._places[at] for at in reached)
 
 
 def _members(library: str, board: Board, work: Path) -> Iterator[Path]:
@@ -85,14 +132,20 @@ def _members(library: str, board: Board, work: Path) -> Iterator[Path]:
     return (p for p in sorted(folder.iterdir()) if p.read_bytes()[:4] == b"\x7fELF")
 
 
-def main() -> None:
+def _write(table: Path, counting: Callable[[Board, Path], dict[str, Any]], sources: str, folder: Path) -> None:
     counted = {}
     for board in BOARDS.values():
-        with tempfile.TemporaryDirectory() as folder:
-            counted[board.cpu] = count(board, Path(folder))
+        with tempfile.TemporaryDirectory() as work:
+            counted[board.cpu] = counting(board, Path(work))
     version = run_tool([GCC, "-dumpfullversion"], "asking the compiler for its version").strip()
-    found = {"compiler": f"{GCC} {version} -O2", "kernels": digest(), "cores": counted}
-    TABLE.write_text(json.dumps(found, separators=(",", ":")).replace('"entries"', '\n"entries"').replace("],[", "],\n[") + "\n")
+    found = {"compiler": f"{GCC} {version} -O2", sources: digest(folder), "cores": counted}
+    table.write_text(json.dumps(found, separators=(",", ":")).replace('"entries"', '\n"entries"').replace("],[", "],\n[") + "\n")
+
+
+def main() -> None:
+    if "--firmware" not in sys.argv[1:]:
+        _write(TABLE, count, "kernels", CSRC)
+    _write(LOOP_TABLE, count_loop, "firmware", FIRMWARE)
 
 
 if __name__ == "__main__":

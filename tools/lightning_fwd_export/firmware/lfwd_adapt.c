@@ -9,113 +9,11 @@
 
 #include "lfwd_random.h"
 
-#if LFWD_SAMPLES < 1 || LFWD_SAMPLES > 65535
-#error "LFWD_SAMPLES is 1 to 65535"
-#endif
 #define BITS ((LFWD_SAMPLES + 7) / 8)
-#define KINDS (LFWD_CLASSES + 1) /* the labels, after them "none" */
-
-/* ---- the buffer */
-
-#ifdef LFWD_SAMPLES_INT8
-static int8_t inputs[LFWD_SAMPLES][LFWD_INPUT] LFWD_ADAPT_RAM;
-static float scales[LFWD_SAMPLES] LFWD_ADAPT_RAM;
-#else
-static float inputs[LFWD_SAMPLES][LFWD_INPUT] LFWD_ADAPT_RAM;
-#endif
-static int16_t labels[LFWD_SAMPLES] LFWD_ADAPT_RAM;
-static uint32_t samples, added, buffer_draws, seen[KINDS];
-static uint16_t counts[KINDS];
-static uint8_t was_largest[KINDS];
-
-/* Where the draws of a window of a seed begin; draw i is lfwd_hash32(start + i). */
-static uint32_t draws_of(uint32_t seed, uint32_t window)
-{
-    return lfwd_hash32(lfwd_hash32(seed) + window);
-}
-
-static uint32_t kind_of(int32_t label)
-{
-    return label == LFWD_UNLABELLED ? 0u : (uint32_t)label + 1u;
-}
-
-void lfwd_samples_clear(uint32_t seed)
-{
-    samples = added = 0;
-    buffer_draws = draws_of(seed, 0);
-    memset(seen, 0, sizeof seen);
-    memset(counts, 0, sizeof counts);
-    memset(was_largest, 0, sizeof was_largest);
-}
-
-/* The slot of a sample of this kind once the buffer is full, or -1 (Chrysakis and Moens 2020, algorithm 1). */
-static int32_t replaced_by(uint32_t kind, uint32_t first_draw)
-{
-    uint32_t from = 0;
-    for (uint32_t k = 1; k < KINDS; k++)
-        if (counts[k] > counts[from]) from = k;
-    for (uint32_t k = 0; k < KINDS; k++)
-        if (counts[k] == counts[from]) was_largest[k] = 1;
-    if (was_largest[kind]) {
-        if (lfwd_hash32(first_draw) % seen[kind] >= counts[kind]) return -1;
-        from = kind;
-    }
-    uint32_t which = lfwd_hash32(first_draw + 1u) % counts[from];
-    for (int32_t slot = 0; slot < LFWD_SAMPLES; slot++)
-        if (kind_of(labels[slot]) == from && which-- == 0) return slot;
-    return -1; /* counts say that there is one */
-}
-
-static void write_input(uint32_t slot, const float *input)
-{
-#ifdef LFWD_SAMPLES_INT8
-    float peak = 0.0f;
-    for (uint32_t i = 0; i < LFWD_INPUT; i++) peak = fmaxf(peak, fabsf(input[i]));
-    const float factor = peak > 0.0f ? 127.0f / peak : 0.0f;
-    for (uint32_t i = 0; i < LFWD_INPUT; i++) inputs[slot][i] = (int8_t)nearbyintf(input[i] * factor);
-    scales[slot] = peak / 127.0f;
-#else
-    memcpy(inputs[slot], input, sizeof inputs[slot]);
-#endif
-}
-
-int32_t lfwd_samples_add(const float input[LFWD_INPUT], int32_t label)
-{
-    if (label < LFWD_UNLABELLED || label >= LFWD_CLASSES) return -1;
-    const uint32_t kind = kind_of(label), first_draw = buffer_draws + 2u * added;
-    int32_t slot = (int32_t)samples;
-    added++;
-    seen[kind]++;
-    if (samples < LFWD_SAMPLES) {
-        samples++;
-    } else {
-        slot = replaced_by(kind, first_draw);
-        if (slot < 0) return -1;
-        counts[kind_of(labels[slot])]--;
-    }
-    counts[kind]++;
-    labels[slot] = (int16_t)label;
-    write_input((uint32_t)slot, input);
-    return slot;
-}
-
-uint16_t lfwd_samples_of(int32_t label)
-{
-    return label < LFWD_UNLABELLED || label >= LFWD_CLASSES ? (uint16_t)0 : counts[kind_of(label)];
-}
 
 /* ---- what a step and a prediction read */
 
 static float gathered[LFWD_MOST_BATCH][LFWD_INPUT] LFWD_ADAPT_RAM;
-
-static void gather(uint32_t place, uint32_t slot)
-{
-#ifdef LFWD_SAMPLES_INT8
-    for (uint32_t i = 0; i < LFWD_INPUT; i++) gathered[place][i] = (float)inputs[slot][i] * scales[slot];
-#else
-    memcpy(gathered[place], inputs[slot], sizeof gathered[place]);
-#endif
-}
 
 /* ---- who judges */
 
@@ -134,17 +32,19 @@ static void set_bit(uint8_t *bits, uint32_t i)
 /* Of each class every so manieth sample of a drawn order is held back. */
 static void hold_back(uint32_t seed, uint32_t share)
 {
-    const uint32_t draws = draws_of(seed, 1);
+    const uint32_t draws = lfwd_draws_of(seed, 1), samples = lfwd_samples_count();
     const uint64_t offset = lfwd_hash32(draws + samples) >> 16;
     memset(held, 0, sizeof held);
     for (uint32_t i = 0; i < samples; i++) {
         const uint32_t key = lfwd_hash32(draws + i);
+        const int32_t label = lfwd_samples_label(i);
         uint64_t place = 0;
-        if (labels[i] == LFWD_UNLABELLED) continue;
+        if (label == LFWD_UNLABELLED) continue;
         for (uint32_t j = 0; j < samples; j++) {
-            if (labels[j] == LFWD_UNLABELLED || labels[j] > labels[i]) continue;
+            const int32_t another = lfwd_samples_label(j);
+            if (another == LFWD_UNLABELLED || another > label) continue;
             const uint32_t other = lfwd_hash32(draws + j);
-            if (labels[j] < labels[i] || other < key || (other == key && j < i)) place++;
+            if (another < label || other < key || (other == key && j < i)) place++;
         }
         if (((place + 1u) * share + offset) >> 16 > (place * share + offset) >> 16) set_bit(held, i);
     }
@@ -154,13 +54,13 @@ typedef enum { BY_HELD, BY_LABELLED, BY_ALL } judges;
 
 static int in_judges(judges who, uint32_t slot)
 {
-    return who == BY_ALL || (labels[slot] != LFWD_UNLABELLED && (who == BY_LABELLED || bit(held, slot)));
+    return who == BY_ALL || (lfwd_samples_label(slot) != LFWD_UNLABELLED && (who == BY_LABELLED || bit(held, slot)));
 }
 
 static uint16_t count_judges(judges who)
 {
     uint32_t count = 0;
-    for (uint32_t slot = 0; slot < samples; slot++) count += (uint32_t)in_judges(who, slot);
+    for (uint32_t slot = 0; slot < lfwd_samples_count(); slot++) count += (uint32_t)in_judges(who, slot);
     return (uint16_t)count;
 }
 
@@ -176,7 +76,7 @@ static int32_t predict(uint32_t slot, int with_label, float sums[SCALES])
 {
     float logits[LFWD_CLASSES];
     int32_t answer = 0;
-    gather(0, slot);
+    lfwd_samples_get(slot, gathered[0]);
     lfwd_forward(gathered[0], logits);
     for (int32_t c = 1; c < LFWD_CLASSES; c++)
         if (logits[c] > logits[answer]) answer = c;
@@ -190,7 +90,7 @@ static int32_t predict(uint32_t slot, int with_label, float sums[SCALES])
             sum += share;
             mean += share * logits[c];
         }
-        sums[k] += logf(sum) - (with_label ? scale * logits[labels[slot]] : mean / sum);
+        sums[k] += logf(sum) - (with_label ? scale * logits[lfwd_samples_label(slot)] : mean / sum);
     }
     return answer;
 }
@@ -205,9 +105,9 @@ static verdict judge(judges who, uint16_t count, int first)
 {
     verdict now = {0.0f, 0, 0};
     float sums[SCALES] = {0.0f};
-    for (uint32_t slot = 0; slot < samples; slot++) {
+    for (uint32_t slot = 0; slot < lfwd_samples_count(); slot++) {
         if (!in_judges(who, slot)) continue;
-        const int is_right = predict(slot, who != BY_ALL, sums) == labels[slot];
+        const int is_right = predict(slot, who != BY_ALL, sums) == lfwd_samples_label(slot);
         if (first && is_right) set_bit(right, slot);
         if (!first && is_right != bit(right, slot)) {
             if (is_right)
@@ -269,8 +169,8 @@ static uint16_t order[LFWD_SAMPLES] LFWD_ADAPT_RAM;
 static uint32_t fill_order(const lfwd_stage *stage)
 {
     uint32_t count = 0;
-    for (uint32_t slot = 0; slot < samples; slot++)
-        if (!stage->learns || (labels[slot] != LFWD_UNLABELLED && !bit(held, slot))) order[count++] = (uint16_t)slot;
+    for (uint32_t slot = 0; slot < lfwd_samples_count(); slot++)
+        if (!stage->learns || (lfwd_samples_label(slot) != LFWD_UNLABELLED && !bit(held, slot))) order[count++] = (uint16_t)slot;
     return count;
 }
 
@@ -286,8 +186,8 @@ static void run_epoch(const lfwd_stage *stage, uint32_t draws)
     }
     for (uint32_t at = 0; at + stage->batch <= count; at += stage->batch) {
         for (uint32_t k = 0; k < stage->batch; k++) {
-            gather(k, order[at + k]);
-            targets[k] = stage->learns ? labels[order[at + k]] : 0;
+            lfwd_samples_get(order[at + k], gathered[k]);
+            targets[k] = stage->learns ? lfwd_samples_label(order[at + k]) : 0;
         }
         stage->step(gathered[0], targets);
         LFWD_BETWEEN_STEPS();
@@ -313,7 +213,7 @@ static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *s
     verdict last = {0.0f, 0, 0}, best = last;
     int found = 0;
     for (uint32_t epoch = 0, since = 0; epoch < stage->epochs; epoch++) {
-        run_epoch(stage, draws_of(settings->seed, 0x10000u * (number + 1u) + epoch));
+        run_epoch(stage, lfwd_draws_of(settings->seed, 0x10000u * (number + 1u) + epoch));
         last = judge(who, report.judged_on, 0);
         report.epochs = (uint16_t)(epoch + 1u);
         if (!is_finite(last.loss)) break;

@@ -9,8 +9,9 @@
  *
  * A share of the labelled samples is held back. A stage learns from the others for some epochs; after each it is judged on those held
  * back, against the network before the stage: the loss, each network's at its own best scale of the logits, must be lower, and it may not
- * lose more right answers than it wins by more than the root of both together (McNemar). The best epoch is kept, so one undo copy of what the stage changes is all that is needed; if no epoch
- * is good the copy is the network before the stage. Without labels nothing guards, and stages that learn from labels are left out.
+ * lose more right answers than it wins by more than the root of both together (McNemar). The best epoch is kept, so one undo copy of what
+ * the stage changes is all that is needed; if no epoch is good the copy is the network before the stage. Without labels nothing guards,
+ * and stages that learn from labels are left out.
  *
  * lf.adapt(..., firmware=True) on the host does the same with the same draws: its outcome is what to expect of these samples.
  * One call at a time, as for all of the library. All memory is static, below.
@@ -20,25 +21,15 @@
 #include <stdint.h>
 
 #include "lfwd_model.h"
+#include "lfwd_samples.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
-#ifndef LFWD_SAMPLES
-#define LFWD_SAMPLES LFWD_DEFAULT_SAMPLES /* room of the buffer, at most 65535; or -DLFWD_SAMPLES=... */
-#endif
-/* -DLFWD_SAMPLES_INT8: the buffer keeps a byte for each value and a scale for each sample, a quarter of the memory. */
-
-#ifndef LFWD_ADAPT_RAM
-#define LFWD_ADAPT_RAM /* where buffer and undo copy lie, e.g. -DLFWD_ADAPT_RAM='__attribute__((section(".sdram")))' */
-#endif
-
 #ifndef LFWD_BETWEEN_STEPS
 #define LFWD_BETWEEN_STEPS() ((void)0) /* called between steps and predictions: feed a watchdog, sleep, yield */
 #endif
-
-#define LFWD_UNLABELLED (-1)
 
 typedef enum {
     LFWD_KEPT = 0,            /* it helps on the samples held back */
@@ -66,16 +57,6 @@ typedef struct {
 
 /* As given to the export: {seed, held back, patience}. */
 #define LFWD_ADAPT_SETTINGS {LFWD_DEFAULT_SEED, LFWD_DEFAULT_HELD_BACK, LFWD_DEFAULT_PATIENCE}
-
-/* Forget all samples. The seed decides which samples stay once the buffer is full. */
-void lfwd_samples_clear(uint32_t seed);
-
-/* Give it a sample and its label, 0 .. LFWD_CLASSES - 1, or LFWD_UNLABELLED. The buffer keeps about as many of each class; unlabelled
- * samples are one more. The slot that it was written to, or -1: not taken, or not a label. */
-int32_t lfwd_samples_add(const float input[LFWD_INPUT], int32_t label);
-
-/* How many samples there are of a label. */
-uint16_t lfwd_samples_of(int32_t label);
 
 /* All stages in order; a report for each. The number of stages that were kept. */
 int lfwd_adapt(const lfwd_adapt_settings *settings, lfwd_stage_report reports[LFWD_STAGES]);

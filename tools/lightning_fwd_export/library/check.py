@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from lightning_fwd.errors import StepError
 from lightning_fwd.methods import rewrite
+from lightning_fwd.passes import count_dropout
 
 from ..check import Batch, example_batches
-from ..count_dropout import count_dropout
 from ..host.runtime import HostProgram
 from ..program import StepProgram
 from ..reference import InDouble, Trainer, compare, is_chaotic, named_tensors, predict, scale_of

@@ -16,10 +16,12 @@ from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.models.weights import require_finite
 from lightning_fwd.trace.step_graph import trace_inference
 
+from ..c_code.front_end import front_end_ram
 from ..c_code.prepare import add_prepare
 from ..c_code.selftest import write_selftest
 from ..c_code.stages import default_macros
-from ..code_size import shipped_flash, shipped_ram
+from ..c_code.writer import Written
+from ..code_size import BYTES, loop_code, shipped_flash, shipped_ram
 from ..errors import ExportError, NoKernel
 from ..folder import clear_export, require_folder, write_report
 from ..foreign import as_export_errors, require_network
@@ -46,8 +48,9 @@ class LibraryReport:
         steps, weight_difference: how many of each stage were held against PyTorch on the host, and the largest difference of a weight,
             relative to its tensor's largest value where that is above 1.
         ram_bytes: static memory of the program as generated, by name; ``adapt``: of the loop (buffer, undo copy, batch) with its default
-            room.
-        flash_bytes: constants and code of the smallest firmware around the program, by core; the loop's code is not in it.
+            room; ``input``: of the front end of sound.
+        flash_bytes: constants and code of the smallest firmware around program, loop and front end, by core.
+        input_macs: multiplications that make one input of a recording; 0 where an input is no more than scaled.
     """
 
     program: str
@@ -58,6 +61,7 @@ class LibraryReport:
     weight_difference: float
     ram_bytes: dict[str, int] = field(default_factory=dict)
     flash_bytes: dict[str, int] = field(default_factory=dict)
+    input_macs: int = 0
 
 
 @quiet()
@@ -127,8 +131,9 @@ def export_library(
         program.weights,
         check.steps,
         check.weights,
-        ram_bytes=shipped_ram(written) | {"adapt": _loop_bytes(checked, traced, program, firmware)},
-        flash_bytes=shipped_flash(written),
+        ram_bytes=shipped_ram(written) | {"adapt": _loop_bytes(checked, traced, program, firmware)} | front_end_ram(form),
+        flash_bytes=_flash(written, firmware, form),
+        input_macs=form.macs if form else 0,
     )
     write_report(report, out)
     return report
@@ -147,6 +152,14 @@ def _build(net: nn.Module, traced: list[TracedStage], x: Tensor) -> StepProgram:
     changed = {name for method in methods.values() for name in method.graph.mutated}
     numbers = {name: value for stage in traced for name, value in stage.numbers.items()}
     return build_methods(methods, values, [name for name in known if name in changed], numbers=numbers)
+
+
+def _flash(written: Written, firmware: Firmware, form: InputForm | None) -> dict[str, int]:
+    """Of program, loop and front end together, by core."""
+    entries = ["lfwd_adapt", "lfwd_samples_clear", "lfwd_samples_add" + (BYTES if firmware.sample_type == "int8" else "")]
+    entries += ["lfwd_mfcc_peak", "lfwd_mfcc"] if form and form.recording else []
+    source = written.files["lfwd_model.c"]
+    return {core: size + loop_code(source, entries, core) for core, size in shipped_flash(written).items()}
 
 
 def _loop_bytes(checked: Program, traced: list[TracedStage], program: StepProgram, firmware: Firmware) -> int:

@@ -14,11 +14,11 @@ from torch import Tensor
 from lightning_fwd.adaptation.draws import UNLABELLED
 
 from ..boards import Board, missing_tools
-from ..boards.build import SEMIHOSTED, board_flags, compile_model, compile_object, emulate, link, linked_sizes
+from ..boards.build import BARE, SEMIHOSTED, board_flags, compile_model, compile_object, emulate, link, linked_sizes
 from ..boards.run import PACKAGES
 from ..errors import ExportError
 
-_RUNNER = Path(__file__).with_name("runner.c")
+_RUNNER, _FOOTPRINT = (Path(__file__).with_name(f"{name}.c") for name in ("runner", "footprint"))
 OUTCOMES = ("kept", "kept unguarded", "rolled back", "not finite", "too few samples", "no labels")  #: lfwd_outcome, in order
 
 
@@ -46,7 +46,7 @@ class BoardAdaptation:
     Attributes:
         board: its name. stages: a report for each. weights: all of them after it, as ``lfwd_get_weights`` gives them.
         before, after: logits of the test samples ``(N, C)``.
-        flash, ram: bytes of the firmware as linked, that reads samples over semihosting.
+        flash, ram: bytes of the smallest firmware around the library, as linked; the caller's buffers (a sample, logits) are not in it.
     """
 
     board: str
@@ -65,7 +65,8 @@ def adapt_on_board(
 
     Args:
         code: folder of its C, without a prefix of its own.
-        x, y: samples ``(N, ...)`` and labels ``(N,)``, or None. more: further samples without labels.
+        x, y: samples ``(N, ...)`` and labels ``(N,)``, or None. more: further samples without labels. int16 (as of
+            ``DriftDataModule.recorded``): what a sensor gives, the board makes inputs of it.
         test: inputs to predict before and after.
 
     Raises:
@@ -79,19 +80,25 @@ def adapt_on_board(
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         flags = [*board_flags(board), f"-I{code}", f"-I{code / 'kernels'}"]
-        objects = [*compile_model(work, code, board, ["-O2"]), compile_object(code / "lfwd_adapt.c", work, flags)]
-        elf = link(work, code, board, _RUNNER, objects, SEMIHOSTED)
-        flash, ram = linked_sizes(elf)
+        objects = [*compile_model(work, code, board, ["-O2"]), *(compile_object(file, work, flags) for file in firmware_files(code))]
+        raw = [f"-DRAW={inputs[0].numel()}"] if inputs.dtype is torch.int16 else []
+        elf = link(work, code, board, _RUNNER, objects, [*raw, *SEMIHOSTED])
+        flash, ram = linked_sizes(link(work, code, board, _FOOTPRINT, objects, [*raw, *BARE]))
         parts = [struct.pack("<II", len(inputs), len(test))]
-        parts += [struct.pack("<i", label) + _floats(sample) for label, sample in zip(labels, inputs, strict=True)]
-        (work / "input.bin").write_bytes(b"".join([*parts, _floats(test)]))
+        parts += [struct.pack("<i", label) + _bytes(sample) for label, sample in zip(labels, inputs, strict=True)]
+        (work / "input.bin").write_bytes(b"".join([*parts, _bytes(test)]))
         emulate(work, elf, board, timeout)
         data = (work / "output.bin").read_bytes()
     return _read(data, board.name, (code / "lfwd_model.h").read_text(), len(test), flash, ram)
 
 
-def _floats(x: Tensor) -> bytes:
-    return np.ascontiguousarray(x.detach().numpy().astype("<f4")).tobytes()
+def firmware_files(code: Path) -> list[Path]:
+    """What a library is beside the model and its kernels."""
+    return [file for file in sorted(code.glob("lfwd_*.c")) if file.stem not in ("lfwd_model", "lfwd_selftest", "lfwd_store")]
+
+
+def _bytes(x: Tensor) -> bytes:
+    return np.ascontiguousarray(x.detach().numpy().astype("<i2" if x.dtype is torch.int16 else "<f4")).tobytes()
 
 
 def _read(data: bytes, board: str, header: str, tests: int, flash: int, ram: int) -> BoardAdaptation:

@@ -1,7 +1,8 @@
 /* Adapts on a board: reads samples from `input.bin` over semihosting, writes predictions before and after, reports and weights to
  * `output.bin`. Numbers are little endian, as on all Cortex-M.
  *
- *   input:   uint32 samples, uint32 tests; for each sample int32 label and its floats; for each test its floats
+ *   input:   uint32 samples, uint32 tests; for each sample int32 label and its floats; for each test its floats. Compiled with RAW=N:
+ *            for the floats N of int16, as a sensor gives them
  *   output:  logits of all tests; the kept stages (uint32) and a report of each stage; all weights; logits of all tests again
  */
 #include <stdio.h>
@@ -19,6 +20,9 @@ void board_init(void)
 
 static FILE *input, *output;
 static float sample[LFWD_INPUT], logits[LFWD_CLASSES];
+#ifdef RAW
+static int16_t raw[RAW];
+#endif
 static uint8_t weights[LFWD_WEIGHTS_BYTES];
 
 static void get(void *data, size_t bytes)
@@ -31,11 +35,21 @@ static void put(const void *data, size_t bytes)
     if (fwrite(data, 1, bytes, output) != bytes) exit(4);
 }
 
+static void get_sample(void)
+{
+#ifdef RAW
+    get(raw, sizeof raw);
+    lfwd_prepare(raw, sample);
+#else
+    get(sample, sizeof sample);
+#endif
+}
+
 static void predict(long at, uint32_t tests)
 {
     if (fseek(input, at, SEEK_SET) != 0) exit(3);
     for (uint32_t i = 0; i < tests; i++) {
-        get(sample, sizeof sample);
+        get_sample();
         lfwd_forward(sample, logits);
         put(logits, sizeof logits);
     }
@@ -55,7 +69,7 @@ int main(void)
     for (uint32_t i = 0; i < counts[0]; i++) {
         int32_t label;
         get(&label, sizeof label);
-        get(sample, sizeof sample);
+        get_sample();
         (void)lfwd_samples_add(sample, label);
     }
     const long tests = ftell(input);

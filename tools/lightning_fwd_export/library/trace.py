@@ -17,12 +17,12 @@ from lightning_fwd.adaptation.firmware import for_device, require_device_rule
 from lightning_fwd.graph.constants import is_inserted
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.methods import rewrite
+from lightning_fwd.passes import count_dropout
 from lightning_fwd.trace.optimizers import is_optimizer_state
 from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_step
 
 from ..c_code import stages as c_stages
 from ..c_code.writer import LEARNING_RATE, MOMENTUM
-from ..count_dropout import count_dropout
 from ..errors import ExportError
 from ..fuse_step import fuse_step
 from ..program import MethodGraph, step_inputs

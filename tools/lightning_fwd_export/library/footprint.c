@@ -1,0 +1,23 @@
+/* The smallest firmware around a library, to read its Flash and RAM from the linked file: no stdio, the caller's buffers left out. It is
+ * linked, never run. */
+#include "board.h"
+#include "lfwd_adapt.h"
+
+void board_init(void) {}
+
+int main(void)
+{
+    void *volatile buffer = (void *)0x20000000u;
+    const lfwd_adapt_settings settings = LFWD_ADAPT_SETTINGS;
+    lfwd_init();
+    lfwd_samples_clear(settings.seed);
+#ifdef RAW
+    lfwd_prepare(buffer, buffer);
+#endif
+    (void)lfwd_samples_add(buffer, 0);
+    (void)lfwd_adapt(&settings, buffer);
+    lfwd_forward(buffer, buffer);
+    lfwd_get_weights(buffer);
+    lfwd_set_weights(buffer);
+    return 0;
+}
