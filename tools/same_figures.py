@@ -48,6 +48,10 @@ def compared(checkout: Path, recipe: Path, work: Path) -> dict[str, str]:
     """Row and column to figure, of a short comparison."""
     short = yaml.safe_load(recipe.read_text())
     short["seeds"], short["adapt_samples"] = [0], 64
+    if drifts := short.pop("drifts", None):  # one cell
+        short["data"]["drift"] = drifts[0]
+    for several in ("labels", "devices"):
+        short.pop(several, None)
     if short["data"].get("test_samples", 0) > 500:
         short["data"]["test_samples"] = 500
     short["adapt"] = {**short.get("adapt", {}), "epochs": 1}

@@ -22,10 +22,12 @@ body{margin:0 auto;max-width:66rem;padding:1rem;background:var(--paper);color:va
 h1{font-size:1.35rem}h2{font-size:1.1rem;margin-top:2rem}p,li{max-width:46rem}.wide{overflow-x:auto}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--rule);text-align:right;white-space:nowrap}
-th{position:sticky;top:0;background:var(--paper)}.name{text-align:left;white-space:normal;min-width:8rem}figure{margin:0}tr.control{color:var(--soft)}tr.best{font-weight:600}
+th{position:sticky;top:0;background:var(--paper)}.name{text-align:left;white-space:normal;min-width:8rem}
+figure{margin:0}tr.control{color:var(--soft)}tr.best{font-weight:600}
 .no{color:var(--warn)}.yes{color:var(--good)}pre{overflow-x:auto;padding:.6rem;border:1px solid var(--rule);border-radius:6px}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,20rem),1fr));gap:1rem}
-svg{width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--soft)}svg path{fill:none;stroke:var(--soft)}
+svg{width:100%;height:auto;font:11px system-ui,sans-serif}svg text{fill:var(--soft)}
+svg>text{paint-order:stroke;stroke:var(--paper);stroke-width:3px}svg path{fill:none;stroke:var(--soft)}
 svg .grid{stroke:var(--rule)}svg .front{stroke:var(--rule-fill);stroke-dasharray:5 4}svg .level{stroke-dasharray:2 3}
 svg .limit{stroke:var(--warn);stroke-width:2}svg g circle{stroke:var(--paper);fill:var(--soft)}svg g.rule circle{fill:var(--rule-fill)}
 svg path.rule{stroke:var(--rule-fill)}svg g.lost circle{fill:var(--warn)}svg g text{fill:var(--paper);font-weight:600}

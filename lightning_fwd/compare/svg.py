@@ -48,11 +48,10 @@ def scatter(points: Sequence[Point], x_label: str, levels: Mapping[str, float], 
     for name, y in levels.items():
         if not math.isnan(y):
             parts.append(f'<path class="level" d="M{_LEFT} {axes.y(y):.1f}H{_WIDTH - _RIGHT}"/>{_text(_LEFT + 4, axes.y(y) - 4, name)}')
-    for i, (at, name) in enumerate(limits):
-        x = axes.x(at)
-        left = x > (_LEFT + _WIDTH) / 2  # where there is room for its name
-        parts.append(f'<path class="limit" d="M{x:.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>')
-        parts.append(_text(x - 4 if left else x + 4, _TOP + 10 + 13 * i, name, "end" if left else "start"))
+    parts += [f'<path class="limit" d="M{axes.x(at):.1f} {_TOP}V{_HEIGHT - _BOTTOM}"/>' for at, _ in limits]
+    for i, (at, name) in enumerate(limits):  # over the lines, on the side where there is room
+        left = axes.x(at) > (_LEFT + _WIDTH) / 2
+        parts.append(_text(axes.x(at) + (-4 if left else 4), _TOP + 10 + 13 * i, name, "end" if left else "start"))
     steps = [f"{'M' if i == 0 else f'H{axes.x(p.x):.1f}V'}" + (f"{axes.x(p.x):.1f} " if i == 0 else "") + f"{axes.y(p.y):.1f}"
              for i, p in enumerate(front(points))]  # fmt: skip
     parts.append(f'<path class="front" d="{"".join(steps)}"/>')
