@@ -7,8 +7,9 @@
 the validation part; written to ``rates.json``. A run takes the rates of the nearest number of labels there, or in ``RECIPE.rates.json``
 beside the recipe; without either each adaptation chooses among the recipe's rates by the samples that it holds back.
 
-Epochs grow where labels are few, so that each stage that learns takes at least ``--steps`` steps, the same for every row. Interrupted runs
-go on where they stopped; ``--no-train`` makes the tables of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and
+``lightning-fwd compare`` runs a recipe's drifts and labels too, with costs; it does not choose rates on another seed, nor run with these.
+Stages that do not say their ``steps`` take at least ``--steps``, the same for every row. Interrupted runs go on where they stopped;
+``--no-train`` makes the tables of what is there. Writes ``results.jsonl`` (a line per row, drift, labels and
 seed, with what became of each stage; of rows without a choice where the guard rolled something back also the accuracy without it),
 ``recovery.md`` and ``report.html``.
 """
@@ -30,6 +31,7 @@ from torch import Tensor, nn
 
 from lightning_fwd.adaptation import Stage, adapt
 from lightning_fwd.compare import Row, Scenario, load_scenario
+from lightning_fwd.compare.cells import label_free
 from lightning_fwd.compare.html_report import label_curves, write_page
 from lightning_fwd.compare.html_report import table as html_table
 from lightning_fwd.recipes import pretrain, pretrained, quiet
@@ -128,7 +130,7 @@ class World:
     def start(self, seed: int, first: str) -> tuple[nn.Module, list[str]]:
         """The network after a row's first stages, those that need no labels; ``first`` is their repr. Rows that begin alike share it."""
         network = self.network(seed)
-        stages = next((s for row in self.rows(None) if repr(s := label_free(row)) == first), [])
+        stages = next((s for row in self.rows(None) if repr(s := label_free(row.adaptation())) == first), [])
         if not stages:
             return network, []
         done = adapt(network, self.prepared(stages, seed), self.samples(seed, "train"), seed=seed)
@@ -148,7 +150,7 @@ class World:
     def run(self, row: Row, seed: int, steps: int, rates: Rates) -> dict:
         """One row: its accuracy on the test samples in percent, and its stages."""
         quiet(seed)
-        network, said = self.start(seed, repr(label_free(row)))
+        network, said = self.start(seed, repr(label_free(row.adaptation())))
         said = list(said)
         if rest := learning(row):
             chosen = rates.get(row.name, {})
@@ -168,14 +170,10 @@ class World:
         return accuracy(network, *self.samples(seed, "test"), batch=50)
 
 
-def label_free(row: Row) -> list[Stage]:
-    """The stages before the first that learns: labels only judge them, so it is all one whether they run alone."""
-    stages = row.adaptation()
-    return stages[: next((i for i, stage in enumerate(stages) if stage.learns), len(stages))]
-
-
 def learning(row: Row) -> list[Stage]:
-    return row.adaptation()[len(label_free(row)) :]
+    """The stages from the first that learns."""
+    stages = row.adaptation()
+    return stages[len(label_free(stages)) :]
 
 
 def longer(stage: Stage, steps: int) -> Stage:
@@ -197,7 +195,7 @@ def choose(options: argparse.Namespace) -> None:
 def rates_of(row: Row, worlds: list[World], lengthened: Callable[[Stage], Stage]) -> dict[str, float]:
     """The best rate of each stage of a row, the stages before it having theirs."""
     quiet(CHOOSING_SEED)
-    states = [world.start(CHOOSING_SEED, repr(label_free(row)))[0] for world in worlds]
+    states = [world.start(CHOOSING_SEED, repr(label_free(row.adaptation())))[0] for world in worlds]
     best = {}
     for stage in map(lengthened, learning(row)):
         after, means = {}, {}
