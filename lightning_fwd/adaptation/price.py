@@ -100,9 +100,13 @@ def adaptation_cost(
             net = stage.network(net, two)
         learned = learned or stage.learns
         judging = inference * (held if learned else labelled or unlabelled)
+        known: dict[str, list[tuple[CostReport, int, dict[str, int]]]] = {}
         macs, peak, flash, dearest = judging, 0, 0, None  # judged without the stage, then with each candidate
         for candidate in stage.candidates():
-            reports = _reports(net, candidate, example, device, width)
+            rule = repr(candidate.method)  # at another rate a step costs the same
+            if rule not in known:
+                known[rule] = _reports(net, candidate, example, device, width)
+            reports = known[rule]
             for report, seen, beside in reports:
                 samples = seen or _samples_seen(candidate, labelled - held, labelled + unlabelled)
                 macs += math.ceil(samples / len(example)) * report.total_macs

@@ -103,10 +103,10 @@ def run_cells(
         starts |= {cell.weights_file(seed): (cell, seed) for cell, _ in unpriced.values() for seed in cell.scenario.seeds[:1]}
         stages = dict(each("start", _start, [(*start, rows) for start in starts.values()]))
         calls = [(cell, row, stages[cell.weights_file(cell.scenario.seeds[0])][row.name]) for cell, row in unpriced.values()]
+        order = [(row.name, n) for n in dict.fromkeys(cell.labels for cell in cells) for row in rows]
         for _, priced in each("price", _price, calls):
             prices[priced.method, priced.labels] = priced
-        if calls:
-            save_prices(scenario, [prices[row.name, n] for n in dict.fromkeys(c.labels for c in cells) for row in rows], out)
+            save_prices(scenario, [prices[key] for key in order if key in prices], out)
         calls = [
             (tables.index(table), table.cell, row, seed, stages[table.cell.weights_file(seed)][row.name],
              prices[row.name, table.cell.labels], keep_weights)

@@ -174,6 +174,15 @@ def test_it_is_priced_as_one(net, tmp_path):
     assert cost.dearest_step.latency_s > 0
 
 
+def test_a_step_is_priced_once_for_all_rates(net, monkeypatch):
+    module, priced = sys.modules["lightning_fwd.adaptation.price"], []
+    monkeypatch.setattr(module, "step_cost", lambda *a, known=module.step_cost, **more: priced.append(1) or known(*a, **more))
+    stage, x = lf.Stage(lf.SparseUpdate("head"), lr=[0.01, 0.1, 1.0]), torch.zeros(1, 1, 8, 8)
+    three = lf.adaptation_cost(net, [stage], x, labelled=90)
+    one = lf.adaptation_cost(net, [lf.Stage(lf.SparseUpdate("head"), lr=0.01)], x, labelled=90)
+    assert len(priced) == 2 and three.macs - one.macs == 2 * (5 * 60 * three.dearest_step.total_macs + 30 * three.inference_macs)
+
+
 def test_few_labels_get_as_many_steps_as_many(net, monkeypatch):
     """Two thirds of 24 samples in batches of 16 are one step an epoch, all of them two; 96 samples have steps enough in their epochs."""
     module, taken = sys.modules["lightning_fwd.adaptation.train"], []
