@@ -1,4 +1,4 @@
-"""Cross-entropy whose gradient is one node of a traced step, ``softmax_error``, where whoever traces asks for it.
+"""Cross-entropy whose gradient is one node of a traced step, ``softmax_error``, inside :func:`whole_operations`.
 
 In float it is :func:`torch.nn.functional.cross_entropy`, bit for bit. A step that is lowered to integers needs the error ``p - y`` as one
 operation, not as the dozen that autograd makes of it.
@@ -6,31 +6,17 @@ operation, not as the dozen that autograd makes of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-
 import torch
 from torch import Tensor
 from torch.library import custom_op
 from torch.nn import functional as F
 
-_WHOLE: ContextVar[bool] = ContextVar("whole_softmax_errors", default=False)
-
-
-@contextmanager
-def whole_softmax_errors() -> Iterator[None]:
-    """Inside, the gradient of :func:`cross_entropy` is the one operation ``lfwd::softmax_error``."""
-    token = _WHOLE.set(True)
-    try:
-        yield
-    finally:
-        _WHOLE.reset(token)
+from .whole import is_whole
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
     """Mean over the batch of ``-log softmax(logits)[target]``; logits ``(B, C)``, target ``(B,)`` class indices."""
-    return _CrossEntropy.apply(logits, target) if _WHOLE.get() else F.cross_entropy(logits, target)
+    return _CrossEntropy.apply(logits, target) if is_whole() else F.cross_entropy(logits, target)
 
 
 @custom_op("lfwd::softmax_error", mutates_args=())

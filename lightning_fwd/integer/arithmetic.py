@@ -75,10 +75,13 @@ def bit_length(x: Tensor) -> Tensor:
 
 
 def as_multiplier(value: float) -> tuple[int, int]:
-    """A positive number as ``(mult, exponent)``: ``mult * 2**-15 * 2**-exponent``, to 15 bits.
+    """A number as ``(mult, exponent)``: ``mult * 2**-15 * 2**-exponent``, to 15 bits.
 
-    ``2**14 < mult < 2**15``, or 2**15 for a power of two, of which kernels skip the product.
+    Of a positive one ``2**14 < mult < 2**15``, or 2**15 for a power of two, of which kernels skip the product.
     """
+    if value < 0:
+        mult, exponent = as_multiplier(-value)
+        return -mult, exponent
     fraction, exponent = math.frexp(value)
     mult = round(math.ldexp(fraction, 15))
     if mult in (1 << 14, 1 << 15):

@@ -9,9 +9,10 @@ from torch import fx
 
 from ..graph import cross_entropy  # noqa: F401  (defines lfwd::softmax_error)
 from .forward_rules import convolution_back, linear, weight_of
+from .goodness_rules import label_rows
 from .lowering import Lowering, lfwd, rule
 from .softmax import ERROR_EXPONENT
-from .values import Gradient, NotPositive, Transposed, Value
+from .values import Gradient, NotPositive, OneHot, Transposed, Value
 
 aten = torch.ops.aten
 
@@ -32,20 +33,21 @@ def softmax_error(low: Lowering, node: fx.Node) -> Value:
 def mm(low: Lowering, node: fx.Node) -> object:
     a, b = node.args
     left, right = low.values[a], low.values[b]
+    if isinstance(left, OneHot | float):
+        return label_rows(low, node, a, b)
     if isinstance(left, Transposed) and isinstance(left.of, fx.Node):  # e^T x
         return Gradient(low.error(left.of), low.activation(b))
     if isinstance(right, Transposed):
         weight = weight_of(low, node, b)
-        if not isinstance(left, Value) or (left.kind != "error" and node.meta["phase"] != "projection"):
+        if not isinstance(left, Value) or not (left.is_error or node.meta["phase"] == "projection"):
             return linear(low, node, a, weight, None)
         e, exponents = low.error(a), low.weight_exponents(low.names[weight.name])
-        return Value(
-            low.emit(lfwd.int_linear_error, e.node, low.values[weight], exponents), low.plus(e.exponent, exponents), "sum", e.factor
-        )
+        acc = low.emit(lfwd.int_linear_error, e.node, low.values[weight], exponents)
+        return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor, back=True)
     if b.op == "placeholder" and low.names[b.name] in low.source.state:
         e, exponents = low.error(a), low.weight_exponents(low.names[b.name])
         acc = low.emit(lfwd.int_linear_back, e.node, right, exponents)
-        return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor)
+        return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor, back=True)
     raise low.refuse(node, "a matrix product of two values that are no weights")
 
 

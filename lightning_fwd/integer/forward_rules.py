@@ -79,6 +79,11 @@ def convolution(low: Lowering, node: fx.Node) -> Value:
     x, weight, bias, stride, padding, dilation, transposed, _, groups = node.args
     if transposed and isinstance(low.values[x], Value) and low.values[x].kind != "activation" and bias is None:
         return convolution_back(low, node, x, weight, (list(stride), list(padding), list(dilation), groups))
+    if not transposed and isinstance(low.values[x], Value) and low.values[x].is_error and bias is None and weight.op == "placeholder":
+        e, exponents = low.error(x), low.weight_exponents(low.names[weight.name])
+        geometry = (list(stride), list(padding), list(dilation), groups)
+        acc = low.emit(lfwd.int_conv_error, e.node, low.values[weight], exponents, *geometry)
+        return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor, back=True)
     if transposed or len(stride) > 2 or weight.op != "placeholder":
         raise low.refuse(node, "a transposed or 3-d convolution, or a weight that is computed")
     _fits(low, node, math.prod(_shape(weight)[1:]))
@@ -96,7 +101,7 @@ def convolution_back(low: Lowering, node: fx.Node, grad: fx.Node, weight: fx.Nod
         raise low.refuse(node, "the weight is computed")
     e, exponents = low.error(grad), low.weight_exponents(low.names[weight.name])
     acc = low.emit(lfwd.int_conv_back, e.node, low.values[weight], exponents, list(_shape(node)), *geometry)
-    return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor)
+    return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor, back=True)
 
 
 @rule(aten.relu)
@@ -160,9 +165,29 @@ def select(low: Lowering, node: fx.Node) -> object:
     return a.on(low.emit(aten.index_select.default, a.node, dim, low.values[index]))
 
 
+@rule(aten.repeat)
+def repeat(low: Lowering, node: fx.Node) -> Value:
+    a = low.activation(node.args[0])
+    return a.on(low.emit(aten.repeat.default, a.node, list(node.args[1])))
+
+
+@rule(aten.cat)
+def cat(low: Lowering, node: fx.Node) -> fx.Node:
+    parts = [low.values[n] for n in node.args[0]]
+    if not all(isinstance(p, fx.Node) for p in parts):
+        raise low.refuse(node, "it joins values, whose scales differ")
+    return low.emit(aten.cat.default, parts, *node.args[1:])
+
+
 @rule(aten.add)
 def add(low: Lowering, node: fx.Node) -> object:
     first, second = (low.values.get(n) if isinstance(n, fx.Node) else n for n in node.args[:2])
+    if second == 0 and isinstance(first, Value):
+        return first
+    if _of_logits(low, node) and all(isinstance(v, Value) and v.kind == "sum" and v.factor == 1.0 for v in (first, second)):
+        exponents = [low.exponent_node(v.exponent) for v in (first, second)]
+        acc = low.emit(lfwd.int_add_sums, first.node, exponents[0], second.node, exponents[1])
+        return Value(acc, low.emit(lfwd.int_smaller, *exponents), "sum", learned=first.learned or second.learned)
     if all(isinstance(v, Value) and v.kind != "error" for v in (first, second)) and node.meta["phase"] in ("forward", "second_forward"):
         if _shape(node.args[0]) != _shape(node.args[1]):
             raise low.refuse(node, "a sum of two shapes")
@@ -170,7 +195,15 @@ def add(low: Lowering, node: fx.Node) -> object:
         exponents = [low.exponent_node(v.exponent) for v in (a, b)]
         acc = low.emit(lfwd.int_add, a.node, exponents[0], b.node, exponents[1])
         return Value(acc, low.emit(lfwd.int_larger, *exponents), "sum", learned=a.learned or b.learned)
+    if node.meta["phase"] == "projection":
+        raise low.refuse(node, "an error that is added to an int8 input is lost in its rounding", "use Pepita(second_pass='tangent')")
     raise low.refuse(node, "two errors meet here, at scales of their own", "train the layers behind the residual sum only")
+
+
+def _of_logits(low: Lowering, node: fx.Node) -> bool:
+    """Whether a sum is the logits, or a part of theirs: what several heads say."""
+    logits, users = low.source.results["logits"], list(node.users)
+    return node is logits or (len(users) == 1 and users[0].target is aten.add.Tensor and _of_logits(low, users[0]))
 
 
 @rule(operator.getitem)
@@ -203,13 +236,15 @@ def _scale(low: Lowering, node: fx.Node, meaning) -> object:
     factor = meaning(second)
     if isinstance(first, float):
         return first * factor
-    if not isinstance(first, Value | Gradient) or factor <= 0:
+    if not isinstance(first, Value | Gradient) or factor == 0 or (factor < 0 and not (isinstance(first, Gradient) or first.is_error)):
         raise low.refuse(node, f"a factor of {factor}")
     values = [n for n in node.args[:2] if isinstance(n, fx.Node) and low.values[n] is first]
     if isinstance(first, Value) and _shape(values[0]) != _shape(node):  # times ones of a larger shape: an error spread over positions
         first = low.error(values[0])
         first = first.on(low.emit(aten.expand.default, first.node, list(_shape(node))))
         first = first.on(low.emit(aten.clone.default, first.node))
+    elif isinstance(first, Value) and first.back and len(values[0].users) > 1:
+        first = low.error(values[0])  # narrowed once, for all who read it
     return first.times(factor)
 
 

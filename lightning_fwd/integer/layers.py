@@ -84,6 +84,18 @@ def int_conv(x, weight, exponents, bias, x_exponent, stride, padding, dilation, 
     return _add_bias(shift(acc, _rows(exponents, x.ndim, 1)), bias, exponents, x_exponent)
 
 
+def _conv_error_like(e, weight, exponents, stride, padding, dilation, groups):
+    return e.new_empty(conv_size(list(e.shape), list(weight.shape), stride, padding, dilation), dtype=torch.int32)
+
+
+@operator(f"int_conv_error(Tensor e, Tensor weight, Tensor exponents, {GEOMETRY})", _conv_error_like)
+def int_conv_error(e, weight, exponents, stride, padding, dilation, groups):
+    """As :func:`int_linear_error` for an error ``(B, in, ...)`` int16 through a convolution as it is, not transposed."""
+    kind = exact(1 << 15, 128, weight[0].numel())
+    acc = _CONV[e.ndim](e.to(kind), view_of(weight).to(kind), None, stride, padding, dilation, groups).round().long()
+    return shift(acc, _rows(exponents, e.ndim, 1))
+
+
 def _conv_back_like(e, weight, exponents, size, *_: object):
     return e.new_empty(size, dtype=torch.int32)
 

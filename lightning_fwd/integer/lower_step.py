@@ -14,7 +14,7 @@ from torch import fx
 
 from ..errors import StepError
 from ..trace import StepGraph
-from . import backward_rules, forward_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
+from . import backward_rules, forward_rules, goodness_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
 from .lower_updates import MOMENTUM, lower_update
 from .lowering import Lowering, rule_of
 from .values import Value
@@ -44,7 +44,7 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
     """Lower a training step or an inference.
 
     Args:
-        source: as traced inside :func:`lightning_fwd.graph.cross_entropy.whole_softmax_errors`, with :func:`cross_entropy` as the loss;
+        source: as traced inside :func:`lightning_fwd.graph.whole.whole_operations`, with :func:`cross_entropy` as the loss;
             with momentum, if the integer step shall have it (its value is an input).
         masters: of an inference: parameters that the training step changes, which are int16 here too.
         error_bits: of the widest errors, 8 to 16; layers with many outputs take fewer, so that no sum overflows.
@@ -64,7 +64,8 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
             rule = rule_of(node)
             if rule is None:
                 raise low.refuse(node, f"{node.target} has no integer form")
-            low.values[node] = rule(low, node)
+            twin = (node.target, node.args[0]) if node.target is torch.ops.aten.relu.default else node  # a tangent computes ReLUs again
+            low.values[node] = low.once(("value", twin), lambda rule=rule, node=node: rule(low, node))
         for name, gradient in ready.get(node, []):
             lower_update(low, name, gradient, momentum)
     logits = low.values[source.results["logits"]]

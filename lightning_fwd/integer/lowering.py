@@ -211,8 +211,9 @@ class Lowering:
                 products.append(user.args[1].meta["val"].shape[0])
             if user.target is torch.ops.aten.convolution_backward.default and user.args[-1][0]:
                 products.append(_products(user.args[2], user.args[9]))
-            if user.target is torch.ops.aten.convolution.default and user.args[6]:  # transposed: an error handed back
-                products.append(_products(user.args[1], user.args[8]))
+            if user.target is torch.ops.aten.convolution.default:  # transposed: an error handed back; else a change handed on
+                forth = math.prod(user.args[1].meta["val"].shape[1:])
+                products.append(_products(user.args[1], user.args[8]) if user.args[6] else forth)
             if user.target in (torch.ops.aten.view.default, torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor):
                 products.append(1 << max(0, 24 - self._bits_of(user)))
         bits = min(self.error_bits, 24 - max(products).bit_length() + (max(products).bit_count() == 1))

@@ -89,3 +89,9 @@ def int_add(a, a_exponent, b, b_exponent):
 def int_larger(a, b):
     """The exponent of :func:`int_add`'s result."""
     return torch.maximum(a.long(), b.long())
+
+
+@operator("int_smaller(Tensor a, Tensor b)", one_exponent)
+def int_smaller(a, b):
+    """The exponent of :func:`.goodness.int_add_sums`'s result."""
+    return torch.minimum(a.long(), b.long())

@@ -13,9 +13,10 @@ from torch.optim import Optimizer
 from ..errors import RewriteError, StepError
 from ..graph.blocks import Granularity
 from ..graph.constants import COUNTER
-from ..graph.cross_entropy import cross_entropy, whole_softmax_errors
+from ..graph.cross_entropy import cross_entropy
 from ..graph.rewritten import RewrittenModel
 from ..graph.stored_as import StoredAs
+from ..graph.whole import whole_operations
 from ..methods.base import LearningMethod, Logits, StepRecord, Update, Updates
 from ..passes import fold_batch_norm
 from ..trace import StepGraph, trace_inference, trace_step
@@ -132,7 +133,7 @@ class IntegerRule(LearningMethod):
 
     def traced(self, model: RewrittenModel, x: Tensor, target: Tensor) -> StepGraph:
         """The float step that is lowered."""
-        with whole_softmax_errors():
+        with whole_operations():
             return trace_step(model, (x, target), loss=cross_entropy, momentum=0.5 if self.rate.momentum > 0 else 0.0)
 
     def prediction(self, model: RewrittenModel, x: Tensor) -> IntegerStep:
@@ -141,7 +142,9 @@ class IntegerRule(LearningMethod):
         if key not in steps:
             example = model.example_input
             trained = self.step(model, example, torch.zeros(example.shape[:1], dtype=torch.int64)).trained
-            steps[key] = lower_step(trace_inference(model, x), self.integer.error_bits, trained)
+            with whole_operations():
+                source = trace_inference(model, x)
+            steps[key] = lower_step(source, self.integer.error_bits, trained)
         return steps[key]
 
     # ---- running

@@ -16,9 +16,16 @@ TABLE = tuple(round(2.0 ** (-i / 32) * 32768) for i in range(1 << FRACTION))  #:
 ERROR_EXPONENT = 15  #: the error is Q15: 1 = 2**15
 
 
-def exponential(distance: Tensor, exponent: Tensor, factor: float) -> Tensor:
-    """``exp(-distance * factor * 2**-exponent)`` in Q15, of ``distance >= 0``: one product, two shifts, one look into the table."""
-    mult, below = as_multiplier(factor * math.log2(math.e) * (1 << FRACTION))
+def in_powers(factor: float) -> tuple[int, int]:
+    """A factor on a distance as :func:`exponential` takes it: in units of the table's."""
+    return as_multiplier(factor * math.log2(math.e) * (1 << FRACTION))
+
+
+def exponential(distance: Tensor, exponent: Tensor, mult: int, below: int) -> Tensor:
+    """``exp(-distance * factor * 2**-exponent)`` in Q15, of ``distance >= 0``: one product, two shifts, one look into the table.
+
+    ``mult, below``: the factor :func:`in_powers`.
+    """
     s = exponent.long() + below + 15
     product = distance * mult
     t = torch.where(s > 0, (product + ((1 << s.clamp(0, 62)) >> 1)) >> s.clamp(0, 62), product << (-s).clamp(0, 15))
@@ -26,9 +33,9 @@ def exponential(distance: Tensor, exponent: Tensor, factor: float) -> Tensor:
     return torch.tensor(TABLE)[t & ((1 << FRACTION) - 1)] >> (t >> FRACTION)
 
 
-def probabilities(logits: Tensor, exponent: Tensor, factor: float = 1.0) -> Tensor:
-    """Softmax of ``logits * factor * 2**-exponent`` ``(B, C)`` in Q15."""
-    u = exponential(logits.max(1, keepdim=True).values - logits, exponent, factor)
+def probabilities(logits: Tensor, exponent: Tensor) -> Tensor:
+    """Softmax of ``logits * 2**-exponent`` ``(B, C)`` in Q15."""
+    u = exponential(logits.max(1, keepdim=True).values - logits, exponent, *in_powers(1.0))
     total = u.sum(1, keepdim=True)
     return ((u << 15) + total // 2) // total
 

@@ -18,6 +18,7 @@ class Value:
         factor: of a mean, of a rate: carried along until something multiplies anyway.
         mask: int8 activation of a ReLU, where a sum of a backward pass is yet to be masked.
         learned: whether it depends on anything that the step trains.
+        back: whether a sum is one of errors.
     """
 
     node: fx.Node
@@ -26,6 +27,11 @@ class Value:
     factor: float = 1.0
     mask: fx.Node | None = None
     learned: bool = False
+    back: bool = False
+
+    @property
+    def is_error(self) -> bool:
+        return self.kind == "error" or self.back
 
     def times(self, factor: float) -> Value:
         return replace(self, factor=self.factor * factor)
@@ -63,3 +69,10 @@ class NotPositive:
     """``y <= 0`` of a ReLU's activation, or its packed complement."""
 
     of: Value
+
+
+@dataclass(frozen=True)
+class OneHot:
+    """Class weights ``(B, C)`` of labels, which are an integer node."""
+
+    labels: fx.Node

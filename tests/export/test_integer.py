@@ -22,6 +22,12 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
 
 
+def deep() -> nn.Module:
+    """Three hidden layers, of which two have a head by :class:`ForwardForward`."""
+    hidden = [layer for n in (64, 24, 20) for layer in (nn.Linear(n, 24 if n == 64 else 20), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(20, 10))
+
+
 def conv(residual: bool = False) -> nn.Module:
     """Stride 2, depthwise, pointwise, dilation, pooling, and a residual sum if asked."""
 
@@ -55,6 +61,11 @@ ROWS = {
     "local_loss-1d": (lf.LocalLoss, one_dimensional),
     "sparse-channels": (lambda: lf.SparseUpdate({"same": 0.5, "head": 1.0}), conv),
     "sparse-residual": (lambda: lf.SparseUpdate({"same": 1.0, "head": 1.0}), lambda: conv(residual=True)),
+    "forward_forward-mlp": (lambda: lf.ForwardForward(head="layers"), deep),
+    "forward_forward-own": (lambda: lf.ForwardForward(loss="symmetric", goodness="sum", sharpness=0.1), mlp),
+    "forward_forward-conv": (lambda: lf.ForwardForward(label="pattern", head="layers"), conv),
+    "pepita-mlp": (lambda: lf.Pepita(second_pass="tangent", feedback_scale=0.5), deep),
+    "pepita-conv": (lambda: lf.Pepita(second_pass="tangent", recompute=True), conv),
     "sparse-biases": (lambda: lf.SparseUpdate("biases"), conv),
 }
 

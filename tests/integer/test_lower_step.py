@@ -47,8 +47,8 @@ def test_stored_batch_norm_is_folded():
         (net(nn.BatchNorm2d(4), nn.ReLU()), lf.Backprop(), "statistics of the batch"),
         (net(nn.GELU()), lf.Backprop(), "no integer form"),
         (net(nn.MaxPool2d(2), nn.ReLU()), lf.Backprop(), "no integer form"),
-        (net(nn.ReLU()), lf.Pepita(), "cannot be lowered"),
-        (net(nn.ReLU()), lf.ForwardForward(), "cannot be lowered"),
+        (net(nn.ReLU()), lf.Pepita(), "second_pass='tangent'"),
+        (net(nn.ReLU()), lf.ForwardForward(), "label='pattern'"),
     ],
 )
 def test_what_has_no_integer_form_is_refused_by_name(module, method, said):

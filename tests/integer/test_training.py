@@ -46,14 +46,22 @@ def loader() -> DataLoader:
     return DataLoader(clusters(), batch_size=32)
 
 
-@pytest.mark.parametrize("method", [lf.Backprop(), lf.LocalLoss(), lf.SparseUpdate(2), lf.DirectFeedback()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [lf.Backprop(), lf.LocalLoss(), lf.SparseUpdate(2), lf.DirectFeedback(), lf.ForwardForward()],
+    ids=lambda m: type(m).__name__,
+)
 def test_the_loss_falls(method):
     model = Plain()
     trainer(method).fit(model, loader())
     assert sum(model.losses[-8:]) < 0.3 * sum(model.losses[:8])
 
 
-@pytest.mark.parametrize("method", [lf.Backprop(), lf.LocalLoss(), lf.DirectFeedback()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize(
+    "method",
+    [lf.Backprop(), lf.LocalLoss(), lf.DirectFeedback(), lf.Pepita(second_pass="tangent", feedback_scale=0.5)],
+    ids=lambda m: type(m).__name__,
+)
 def test_a_step_goes_where_the_float_step_goes(method):
     """The change of every weight, against the float rule's gradient from the same weights: the same length and direction."""
     x, y = clusters(64).tensors

@@ -9,12 +9,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...graph.across_ranks import mean
+from ...graph.whole import is_whole
+from .whole import sample_norm
 
 
 class SampleNorm(nn.Module):
     """Each sample divided by its root mean square: keeps the direction of the activity, drops its length."""
 
     def forward(self, h: Tensor) -> Tensor:
+        if is_whole():
+            return sample_norm(h)
         dims = list(range(1, h.ndim))
         return h / (h.square().mean(dims, keepdim=True).sqrt() + 1e-8)
 

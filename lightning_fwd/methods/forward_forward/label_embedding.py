@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from ...errors import RewriteError
 from ...graph.priced_as import PricedAs
+from ...graph.whole import is_whole
+from .whole import label_overlay
 
 _PRICED_AS = PricedAs(values="label embedding")
 
@@ -40,6 +42,8 @@ class LabelOverlay(nn.Module):
         self.num_classes, self.scale = num_classes, scale
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        if is_whole():
+            return label_overlay(x, label, self.scale)
         rest = repeat_samples(x.flatten(1)[:, self.num_classes :], label)
         return torch.cat([label * self.scale, rest], dim=1).reshape(-1, *x.shape[1:])
 

@@ -23,6 +23,7 @@ from ...graph.phase import phase
 from ...graph.programs import BlockRunner
 from ...graph.rewritten import RewrittenModel
 from ...graph.training_mode import untracked_statistics
+from ...graph.whole import is_whole
 from ...passes import (
     fold_batch_norm,
     insert_block_walls,
@@ -45,6 +46,7 @@ from .goodness import SampleNorm, SquaredGoodness, contrast, peer_loss
 from .label_embedding import LabelPattern
 from .negatives import hard_labels, hybrids
 from .rewriting import check_model, insert_label, pass_through
+from .whole import contrast_of, drawn_labels, one_hot
 
 
 @dataclass
@@ -195,8 +197,10 @@ class ForwardForward(LearningMethod):
         parameters: dict[str, nn.Parameter],
     ) -> Updates:
         with torch.enable_grad(), phase("goodness"):
-            margin = (goodness - self._threshold(h)) * self.sharpness
-            loss = contrast(margin, self.loss, batch)
+            if is_whole() and self.goodness != "spatial":
+                loss = contrast_of(h, self._threshold(h), self.goodness, self.sharpness, self.loss == "symmetric")
+            else:
+                loss = contrast((goodness - self._threshold(h)) * self.sharpness, self.loss, batch)
             if self.peer_normalisation:
                 name = f"peers.{block.index}"
                 peers = model.inserted.get_buffer(name)
@@ -211,6 +215,9 @@ class ForwardForward(LearningMethod):
         x, target, seed = record.input, record.target, record.counter * 2 + hash32(self.seed)
         if self.negatives == "hybrid":
             return [torch.cat([x, hybrids(x, seed)])]
+        if is_whole() and self.negatives == "wrong":
+            wrong = drawn_labels(target, record.counter, 2, hash32(self.seed), model.num_classes)
+            return [x, one_hot(torch.cat([target, wrong]), model.num_classes, x)]
         wrong = hard_labels(target, logits, seed) if self.negatives == "hard" else wrong_labels(target, model.num_classes, seed)
         return [x, F.one_hot(torch.cat([target, wrong]), model.num_classes).to(x.dtype)]
 

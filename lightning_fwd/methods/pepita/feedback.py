@@ -64,6 +64,13 @@ class FeedbackProjection(nn.Module):
         self.seed, self.bound = seed, scale * (6.0 / n_in) ** 0.5
         self.register_buffer("matrix", feedback_matrix(seed, n_in, num_classes, self.bound) if stored else None)
 
+    def change(self, x: Tensor, error: Tensor, matrix: Tensor | None = None) -> Tensor:
+        """``F e`` alone, in the shape of x."""
+        if matrix is None and self.matrix is None:
+            return modulate_from_seed(torch.zeros_like(x), error, self.seed, self.bound)
+        matrix = self.matrix if matrix is None else matrix
+        return (error.to(matrix.dtype) @ matrix.t()).reshape(x.shape).to(x.dtype)
+
     def forward(self, x: Tensor, error: Tensor, matrix: Tensor | None = None) -> Tensor:
         """``matrix``: in the place of F, for a step that has just mirrored it."""
         if matrix is None and self.matrix is None:

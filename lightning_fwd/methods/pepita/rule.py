@@ -34,6 +34,7 @@ from ..base import (
 from ..mirroring import mirrored, turned
 from .feedback import FeedbackProjection
 from .scaling import SampleStandardise, UpdateScale, input_magnitude, update_factor
+from .tangent import Tangent, what_it_reads
 from .walk import Walk
 
 Pair = tuple[Tensor, Tensor]
@@ -52,6 +53,8 @@ class Pepita(LearningMethod):
         variant: ``"standard"``: ``(h - h_err) (x) input_err``. ``"hebbian"``: ``h (x) input - h_err (x) input_err`` (Srinivasan et al.,
             ICLR 2024). ``"time_local"``: the same two terms, each known in its own pass, so that pass 1 leaves nothing behind: the first is
             handed out before the logits. The output layer has ``e (x) input_err`` in all of them.
+        second_pass: ``"modulated"`` runs the network on ``x + F e``, as published; ``"tangent"`` pushes F e through the first pass's
+            Jacobians, the limit for a small F: ``(h - h_err) (x) input`` without the difference (:mod:`.tangent`). What integers can do.
         feedback_scale: size of F relative to He-uniform initialisation; the paper uses 0.05.
         feedback: ``"stored"`` keeps F ``(n_in, C)`` as a buffer, ``"regenerated"`` makes the same F from its seed in every step.
         input_scale: F's unit, the magnitude of the input. None: the power of two next to the example's root mean square, at least 1.
@@ -77,6 +80,7 @@ class Pepita(LearningMethod):
     shares: ClassVar[tuple[str, ...]] = ("mirror_share",)
     not_negative: ClassVar[tuple[str, ...]] = ("mirror_rounds", "mirror_interval")
     variant: Literal["standard", "hebbian", "time_local"] = "standard"
+    second_pass: Literal["modulated", "tangent"] = "modulated"
     feedback_scale: float = 0.05
     feedback: Literal["stored", "regenerated"] = "stored"
     input_scale: float | None = None
@@ -124,6 +128,12 @@ class Pepita(LearningMethod):
             raise RewriteError(
                 "Pepita: variant='time_local' with recompute=True", "it stores nothing of pass 1 that could be recomputed", "leave one out"
             )
+        if self.second_pass == "tangent" and (self.variant != "standard" or self.output_error != "clean"):
+            raise RewriteError(
+                f"Pepita(second_pass='tangent', variant='{self.variant}', output_error='{self.output_error}')",
+                "a tangent pass gives the change of each activation, and no second activation that could be paired with anything",
+                "use variant='standard' and output_error='clean'",
+            )
         if self.feedback == "regenerated" and (self.mirror_rounds or self.mirror_interval):
             raise RewriteError(
                 "Pepita: weight mirroring with feedback='regenerated'", "a mirrored F is no function of its seed", "use feedback='stored'"
@@ -146,6 +156,9 @@ class Pepita(LearningMethod):
         matrix = self._mirrored(model, record)
         if matrix is not None:
             yield Update(f"{INSERTED}.feedback.matrix", model.inserted.feedback.matrix, value=matrix)
+        if self.second_pass == "tangent":
+            yield from self._tangent_updates(model, record, matrix, share)
+            return
         first, kept = Walk(model, record.input, "forward"), {}
         for unit in hidden:
             kept[unit.z] = first.run(unit, learns=self.variant != "standard" and not self.recompute), first.take(unit)
@@ -174,6 +187,38 @@ class Pepita(LearningMethod):
                 error = _error_of_second_pass(error, logits, second.output)
             deltas = [error * share]
         yield from _gradients(model, last, [second.output], deltas)
+
+    def _tangent_updates(self, model: RewrittenModel, record: StepRecord, matrix: Tensor | None, share: float) -> Updates:
+        (*hidden, last), kept = model.inserted.units, {}
+        walk = Walk(model, record.input, "forward")
+        for unit in hidden:
+            kept[unit.z] = what_it_reads(unit, walk), walk.run(unit, learns=not self.recompute)
+            if self.recompute:
+                del kept[unit.z]
+        walk.run(last, learns=not self.recompute, through=True)
+        logits = walk.output
+        error = yield Logits(logits)
+        with torch.no_grad(), phase("projection"):
+            error = error / share
+            tangent = Tangent(model, model.inserted.feedback.change(record.input, error, matrix))
+        if self.recompute:
+            del logits
+            walk = Walk(model, record.input, "forward")
+        for unit in hidden:
+            if self.recompute:
+                kept[unit.z] = what_it_reads(unit, walk), walk.run(unit, learns=True)
+            read, z = kept.pop(unit.z)
+            change = tangent.run(unit, read, z)
+            with torch.no_grad(), phase("update"), layer(unit.path):
+                factor = share * update_factor(self.update_scale, unit.positions, change, error)
+                deltas = [change * -factor]
+            del read, change
+            yield from _gradients(model, unit, [z], deltas)
+        if self.recompute:
+            walk.run(last, learns=True, through=True)
+        with torch.no_grad(), phase("error"):
+            deltas = [error * share]
+        yield from _gradients(model, last, [walk.output], deltas)
 
     def _terms(
         self, unit: Unit, share: float, error: Tensor | None, first: Pair | None, second: Pair | None

@@ -60,6 +60,11 @@ def _larger(c: Context) -> str:
     return f"lfwd_int_larger({c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {c.pointer(c.out)})"
 
 
+@kernel("lfwd::int_smaller.out")
+def _smaller(c: Context) -> str:
+    return f"lfwd_int_smaller({c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {c.pointer(c.out)})"
+
+
 @kernel("lfwd::int_requantise.out")
 def _requantise(c: Context) -> str:
     acc = c.tensor(0)
@@ -156,6 +161,12 @@ def _conv(c: Context) -> str:
     shape = _shape(c, c.tensor(0), c.tensor(1), c.out, 5)
     operands = f"{c.p(0, 'int8_t')}, {_weight(c, 1, 2)}, {c.p(3, 'int32_t')}, {c.p(4, 'int8_t')}"
     return f"lfwd_int_conv({operands}, {shape}, {c.pointer(c.out, 'int32_t')})"
+
+
+@kernel("lfwd::int_conv_error.out")
+def _conv_error(c: Context) -> str:
+    shape = _shape(c, c.tensor(0), c.tensor(1), c.out, 3)
+    return f"lfwd_int_conv_error({c.p(0, 'int16_t')}, {_weight(c, 1, 2)}, {shape}, {c.pointer(c.out, 'int32_t')})"
 
 
 @kernel("lfwd::int_conv_back.out")

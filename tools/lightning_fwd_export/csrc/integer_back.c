@@ -100,3 +100,25 @@ void lfwd_int_conv_back(const int16_t *e, const lfwd_int_weight *w, const lfwd_i
         else scatter(e, w, least, s, acc);
     }
 }
+
+void lfwd_int_conv_error(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, int32_t *acc)
+{
+    const int32_t least = lfwd_smallest(w->exponents, s->out_c), in_g = s->in_c / s->groups, out_g = s->out_c / s->groups;
+    const int32_t taps = s->k_h * s->k_w, plane = s->in_h * s->in_w;
+    for (int32_t b = 0; b < s->batch; b++, e += s->in_c * plane)
+        for (int32_t o = 0; o < s->out_c; o++)
+            for (int32_t i = 0; i < s->out_h; i++)
+                for (int32_t j = 0; j < s->out_w; j++) {
+                    int32_t sum = 0;
+                    for (int32_t c = 0; c < in_g; c++) {
+                        const int16_t *from = e + (o / out_g * in_g + c) * plane;
+                        for (int32_t t = 0; t < taps; t++) {
+                            const int32_t h = i * s->stride_h - s->pad_h + t / s->k_w * s->dil_h;
+                            const int32_t v = j * s->stride_w - s->pad_w + t % s->k_w * s->dil_w;
+                            if (h >= 0 && h < s->in_h && v >= 0 && v < s->in_w)
+                                sum += lfwd_int_view(w, (o * in_g + c) * taps + t) * from[h * s->in_w + v];
+                        }
+                    }
+                    *acc++ = lfwd_shift(sum, w->exponents[o] - least);
+                }
+}

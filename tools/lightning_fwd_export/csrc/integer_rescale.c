@@ -1,6 +1,5 @@
 /* Between sums and values of a step in integers: exponents, requantisation, masks, pooling, addition, softmax. */
-#include "lfwd_integer.h"
-#include "lfwd_shift.h"
+#include "lfwd_integer_softmax.h"
 
 void lfwd_int_exponent(const int8_t *a, int32_t na, const int8_t *b, int32_t nb, int32_t sign, int32_t constant, int8_t *out)
 {
@@ -10,6 +9,11 @@ void lfwd_int_exponent(const int8_t *a, int32_t na, const int8_t *b, int32_t nb,
 void lfwd_int_larger(const int8_t *a, const int8_t *b, int8_t *out)
 {
     *out = *a > *b ? *a : *b;
+}
+
+void lfwd_int_smaller(const int8_t *a, const int8_t *b, int8_t *out)
+{
+    *out = *a < *b ? *a : *b;
 }
 
 void lfwd_int_requantise(const int32_t *acc, int32_t n, const int8_t *exponent, const int8_t *out_exponent, int32_t mult, int32_t relu,
@@ -87,30 +91,15 @@ void lfwd_int_add(const int8_t *a, const int8_t *a_exponent, const int8_t *b, co
     for (int32_t i = 0; i < n; i++) out[i] = a[i] * (1 << left_a) + b[i] * (1 << left_b);
 }
 
-/* 2^(-i / 32) in Q15 */
-static const uint16_t exponentials[32] = {32768, 32066, 31379, 30706, 30048, 29405, 28774, 28158, 27554, 26964, 26386,
-                                          25821, 25268, 24726, 24196, 23678, 23170, 22674, 22188, 21713, 21247, 20792,
-                                          20347, 19911, 19484, 19066, 18658, 18258, 17867, 17484, 17109, 16743};
-
-/* exp(-distance * 2^-exponent) in Q15: log2(e) * 32 = 23637 * 2^-9. */
-static uint32_t exponential(uint32_t distance, int32_t exponent)
-{
-    const int32_t s = exponent + 9;
-    const int64_t product = (int64_t)distance * 23637;
-    int64_t t = s > 0 ? (product + (((int64_t)1 << (s > 62 ? 62 : s)) >> 1)) >> (s > 62 ? 62 : s) : product << (s < -15 ? 15 : -s);
-    t = t > 31 * 32 ? 31 * 32 : t;
-    return (uint32_t)exponentials[t & 31] >> (t >> 5);
-}
-
 void lfwd_int_softmax_error(const int32_t *logits, const int8_t *exponent, const int64_t *target, int32_t batch, int32_t classes, int16_t *e)
 {
     for (int32_t b = 0; b < batch; b++, logits += classes, e += classes) {
         int32_t top = logits[0];
         uint32_t total = 0;
         for (int32_t i = 1; i < classes; i++) top = logits[i] > top ? logits[i] : top;
-        for (int32_t i = 0; i < classes; i++) total += exponential((uint32_t)top - (uint32_t)logits[i], *exponent);
+        for (int32_t i = 0; i < classes; i++) total += lfwd_int_exponential((uint32_t)top - (uint32_t)logits[i], *exponent, 23637, -6);
         for (int32_t i = 0; i < classes; i++) {
-            const uint32_t u = exponential((uint32_t)top - (uint32_t)logits[i], *exponent);
+            const uint32_t u = lfwd_int_exponential((uint32_t)top - (uint32_t)logits[i], *exponent, 23637, -6);
             const int32_t p = (int32_t)(((u << 15) + total / 2) / total) - (i == target[b] ? 32768 : 0);
             e[i] = (int16_t)(p > 32767 ? 32767 : p < -32767 ? -32767 : p);
         }

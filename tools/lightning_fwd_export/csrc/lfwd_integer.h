@@ -30,8 +30,14 @@ typedef struct {
     uint32_t stream;
 } lfwd_int_update;
 
+/* A contrast of goodness; the threshold is on a sample's sum of squares. */
+typedef struct {
+    int32_t threshold, threshold_below, mult, below, symmetric;
+} lfwd_int_contrast;
+
 /* integer_rescale.c */
 void lfwd_int_exponent(const int8_t *a, int32_t na, const int8_t *b, int32_t nb, int32_t sign, int32_t constant, int8_t *out);
+void lfwd_int_smaller(const int8_t *a, const int8_t *b, int8_t *out);
 void lfwd_int_larger(const int8_t *a, const int8_t *b, int8_t *out);
 void lfwd_int_requantise(const int32_t *acc, int32_t n, const int8_t *exponent, const int8_t *out_exponent, int32_t mult, int32_t relu,
                          int8_t *y);
@@ -44,15 +50,27 @@ void lfwd_int_pool_sum(const int8_t *x, const lfwd_int_pool_shape *s, int32_t *o
 void lfwd_int_add(const int8_t *a, const int8_t *a_exponent, const int8_t *b, const int8_t *b_exponent, int32_t n, int32_t *out);
 void lfwd_int_softmax_error(const int32_t *logits, const int8_t *exponent, const int64_t *target, int32_t batch, int32_t classes, int16_t *e);
 
+/* integer_goodness.c. pairs: positive samples, as many negative ones behind them; n: values of a sample; labels 0: the neutral label */
+void lfwd_int_contrast_error(const int8_t *h, const int8_t *exponent, const lfwd_int_contrast *s, int32_t pairs, int32_t n, int32_t *e);
+void lfwd_int_sample_norm(const int8_t *h, int32_t batch, int32_t n, int32_t *y);
+void lfwd_int_wrong_labels(const int64_t *target, const int64_t *counter, uint32_t steps, uint32_t seed, int32_t batch, uint32_t classes,
+                           int64_t *out);
+void lfwd_int_label_overlay(const int8_t *x, const int8_t *exponent, const int64_t *labels, int32_t batch, int32_t copies, int32_t n,
+                            int32_t classes, int32_t mult, int32_t below, int8_t *y);
+void lfwd_int_label_rows(const int8_t *matrix, const int8_t *exponents, const int64_t *labels, int32_t rows, int32_t classes, int32_t n,
+                         int32_t *out);
+void lfwd_int_add_sums(const int32_t *a, const int8_t *a_exponent, const int32_t *b, const int8_t *b_exponent, int32_t n, int32_t *out);
+
 /* integer_layers.c */
 void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, int32_t batch, int32_t out,
                      int32_t in, int32_t *acc);
 void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
                    int32_t *acc);
 
-/* integer_back.c; linear_error: through the weights as they are, not transposed */
+/* integer_back.c; linear_error, conv_error: through the weights as they are, not transposed */
 void lfwd_int_linear_error(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
 void lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
+void lfwd_int_conv_error(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, int32_t *acc);
 /* scratch: LFWD_INT_BACK_SCRATCH bytes, aligned to 4 */
 #define LFWD_INT_BACK_SCRATCH(outputs, taps) (8 * (outputs) * ((taps) + 1) + 16)
 void lfwd_int_conv_back(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, void *scratch, int32_t *acc);
