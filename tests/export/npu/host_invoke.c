@@ -4,7 +4,7 @@
 #include "lfwd_npu.h"
 
 static int (*npu)(uint8_t *arena, const uint8_t *table, int half);
-static const int8_t *all_images;
+static const int8_t *all_images, *held_images;
 
 int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size_t *sizes, int count)
 {
@@ -22,6 +22,31 @@ static const int8_t *image(void *context, int number)
     return all_images + (size_t)number * LFWD_NPU_INPUT_BYTES;
 }
 
+static const int8_t *held(void *context, int number)
+{
+    (void)context;
+    return held_images + (size_t)number * LFWD_NPU_INPUT_BYTES;
+}
+
+int host_guard_begin(const int8_t *images, const uint8_t *labels, int count)
+{
+    held_images = images;
+    return lfwd_guard_begin(held, labels, NULL, count);
+}
+
+int host_guard_end(float *losses, int *counts)
+{
+    lfwd_guard_report report;
+    const int failed = lfwd_guard_end(&report);
+    if (failed) return failed;
+    losses[0] = report.before;
+    losses[1] = report.after;
+    counts[0] = report.kept;
+    counts[1] = report.lost;
+    counts[2] = report.won;
+    return 0;
+}
+
 void host_use(int (*function)(uint8_t *, const uint8_t *, int))
 {
     npu = function;
@@ -37,8 +62,8 @@ int host_align(const int8_t *images, int count)
 void host_state(uint8_t *table, float *weight, float *bias)
 {
     memcpy(table, lfwd_npu.table, sizeof lfwd_npu.table);
-    memcpy(weight, lfwd_npu.weight, sizeof lfwd_npu.weight);
-    memcpy(bias, lfwd_npu.bias, sizeof lfwd_npu.bias);
+    memcpy(weight, lfwd_npu.learned.weight, sizeof lfwd_npu.learned.weight);
+    memcpy(bias, lfwd_npu.learned.bias, sizeof lfwd_npu.learned.bias);
 }
 
 void host_zeroth_order(float rate, float spread, uint32_t seed)

@@ -1,76 +1,19 @@
 """The exported C with the simulator behind ``lfwd_npu_invoke``: the records and the head of the Python loop, bit for bit."""
 
-import ctypes
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from host_c import BATCH, STEPS, HostC, flags
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.boards import BOARDS, missing_tools
-from lightning_fwd_export.host.runtime import compiler
-from lightning_fwd_export.npu.binary import CONSTANTS
 from lightning_fwd_export.npu.board import run_on_board
-from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer, ZerothOrder
-from lightning_fwd_export.npu.learn.head import Head
-from lightning_fwd_export.npu.simulator import Simulator
-from lightning_fwd_export.npu.simulator.memory import Memory
-from lightning_fwd_export.npu.split import RECORDS
+from lightning_fwd_export.npu.learn import Guard, NpuTrainer, ZerothOrder
 from lightning_fwd_export.npu.write_c import write_c
 
-BATCH, STEPS = 8, 4
 ARM = ("-mthumb", *BOARDS["mps3-an547"].flags)
-INVOKE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_uint8), ctypes.POINTER(ctypes.c_uint8), ctypes.c_int)
-SANITIZERS = "-fPIC -shared -O1 -fsanitize=undefined -fno-sanitize-recover=all".split()
-
-
-class HostC:
-    """The exported C on the host. Its NPU is the simulator, which finds the arena as the C and the run before have left it."""
-
-    def __init__(self, npu: NpuLearner, folder: Path, work: Path):
-        library, sources = work / "lfwd_npu.so", [*folder.glob("lfwd_npu_*.c"), Path(__file__).with_name("host_invoke.c")]
-        sources = [str(source) for source in sources if source.name != "lfwd_npu_ethosu.c"]
-        subprocess.run([compiler("gcc"), *flags(folder), *SANITIZERS, f"-I{folder}", *sources, "-o", str(library), "-lm"], check=True)
-        self._c, self._npu, self._binary = ctypes.CDLL(str(library)), npu, npu.split.binary
-        self._c.lfwd_train_begin.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_int, ctypes.c_int]
-        self._c.host_zeroth_order.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_uint32]
-        self._table = bytearray(npu.split.table)
-        regions = {CONSTANTS: self._binary.constants, RECORDS: self._table}
-        programs = [npu.simulator, npu.second_half] if isinstance(npu, NpuTrainer) else [npu.simulator]
-        self._halves = [Simulator(program.binary, regions) for program in programs]
-        self._invoke = INVOKE(self._run)
-        self._c.host_use(self._invoke)
-
-    def _run(self, arena, table, half: int) -> int:
-        here, simulator = np.ctypeslib.as_array(arena, (self._binary.arena,)).view(np.int8), self._halves[half]
-        self._table[:] = ctypes.string_at(table, len(self._table))
-        memory = Memory(simulator.regions, self._binary.arena, 1)
-        memory.arena[0, : self._binary.arena] = torch.from_numpy(here)
-        simulator.run(memory)
-        here[:] = memory.arena[0, : self._binary.arena].numpy()
-        return 0
-
-    def align(self, images: np.ndarray) -> None:
-        assert self._c.host_align(images.ctypes.data_as(ctypes.c_void_p), len(images)) == 0
-
-    def train(self, lr: float, momentum: float, images: np.ndarray, labels: np.ndarray) -> None:
-        self._c.lfwd_train_begin(lr, momentum, BATCH, STEPS)
-        self._c.host_zeroth_order(lr, 0.1, 1)
-        for image, label in zip(images, labels, strict=True):
-            assert self._c.lfwd_train_step(np.ascontiguousarray(image).ctypes.data_as(ctypes.c_void_p), int(label)) == 0
-
-    def state(self, head: Head) -> tuple[bytes, np.ndarray, np.ndarray]:
-        """Table of records, weight and bias of the head."""
-        table, weight, bias = np.zeros(len(self._table), np.uint8), np.zeros_like(head.weight), np.zeros_like(head.bias)
-        self._c.host_state(*(a.ctypes.data_as(ctypes.c_void_p) for a in (table, weight, bias)))
-        return table.tobytes(), weight, bias
-
-    def predict(self, image: np.ndarray, classes: int) -> np.ndarray:
-        logits, image = np.zeros(classes, np.float32), np.ascontiguousarray(image)
-        assert self._c.lfwd_predict(image.ctypes.data_as(ctypes.c_void_p), logits.ctypes.data_as(ctypes.c_void_p)) == 0
-        return logits
 
 
 @pytest.fixture(params=["head", "norms", "zeroth-order"])
@@ -81,12 +24,6 @@ def exported(request, tmp_path_factory):
     source = npu.source_statistics(x)
     write_c(npu, source, folder, request.param == "zeroth-order")
     return npu, npu.store(0.6 * x + 0.3), source, folder, request.param == "zeroth-order"
-
-
-def flags(folder: Path) -> list[str]:
-    """The compiler flags of the Makefile that the folder holds."""
-    (line,) = [line for line in (folder / "Makefile").read_text().splitlines() if line.startswith("CFLAGS")]
-    return [flag for flag in line.split()[2:] if flag.startswith("-")]
 
 
 @pytest.mark.parametrize("rate", [0.05, 3.0])
@@ -116,6 +53,46 @@ def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_
         assert any((norm.scale == norm.least).any() for norm in npu.norms.values()) == (rate > 1)
         assert all((norm.scale >= norm.least).all() for norm in npu.norms.values())
     assert np.array_equal(c.predict(images[40], head.bias.size), head.logits(npu.features(images[40:41]))[0])
+
+
+def test_what_harms_is_taken_back_to_the_bit(exported, tmp_path):
+    npu, images, source, folder, zeroth_order = exported
+    c, head = HostC(npu, folder, tmp_path), npu.head(0.05, 0.9, BATCH, STEPS)
+    rng = np.random.default_rng(0)
+    train, held = images[: BATCH * STEPS], images[BATCH * STEPS :]
+    right = head.logits(npu.features(held)).argmax(1)  # what it says before the drift is learned away
+    outcomes = []
+    for rate, labels, shift in [(0.5, rng.integers(0, head.bias.size, len(train)), True), (0.01, np.zeros(len(train), int), False)]:
+        head, state = npu.head(rate, 0.9, BATCH, STEPS), c.state(head)
+        head.weight[...], head.bias[...] = state[1], state[2]
+        judged = right if shift else np.zeros(len(held), int)
+        stepping = ZerothOrder(npu, rate, 0.1, STEPS) if zeroth_order else npu
+        c.guard_begin(held, judged)
+        guard = Guard(npu, head, held, judged)
+        if shift:
+            c.align(-1 - train)
+            npu.adapt_statistics(-1 - train, source)
+        c.train(rate, 0.9, train, labels)
+        for k in range(0, len(train), BATCH):
+            batch = train[k : k + BATCH], labels[k : k + BATCH]
+            stepping.step(head, *batch) if isinstance(stepping, NpuTrainer | ZerothOrder) else head.step(npu.features(batch[0]), batch[1])
+        assert c.state(head)[0] == bytes(npu.table)
+        verdict = guard.end()
+        assert c.guard_end() == (verdict.kept, verdict.before, verdict.after, verdict.lost, verdict.won)
+        table, weight, bias = c.state(head)
+        assert table == bytes(npu.table) and weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
+        assert (table, weight.tobytes()) == (state[0], state[1].tobytes()) or verdict.kept
+        outcomes.append(verdict.kept)
+    assert outcomes == [False, True]
+
+
+def test_a_guard_without_samples_refuses(exported, tmp_path):
+    npu, images, _, folder, _ = exported
+    c = HostC(npu, folder, tmp_path)
+    assert c.guard_begin(images[:0], np.zeros(0, int)) == c.guard_begin(np.repeat(images[:1], 1025, 0), np.zeros(1025, int)) == -1
+    assert c.guard_end() is None
+    with pytest.raises(ValueError, match="held back"):
+        Guard(npu, npu.head(0.05, 0.9, BATCH, STEPS), images[:0], np.zeros(0, int))
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")

@@ -96,8 +96,8 @@ int main(void)
     ticks[3] = board_ticks() - start - playing;
     put(ticks, sizeof ticks);
     put(lfwd_npu.table, sizeof lfwd_npu.table);
-    put(lfwd_npu.weight, sizeof lfwd_npu.weight);
-    put(lfwd_npu.bias, sizeof lfwd_npu.bias);
+    put(lfwd_npu.learned.weight, sizeof lfwd_npu.learned.weight);
+    put(lfwd_npu.learned.bias, sizeof lfwd_npu.learned.bias);
     put(logits, sizeof logits);
     return fclose(output) ? 6 : 0;
 }

@@ -1,4 +1,6 @@
-/* A network on an NPU that only infers, and what the CPU beside it does so that it learns.
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A network on an NPU that only infers, and what the CPU beside it does so that it learns.
  *
  *     lfwd_npu_init();                                        the records as compiled, the head as trained
  *     lfwd_align_statistics(next_image, context, 256);        no labels: 2 inferences per image and layer
@@ -6,6 +8,8 @@
  *     lfwd_train_step(image, label);                          one inference, and after every 16th an update; with LFWD_NPU_WAY_BACK the way back
  *                                                             of the error as well, with LFWD_NPU_ZEROTH_ORDER two inferences
  *     lfwd_predict(image, logits);
+ *     lfwd_guard_begin(held_back, labels, context, 100);      before any of this: what is learned is judged on samples held back,
+ *     lfwd_guard_end(&report);                                after it: and taken back where it does harm
  *
  * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned. */
 #ifndef LFWD_NPU_H
@@ -28,6 +32,23 @@ void lfwd_train_begin(float rate, float momentum, int batch, int updates);
 int lfwd_train_step(const int8_t *image, int label);
 int lfwd_predict(const int8_t *image, float *logits);
 
+/* Samples that are not trained on judge what was learned in between, as lfwd_adapt of the other exports does: the loss, before and after at its
+ * own best scale of the logits, must be lower, and no more right answers may be lost than are won and the root of both together (McNemar). Else
+ * records and head are those before, bit for bit. Labels 0 to LFWD_NPU_CLASSES - 1. Both return -1 for more than LFWD_NPU_MOST_HELD_BACK images,
+ * or none; after an error nothing was taken back, and lfwd_guard_end can be called again. */
+#ifndef LFWD_NPU_MOST_HELD_BACK
+#define LFWD_NPU_MOST_HELD_BACK 1024
+#endif
+
+typedef struct {
+    int kept; /* 0: taken back */
+    float before, after; /* mean cross entropy at its best scale of the logits, in nats */
+    int lost, won; /* right answers */
+} lfwd_guard_report;
+
+int lfwd_guard_begin(lfwd_image image, const uint8_t *labels, void *context, int images);
+int lfwd_guard_end(lfwd_guard_report *report);
+
 /* One record: ten bytes that the NPU reads for a channel. gain is above 0. */
 void lfwd_put_record(uint8_t *record, int32_t bias, float gain);
 
@@ -42,6 +63,10 @@ int lfwd_npu_run_on(const int8_t *image, uint8_t *table);
 void lfwd_npu_read_features(void);
 void lfwd_npu_logits(float *logits);
 void lfwd_npu_softmax(float *logits);
+
+/* exp(x) for x <= 0 and log(x) for x > 0, after Cephes: the same on every machine with IEEE floats. */
+float lfwd_npu_exp(float x);
+float lfwd_npu_log(float x);
 
 /* A layer whose channels' gains and offsets are learned. The arrays have one entry per channel. */
 typedef struct {
@@ -108,20 +133,25 @@ extern const uint8_t lfwd_npu_commands[LFWD_NPU_COMMAND_BYTES], lfwd_npu_constan
 extern const uint8_t lfwd_npu_original[LFWD_NPU_TABLE_BYTES]; /* the records as compiled */
 extern const float lfwd_npu_head_weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], lfwd_npu_head_bias[LFWD_NPU_CLASSES];
 
+/* What is learned; the table of records follows from it. */
+typedef struct {
+    float gain[LFWD_NPU_CHANNELS], offset[LFWD_NPU_CHANNELS]; /* of all layers that learn; offset in steps of int8 */
+    float weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias[LFWD_NPU_CLASSES];
+#if LFWD_NPU_NORMS
+    float shift[LFWD_NPU_CHANNELS], scale[LFWD_NPU_CHANNELS]; /* of all batch norms that learn */
+#endif
+} lfwd_npu_learned;
+
 /* Everything in RAM. */
 typedef struct {
     uint8_t arena[LFWD_NPU_ARENA_BYTES];
     uint8_t table[LFWD_NPU_TABLE_BYTES];
-    float gain[LFWD_NPU_CHANNELS], offset[LFWD_NPU_CHANNELS]; /* of all layers that learn; offset in steps of int8 */
+    lfwd_npu_learned learned, kept; /* now, and when the guard began */
     int32_t sums[LFWD_NPU_MOST_CHANNELS];
     float measured[LFWD_NPU_MOST_CHANNELS];
     float features[LFWD_NPU_FEATURES];
-    float weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias[LFWD_NPU_CLASSES];
     float weight_moment[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_moment[LFWD_NPU_CLASSES];
     float weight_gradient[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias_gradient[LFWD_NPU_CLASSES];
-#if LFWD_NPU_NORMS
-    float shift[LFWD_NPU_CHANNELS], scale[LFWD_NPU_CHANNELS]; /* of all batch norms that learn */
-#endif
 #if LFWD_NPU_WAY_BACK
     float error[LFWD_NPU_FEATURES];
     float shift_moment[LFWD_NPU_CHANNELS], scale_moment[LFWD_NPU_CHANNELS];
@@ -134,6 +164,14 @@ typedef struct {
 #endif
     float rate, momentum;
     int batch, updates, seen, updated;
+    struct {
+        lfwd_image image;
+        const uint8_t *labels;
+        void *context;
+        int images;
+        float before;
+        uint8_t right[(LFWD_NPU_MOST_HELD_BACK + 7) / 8]; /* a bit per image */
+    } guard;
 } lfwd_npu_memory;
 
 extern lfwd_npu_memory lfwd_npu;

@@ -1,4 +1,6 @@
-/* An example of lfwd_npu_invoke for Arm's Ethos-U core driver (ethosu_driver.h). It was compiled, against the driver's interface; it never ran on
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * An example of lfwd_npu_invoke for Arm's Ethos-U core driver (ethosu_driver.h). It was compiled, against the driver's interface; it never ran on
  * hardware. The driver calls ethosu_flush_dcache() on the regions before a run and ethosu_invalidate_dcache() after it: on a core with a data
  * cache implement both, so that the NPU reads the records that the CPU has just written. */
 #include "ethosu_driver.h"

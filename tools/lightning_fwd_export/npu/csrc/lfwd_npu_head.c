@@ -1,11 +1,12 @@
-/* The last layer, on the CPU: softmax, cross entropy, momentum. Operations and their order are those of learn/head.py of the exporter. */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The last layer, on the CPU: softmax, cross entropy, momentum. Operations and their order are those of learn/head.py of the exporter. */
 #include <math.h>
 #include <string.h>
 
 #include "lfwd_npu.h"
 
-/* exp(x) for x <= 0, after Cephes: the same on every machine with IEEE floats. */
-static float exponential(float x)
+float lfwd_npu_exp(float x)
 {
     if (x < -87.0f) return 0.0f;
     const float n = rintf(x * 1.44269504f), r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
@@ -18,6 +19,27 @@ static float exponential(float x)
     return ldexpf(y * (r * r) + r + 1.0f, (int)n);
 }
 
+float lfwd_npu_log(float x)
+{
+    static const float polynomial[9] = {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
+                                        -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
+    int exponent;
+    float m = frexpf(x, &exponent);
+    if (m < 0.707106781f) {
+        m = m + m - 1.0f;
+        exponent--;
+    } else {
+        m = m - 1.0f;
+    }
+    const float n = (float)exponent, z = m * m;
+    float y = polynomial[0];
+    for (int k = 1; k < 9; k++) y = y * m + polynomial[k];
+    y = y * m * z;
+    y = y + n * -2.12194440e-4f;
+    y = y - 0.5f * z;
+    return m + y + n * 0.693359375f;
+}
+
 void lfwd_npu_read_features(void)
 {
     const int8_t *stored = (const int8_t *)lfwd_npu.arena + LFWD_NPU_FEATURES_OFFSET;
@@ -28,8 +50,8 @@ void lfwd_npu_read_features(void)
 void lfwd_npu_logits(float *logits)
 {
     for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
-        float sum = lfwd_npu.bias[k];
-        for (int i = 0; i < LFWD_NPU_FEATURES; i++) sum = sum + lfwd_npu.weight[k][i] * lfwd_npu.features[i];
+        float sum = lfwd_npu.learned.bias[k];
+        for (int i = 0; i < LFWD_NPU_FEATURES; i++) sum = sum + lfwd_npu.learned.weight[k][i] * lfwd_npu.features[i];
         logits[k] = sum;
     }
 }
@@ -39,7 +61,7 @@ void lfwd_npu_softmax(float *logits)
     float most = logits[0], sum = 0.0f;
     for (int k = 1; k < LFWD_NPU_CLASSES; k++) most = fmaxf(most, logits[k]);
     for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
-        logits[k] = exponential(logits[k] - most);
+        logits[k] = lfwd_npu_exp(logits[k] - most);
         sum = sum + logits[k];
     }
     for (int k = 0; k < LFWD_NPU_CLASSES; k++) logits[k] = logits[k] / sum;
@@ -82,9 +104,9 @@ static void step(float *value, float *moment, float *gradient, int count, float 
 static void update(void)
 {
     const float rate = lfwd_npu.rate * ((float)(lfwd_npu.updates - lfwd_npu.updated) / (float)lfwd_npu.updates);
-    step(&lfwd_npu.weight[0][0], &lfwd_npu.weight_moment[0][0], &lfwd_npu.weight_gradient[0][0],
+    step(&lfwd_npu.learned.weight[0][0], &lfwd_npu.weight_moment[0][0], &lfwd_npu.weight_gradient[0][0],
          LFWD_NPU_CLASSES * LFWD_NPU_FEATURES, rate);
-    step(lfwd_npu.bias, lfwd_npu.bias_moment, lfwd_npu.bias_gradient, LFWD_NPU_CLASSES, rate);
+    step(lfwd_npu.learned.bias, lfwd_npu.bias_moment, lfwd_npu.bias_gradient, LFWD_NPU_CLASSES, rate);
 #if LFWD_NPU_WAY_BACK
     lfwd_npu_way_back_update(rate);
 #endif

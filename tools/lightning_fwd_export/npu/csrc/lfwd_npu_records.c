@@ -1,4 +1,6 @@
-/* Records, and the runs that read them. */
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Records, and the runs that read them. */
 #include <math.h>
 #include <string.h>
 
@@ -14,9 +16,9 @@ void lfwd_npu_init(void)
 {
     memset(&lfwd_npu, 0, sizeof lfwd_npu);
     memcpy(lfwd_npu.table, lfwd_npu_original, sizeof lfwd_npu.table);
-    memcpy(lfwd_npu.weight, lfwd_npu_head_weight, sizeof lfwd_npu.weight);
-    memcpy(lfwd_npu.bias, lfwd_npu_head_bias, sizeof lfwd_npu.bias);
-    for (int c = 0; c < LFWD_NPU_CHANNELS; c++) lfwd_npu.gain[c] = 1.0f;
+    memcpy(lfwd_npu.learned.weight, lfwd_npu_head_weight, sizeof lfwd_npu.learned.weight);
+    memcpy(lfwd_npu.learned.bias, lfwd_npu_head_bias, sizeof lfwd_npu.learned.bias);
+    for (int c = 0; c < LFWD_NPU_CHANNELS; c++) lfwd_npu.learned.gain[c] = 1.0f;
 #if LFWD_NPU_NORMS
     lfwd_npu_norms_init();
 #endif
@@ -65,6 +67,10 @@ static void rewrite(uint8_t *table, uint32_t place, float weight, float gain, fl
 {
     const uint8_t *original = lfwd_npu_original + place;
     uint32_t bias = 0, multiplier = 0;
+    if (weight == 1.0f && gain == 1.0f && offset == 0.0f) { /* as compiled, to the bit */
+        memcpy(table + place, original, 10);
+        return;
+    }
     for (int k = 0; k < 4; k++) bias |= (uint32_t)original[k] << 8 * k, multiplier |= (uint32_t)original[5 + k] << 8 * k;
     const float compiled = ldexpf((float)multiplier, -(original[9] & 0x3F)) / weight;
     const float scale = fmaxf(gain, SMALLEST_GAIN) * compiled;
@@ -80,9 +86,9 @@ void lfwd_npu_put(uint8_t *table, const lfwd_npu_layer *layer, int c, float gain
 void lfwd_npu_settle(const lfwd_npu_layer *layer)
 {
     for (int c = 0; c < layer->channels; c++) {
-        lfwd_npu_put(lfwd_npu.table, layer, c, lfwd_npu.gain[layer->first + c], lfwd_npu.offset[layer->first + c]);
+        lfwd_npu_put(lfwd_npu.table, layer, c, lfwd_npu.learned.gain[layer->first + c], lfwd_npu.learned.offset[layer->first + c]);
 #if LFWD_NPU_WAY_BACK
-        lfwd_npu_put_gain(lfwd_npu_gradients + (layer - lfwd_npu_layers), c, lfwd_npu.gain[layer->first + c]);
+        lfwd_npu_put_gain(lfwd_npu_gradients + (layer - lfwd_npu_layers), c, lfwd_npu.learned.gain[layer->first + c]);
 #endif
     }
 }
@@ -99,8 +105,8 @@ void lfwd_npu_norms_init(void)
 {
     for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
         const lfwd_npu_layer *layer = lfwd_npu_layers + k;
-        memcpy(lfwd_npu.shift + layer->first, lfwd_npu_norms[k].shift, layer->channels * sizeof(float));
-        memcpy(lfwd_npu.scale + layer->first, lfwd_npu_norms[k].scale, layer->channels * sizeof(float));
+        memcpy(lfwd_npu.learned.shift + layer->first, lfwd_npu_norms[k].shift, layer->channels * sizeof(float));
+        memcpy(lfwd_npu.learned.scale + layer->first, lfwd_npu_norms[k].scale, layer->channels * sizeof(float));
 #if LFWD_NPU_WAY_BACK
         lfwd_npu_settle(layer); /* the gains on the way back were compiled a little apart from 1 */
 #endif
@@ -109,9 +115,9 @@ void lfwd_npu_norms_init(void)
 
 void lfwd_npu_norm_moved(const lfwd_npu_norm *norm, int c, float shift, float scale, float *gain, float *offset)
 {
-    const float by = scale / lfwd_npu.scale[c];
-    *gain = lfwd_npu.gain[c] * by;
-    *offset = by * (lfwd_npu.offset[c] - lfwd_npu.shift[c] / norm->step) + shift / norm->step;
+    const float by = scale / lfwd_npu.learned.scale[c];
+    *gain = lfwd_npu.learned.gain[c] * by;
+    *offset = by * (lfwd_npu.learned.offset[c] - lfwd_npu.learned.shift[c] / norm->step) + shift / norm->step;
 }
 
 /* A scale keeps a quarter of what it was trained to: its gradient is divided by it, and so is what rounding did to that. */
@@ -119,8 +125,8 @@ void lfwd_npu_norm_move(int layer, int c, float shift, float scale)
 {
     const lfwd_npu_norm *norm = lfwd_npu_norms + layer;
     const float kept = fmaxf(scale, LEAST_OF_SCALE * norm->scale[c - lfwd_npu_layers[layer].first]);
-    lfwd_npu_norm_moved(norm, c, shift, kept, lfwd_npu.gain + c, lfwd_npu.offset + c);
-    lfwd_npu.shift[c] = shift;
-    lfwd_npu.scale[c] = kept;
+    lfwd_npu_norm_moved(norm, c, shift, kept, lfwd_npu.learned.gain + c, lfwd_npu.learned.offset + c);
+    lfwd_npu.learned.shift[c] = shift;
+    lfwd_npu.learned.scale[c] = kept;
 }
 #endif

@@ -1,4 +1,6 @@
-/* Mean and spread of every channel, measured by probing records, and set to the source domain's. The method is explained in learn/statistics.py of
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Mean and spread of every channel, measured by probing records, and set to the source domain's. The method is explained in learn/statistics.py of
  * the exporter; operations and their order are the same as there. */
 #include <math.h>
 #include <string.h>
@@ -29,7 +31,7 @@ static int add_up(const lfwd_npu_layer *layer, lfwd_image image, void *context, 
 
 static int align(const lfwd_npu_layer *layer, lfwd_image image, void *context, int images)
 {
-    float *gain = lfwd_npu.gain + layer->first, *offset = lfwd_npu.offset + layer->first, *mean = lfwd_npu.measured;
+    float *gain = lfwd_npu.learned.gain + layer->first, *offset = lfwd_npu.learned.offset + layer->first, *mean = lfwd_npu.measured;
     int error = 0;
     memset(mean, 0, sizeof lfwd_npu.measured);
     for (int group = 0; group < GROUPS && !error; group++) {

@@ -1,4 +1,6 @@
-/* Shifts and scales of the batch norms learn by the way back of the error, which is the second half of the NPU's program. Operations and their
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Shifts and scales of the batch norms learn by the way back of the error, which is the second half of the NPU's program. Operations and their
  * order are those of learn/trainer.py of the exporter. */
 #include <math.h>
 #include <string.h>
@@ -27,7 +29,7 @@ int lfwd_npu_way_back(const float *error)
     float largest = SMALLEST_ERROR;
     for (int i = 0; i < LFWD_NPU_FEATURES; i++) {
         float sum = 0.0f;
-        for (int k = 0; k < LFWD_NPU_CLASSES; k++) sum = sum + error[k] * lfwd_npu.weight[k][i];
+        for (int k = 0; k < LFWD_NPU_CLASSES; k++) sum = sum + error[k] * lfwd_npu.learned.weight[k][i];
         lfwd_npu.error[i] = sum;
         largest = fmaxf(largest, fabsf(sum));
     }
@@ -57,7 +59,7 @@ void lfwd_npu_way_back_update(float rate)
         const lfwd_npu_sums *sums = lfwd_npu_gradients + k;
         for (int c = layer->first; c < layer->first + layer->channels; c++) {
             const float bias_sum = lfwd_npu.bias_sum[c] / batch * sums->of_bias, scale_sum = lfwd_npu.scale_sum[c] / batch * sums->of_scale;
-            const float old_shift = lfwd_npu.shift[c], old_scale = lfwd_npu.scale[c];
+            const float old_shift = lfwd_npu.learned.shift[c], old_scale = lfwd_npu.learned.scale[c];
             /* an output is scale * normalised + shift: the sum of error times normalised follows from the two */
             lfwd_npu.shift_moment[c] = momentum * lfwd_npu.shift_moment[c] + bias_sum;
             lfwd_npu.scale_moment[c] = momentum * lfwd_npu.scale_moment[c] + (scale_sum - old_shift * bias_sum) / old_scale;

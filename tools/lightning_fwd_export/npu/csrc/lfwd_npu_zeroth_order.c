@@ -1,4 +1,6 @@
-/* Shifts and scales of the batch norms learn by inferences alone: all of them a random step forth and a step back, each with a table of records of its
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Shifts and scales of the batch norms learn by inferences alone: all of them a random step forth and a step back, each with a table of records of its
  * own; the losses say which way to go. Operations and their order are those of learn/zeroth_order.py of the exporter. */
 #include <math.h>
 #include <string.h>
@@ -7,28 +9,6 @@
 
 #if LFWD_NPU_ZEROTH_ORDER
 #define SMALLEST_PROBABILITY 1e-12f
-
-/* log(x) for x > 0, after Cephes: the same on every machine with IEEE floats. */
-static float logarithm(float x)
-{
-    static const float polynomial[9] = {7.0376836292e-2f, -1.1514610310e-1f, 1.1676998740e-1f, -1.2420140846e-1f, 1.4249322787e-1f,
-                                        -1.6668057665e-1f, 2.0000714765e-1f, -2.4999993993e-1f, 3.3333331174e-1f};
-    int exponent;
-    float m = frexpf(x, &exponent);
-    if (m < 0.707106781f) {
-        m = m + m - 1.0f;
-        exponent--;
-    } else {
-        m = m - 1.0f;
-    }
-    const float n = (float)exponent, z = m * m;
-    float y = polynomial[0];
-    for (int k = 1; k < 9; k++) y = y * m + polynomial[k];
-    y = y * m * z;
-    y = y + n * -2.12194440e-4f;
-    y = y - 0.5f * z;
-    return m + y + n * 0.693359375f;
-}
 
 /* Marsaglia's xorshift: the signs of a layer's shifts, then of its scales. */
 static uint32_t draw(uint32_t x, int channels)
@@ -53,7 +33,7 @@ static void choose_direction(void)
         const lfwd_npu_layer *layer = lfwd_npu_layers + k;
         state = draw(state, layer->channels);
         for (int c = 0; c < layer->channels; c++) {
-            const float shift = lfwd_npu.shift[layer->first + c], scale = lfwd_npu.scale[layer->first + c];
+            const float shift = lfwd_npu.learned.shift[layer->first + c], scale = lfwd_npu.learned.scale[layer->first + c];
             for (int way = 0; way < 2; way++) {
                 const float by = way ? -lfwd_npu.spread : lfwd_npu.spread;
                 float gain, offset;
@@ -85,7 +65,7 @@ int lfwd_npu_twice(const int8_t *image, int label)
         lfwd_npu_read_features();
         lfwd_npu_logits(logits);
         lfwd_npu_softmax(logits);
-        loss[way] = -logarithm(fmaxf(logits[label], SMALLEST_PROBABILITY));
+        loss[way] = -lfwd_npu_log(fmaxf(logits[label], SMALLEST_PROBABILITY));
         if (!way) memcpy(lfwd_npu.first, lfwd_npu.features, sizeof lfwd_npu.first);
     }
     for (int way = 0; way < 2; way++) lfwd_npu.loss[way] = lfwd_npu.loss[way] + loss[way];
@@ -104,7 +84,7 @@ void lfwd_npu_zeroth_order_update(void)
         const lfwd_npu_layer *layer = lfwd_npu_layers + k;
         state = draw(state, layer->channels);
         for (int c = 0; c < layer->channels; c++) {
-            const float shift = lfwd_npu.shift[layer->first + c], scale = lfwd_npu.scale[layer->first + c];
+            const float shift = lfwd_npu.learned.shift[layer->first + c], scale = lfwd_npu.learned.scale[layer->first + c];
             lfwd_npu_norm_move(k, layer->first + c, shift + by * lfwd_npu.signs[0][c] * scale, scale + by * lfwd_npu.signs[1][c] * scale);
         }
         lfwd_npu_settle(layer);

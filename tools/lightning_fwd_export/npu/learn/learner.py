@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 
 import numpy as np
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..split import RECORDS, SplitProgram, split_records
 from ..taps import Tapped, insert_taps
 from .affine import F32, Affine
 from .head import Head
+from .norm import Norm
 from .source import source_statistics
 from .statistics import Statistics, align, measure
 
@@ -35,6 +37,7 @@ class NpuLearner:
     Attributes:
         program: the compiled network. split: the same with its records in a table.
         table: the records now, as the NPU reads them.
+        norms: shifts and scales by layer, where they learn.
     """
 
     def __init__(self, net: nn.Module, calibration: Tensor, accelerator: str = "ethos-u55-128"):
@@ -45,6 +48,7 @@ class NpuLearner:
         self.regions = self.split.regions()
         self.table: bytearray = self.regions[RECORDS]
         self.simulator = self._simulator()
+        self.norms: dict[str, Norm] = {}
         self.affine = {name: Affine.neutral(self.split.read(self.table, name)) for name in self.tapped.layers}
 
     def _compile(self, net: nn.Module, calibration: Tensor, accelerator: str) -> tuple[Tapped, NpuProgram]:
@@ -63,6 +67,18 @@ class NpuLearner:
     def cycles_per_inference(self) -> int:
         """Of :attr:`simulator`'s command stream, the compiler's estimate."""
         return self.program.cycles
+
+    def state(self) -> tuple[dict[str, Affine], dict[str, Norm]]:
+        """What was learned, without the head: a copy for :meth:`restore`."""
+        return deepcopy((self.affine, self.norms))
+
+    def restore(self, state: tuple[dict[str, Affine], dict[str, Norm]]) -> None:
+        """Back to an earlier :meth:`state`; the records are rewritten."""
+        affine, norms = deepcopy(state)
+        self.affine.update(affine)
+        self.norms.update(norms)
+        for layer in self.tapped.layers:
+            self.write(layer)
 
     def store(self, x: Tensor) -> np.ndarray:
         """Inputs ``(N, ...)`` as the NPU takes them: int8, channels last."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -65,16 +63,6 @@ class NpuTrainer(NpuLearner):
     def cycles_per_inference(self) -> int:
         return self.program.cycles_before(ERROR)
 
-    def state(self) -> tuple[dict[str, Affine], dict[str, Norm]]:
-        """What was learned, without the head: a copy for :meth:`restore`."""
-        return deepcopy((self.affine, self.norms))
-
-    def restore(self, state: tuple[dict[str, Affine], dict[str, Norm]]) -> None:
-        """Back to an earlier :meth:`state`; the records are rewritten."""
-        self.affine, self.norms = deepcopy(state)
-        for layer in self.tapped.layers:
-            self.write(layer)
-
     def sums(self, stored: np.ndarray, errors: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Of every layer: sums over positions of the error, and of error times output, float32 ``(B, C)`` each, as the NPU gives them.
 
@@ -104,7 +92,10 @@ class NpuTrainer(NpuLearner):
     def _neutral_gain(self, path: str) -> Affine:
         """Of a gain on the way back, as if it were compiled with weights of exactly 1."""
         affine = Affine.neutral(self.split.read(self.table, path))
-        affine.scale = affine.scale / F32(self.back.compiled_weight(path))
+        weight = F32(self.back.compiled_weight(path))
+        affine.scale = affine.scale / weight
+        if weight != 1:
+            affine.compiled = ()
         return affine
 
     @torch.no_grad()

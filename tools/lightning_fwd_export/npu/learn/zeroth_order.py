@@ -26,12 +26,12 @@ class ZerothOrder:
         seed: of the signs, not 0.
 
     Attributes:
-        norms: shifts and scales as they are now.
+        norms: shifts and scales as they are now; the learner's from now on.
     """
 
     def __init__(self, learner: NpuLearner, lr: float, spread: float, steps: int, seed: int = 1):
         self._learner, self._lr, self._spread, self._steps, self._done = learner, F32(lr), F32(spread), steps, 0
-        self.norms = {layer: Norm.of(learner.norm_modules[layer]) for layer in learner.tapped.layers}
+        learner.norms = self.norms = {layer: Norm.of(learner.norm_modules[layer]) for layer in learner.tapped.layers}
         self._units = {layer: F32(learner.program.outputs[TAPS + k].scale) for k, layer in enumerate(learner.tapped.layers)}
         self._signs = _Signs(seed)
 

@@ -37,13 +37,13 @@ def convolve(memory: Memory, r: Registers, depthwise: bool, accelerator: str, ca
     padding = _padding(r)
     axes = zip((height, width), (stride_h, stride_w), (kernel_h, kernel_w), padding, strict=True)
     rows, columns = ((n - 1) * stride + k - before - after for n, stride, k, (before, after) in axes)
-    image = memory.read(r, "IFM", rows, columns, r["IFM_DEPTH_M1"] + 1)
     weight = _weights(memory, r, depthwise, accelerator, cache)
-    exact = torch.float32 if weight[0].numel() * 255 * 128 < _EXACT_FLOAT else torch.float64
-    image = pad(image.permute(0, 3, 1, 2).to(exact), (*padding[1], *padding[0]))
-    sums = conv2d(image, weight.to(exact), stride=(stride_h, stride_w), groups=depth if depthwise else 1)
+    image = memory.read(r, "IFM", rows, columns, r["IFM_DEPTH_M1"] + 1, weight.dtype).permute(0, 3, 1, 2)
+    if any(map(any, padding)):
+        image = pad(image, (*padding[1], *padding[0]))
+    sums = conv2d(image, weight, stride=(stride_h, stride_w), groups=depth if depthwise else 1)
     bias, scale, shift = _records(memory.constant(r["SCALE_REGION"], r["SCALE_BASE"], RECORD * depth))
-    memory.write(r, _scaled(r, sums.permute(0, 2, 3, 1).to(torch.int64).add_(bias), scale, shift))
+    memory.write(r, _scaled(r, sums.permute(0, 2, 3, 1).to(torch.int64), scale, shift, bias))
 
 
 def pool(memory: Memory, r: Registers, mode: int) -> None:
@@ -55,13 +55,13 @@ def pool(memory: Memory, r: Registers, mode: int) -> None:
         raise NotSimulated(f"pooling of kind {mode} with padding {padding}, IFM_UPSCALE {r.get('IFM_UPSCALE')}")
     repeat = _NEAREST if r.get("IFM_UPSCALE") == 1 else 1
     size = (((n - 1) * s + k) // repeat for n, s, k in zip((height, width), stride, kernel, strict=True))
-    image = memory.read(r, "IFM", *size, depth).permute(0, 3, 1, 2).to(torch.float32)
+    image = memory.read(r, "IFM", *size, depth, _exact(kernel[0] * kernel[1])).permute(0, 3, 1, 2)
     if repeat > 1:
         image = image.repeat_interleave(repeat, 2).repeat_interleave(repeat, 3)
     if mode == _MAX:
         memory.write(r, max_pool2d(image, kernel, stride).permute(0, 2, 3, 1).to(torch.int64))
         return
-    sums = avg_pool2d(image.to(torch.float64), kernel, stride, divisor_override=1).permute(0, 2, 3, 1).round().to(torch.int64)
+    sums = avg_pool2d(image, kernel, stride, divisor_override=1).permute(0, 2, 3, 1).to(torch.int64)
     memory.write(r, _scaled_by(r, "OFM_SCALE", sums))
 
 
@@ -69,15 +69,16 @@ def add_or_multiply(memory: Memory, r: Registers, mode: int) -> None:
     """Sum, difference, product, minimum or maximum of two feature maps, of which the second may be a scalar or spread."""
     height, width, depth = _output_shape(r)
     spread = r["IFM2_BROADCAST"]
-    first = memory.read(r, "IFM", height, width, depth).to(torch.int64)
+    dtype = torch.int64 if mode in (_ADD, _SUBTRACT) else torch.int32
+    first = memory.read(r, "IFM", height, width, depth, dtype)
     if spread & 0x80:
-        second = torch.tensor(signed(r["IFM2_SCALAR"]) - signed(r["IFM2_ZERO_POINT"]))
+        second = torch.tensor(signed(r["IFM2_SCALAR"]) - signed(r["IFM2_ZERO_POINT"]), dtype=dtype)
     else:
         size = (1 if spread >> bit & 1 else n for bit, n in enumerate((height, width, depth)))
-        second = memory.read(r, "IFM2", *size).to(torch.int64)
+        second = memory.read(r, "IFM2", *size, dtype)
     a, b = (second, first) if spread & 0x40 else (first, second)
     if mode == _MULTIPLY:
-        memory.write(r, _scaled_by(r, "OFM_SCALE", a * b))
+        memory.write(r, _scaled_by(r, "OFM_SCALE", (a * b).to(torch.int64)))
     elif mode in (_ADD, _SUBTRACT):
         scaled = r["IFM_PRECISION"] >> 8 & 3
         if scaled == _SCALE_BOTH:
@@ -103,12 +104,17 @@ def _scaled_by(r: Registers, register: str, values: Tensor) -> Tensor:
     return _scaled(r, values, torch.tensor(scale), torch.tensor(shift))
 
 
-def _scaled(r: Registers, values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``values * scale / 2**shift``, halves upwards; in place, for speed."""
-    copies = bool(((scale - (torch.ones_like(shift) << shift)).abs() << _COPIES <= torch.ones_like(shift) << shift).all())
-    if r["OFM_PRECISION"] >> 14 & 3 != _NATURAL and not copies:
+def _scaled(r: Registers, values: Tensor, scale: Tensor, shift: Tensor, bias: Tensor | int = 0) -> Tensor:
+    """``(values + bias) * scale / 2**shift``, halves upwards; in place, for speed."""
+    one = torch.ones_like(shift) << shift
+    if r["OFM_PRECISION"] >> 14 & 3 != _NATURAL and not bool(((scale - one).abs() << _COPIES <= one).all()):
         raise NotSimulated(f"OFM_PRECISION {r['OFM_PRECISION']:#x}: only rounding of halves upwards is known")
-    return values.mul_(scale).add_(torch.ones_like(shift) << shift >> 1).bitwise_right_shift_(shift)
+    return values.mul_(scale).add_(bias * scale + (one >> 1)).bitwise_right_shift_(shift)
+
+
+def _exact(products: int) -> torch.dtype:
+    """Of floats in which sums of so many products of 8-bit values are exact."""
+    return torch.float32 if products * 255 * 128 < _EXACT_FLOAT else torch.float64
 
 
 def _records(data: bytes) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +126,7 @@ def _records(data: bytes) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _weights(memory: Memory, r: Registers, depthwise: bool, accelerator: str, cache: dict[tuple, Tensor]) -> Tensor:
-    """``(out, in, height, width)``, decoded once per content."""
+    """``(out, in, height, width)``, decoded once per content, in a type in which its sums are exact."""
     data = memory.constant(r["WEIGHT_REGION"], r["WEIGHT_BASE"], r["WEIGHT_LENGTH"])
     kernel, _ = _kernel(r)
     out_channels, in_channels = r["OFM_DEPTH_M1"] + 1, 1 if depthwise else r["IFM_DEPTH_M1"] + 1
@@ -128,7 +134,8 @@ def _weights(memory: Memory, r: Registers, depthwise: bool, accelerator: str, ca
     if key not in cache:
         order = stream_order(accelerator, *key[1:])
         weights = decode_weights(data, order, (out_channels, *kernel, in_channels))
-        cache[key] = torch.from_numpy(weights).permute(0, 3, 1, 2).contiguous()
+        weights = torch.from_numpy(weights).permute(0, 3, 1, 2)
+        cache[key] = weights.to(_exact(weights[0].numel()), memory_format=torch.contiguous_format)
     return cache[key]
 
 
