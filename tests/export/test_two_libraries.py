@@ -89,4 +89,4 @@ def test_a_folder_used_again_keeps_no_stale_file(exported, tmp_path):
         (tmp_path / name).write_text("")
     clear_export(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c", "notes.txt"]
-    assert {p.name for p in code.iterdir() if p.is_file()} - set(own) == {"Makefile", "CMakeLists.txt"}
+    assert {p.name for p in code.iterdir() if p.is_file()} - set(own) == {"Makefile"}

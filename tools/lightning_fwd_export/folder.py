@@ -42,10 +42,14 @@ def clear_code(code: Path) -> None:
     """Take away generated C, its kernels, and what was compiled of them; a user's own files stay."""
     for header in sorted(code.glob("*_model.h")):
         prefix = header.name.removesuffix("model.h")
-        for source in [path for path in code.glob(f"{prefix}*.[ch]") if path.read_text(errors="replace").startswith(_OURS)]:
+        ours = [*code.glob(f"{prefix}*.[ch]"), *code.glob(f"{prefix[:-1]}.h")]
+        for source in [path for path in ours if path.read_text(errors="replace").startswith(_OURS)]:
             source.with_suffix(".o").unlink(missing_ok=True)
             source.unlink()
         (code / f"lib{prefix[:-1]}.a").unlink(missing_ok=True)
+        cmake = code / "CMakeLists.txt"
+        if cmake.exists() and f"project({prefix}model " in cmake.read_text(errors="replace"):
+            cmake.unlink()
     for old in (code / "kernels").glob("*.[cho]"):
         old.unlink()
 

@@ -2,13 +2,14 @@
 
 import ctypes
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning_fwd_export.host.runtime import compiler
 from lightning_fwd_export.npu.binary import CONSTANTS
-from lightning_fwd_export.npu.learn import Head, NpuLearner, NpuTrainer
+from lightning_fwd_export.npu.learn import ContextForwardForward, Head, NpuLearner, NpuTrainer, ZerothOrder
 from lightning_fwd_export.npu.simulator import Simulator
 from lightning_fwd_export.npu.simulator.memory import Memory
 from lightning_fwd_export.npu.split import RECORDS
@@ -27,7 +28,7 @@ class HostC:
         subprocess.run([compiler("gcc"), *flags(folder), *SANITIZERS, f"-I{folder}", *sources, "-o", str(library), "-lm"], check=True)
         self._c, self._npu, self._binary = ctypes.CDLL(str(library)), npu, npu.split.binary
         self._c.lfwd_train_begin.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_int, ctypes.c_int]
-        self._c.host_zeroth_order.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_uint32]
+        self._c.host_begin.argtypes = [ctypes.c_float, ctypes.c_float, ctypes.c_uint32]
         self._table = bytearray(npu.split.table)
         regions = {CONSTANTS: self._binary.constants, RECORDS: self._table}
         programs = [npu.simulator, npu.second_half] if isinstance(npu, NpuTrainer) else [npu.simulator]
@@ -50,7 +51,7 @@ class HostC:
 
     def train(self, lr: float, momentum: float, images: np.ndarray, labels: np.ndarray) -> None:
         self._c.lfwd_train_begin(lr, momentum, BATCH, STEPS)
-        self._c.host_zeroth_order(lr, 0.1, 1)
+        self._c.host_begin(lr, 0.1, 1)
         for image, label in zip(images, labels, strict=True):
             assert self._c.lfwd_train_step(np.ascontiguousarray(image).ctypes.data_as(ctypes.c_void_p), int(label)) == 0
 
@@ -71,6 +72,11 @@ class HostC:
         self._c.host_state(*(a.ctypes.data_as(ctypes.c_void_p) for a in (table, weight, bias)))
         return table.tobytes(), weight, bias
 
+    def goodness(self, image: np.ndarray, classes: int) -> np.ndarray:
+        found, image = np.zeros(classes, np.float32), np.ascontiguousarray(image)
+        self._c.host_goodness(image.ctypes.data_as(ctypes.c_void_p), found.ctypes.data_as(ctypes.c_void_p))
+        return found
+
     def predict(self, image: np.ndarray, classes: int) -> np.ndarray:
         logits, image = np.zeros(classes, np.float32), np.ascontiguousarray(image)
         assert self._c.lfwd_predict(image.ctypes.data_as(ctypes.c_void_p), logits.ctypes.data_as(ctypes.c_void_p)) == 0
@@ -81,3 +87,12 @@ def flags(folder: Path) -> list[str]:
     """The compiler flags of the Makefile that the folder holds."""
     (line,) = [line for line in (folder / "Makefile").read_text().splitlines() if line.startswith("CFLAGS")]
     return [flag for flag in line.split()[2:] if flag.startswith("-")]
+
+
+def stepping(npu: NpuLearner, train: str, rate: float) -> Callable[[Head, np.ndarray, np.ndarray], None]:
+    """One batch in Python, of the rule that the C was written for."""
+    if train == "zeroth-order":
+        return ZerothOrder(npu, rate, 0.1, STEPS).step
+    if train == "forward-forward":
+        return ContextForwardForward(npu, rate, STEPS, 0.1, 2.0).step
+    return npu.step if isinstance(npu, NpuTrainer) else lambda head, images, labels: head.step(npu.features(images), labels)

@@ -66,11 +66,22 @@ void host_state(uint8_t *table, float *weight, float *bias)
     memcpy(bias, lfwd_npu.learned.bias, sizeof lfwd_npu.learned.bias);
 }
 
-void host_zeroth_order(float rate, float spread, uint32_t seed)
+void host_begin(float rate, float spread, uint32_t seed)
 {
 #if LFWD_NPU_ZEROTH_ORDER
     lfwd_zeroth_order_begin(rate, spread, seed);
+#elif LFWD_NPU_CONTEXT
+    lfwd_context_begin(rate, spread, 2.0f, seed);
 #else
     (void)rate, (void)spread, (void)seed;
+#endif
+}
+
+void host_goodness(const int8_t *image, float *goodness)
+{
+#if LFWD_NPU_CONTEXT
+    lfwd_predict_by_goodness(image, goodness);
+#else
+    (void)image, (void)goodness;
 #endif
 }

@@ -6,30 +6,30 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from host_c import BATCH, STEPS, HostC, flags
+from host_c import BATCH, STEPS, HostC, flags, stepping
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.boards import BOARDS, missing_tools
 from lightning_fwd_export.npu.board import run_on_board
-from lightning_fwd_export.npu.learn import Guard, NpuTrainer, ZerothOrder
+from lightning_fwd_export.npu.learn import Guard
 from lightning_fwd_export.npu.write_c import write_c
 
 ARM = ("-mthumb", *BOARDS["mps3-an547"].flags)
 
 
-@pytest.fixture(params=["head", "norms", "zeroth-order"])
+@pytest.fixture(params=["head", "norms", "zeroth-order", "forward-forward"])
 def exported(request, tmp_path_factory):
-    """The learner, its inputs, source statistics, the folder of its C, and whether it learns by zeroth order."""
+    """The learner, its inputs, source statistics, the folder of its C, and what learns."""
     npu = request.getfixturevalue("trainer") if request.param == "norms" else request.getfixturevalue("learner")[0]
     folder, x = tmp_path_factory.mktemp("npu_c"), torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     source = npu.source_statistics(x)
-    write_c(npu, source, folder, request.param == "zeroth-order")
-    return npu, npu.store(0.6 * x + 0.3), source, folder, request.param == "zeroth-order"
+    write_c(npu, source, folder, request.param)
+    return npu, npu.store(0.6 * x + 0.3), source, folder, request.param
 
 
 @pytest.mark.parametrize("rate", [0.05, 3.0])
 def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_path, rate):
     """Also at a rate at which scales fall to the quarter that they keep."""
-    npu, images, source, folder, zeroth_order = exported
+    npu, images, source, folder, train = exported
     c, compiled = HostC(npu, folder, tmp_path), bytes(npu.table)
     c.align(images)
     npu.adapt_statistics(images, source)
@@ -38,44 +38,41 @@ def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_
     assert c.state(head)[0] == aligned != compiled
 
     c.train(rate, 0.9, images[: BATCH * STEPS], labels)
-    stepping = ZerothOrder(npu, rate, 0.1, STEPS) if zeroth_order else npu
+    step = stepping(npu, train, rate)
     for k in range(0, BATCH * STEPS, BATCH):
-        batch = images[k : k + BATCH]
-        if isinstance(stepping, NpuTrainer | ZerothOrder):
-            stepping.step(head, batch, labels[k : k + BATCH])
-        else:
-            head.step(npu.features(batch), labels[k : k + BATCH])
+        step(head, images[k : k + BATCH], labels[k : k + BATCH])
     table, weight, bias = c.state(head)
-    assert table == bytes(npu.table) and (table != aligned) == isinstance(stepping, NpuTrainer | ZerothOrder)
+    assert table == bytes(npu.table) and (table != aligned) == (train != "head")
     assert weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
     assert not np.array_equal(weight, untrained)
-    if isinstance(stepping, NpuTrainer):
+    if train == "norms":
         assert any((norm.scale == norm.least).any() for norm in npu.norms.values()) == (rate > 1)
         assert all((norm.scale >= norm.least).all() for norm in npu.norms.values())
+    if train == "forward-forward":
+        assert np.array_equal(c.goodness(images[40], head.bias.size), step.__self__.goodness(images[40:41])[0])
     assert np.array_equal(c.predict(images[40], head.bias.size), head.logits(npu.features(images[40:41]))[0])
 
 
 def test_what_harms_is_taken_back_to_the_bit(exported, tmp_path):
-    npu, images, source, folder, zeroth_order = exported
+    npu, images, source, folder, train = exported
     c, head = HostC(npu, folder, tmp_path), npu.head(0.05, 0.9, BATCH, STEPS)
     rng = np.random.default_rng(0)
-    train, held = images[: BATCH * STEPS], images[BATCH * STEPS :]
+    samples, held = images[: BATCH * STEPS], images[BATCH * STEPS :]
     right = head.logits(npu.features(held)).argmax(1)  # what it says before the drift is learned away
     outcomes = []
-    for rate, labels, shift in [(0.5, rng.integers(0, head.bias.size, len(train)), True), (0.01, np.zeros(len(train), int), False)]:
+    for rate, labels, shift in [(0.5, rng.integers(0, head.bias.size, len(samples)), True), (0.01, np.zeros(len(samples), int), False)]:
         head, state = npu.head(rate, 0.9, BATCH, STEPS), c.state(head)
         head.weight[...], head.bias[...] = state[1], state[2]
         judged = right if shift else np.zeros(len(held), int)
-        stepping = ZerothOrder(npu, rate, 0.1, STEPS) if zeroth_order else npu
+        step = stepping(npu, train, rate)
         c.guard_begin(held, judged)
         guard = Guard(npu, head, held, judged)
         if shift:
-            c.align(-1 - train)
-            npu.adapt_statistics(-1 - train, source)
-        c.train(rate, 0.9, train, labels)
-        for k in range(0, len(train), BATCH):
-            batch = train[k : k + BATCH], labels[k : k + BATCH]
-            stepping.step(head, *batch) if isinstance(stepping, NpuTrainer | ZerothOrder) else head.step(npu.features(batch[0]), batch[1])
+            c.align(-1 - samples)
+            npu.adapt_statistics(-1 - samples, source)
+        c.train(rate, 0.9, samples, labels)
+        for k in range(0, len(samples), BATCH):
+            step(head, samples[k : k + BATCH], labels[k : k + BATCH])
         assert c.state(head)[0] == bytes(npu.table)
         verdict = guard.end()
         assert c.guard_end() == (verdict.kept, verdict.before, verdict.after, verdict.lost, verdict.won)
@@ -97,8 +94,8 @@ def test_a_guard_without_samples_refuses(exported, tmp_path):
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
 def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(exported):
-    npu, images, source, folder, zeroth_order = exported
-    report = run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH, zeroth_order=zeroth_order)
+    npu, images, source, folder, train = exported
+    report = run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH, train=train)
     assert report.cpu == "Cortex-M55" and report.code_bytes > 1000
     assert 0 < report.predict_instructions < report.step_instructions
     assert report.update_instructions > 0 and report.align_instructions > 0
@@ -106,7 +103,7 @@ def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(expo
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
 def test_a_board_that_finds_other_records_says_so(exported):
-    npu, images, source, folder, zeroth_order = exported
+    npu, images, source, folder, train = exported
     model = folder / "lfwd_npu_model.c"
     lines = model.read_text().splitlines()
     at = next(k for k, line in enumerate(lines) if line.startswith("static const float mean0[]")) + 1
@@ -114,7 +111,7 @@ def test_a_board_that_finds_other_records_says_so(exported):
     lines[at] = lines[at].replace(first, " 9.0f", 1)
     model.write_text("\n".join(lines))
     with pytest.raises(ExportError, match="exit code 7"):
-        run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH, zeroth_order=zeroth_order)
+        run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH, train=train)
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")

@@ -14,11 +14,34 @@ from npu_nets import OnlyLogits
 
 from lightning_fwd.cli import main
 
+OURS = "/* SPDX-License-Identifier: Apache-2.0 */"
 
-@pytest.mark.parametrize("train", ["head", "norms", "zeroth-order"])
+
+@pytest.mark.parametrize("train", ["head", "norms", "zeroth-order", "forward-forward"])
 def test_the_folder_and_its_report(tiny, tmp_path, train):
     torch.manual_seed(0)
+    (tmp_path / "c").mkdir()
+    stale = {
+        "step.pte": "",
+        "c/lfwd_model.h": OURS,
+        "c/lfwd_npu.h": OURS,
+        "c/lfwd_npu_gone.c": OURS,
+        "c/CMakeLists.txt": "project(lfwd_model C)",
+    }
+    kept = {"c/main.c": "int main(void) {}", "c/lfwd_npu_mine.c": "/* of the user's */"}
+    for name, text in {**stale, **kept}.items():
+        (tmp_path / name).write_text(text)
     report = export_learning(OnlyLogits(), torch.randn(16, 3, 8, 8), "ethos-u55-128", tmp_path, train)
+    assert not any((tmp_path / name).exists() for name in ("step.pte", "c/lfwd_model.h", "c/lfwd_npu_gone.c", "c/CMakeLists.txt"))
+    assert all((tmp_path / name).read_text() == text for name, text in kept.items())
+    for path in kept:
+        (tmp_path / path).unlink()
+    phases = {phase.phase: phase for phase in report.phases}
+    step, forward = phases["step of one sample"], phases["prediction"].cpu_only_instructions
+    assert step.npu_cycles == report.cycles_per_sample and phases["statistics, per image"].cpu_only_instructions == forward > 0
+    runs = step.cpu_only_instructions / forward
+    assert runs == {"head": 1, "zeroth-order": 2, "forward-forward": 3}.get(train) or train == "norms" and 1.5 < runs < 3
+    assert all(phase.energy_uj > 0 and phase.cpu_only_energy_uj > 0 for name, phase in phases.items() if name != "update")
     assert report.layers == ("stem", "point") and report.inferences_per_probed_image == 4
     assert report.records > tiny.records if train == "norms" else report.records == tiny.records
     assert (report.cycles_per_way_back > 0) == (train == "norms") and report.cycles_per_inference > 0
@@ -44,9 +67,12 @@ def sizes_of(objects: Path) -> dict[str, int]:
     return {name: int(size, 16) for size, name in re.findall(r"^\S+ (\S+) [BbRrDd] (\S+)$", names, re.MULTILINE)}
 
 
-def test_an_accelerator_that_is_not_simulated_is_refused(tmp_path):
-    with pytest.raises(ExportError, match="ethos-u85-256"):
-        export_learning(OnlyLogits(), torch.randn(2, 3, 8, 8), "ethos-u85-256", tmp_path / "out")
+@pytest.mark.parametrize(
+    ("accelerator", "why"), [("ethos-u65-256", "two memories"), ("ethos-u85-256", "stream repeats the scale"), ("ethos-u99", "unknown")]
+)
+def test_an_accelerator_that_cannot_learn_is_refused_with_the_reason(tmp_path, accelerator, why):
+    with pytest.raises(ExportError, match=f"{accelerator}.*\n?.*{why}"):
+        export_learning(OnlyLogits(), torch.randn(2, 3, 8, 8), accelerator, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

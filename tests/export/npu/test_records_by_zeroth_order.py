@@ -22,12 +22,12 @@ def test_the_slope_is_that_of_the_way_back(trainer):
     error[np.arange(32), labels] -= 1
     sums = trainer.sums(x, error @ head.weight)
     zeroth_order = ZerothOrder(trainer, lr=0, spread=0.1, steps=20)
-    signs, slopes, expected = ZerothOrder(trainer, lr=0, spread=0.1, steps=20)._signs, [], []
+    signs, slopes, expected = ZerothOrder(trainer, lr=0, spread=0.1, steps=20)._random, [], []
     for _ in range(20):
         slopes.append(zeroth_order.step(head, x, labels))
         along = 0.0
         for layer, norm in zeroth_order.norms.items():
-            of_shift, of_scale = signs.draw(norm.shift.size), signs.draw(norm.shift.size)
+            of_shift, of_scale = signs.signs(norm.shift.size), signs.signs(norm.shift.size)
             bias, scale = (s.mean(0) * factor for s, factor in zip(sums[layer], trainer.factors[layer], strict=True))
             along += (of_shift * norm.scale * bias).sum() + (of_scale * (scale - norm.shift * bias)).sum()
         expected.append(along)

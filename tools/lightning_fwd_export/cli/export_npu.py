@@ -53,7 +53,12 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
     table.add_row("cycles per inference (Vela, an estimate)", f"{report.cycles_per_inference:,}")
     if report.trains == "norms":
         table.add_row("cycles per way back", f"{report.cycles_per_way_back:,}")
-    runs = {"head": "inference", "norms": "inference and way back", "zeroth-order": "two inferences"}[report.trains]
+    runs = {
+        "head": "inference",
+        "norms": "inference and way back",
+        "zeroth-order": "two inferences",
+        "forward-forward": "three inferences",
+    }[report.trains]
     probing = report.cycles_per_inference * report.inferences_per_probed_image
     table.add_row("inferences per image of lfwd_align_statistics", f"{report.inferences_per_probed_image}")
     table.add_row(f"  ms at {report.clock_hz / 1e6:g} MHz", f"{1e3 * probing / report.clock_hz:.3f}")
@@ -70,5 +75,10 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
         table.add_row("  update", f"{board.update_instructions:,}")
         table.add_row("  prediction", f"{board.predict_instructions:,}")
         table.add_row("  code without the C library, bytes", f"{board.code_bytes:,}")
+    for phase in report.phases:
+        if phase.npu_cycles:
+            table.add_row(f"{phase.phase}, energy in µJ (a rough estimate)", f"{phase.energy_uj:,.1f}")
+            table.add_row("  Cortex-M55 alone, the same rule", f"{phase.cpu_only_energy_uj:,.1f}")
+            table.add_row("  its instructions, of multiply-accumulates", f"{phase.cpu_only_instructions:,}")
     console.print(table)
     console.print(f"C in {options.out / 'c'}", highlight=False, soft_wrap=True)

@@ -75,7 +75,7 @@ def npu_forward(net: nn.Module, example: Tensor, accelerator: str, calibration: 
         clock_hz=float(summaries[0]["core_clock"]),
         cycles=sum(int(float(s["cycles_total"])) for s in summaries),
         parts=len(summaries),
-        macs=_inference_macs(net, example),
+        macs=inference_macs(net, example),
         on_cpu=lowered.on_cpu,
     )
 
@@ -90,6 +90,7 @@ def write_profile(forward: NpuForward, path: Path, base: Device | None = None) -
     save_device(replace(device, name=path.stem, cycles_per_mac={**device.cycles_per_mac, "int8": int8}), path)
 
 
-def _inference_macs(net: nn.Module, example: Tensor) -> int:
+def inference_macs(net: nn.Module, example: Tensor) -> int:
+    """Of one int8 forward pass, as the ledger counts them."""
     model = rewrite(own_copy(net), Backprop(), example)
     return price(trace_inference(model, example), model, width="int8").total_macs

@@ -3,14 +3,15 @@ takes."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from ..errors import ExportError
+from ..folder import clear_export, require_folder, write_report
 from ..foreign import as_export_errors, require_network
+from .beside_cpu import RUNS, NpuPhase, beside_cpu
 from .board import NpuBoardReport, run_on_board
 from .learn import NpuLearner, NpuTrainer
 from .lower import MEND
@@ -21,8 +22,21 @@ from .write_c import write_c
 _INFERENCES_PER_IMAGE = 2
 #: images that are run on a board, and images per update
 _ON_BOARD, _BATCH = 16, 8
+#: accelerators whose records can be found and patched (``find_records``, ``patch``), and what is missing for more
+_WHY_NOT = {
+    "ethos-u65": (
+        "it is compiled with activations in two memories, DRAM and an SRAM of its own, which is the third memory region; the C has one "
+        "arena and keeps its table of records there, and the simulator that checks the C bit for bit knows one arena and one core"
+    ),
+    "ethos-u85": (
+        "its command stream repeats the scale of each layer's first channel, so the stream would have to lie in RAM and be patched with "
+        "the records, where this C keeps it in Flash; and the simulator that checks the C bit for bit does not know its weight format"
+    ),
+}
+#: of the guard: three pointers, two numbers, a bit for each of 1,024 images
+_GUARD_BYTES = 4 * 5 + 128
 #: what can learn from labels
-TRAINS: dict[str, type[NpuLearner]] = {"head": NpuLearner, "norms": NpuTrainer, "zeroth-order": NpuLearner}
+TRAINS: dict[str, type[NpuLearner]] = {"head": NpuLearner, "norms": NpuTrainer, "zeroth-order": NpuLearner, "forward-forward": NpuLearner}
 
 
 @dataclass(frozen=True)
@@ -32,12 +46,13 @@ class NpuReport:
     Attributes:
         layers: whose statistics are adapted. records: of all layers, each rewritable.
         table_bytes: all records, in RAM. flash_bytes, ram_bytes: constants and static data; code and stack come on top.
-        trains: ``"head"``, or ``"norms"`` or ``"zeroth-order"`` (and the head).
+        trains: ``"head"``, or ``"norms"``, ``"zeroth-order"`` or ``"forward-forward"`` (and the head).
         cycles_per_inference: with the taps, Vela's estimate. clock_hz: of the system that Vela assumes.
         cycles_per_way_back: of the second half of the program, 0 where there is none.
         cycles_per_sample: of a training step.
         inferences_per_probed_image: how often each of the images of ``lfwd_align_statistics`` is run.
         board: what the C took beside the NPU on an emulated core, if it was run there.
+        phases: what each thing that the device does takes, beside the same rule on the processor alone.
     """
 
     network: str
@@ -55,6 +70,7 @@ class NpuReport:
     clock_hz: float
     inferences_per_probed_image: int
     board: NpuBoardReport | None = None
+    phases: tuple[NpuPhase, ...] = ()
 
 
 @as_export_errors(MEND)
@@ -68,30 +84,43 @@ def export_learning(
         calibration: ``(N, ...)`` samples of the source domain: ranges of the quantisation, and the statistics to come back to.
         accelerator: an Ethos-U55, by Vela's name.
         train: what learns from labels: ``"head"``, or ``"norms"``: shift and scale of every batch norm too, by the way back of the
-            error; ``"zeroth-order"``: the same by two inferences per sample.
+            error; ``"zeroth-order"``: the same by two inferences per sample; ``"forward-forward"``: shifts, and a context for each class,
+            by three.
         board: run the C on this emulated board too, against the Python loop; the simulator's runs are played back there.
 
     Raises:
         ExportError: the accelerator or the network is not supported; nothing is written then.
     """
-    if accelerator not in MICRO_BLOCKS:
-        raise ExportError(
-            f"no learning on {accelerator!r}",
-            "the source's statistics are measured on the simulator",
-            f"take one of {', '.join(MICRO_BLOCKS)}",
-        )
+    _check_accelerator(accelerator)
     if train not in TRAINS:
         raise ExportError(f"nothing called {train!r} learns on an NPU", "", f"take one of {', '.join(TRAINS)}")
     require_network(net, calibration)
+    require_folder(Path(out))
     learner = TRAINS[train](net, calibration, accelerator)
     source = learner.source_statistics(calibration)
-    write_c(learner, source, Path(out) / "c", train == "zeroth-order")
     report = _report(learner, type(net).__name__, train)
+    out = Path(out)
+    clear_export(out)
+    write_c(learner, source, out / "c", train)
     if board:
         images = learner.store(calibration[: _ON_BOARD // _BATCH * _BATCH])
-        report = replace(report, board=run_on_board(learner, source, Path(out) / "c", images, _BATCH, board, train == "zeroth-order"))
-    (Path(out) / "report.json").write_text(json.dumps(asdict(report), indent=2) + "\n")
+        report = replace(report, board=run_on_board(learner, source, out / "c", images, _BATCH, board, train))
+    cycles = report.cycles_per_inference, report.cycles_per_way_back
+    phases = beside_cpu(net, calibration[:1], train, cycles, report.inferences_per_probed_image, report.board)
+    report = replace(report, phases=phases)
+    write_report(report, out)
     return report
+
+
+def _check_accelerator(accelerator: str) -> None:
+    """Refuse what the exported C cannot rewrite, or what nothing here could check."""
+    if accelerator in MICRO_BLOCKS:
+        return
+    known = f"take one of {', '.join(MICRO_BLOCKS)}"
+    for family, why in _WHY_NOT.items():
+        if accelerator.startswith(family):
+            raise ExportError(f"no C of what learns on {accelerator}", why, known)
+    raise ExportError(f"no learning on {accelerator!r}", "an unknown accelerator", known)
 
 
 def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
@@ -99,18 +128,23 @@ def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
     channels = [len(learner.split.places[layer]) for layer in layers]
     linear = learner.tapped.module.get_submodule(learner.tapped.head)
     head = 4 * linear.out_features * (linear.in_features + 1)
-    # lfwd_npu_memory: gain and offset, sums and means of one layer, features; weights, moments and gradients of the head; six settings
-    state = 4 * (2 * sum(channels) + 2 * max(channels) + linear.in_features) + 3 * head + 4 * 6
+    # lfwd_npu_memory: what is learned, twice (gain, offset, head); sums and means of one layer, features; moments and gradients of the
+    # head; six settings; the guard's
+    learned = 4 * 2 * sum(channels) + head
+    state = 4 * (2 * max(channels) + linear.in_features) + 2 * head + 4 * 6 + _GUARD_BYTES
     streams, constants = len(learner.simulator.binary.commands), 12 * sum(channels)
     inference, way_back = learner.cycles_per_inference, learner.program.cycles - learner.cycles_per_inference
     if train != "head":  # shift and scale
-        state, constants = state + 8 * sum(channels), constants + 8 * sum(channels)
+        learned, constants = learned + 8 * sum(channels), constants + 8 * sum(channels)
     if isinstance(learner, NpuTrainer):  # the error; moments and sums
         state += 4 * linear.in_features + 4 * 4 * sum(channels)
         streams += len(learner.second_half.binary.commands)
         constants += 4 * sum(len(learner.split.places[path]) for path in learner.back.gains.values())
     if train == "zeroth-order":  # two more tables; features of the first run, signs; two losses, rate, spread, two states of the signs
         state += 2 * table + 4 * linear.in_features + 8 * max(channels) + 4 * 6
+    if train == "forward-forward":  # contexts; a table per class; their gradients, those of shifts, positive outputs; two rates, a state
+        learned += 4 * linear.out_features * sum(channels)
+        state += linear.out_features * (table + 4 * sum(channels)) + 4 * 2 * sum(channels) + 4 * 3
     return NpuReport(
         network=network,
         accelerator=binary.accelerator,
@@ -119,11 +153,11 @@ def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
         records=learner.program.records,
         table_bytes=table,
         flash_bytes=streams + len(binary.constants) + table + head + constants,
-        ram_bytes=binary.arena + table + state,
+        ram_bytes=binary.arena + table + 2 * learned + state,
         arena_bytes=binary.arena,
         cycles_per_inference=inference,
         cycles_per_way_back=way_back,
-        cycles_per_sample=inference * (2 if train == "zeroth-order" else 1) + way_back,
+        cycles_per_sample=inference * RUNS.get(train, 1) + way_back,
         clock_hz=learner.program.clock_hz,
         inferences_per_probed_image=_INFERENCES_PER_IMAGE * len(layers),
     )

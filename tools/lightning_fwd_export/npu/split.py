@@ -60,7 +60,8 @@ def split_records(program: NpuProgram) -> SplitProgram:
     """Move all records of a program into one table.
 
     Raises:
-        ExportError: an Ethos-U85 (its stream repeats a scale of each layer: it must lie in RAM with the constants, see ``patch``).
+        ExportError: an Ethos-U85 (its stream repeats a scale of each layer: it must lie in RAM with the constants, see ``patch``), or an
+            Ethos-U65 (its stream uses the table's region already).
     """
     binary = program.binary
     if any(layer.registers for layer in program.layers.values()):
@@ -69,6 +70,7 @@ def split_records(program: NpuProgram) -> SplitProgram:
             "its command stream repeats the scale of each layer's first channel",
             "keep command stream and constants in RAM and patch both, or take an Ethos-U55 or U65",
         )
+    _check_region(binary)
     moved, table = {}, bytearray()
     for piece in tables(binary):
         if piece.offset not in moved:
@@ -84,6 +86,16 @@ def split_records(program: NpuProgram) -> SplitProgram:
     places = {name: tuple(place(channel[0]) for channel in layer.offsets) for name, layer in program.layers.items()}
     stream = _pointed_to_table(binary, [moved[piece.offset][0] for piece in tables(binary)])
     return SplitProgram(program, replace(binary, commands=write_commands(binary.commands, stream)), bytes(table), places)
+
+
+def _check_region(binary: Binary) -> None:
+    taken = {command.value & 0xFF for command in read_commands(binary.commands)[0] if command.name.endswith("_REGION")}
+    if RECORDS in taken:
+        raise ExportError(
+            f"the records of {binary.accelerator} cannot move to memory region {RECORDS}",
+            "the command stream keeps activations there, in an SRAM of its own",
+            "patch the constants in place, or take an Ethos-U55",
+        )
 
 
 @dataclass(frozen=True)
@@ -139,15 +151,12 @@ def free_weights(split: SplitProgram, layer: str) -> tuple[SplitProgram, FreeWei
 
 def _pointed_to_table(binary: Binary, bases: Iterable[int]) -> list[Command]:
     """The stream with every convolution's records read from the table; ``bases`` in the order of :func:`tables`."""
-    bases, stream, set_to, lengths = iter(bases), [], {}, {}
-    cores = ("SCALE", "SCALE1") if "u65-512" in binary.accelerator else ("SCALE",)
+    bases, stream, set_to = iter(bases), [], {}
     for command in read_commands(binary.commands)[0]:
-        if command.name == "SCALE_REGION" or command.name in [f"{core}_BASE" for core in cores]:
+        if command.name in ("SCALE_REGION", "SCALE_BASE"):
             continue
-        if command.name in [f"{core}_LENGTH" for core in cores]:
-            lengths[command.name] = command.value
         if command.name in _CONVOLUTIONS:
-            wanted = {"SCALE_REGION": RECORDS} | {f"{core}_BASE": next(bases) for core in cores if lengths.get(f"{core}_LENGTH")}
+            wanted = {"SCALE_REGION": RECORDS, "SCALE_BASE": next(bases)}
             stream += [set_register(name, value) for name, value in wanted.items() if set_to.get(name) != value]
             set_to |= wanted
         stream.append(command)

@@ -14,30 +14,31 @@ from .learn.statistics import Statistics
 from .learn.trainer import ERROR, NpuTrainer
 
 _CSRC = Path(__file__).parent / "csrc"
+_LICENCE = "/* SPDX-License-Identifier: Apache-2.0 */\n"
 
 
-def write_c(learner: NpuLearner, source: Mapping[str, Statistics], folder: Path, zeroth_order: bool = False) -> None:
+def write_c(learner: NpuLearner, source: Mapping[str, Statistics], folder: Path, train: str = "head") -> None:
     """Write ``lfwd_npu_model.{h,c}``, and copy the code and its Makefile.
 
     Args:
         learner: as compiled; what it has learned is not written. Of an :class:`.NpuTrainer` the way back is written too.
         source: statistics of the source domain, layer by layer.
         folder: made if missing.
-        zeroth_order: batch norms learn as by :class:`.ZerothOrder`.
+        train: what learns: ``"zeroth-order"`` as by :class:`.ZerothOrder`, ``"forward-forward"`` as by :class:`.ContextForwardForward`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for file in sorted(_CSRC.iterdir()):
         shutil.copyfile(file, folder / file.name)
-    (folder / "lfwd_npu_model.h").write_text(_header(learner, zeroth_order))
+    (folder / "lfwd_npu_model.h").write_text(_LICENCE + _header(learner, train))
     code = _source(learner, source)
-    if zeroth_order or isinstance(learner, NpuTrainer):
+    if train != "head" or isinstance(learner, NpuTrainer):
         code += _norms(learner)
     if isinstance(learner, NpuTrainer):
         code += _way_back(learner)
-    (folder / "lfwd_npu_model.c").write_text(code)
+    (folder / "lfwd_npu_model.c").write_text(_LICENCE + code)
 
 
-def _header(learner: NpuLearner, zeroth_order: bool) -> str:
+def _header(learner: NpuLearner, train: str) -> str:
     binary, features = learner.split.binary, learner.program.outputs[FEATURES]
     quantised, way_back = learner.program.inputs[IMAGE], isinstance(learner, NpuTrainer)
     image = binary.inputs[quantised.slot]
@@ -60,9 +61,10 @@ def _header(learner: NpuLearner, zeroth_order: bool) -> str:
         "FEATURES_OFFSET": binary.outputs[features.slot].offset,
         "FEATURES_SCALE": _float(features.scale),
         "FEATURES_ZERO_POINT": f"({features.zero_point})",
-        "NORMS": int(way_back or zeroth_order),
+        "NORMS": int(way_back or train != "head"),
         "WAY_BACK": int(way_back),
-        "ZEROTH_ORDER": int(zeroth_order),
+        "ZEROTH_ORDER": int(train == "zeroth-order"),
+        "CONTEXT": int(train == "forward-forward"),
     }
     if isinstance(learner, NpuTrainer):
         error = learner.program.inputs[ERROR]

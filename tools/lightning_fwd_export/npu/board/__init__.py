@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from ...boards.build import GCC, SEMIHOSTED, SIZE, emulate, link, write_link_scr
 from ...errors import ExportError
 from ...host.runtime import run_tool
 from ..binary import Slot
-from ..learn import Head, NpuLearner, NpuTrainer, ZerothOrder
+from ..learn import ContextForwardForward, Head, NpuLearner, NpuTrainer, ZerothOrder
 from ..learn.learner import FEATURES, IMAGE, TAPS
 from ..learn.statistics import Statistics
 from ..learn.trainer import ERROR
@@ -31,7 +31,7 @@ from ..simulator.memory import Memory
 from ..split import RECORDS
 
 _RUNNER = Path(__file__).with_name("runner.c")
-_RATE, _MOMENTUM, _SPREAD, _SEED = 0.01, 0.9, 0.1, 1
+_RATE, _MOMENTUM, _SPREAD, _SHARPNESS, _SEED = 0.01, 0.9, 0.1, 1.0, 1
 
 
 @dataclass(frozen=True)
@@ -101,15 +101,17 @@ def _recorded(learner: NpuLearner) -> Iterator[list[_Recorder]]:
         learner.simulator = whole
 
 
-def _taken(recorders: list[_Recorder], twice: int = 0) -> bytes:
+def _taken(recorders: list[_Recorder], order: Iterable[int] | None = None) -> bytes:
     """What was recorded since, in the order in which the C runs it: sample by sample, a way back behind its inference.
 
     Args:
-        twice: so many samples ran under one table, then under another.
+        order: numbers of the runs as the C has them, where a sample runs more than once.
     """
     first, *second = (recorder.take() for recorder in recorders)
-    turns = (first[:twice], first[twice:]) if twice else (first, second[0]) if second and second[0] else ()
-    return b"".join(run for turn in zip(*turns, strict=True) for run in turn) if turns else b"".join(first)
+    if order is not None:
+        return b"".join(first[k] for k in order)
+    turns = zip(first, second[0], strict=True) if second and second[0] else zip(first, strict=True)
+    return b"".join(run for turn in turns for run in turn)
 
 
 def run_on_board(
@@ -119,7 +121,7 @@ def run_on_board(
     images: np.ndarray,
     batch: int,
     name: str = "mps3-an547",
-    zeroth_order: bool = False,
+    train: str = "head",
 ) -> NpuBoardReport:
     """Statistics, a few updates and a prediction, in Python and on an emulated board.
 
@@ -127,7 +129,7 @@ def run_on_board(
         learner: fresh; it is trained. source: see :meth:`.NpuLearner.source_statistics`.
         code: what :func:`.write_c` wrote of the two.
         images: int8 ``(N, ...)``; N a multiple of ``batch``, the samples per update.
-        zeroth_order: the C was written for it.
+        train: what the C was written for.
 
     Raises:
         ExportError: tools are missing, the code does not fit, the board has no FPU, or it does not come to the Python loop's records.
@@ -139,13 +141,13 @@ def run_on_board(
         raise ExportError(f"{name} with --npu", "the CPU's part is in float, and the board has no FPU", "take --board mps3-an547")
     head = learner.head(_RATE, _MOMENTUM, batch, len(images) // batch)
     labels = np.arange(len(images)) % len(head.bias)
-    norms = ZerothOrder(learner, _RATE, _SPREAD, len(images) // batch, _SEED) if zeroth_order else None
     with _recorded(learner) as recorders:
         learner.adapt_statistics(images, source)
         played = _taken(recorders)
+        stepping = _stepping(learner, train, len(images) // batch)
         for k in range(0, len(images), batch):
-            _step(norms or learner, head, images[k : k + batch], labels[k : k + batch])
-            played += _taken(recorders, batch if zeroth_order else 0)
+            _step(stepping, head, images[k : k + batch], labels[k : k + batch])
+            played += _taken(recorders, None if isinstance(stepping, NpuLearner) else stepping.order)
         logits = head.logits(learner.features(images[:1]))
         played += _taken(recorders)
     with tempfile.TemporaryDirectory() as folder:
@@ -170,8 +172,14 @@ def run_on_board(
     return NpuBoardReport(name, target.cpu, align // len(images), step, with_update // updates - step, predict, code_bytes)
 
 
-def _step(learner: NpuLearner | ZerothOrder, head: Head, images: np.ndarray, labels: np.ndarray) -> None:
-    if isinstance(learner, NpuTrainer | ZerothOrder):
+def _stepping(learner: NpuLearner, train: str, steps: int) -> NpuLearner | ZerothOrder | ContextForwardForward:
+    if train == "zeroth-order":
+        return ZerothOrder(learner, _RATE, _SPREAD, steps, _SEED)
+    return ContextForwardForward(learner, _RATE, steps, _SPREAD, _SHARPNESS, _SEED) if train == "forward-forward" else learner
+
+
+def _step(learner: NpuLearner | ZerothOrder | ContextForwardForward, head: Head, images: np.ndarray, labels: np.ndarray) -> None:
+    if not isinstance(learner, NpuLearner) or isinstance(learner, NpuTrainer):
         learner.step(head, images, labels)
     else:
         head.step(learner.features(images), labels)
@@ -194,6 +202,7 @@ def _header(recorders: list[_Recorder], images: int, batch: int) -> str:
             f"#define TAPE_RATE {_RATE}f",
             f"#define TAPE_MOMENTUM {_MOMENTUM}f",
             f"#define TAPE_SPREAD {_SPREAD}f",
+            f"#define TAPE_SHARPNESS {_SHARPNESS}f",
             f"#define TAPE_SEED {_SEED}u",
             "typedef struct {\n    uint32_t offset, size;\n} tape_slot;",
             "typedef struct {\n    tape_slot input;\n    int count;\n    const tape_slot *outputs;\n} tape_half;",

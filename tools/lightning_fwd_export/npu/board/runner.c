@@ -84,6 +84,9 @@ int main(void)
 #if LFWD_NPU_ZEROTH_ORDER
     lfwd_zeroth_order_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SEED);
 #endif
+#if LFWD_NPU_CONTEXT
+    lfwd_context_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SHARPNESS, TAPE_SEED);
+#endif
     for (int n = 0; n < TAPE_IMAGES; n++) {
         start = board_ticks();
         playing = 0;

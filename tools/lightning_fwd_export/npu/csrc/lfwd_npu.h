@@ -6,7 +6,7 @@
  *     lfwd_align_statistics(next_image, context, 256);        no labels: 2 inferences per image and layer
  *     lfwd_train_begin(0.01f, 0.9f, 16, 500);                 rate, momentum, samples per update, updates
  *     lfwd_train_step(image, label);                          one inference, and after every 16th an update; with LFWD_NPU_WAY_BACK the way back
- *                                                             of the error as well, with LFWD_NPU_ZEROTH_ORDER two inferences
+ *                                                             of the error as well, with LFWD_NPU_ZEROTH_ORDER two inferences, with LFWD_NPU_CONTEXT three
  *     lfwd_predict(image, logits);
  *     lfwd_guard_begin(held_back, labels, context, 100);      before any of this: what is learned is judged on samples held back,
  *     lfwd_guard_end(&report);                                after it: and taken back where it does harm
@@ -129,6 +129,16 @@ int lfwd_npu_twice(const int8_t *image, int label); /* adds up the losses; leave
 void lfwd_npu_zeroth_order_update(void);
 #endif
 
+#if LFWD_NPU_CONTEXT
+/* After statistics and lfwd_train_begin: rate and size of the contexts relative to a channel's scale; the seed of contexts and wrong labels is
+ * not 0. lfwd_predict uses the head; by goodness it takes an inference per class, and the best is the largest. */
+void lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed);
+int lfwd_predict_by_goodness(const int8_t *image, float *goodness);
+int lfwd_npu_contrast(const int8_t *image, int label); /* under a right and a wrong label; adds up the gradients */
+void lfwd_npu_context_update(void);
+void lfwd_npu_settle_contexts(void); /* the tables of all classes */
+#endif
+
 extern const uint8_t lfwd_npu_commands[LFWD_NPU_COMMAND_BYTES], lfwd_npu_constants[LFWD_NPU_CONSTANT_BYTES];
 extern const uint8_t lfwd_npu_original[LFWD_NPU_TABLE_BYTES]; /* the records as compiled */
 extern const float lfwd_npu_head_weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], lfwd_npu_head_bias[LFWD_NPU_CLASSES];
@@ -139,6 +149,9 @@ typedef struct {
     float weight[LFWD_NPU_CLASSES][LFWD_NPU_FEATURES], bias[LFWD_NPU_CLASSES];
 #if LFWD_NPU_NORMS
     float shift[LFWD_NPU_CHANNELS], scale[LFWD_NPU_CHANNELS]; /* of all batch norms that learn */
+#endif
+#if LFWD_NPU_CONTEXT
+    float context[LFWD_NPU_CLASSES][LFWD_NPU_CHANNELS]; /* in units of a channel's scale */
 #endif
 } lfwd_npu_learned;
 
@@ -161,6 +174,12 @@ typedef struct {
     uint8_t tables[2][LFWD_NPU_TABLE_BYTES] __attribute__((aligned(16))); /* records a step forth and a step back */
     float first[LFWD_NPU_FEATURES], signs[2][LFWD_NPU_MOST_CHANNELS], loss[2], zeroth_rate, spread;
     uint32_t drawn_from, state;
+#endif
+#if LFWD_NPU_CONTEXT
+    uint8_t tables[LFWD_NPU_CLASSES][LFWD_NPU_TABLE_BYTES] __attribute__((aligned(16))); /* records under each label */
+    float context_gradient[LFWD_NPU_CLASSES][LFWD_NPU_CHANNELS], shift_gradient[LFWD_NPU_CHANNELS], positive[LFWD_NPU_CHANNELS];
+    float context_rate, sharpness;
+    uint32_t context_state;
 #endif
     float rate, momentum;
     int batch, updates, seen, updated;

@@ -113,6 +113,9 @@ static void update(void)
 #if LFWD_NPU_ZEROTH_ORDER
     lfwd_npu_zeroth_order_update();
 #endif
+#if LFWD_NPU_CONTEXT
+    lfwd_npu_context_update();
+#endif
     lfwd_npu.updated++;
     lfwd_npu.seen = 0;
 }
@@ -134,6 +137,10 @@ int lfwd_train_step(const int8_t *image, int label)
 #if LFWD_NPU_WAY_BACK
     failed = lfwd_npu_way_back(error);
     if (failed) return failed; /* nothing of this image counts */
+#endif
+#if LFWD_NPU_CONTEXT
+    failed = lfwd_npu_contrast(image, label);
+    if (failed) return failed;
 #endif
     for (int k = 0; k < LFWD_NPU_CLASSES; k++) {
         for (int i = 0; i < LFWD_NPU_FEATURES; i++)

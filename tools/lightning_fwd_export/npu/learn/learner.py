@@ -37,7 +37,7 @@ class NpuLearner:
     Attributes:
         program: the compiled network. split: the same with its records in a table.
         table: the records now, as the NPU reads them.
-        norms: shifts and scales by layer, where they learn.
+        norms: shifts and scales by layer, where they learn. context: of classes by layer, where they do.
     """
 
     def __init__(self, net: nn.Module, calibration: Tensor, accelerator: str = "ethos-u55-128"):
@@ -49,6 +49,7 @@ class NpuLearner:
         self.table: bytearray = self.regions[RECORDS]
         self.simulator = self._simulator()
         self.norms: dict[str, Norm] = {}
+        self.context: dict[str, np.ndarray] = {}
         self.affine = {name: Affine.neutral(self.split.read(self.table, name)) for name in self.tapped.layers}
 
     def _compile(self, net: nn.Module, calibration: Tensor, accelerator: str) -> tuple[Tapped, NpuProgram]:
@@ -68,15 +69,14 @@ class NpuLearner:
         """Of :attr:`simulator`'s command stream, the compiler's estimate."""
         return self.program.cycles
 
-    def state(self) -> tuple[dict[str, Affine], dict[str, Norm]]:
+    def state(self) -> tuple[dict, ...]:
         """What was learned, without the head: a copy for :meth:`restore`."""
-        return deepcopy((self.affine, self.norms))
+        return deepcopy((self.affine, self.norms, self.context))
 
-    def restore(self, state: tuple[dict[str, Affine], dict[str, Norm]]) -> None:
+    def restore(self, state: tuple[dict, ...]) -> None:
         """Back to an earlier :meth:`state`; the records are rewritten."""
-        affine, norms = deepcopy(state)
-        self.affine.update(affine)
-        self.norms.update(norms)
+        for now, then in zip((self.affine, self.norms, self.context), deepcopy(state), strict=True):
+            now.update(then)
         for layer in self.tapped.layers:
             self.write(layer)
 

@@ -12,6 +12,7 @@ from .affine import F32
 from .head import Head, log, softmax
 from .learner import FEATURES, TAPS, NpuLearner
 from .norm import Norm
+from .xorshift import Xorshift
 
 _SMALLEST_PROBABILITY = F32(1e-12)
 
@@ -27,13 +28,15 @@ class ZerothOrder:
 
     Attributes:
         norms: shifts and scales as they are now; the learner's from now on.
+        order: of the runs of the last step, as a device has them: sample by sample, a step forth and a step back.
     """
 
     def __init__(self, learner: NpuLearner, lr: float, spread: float, steps: int, seed: int = 1):
         self._learner, self._lr, self._spread, self._steps, self._done = learner, F32(lr), F32(spread), steps, 0
         learner.norms = self.norms = {layer: Norm.of(learner.norm_modules[layer]) for layer in learner.tapped.layers}
         self._units = {layer: F32(learner.program.outputs[TAPS + k].scale) for k, layer in enumerate(learner.tapped.layers)}
-        self._signs = _Signs(seed)
+        self._random = Xorshift(seed)
+        self.order: np.ndarray = np.arange(0)
 
     def step(self, head: Head, stored: np.ndarray, labels: np.ndarray) -> np.float32:
         """One batch, of the size that the head was made for; the slope of the loss along the direction drawn.
@@ -41,7 +44,7 @@ class ZerothOrder:
         Args:
             stored: int8 ``(B, ...)``. labels: class numbers.
         """
-        signs = {layer: (self._signs.draw(norm.shift.size), self._signs.draw(norm.shift.size)) for layer, norm in self.norms.items()}
+        signs = {layer: (self._random.signs(norm.shift.size), self._random.signs(norm.shift.size)) for layer, norm in self.norms.items()}
         features = [self._features(stored, signs, way * self._spread) for way in (F32(1), F32(-1))]
         up, down = (_loss(head.logits(f), labels) for f in features)
         slope = (up - down) / (F32(2) * self._spread)
@@ -52,6 +55,7 @@ class ZerothOrder:
             self._learner.write(layer)
         head.step((features[0] + features[1]) * F32(0.5), labels)
         self._done += 1
+        self.order = np.arange(2 * len(labels)).reshape(2, -1).T.ravel()
         return slope
 
     def _moved(self, layer: str, signs, by: np.float32) -> tuple[np.ndarray, np.ndarray]:
@@ -64,26 +68,6 @@ class ZerothOrder:
             gain, offset = norm.moved(learner.affine[layer], self._units[layer], *self._moved(layer, signs, by))
             learner.split.write(learner.table, layer, learner.affine[layer].records(gain, offset))
         return learner.program.outputs[FEATURES].real(learner.run(stored)[FEATURES])
-
-
-class _Signs:
-    """Marsaglia's xorshift with 32 bits: a device draws the same signs from the same seed."""
-
-    def __init__(self, seed: int):
-        if not 0 < seed < 1 << 32:
-            raise ValueError(f"a seed of {seed}, it has 32 bits and is not 0")
-        self._state = seed
-
-    def draw(self, count: int) -> np.ndarray:
-        signs = np.empty(count, np.float32)
-        for k in range(count):
-            x = self._state
-            x ^= x << 13 & 0xFFFFFFFF
-            x ^= x >> 17
-            x ^= x << 5 & 0xFFFFFFFF
-            self._state = x
-            signs[k] = 1 if x >> 31 else -1
-        return signs
 
 
 def _loss(logits: np.ndarray, labels: np.ndarray) -> np.float32:

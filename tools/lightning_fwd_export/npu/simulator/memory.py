@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..binary import ARENA
 
-
 #: channels that lie together
 _BRICK = 16
 
@@ -80,8 +79,8 @@ class Memory:
             stored[..., brick, : part.shape[-1]].copy_(part)
 
     def _map(self, r: Mapping[str, int], name: str, precision: int, height: int, width: int, depth: int) -> Tensor:
-        """A view of int8 ``(B, H, W, C)``, rows one after the other, or of bricks of 16 channels ``(B, H, W, C / 16, 16)``, the last of which
-        may be used in part."""
+        """A view of int8 ``(B, H, W, C)``, rows one after the other, or of bricks of 16 channels ``(B, H, W, C / 16, 16)``; the last may be
+        used in part."""
         if height > r[f"{name}_HEIGHT0_M1"] + 1 or width > r[f"{name}_WIDTH0_M1"] + 1:
             raise NotSimulated(f"{name} of {height}x{width} in several tiles")
         base, x, y, c = (r[f"{name}_{register}"] for register in ("BASE0", "STRIDE_X", "STRIDE_Y", "STRIDE_C"))
