@@ -4,8 +4,8 @@
 
 Statistics need no labels; the head learns on the CPU from features that the NPU computes. With ``--norms`` the program has the way back of
 the error, and after the statistics the shifts and scales of all batch norms learn together with the head. With ``--zeroth-order`` they
-learn by two inferences per sample instead. Rates are the best on held-out samples, for the NPU and in float apart. Accuracies on the test
-part, in percent.
+learn by two inferences per sample instead; with ``--forward-forward`` shifts and a context per class by three. Rates are the best on
+held-out samples, for the NPU and in float apart. Accuracies on the test part, in percent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lightning_fwd_export.npu.learn import NpuLearner, NpuTrainer, ZerothOrder
+from lightning_fwd_export.npu.learn import ContextForwardForward, NpuLearner, NpuTrainer, ZerothOrder
 from lightning_fwd_export.npu.learn.head import Head
 from rich.console import Console
 from rich.table import Table
@@ -35,6 +35,8 @@ NORM_RATES = (0.003, 0.01)
 MOMENTUM, BATCH = 0.9, 16
 ZEROTH_RATES, SPREAD = (0.0005, 0.002), 0.1
 ZEROTH_ROWS = ("statistics + norms by zeroth order + head, NPU",)
+CONTEXT_RATES, CONTEXT_SIZE = (0.001, 0.01), 0.1
+CONTEXT_ROWS = ("statistics + Forward-Forward by context + head, NPU", "the same, read by goodness, NPU")
 NORM_ROWS = ("statistics + norms + head, float", "statistics + norms + head, NPU")
 ROWS = ("nothing, float", "nothing, NPU", "statistics, float", "statistics, NPU", "statistics + head, float", "statistics + head, NPU")
 
@@ -97,6 +99,15 @@ def run(drift: str, seed: int, learner: NpuLearner, options: argparse.Namespace)
             lambda rate: zeroth_order_on_the_npu(learner, start, train, y, rate, result["rate, NPU"], options, seed),
             (val, test), (y, y_val, y_test), options.zeroth_rates,
         )  # fmt: skip
+    if options.forward_forward:
+        start, trained = learner.state(), []
+        for rate in options.context_rates:
+            learner.restore(start)
+            head, rule = context_on_the_npu(learner, train, y, rate, result["rate, NPU"], options, seed)
+            of_val, of_test = (accuracy(head.logits(learner.features(part)), of) for part, of in ((val, y_val), (test, y_test)))
+            trained.append((of_val, rate, of_test, accuracy(rule.goodness(test), y_test)))
+        _, result["context rate"], *accuracies = max(trained)
+        result |= dict(zip(CONTEXT_ROWS, accuracies, strict=True))
     return result | {"cycles per inference": learner.program.cycles, "seconds": round(time.time() - started)}
 
 
@@ -141,6 +152,15 @@ def zeroth_order_on_the_npu(learner: NpuLearner, start, train: np.ndarray, y: Te
     for batch in batches(len(train), options, seed):
         norms.step(head, train[batch], y[torch.from_numpy(batch)].numpy())
     return lambda inputs: head.logits(learner.features(inputs))
+
+
+def context_on_the_npu(learner: NpuLearner, train: np.ndarray, y: Tensor, rate: float, head_rate: float, options, seed: int):
+    """Forward-Forward under a table of records for each class; the head, which has the rate that was best for it alone, and the rule."""
+    steps = options.epochs * (len(train) // BATCH)
+    head, rule = learner.head(head_rate, MOMENTUM, BATCH, steps), ContextForwardForward(learner, rate, steps, CONTEXT_SIZE, seed=seed + 1)
+    for batch in batches(len(train), options, seed):
+        rule.step(head, train[batch], y[torch.from_numpy(batch)].numpy())
+    return head, rule
 
 
 def batches(count: int, options: argparse.Namespace, seed: int):
@@ -204,6 +224,8 @@ def main() -> None:
     parser.add_argument("--norm-rates", type=float, nargs="+", default=NORM_RATES)
     parser.add_argument("--zeroth-order", action="store_true", help="they learn by forward passes alone")
     parser.add_argument("--zeroth-rates", type=float, nargs="+", default=ZEROTH_RATES)
+    parser.add_argument("--forward-forward", action="store_true", help="shifts and contexts learn, under a table of records per class")
+    parser.add_argument("--context-rates", type=float, nargs="+", default=CONTEXT_RATES)
     parser.add_argument("--norms", action="store_true", help="shifts and scales of the batch norms learn too, by the way back on the NPU")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -218,7 +240,7 @@ def main() -> None:
                 results[f"{drift} seed {seed}"] = run(drift, seed, learner, options)
                 options.out.write_text(json.dumps(results, indent=2) + "\n")
     table = Table("", *options.drifts, title=f"test accuracy, mean (spread) of {len(options.seeds)} seeds")
-    for row in ROWS + NORM_ROWS * options.norms + ZEROTH_ROWS * options.zeroth_order:
+    for row in ROWS + NORM_ROWS * options.norms + ZEROTH_ROWS * options.zeroth_order + CONTEXT_ROWS * options.forward_forward:
         cells = [[results[f"{drift} seed {seed}"][row] for seed in options.seeds] for drift in options.drifts]
         table.add_row(row, *(f"{statistics.mean(c):.1f} ({max(c) - min(c):.1f})" for c in cells))
     Console().print(table)

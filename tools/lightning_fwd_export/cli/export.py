@@ -55,7 +55,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train",
         choices=("head", "norms", "zeroth-order", "forward-forward"),
-        help="with --npu, what learns from labels: the head (default); with norms every batch norm too, by a way back; or by two or three inferences",
+        help="with --npu, what learns from labels: the head (default), or the batch norms too: by a way back, or by inferences alone",
     )
     parser.add_argument("--prefix", default="lfwd_", help="of every name in the C, e.g. kws_: two programs then fit into one firmware")
     parser.add_argument("--pte", help="generate C from this program instead of exporting a model")
