@@ -40,7 +40,7 @@ def test_the_folder_and_its_report(tiny, tmp_path, train):
     step, forward = phases["step of one sample"], phases["prediction"].cpu_only_instructions
     assert step.npu_cycles == report.cycles_per_sample and phases["statistics, per image"].cpu_only_instructions == forward > 0
     runs = step.cpu_only_instructions / forward
-    assert runs == {"head": 1, "zeroth-order": 2, "forward-forward": 3}.get(train) or train == "norms" and 1.5 < runs < 3
+    assert runs == {"head": 1, "zeroth-order": 2, "forward-forward": 3}.get(train) or train == "norms" and 1.4 < runs < 3
     assert all(phase.energy_uj > 0 and phase.cpu_only_energy_uj > 0 for name, phase in phases.items() if name != "update")
     assert report.layers == ("stem", "point") and report.inferences_per_probed_image == 4
     assert report.records > tiny.records if train == "norms" else report.records == tiny.records
