@@ -24,6 +24,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.fx.traceback import has_preserved_node_meta
 
 from .across_ranks import share, whole_shape
 
@@ -43,9 +44,9 @@ def hash32(x: Tensor | int) -> Tensor | int:
 
 def random_bits(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
     """``shape`` 32-bit values as int64, a window of the one cycle: entry i is ``hash32(i + hash32(seed))``."""
-    if isinstance(seed, int):
-        seed = torch.tensor(seed, device=device)
-    index = torch.arange(math.prod(shape), device=device if device is not None else seed.device)
+    if type(seed) is Tensor and seed.is_cpu and not has_preserved_node_meta():  # of one number Python is quicker; a traced one has no value
+        device, seed = device if device is not None else seed.device, int(seed)
+    index = torch.arange(math.prod(shape), device=seed.device if device is None and isinstance(seed, Tensor) else device)
     return cast(Tensor, hash32(index + hash32(seed))).reshape(tuple(shape))
 
 

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .engine import accumulate_into
+
+_PLAIN = (nn.Parameter, Tensor)
+
 
 def gradients(
     output: Tensor | Sequence[Tensor], tensors: Sequence[Tensor], error: Tensor | Sequence[Tensor] | None = None
@@ -21,13 +25,19 @@ def gradients(
     Returns:
         the gradients, and whether nothing else holds them. Not so of what is traced, and of parameters whose hook waits for ``.grad``.
     """
-    if not all(type(t) in (nn.Parameter, Tensor) and t.is_leaf and not t._post_accumulate_grad_hooks for t in tensors):
-        return list(torch.autograd.grad(output, tensors, error, allow_unused=True)), False
-    before = [t.grad for t in tensors]
+    before = []
     for t in tensors:
-        t.grad = None
+        if type(t) not in _PLAIN or not t.is_leaf or t._post_accumulate_grad_hooks:
+            return list(torch.autograd.grad(output, tensors, error, allow_unused=True)), False
+        before.append(t.grad)
+    for t, grad in zip(tensors, before, strict=True):
+        if grad is not None:
+            t.grad = None
     try:
-        torch.autograd.backward(output, error, inputs=tensors)
+        if len(tensors) and isinstance(output, Tensor) and (error is None or isinstance(error, Tensor)):
+            accumulate_into(output, tensors, error)
+        else:  # of several outputs at once
+            torch.autograd.backward(output, error, inputs=tensors)
         return [t.grad for t in tensors], True
     finally:
         for t, grad in zip(tensors, before, strict=True):

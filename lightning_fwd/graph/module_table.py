@@ -1,13 +1,14 @@
 """A module's parameters by name at every step, without walking over all its modules to find them.
 
 ``named_parameters`` is a recursion of generators: on a small network two calls of it take as long as the step's own arithmetic. Here the
-modules lie in one flat list, and a call only looks whether each still has the children and the names that it had.
+modules lie in one flat list, and a call only looks whether each still has the children and the parameters that it had: then the dict of the
+call before is given again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from operator import is_
 from typing import Any
 
 from torch import nn
@@ -18,8 +19,9 @@ class ModuleTable:
 
     def __init__(self) -> None:
         self._root: nn.Module | None = None
-        self._held: dict[str, nn.Parameter] | None = None
-        self._places: list[tuple[nn.Module, Mapping, Any, list[tuple[str, str]]]] = []  # a module, its children, its keys, their names
+        self._holds = False
+        self._found: dict[str, nn.Parameter] = {}
+        self._places: list[tuple[nn.Module, Mapping, list[str], list[nn.Parameter | None]]] = []  # a module, its children, its parameters
 
     def __deepcopy__(self, _memo: dict) -> ModuleTable:
         return ModuleTable()  # the copy's modules are others
@@ -28,27 +30,21 @@ class ModuleTable:
         return ModuleTable, ()
 
     def named_parameters(self, root: nn.Module) -> dict[str, nn.Parameter]:
-        """As ``dict(root.named_parameters())``: of a parameter with two names the first alone."""
-        if self._held is not None:
-            return self._held
+        """As ``dict(root.named_parameters())``: of a parameter with two names the first alone. The same dict, while nothing changed."""
         self._follow(root)
-        found, seen = {}, set()
-        for module, _, _, names in self._places:
-            for key, name in names:
-                parameter = module._parameters[key]
-                if parameter is not None and id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    found[name] = parameter
-        return found
+        return self._found
 
-    @contextmanager
-    def held(self, root: nn.Module) -> Iterator[dict[str, nn.Parameter]]:
-        """Inside, where nothing is exchanged, the same dict is given to whoever asks."""
-        self._held = self.named_parameters(root)
-        try:
-            yield self._held
-        finally:
-            self._held = None
+    def held(self, root: nn.Module) -> ModuleTable:
+        """Inside ``with`` nothing is exchanged, and nobody looks again."""
+        self._follow(root)
+        return self
+
+    def __enter__(self) -> dict[str, nn.Parameter]:
+        self._holds = True
+        return self._found
+
+    def __exit__(self, *_: object) -> None:
+        self._holds = False
 
     def modules(self, root: nn.Module) -> list[nn.Module]:
         """As ``list(root.modules())``, but for those that stand there twice, which are given twice."""
@@ -56,22 +52,25 @@ class ModuleTable:
         return [module for module, *_ in self._places]
 
     def _follow(self, root: nn.Module) -> None:
-        if root is self._root:
-            for module, children, keys, _ in self._places:
-                if module._modules != children or module._parameters.keys() != keys:
-                    break
-            else:
-                return
-        self._root = root
-        self._places = [
-            (
-                module,
-                _kept(module._modules),
-                _kept(module._parameters).keys(),
-                [(k, f"{path}.{k}" if path else k) for k in module._parameters.keys()],
-            )
-            for path, module in root.named_modules(remove_duplicate=False)
-        ]
+        if root is self._root and (self._holds or self._is_as_it_was()):
+            return
+        self._root, self._places, self._found, seen = root, [], {}, set()
+        for path, module in root.named_modules(remove_duplicate=False):
+            keys, parameters = list(module._parameters.keys()), list(module._parameters.values())
+            self._places.append((module, _kept(module._modules), keys, parameters))
+            for key, parameter in zip(keys, parameters, strict=True):
+                if parameter is not None and id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    self._found[f"{path}.{key}" if path else key] = parameter
+
+    def _is_as_it_was(self) -> bool:
+        for module, children, keys, parameters in self._places:
+            if module._modules != children:
+                return False
+            own = module._parameters
+            if (keys or own) and (list(own.keys()) != keys or not all(map(is_, own.values(), parameters))):
+                return False
+        return True
 
 
 def _kept(entries: Any) -> Any:

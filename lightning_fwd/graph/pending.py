@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 from weakref import ref
 
 import torch
 from torch import Tensor, nn
 
+from .ends_in import ends_in
+from .engine import gradient_of
 from .kept_buffers import KeptBuffers
 from .label_check import LabelCheck
 from .refuse_backward import (
@@ -25,6 +28,7 @@ from .refuse_backward import (
 from .step import Step, StepRecord, accumulate
 
 _running: list[PendingSteps] = []  # the innermost training step of the user's that is running comes last
+_NOTHING = nullcontext()
 
 
 class PendingSteps:
@@ -45,6 +49,8 @@ class PendingSteps:
         self._labels = LabelCheck()
         self._buffers = KeptBuffers()
         self._on_backward: Callable[[Tensor], None] | None = None
+        me = ref(self)  # logits may outlive the model
+        self._forget, self._at_the_logits = partial(_forget, me), OrderedDict({0: partial(_at_the_logits, me)})
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -58,35 +64,17 @@ class PendingSteps:
     def __reduce__(self) -> Any:
         return PendingSteps, ()
 
-    @contextmanager
-    def open(self, target: Any, loss_scale: float) -> Iterator[None]:
+    def open(self, target: Any, loss_scale: float) -> AbstractContextManager[None]:
         """A training step of the user's, from a clean slate."""
-        self.clear()
-        self.target, self.loss_scale, self.stepping, self.handed_over = _as_labels(target), loss_scale, True, False
-        _running.append(self)
-        try:
-            yield
-        except BaseException as error:  # the user's own loss refuses the batch, say
-            self._buffers.put_back()
-            if self._waiting:
-                refuse_gradient_at_input(error)
-            raise
-        finally:
-            _running.remove(self)
-            self.target, self.stepping = None, False
+        return _Open(self, target, loss_scale)
 
     def keep_buffers(self, modules: Sequence[nn.Module]) -> None:
         """Of the modules that the coming forward lets write statistics: a batch that is refused leaves them as they are."""
         self._buffers.keep(modules)
 
-    @contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Inside, the loss is checked and the step finished; an error leaves running statistics as they were before the step."""
-        try:
-            yield
-        except BaseException:
-            self._buffers.put_back()
-            raise
+    def put_buffers_back(self) -> None:
+        """The step was refused: running statistics are as they were before it."""
+        self._buffers.put_back()
 
     def clear(self) -> None:
         self._waiting.clear()
@@ -100,15 +88,8 @@ class PendingSteps:
         step.logits = None
         if learns_by_labels:
             step.target, step.handed_over = self.target, self.handed_over
-        steps = ref(self)
-
-        def forget(dead: ref[Tensor]) -> None:  # no loss can reach them any more: nothing of the step is kept
-            if (me := steps()) is not None and any(item[0] is dead for item in me._waiting):
-                me._waiting[:] = [item for item in me._waiting if item[0] is not dead]
-                me.forgotten = True
-
-        self._waiting.append((ref(logits, forget), step))
-        logits.register_post_accumulate_grad_hook(partial(_at_the_logits, steps))  # torch.autograd.grad does not call it
+        self._waiting.append((ref(logits, self._forget), step))
+        logits._post_accumulate_grad_hooks = self._at_the_logits  # type: ignore[assignment]  # one dict for all; autograd.grad calls none
         return logits.clone()  # which may be written into, as a leaf may not
 
     def finish(
@@ -136,26 +117,30 @@ class PendingSteps:
             the labels that the rule learns by do not fit it.
         """
         require_finite_loss(loss)  # read before anything is changed, at the price of one synchronisation on a GPU
-        others = [p for p in others if p.requires_grad]
         reached = [(logits, step) for weak, step in self._waiting if (logits := weak()) is not None]
-        leaves = [logits for logits, _ in reached]
-        own = {name: p for name, p in parameters.items() if p.requires_grad}
-        kept = retain_graph or any(step.inputs is not None for _, step in reached)
+        leaves: list[Tensor] = [logits for logits, _ in reached]
+        kept = retain_graph or any([step.inputs is not None for _, step in reached])
         if not leaves:
             refuse_lost_logits()
-        grads = torch.autograd.grad(loss, [*leaves, *others, *own.values()], gradient, retain_graph=kept, allow_unused=True)
+        names: list[str] = []
+        others = [p for p in others if p.requires_grad]
+        if others or not ends_in(loss, leaves):
+            names = [name for name, p in parameters.items() if p.requires_grad]
+        sought = [*leaves, *others, *(parameters[name] for name in names)]
+        grads = gradient_of(loss, sought, gradient, kept)
         errors, rest = grads[: len(leaves)], grads[len(leaves) :]
-        if all(g is None for g in errors):
-            refuse_lost_logits()
-        refuse_losses_beside(rule, [name for name, grad in zip(own, rest[len(others) :], strict=True) if grad is not None])
         found = [(logits, step, error) for (logits, step), error in zip(reached, errors, strict=True) if error is not None]
+        if not found:
+            refuse_lost_logits()
+        if names:
+            refuse_losses_beside(rule, [name for name, grad in zip(names, rest[len(others) :], strict=True) if grad is not None])
         for logits, step, error in found:
             self._check(rule, logits, step, error)
-        touched: dict[nn.Parameter, None] = {}
+        touched: list[nn.Parameter] = []
         for parameter, grad in zip(others, rest, strict=False):
             if grad is not None:
                 parameter.grad = grad.clone() if parameter.grad is None else parameter.grad + grad
-                touched[parameter] = None
+                touched.append(parameter)
         self.clear()
         for _, step, error in found:
             _run_to_its_end(step, error, touched)
@@ -178,7 +163,7 @@ class PendingSteps:
             StepError: on the way out, no step was finished.
         """
         done: list[Step] = []
-        touched: dict[nn.Parameter, None] = {}
+        touched: list[nn.Parameter] = []
 
         def finish(logits: Tensor) -> None:
             step = next((step for weak, step in self._waiting if weak() is logits), None)
@@ -204,6 +189,37 @@ class PendingSteps:
         _call_gradient_hooks(touched)
 
 
+class _Open:
+    """One training step of the user's; as a class, for a generator costs a small network's step more than its loss does."""
+
+    def __init__(self, steps: PendingSteps, target: Any, loss_scale: float) -> None:
+        self._steps, self._target, self._loss_scale = steps, target, loss_scale
+
+    def __enter__(self) -> None:
+        steps = self._steps
+        steps.clear()
+        steps.target, steps.loss_scale, steps.stepping, steps.handed_over = _as_labels(self._target), self._loss_scale, True, False
+        _running.append(steps)
+
+    def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
+        steps = self._steps
+        try:
+            if error is not None:  # the user's own loss refuses the batch, say
+                steps.put_buffers_back()
+                if steps._waiting:
+                    refuse_gradient_at_input(error)
+        finally:
+            _running.remove(steps)
+            steps.target, steps.stepping = None, False
+
+
+def _forget(steps: ref[PendingSteps], dead: ref[Tensor]) -> None:
+    """No loss can reach these logits any more: nothing of their step is kept."""
+    if (me := steps()) is not None and any(item[0] is dead for item in me._waiting):
+        me._waiting[:] = [item for item in me._waiting if item[0] is not dead]
+        me.forgotten = True
+
+
 def _at_the_logits(steps: ref[PendingSteps], logits: Tensor) -> None:
     """``loss.backward()`` has come down to the logits."""
     me = steps()
@@ -213,12 +229,12 @@ def _at_the_logits(steps: ref[PendingSteps], logits: Tensor) -> None:
         me._on_backward(logits)
 
 
-def _run_to_its_end(step: Step, error: Tensor, touched: dict[nn.Parameter, None]) -> None:
+def _run_to_its_end(step: Step, error: Tensor, touched: list[nn.Parameter]) -> None:
     with step.autocast():  # later passes of the rule run in the same precision as its first
         for update in step.finish(error):
             accumulate(update)
-            if update.value is None and isinstance(update.tensor, nn.Parameter):
-                touched[update.tensor] = None
+            if update.tensor._post_accumulate_grad_hooks and update.value is None and isinstance(update.tensor, nn.Parameter):
+                touched.append(update.tensor)
 
 
 def _pass_to_inputs(steps: list[Step]) -> None:
@@ -230,7 +246,7 @@ def _pass_to_inputs(steps: list[Step]) -> None:
 def _call_gradient_hooks(parameters: Iterable[nn.Parameter]) -> None:
     """What ``register_post_accumulate_grad_hook`` asked for, once a step, as autograd would call it (an optimizer of each parameter's own,
     say)."""
-    for parameter in parameters:
+    for parameter in dict.fromkeys(parameters):
         for hook in list((parameter._post_accumulate_grad_hooks or {}).values()):
             hook(parameter)
 
@@ -263,22 +279,26 @@ def start(updates: Callable[[StepRecord], Any], record: StepRecord, before: Tens
     Args:
         before: the input as it came; where it has a history, ``record.input`` is a leaf in its place.
     """
-    autocast = _autocast_now(record.input.device.type)
-    with autocast():
+    autocast, entered = _autocast_now(record.input.device.type)
+    with entered:
         step = Step(updates(record), autocast)
     step.inputs = (before, record.input) if before is not record.input else None
     return step
 
 
-def _autocast_now(device: str) -> Callable[[], AbstractContextManager]:
-    """The present autocast, to be entered again. Its cache would hand a weight cast under ``no_grad`` to a pass that wants its gradient:
-    off."""
+@lru_cache
+def _without_autocast(device: str) -> Callable[[], AbstractContextManager]:
+    """No autocast, wherever that is asked for."""
     if not torch.amp.is_autocast_available(device):
-        return nullcontext
-    if torch.is_autocast_enabled(device):
-        return partial(torch.autocast, device, dtype=torch.get_autocast_dtype(device), cache_enabled=False)
-    return partial(_without_autocast, device)
+        return lambda: _NOTHING
+    return lambda: torch.autocast(device, enabled=False, cache_enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
 
 
-def _without_autocast(device: str) -> AbstractContextManager:
-    return torch.autocast(device, enabled=False, cache_enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+def _autocast_now(device: str) -> tuple[Callable[[], AbstractContextManager], AbstractContextManager]:
+    """The present autocast, to be entered again later, and now. Its cache would hand a weight cast under ``no_grad`` to a pass that wants
+    its gradient: off."""
+    later = _without_autocast(device)
+    if later() is _NOTHING:
+        return later, _NOTHING
+    later = partial(torch.autocast, device, dtype=torch.get_autocast_dtype(device), cache_enabled=False)
+    return later, later()

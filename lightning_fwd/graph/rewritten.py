@@ -109,7 +109,7 @@ class RewrittenModel(View):
 
     def forward(self, *inputs: Tensor, **named: Any) -> Tensor:
         """Inference ``(B, ...) -> (B, C)``; in training mode, or inside :meth:`step`, the first half of a training step."""
-        x = self.only_input(inputs, named)
+        x = inputs[0] if len(inputs) == 1 and not named else self.only_input(inputs, named)
         self.refuse_replaced_children()
         if self.fixed_shape and tuple(x.shape[1:]) != self.input_shape:
             raise StepError(
@@ -139,10 +139,11 @@ class RewrittenModel(View):
                     "use backprop",
                 )
             x = x.detach().requires_grad_()
-        self.pending.keep_buffers(self._written_in_training())
-        counter, waiting = self.inserted.counter, len(self.pending)
-        record = StepRecord(x, self.pending.target, self.pending.loss_scale, counter + waiting if waiting else counter)
-        return self.pending.hand_out(start(partial(self.method.updates, self), record, before), self.method.needs_target)
+        pending = self.pending
+        pending.keep_buffers(self._written_in_training())
+        counter, waiting = self.inserted.counter, len(pending)
+        record = StepRecord(x, pending.target, pending.loss_scale, counter + waiting if waiting else counter)
+        return pending.hand_out(start(partial(self.method.updates, self), record, before), self.method.needs_target)
 
     def _written_in_training(self) -> list[nn.Module]:
         """Modules that write statistics in a training forward, as they stand now."""
@@ -211,15 +212,24 @@ class RewrittenModel(View):
         """
         self._require_pending()
         rule = type(self.method).__name__
-        with self.pending.refusing(), self.module_table.held(self) as parameters:
-            self.inserted.counter.add_(self.pending.finish(loss, rule, parameters, others or [], gradient, retain_graph))
+        with self.module_table.held(self) as parameters:
+            try:
+                done = self.pending.finish(loss, rule, parameters, others or [], gradient, retain_graph)
+            except BaseException:
+                self.pending.put_buffers_back()
+                raise
+        self.inserted.counter.add_(done)
 
     @contextmanager
     def plain_backward(self) -> Iterator[None]:
         """Inside, ``loss.backward()`` itself finishes the step, with whatever arguments it takes."""
         self._require_pending()
-        with self.pending.refusing(), self.pending.plain_backward(type(self.method).__name__) as done:
-            yield
+        try:
+            with self.pending.plain_backward(type(self.method).__name__) as done:
+                yield
+        except BaseException:
+            self.pending.put_buffers_back()
+            raise
         self.inserted.counter.add_(len(done))
 
     def _require_pending(self) -> None:

@@ -33,7 +33,7 @@ class Part:
         return whole.index_copy(self.dim, self.index, part)
 
 
-@dataclass
+@dataclass(slots=True)
 class Update:
     """One change that a rule asks for.
 
@@ -117,13 +117,14 @@ class Step:
         yield from self._known
         self._known = []
         try:
-            item = self._updates.send(error)
-            while True:
-                assert isinstance(item, Update), "a rule yields Logits once"
-                yield item
-                item = next(self._updates)
+            first = self._updates.send(error)
         except StopIteration:
             return
+        assert isinstance(first, Update), "a rule yields Logits once"
+        yield first
+        for item in self._updates:
+            assert isinstance(item, Update), "a rule yields Logits once"
+            yield item
 
 
 def accumulate(update: Update) -> None:
@@ -132,9 +133,9 @@ def accumulate(update: Update) -> None:
         with torch.no_grad():
             update.tensor.copy_(update.value)
         return
-    gradient = update.whole_gradient()
-    if update.tensor.grad is None:
+    tensor, gradient = update.tensor, update.whole_gradient()
+    if tensor.grad is None:
         # Two parameters may be given one storage (the two of a sum, say), which adding and clipping in place would then change twice.
-        update.tensor.grad = gradient.clone() if gradient is update.gradient and not update.fresh else gradient
+        tensor.grad = gradient.clone() if gradient is update.gradient and not update.fresh else gradient
     else:
-        update.tensor.grad += gradient
+        tensor.grad += gradient

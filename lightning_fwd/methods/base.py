@@ -138,7 +138,8 @@ class LearningMethod(ABC):
         if target.numel() and not torch.compiler.is_compiling() and not _is_fake(target):
             # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any
             # other number (Apple), and to find it only after the step would be to find it too late.
-            least, most = torch.stack(torch.aminmax(target)).tolist()
+            both = torch.aminmax(target)
+            least, most = (int(both.min), int(both.max)) if target.is_cpu else torch.stack(both).tolist()
             if least < 0 or most >= classes:
                 raise StepError(
                     f"{name} got labels from {least} to {most}, but the model has {classes} classes",

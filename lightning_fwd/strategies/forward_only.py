@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -22,12 +21,13 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from ..errors import ExampleError, LightningFwdError, NoInputError
-from ..graph.constants import COUNTER, INSERTED
+from ..graph.constants import COUNTER
 from ..graph.module_table import ModuleTable
 from ..graph.refuse_backward import require_finite_loss
 from ..graph.rewritten import RewrittenModel
 from ..integer import Integer, IntegerRule
 from ..methods import DEFAULT, LearningMethod, get_method
+from .adopting import adopt_inserted, give_up_inserted
 from .averaging import rewrite_averages, spare_frozen_norms
 from .backward_settings import backward_settings
 from .batch import Key, input_of, target_of
@@ -81,6 +81,7 @@ class TrainsByRule(Strategy):
         self._input_key, self._target_key, self._from_scratch = input_key, target_key, from_scratch
         self._adopted: list[nn.Parameter] = []
         self._module_table = ModuleTable()
+        self._found: tuple[Any, Any, list[nn.Parameter]] = None, None, []
 
     @property
     def rewritten(self) -> RewrittenModel | None:
@@ -216,57 +217,17 @@ class TrainsByRule(Strategy):
                 unwrap(self.connected)
                 raise
         if self.optimizers and self.rewritten is not None:
-            self._adopt_inserted(self.optimizers[0])
+            self._adopted = adopt_inserted(self.optimizers[0], self.rewritten, self.connected) or self._adopted
             if isinstance(self.rewritten.method, IntegerRule):  # an equal rule may have been installed by an earlier fit
                 require_plain_steps(trainer)
                 self.rewritten.method.follow(self.optimizers[0])
 
-    def _adopt_inserted(self, optimizer: Optimizer) -> None:
-        """An optimizer given explicit parameters does not know the inserted heads, and a scheduler would not know a group of their own."""
-        known = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        # Those that do not learn too: an optimizer that is built after the rewrite, as when a fit is resumed, has them all.
-        missing = {n: p for n, p in self.network.inserted.named_parameters() if id(p) not in known}
-        if not any(p.requires_grad for p in missing.values()) and not optimizer.param_groups or not missing:
-            return
-        if not optimizer.param_groups:  # Lightning's stand-in where configure_optimizers returns none
-            unwrap(self.connected)
-            raise LightningFwdError(
-                f"{type(self.method).__name__} has no optimizer for what it inserts ({', '.join(list(missing)[:3])})",
-                "configure_optimizers returned none, so nothing would ever step them",
-                "return an optimizer; or choose a rule, or settings, without heads that learn, as LocalLoss(head='random')",
-            )
-        group = self._group_of_the_head(optimizer)
-        group["params"].extend(missing.values())
-        self._adopted = [*missing.values()]
-        if "param_names" in group:
-            group["param_names"].extend(f"{INSERTED}.{name}" for name in missing)
-        if optimizer.state:  # made when it was built (Adagrad)
-            settings = {k: v for k, v in optimizer.defaults.items() if k in inspect.signature(type(optimizer).__init__).parameters}
-            optimizer.state.update(type(optimizer)(missing.values(), **settings).state)
-
     def _take_back(self) -> None:
         """Back to before the first batch, as a checkpoint of then asks for."""
         unwrap(self.connected)
-        adopted = {id(p) for p in self._adopted}
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                if "param_names" in group:
-                    group["param_names"][:] = [
-                        n for n, p in zip(group["param_names"], group["params"], strict=True) if id(p) not in adopted
-                    ]
-                group["params"][:] = [p for p in group["params"] if id(p) not in adopted]
-            for parameter in self._adopted:
-                optimizer.state.pop(parameter, None)
+            give_up_inserted(optimizer, self._adopted)
         self._adopted = []
-
-    def _group_of_the_head(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The parameter group with most of the last block that it trains."""
-        for block in reversed(self.network.block_runners):
-            own = {id(p) for p in block.parameters(self.network).values()}
-            sizes = [sum(p.numel() for p in group["params"] if id(p) in own) for group in optimizer.param_groups]
-            if any(sizes):
-                return optimizer.param_groups[sizes.index(max(sizes))]
-        return optimizer.param_groups[-1]
 
     @override
     def on_train_end(self) -> None:
@@ -288,33 +249,42 @@ class TrainsByRule(Strategy):
 
     @override
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        target, scale = self.target_of(batch), 1.0 / self.connected.trainer.accumulate_grad_batches
-        with self._step(target, scale):
+        network, module, target = self.rewritten, self.connected, self.target_of(batch)
+        scale = 1.0 / module.trainer.accumulate_grad_batches
+        if network is not None:
+            step = network.step(target, scale)
+        else:
+            step = step_of_first_call(network_of(module, self._module_name), partial(self._meet, direct=True), target, scale)
+        with step:
             return super().training_step(batch, *args, **kwargs)
-
-    def _step(self, target: Tensor | None, scale: float) -> AbstractContextManager[None]:
-        if self.rewritten is not None:
-            return self.network.step(target, scale)
-        return step_of_first_call(network_of(self.connected, self._module_name), partial(self._meet, direct=True), target, scale)
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        module = self.connected
         if self.rewritten is None:
-            refuse_no_call(self.connected, self._module_name)
+            refuse_no_call(module, self._module_name)
         self.pre_backward(closure_loss)
-        closure_loss = self.precision_plugin.pre_backward(closure_loss, self.connected)
+        closure_loss = self.precision_plugin.pre_backward(closure_loss, module)
+        network = self.network
         with self.precision_plugin.forward_context():  # a rule's later passes run in the same precision as its first
-            if is_overridden("backward", self.connected):  # its own loss.backward() then finishes the step
+            if _has_own_backward(module):  # its loss.backward() then finishes the step
                 require_finite_loss(closure_loss)
-                with self.network.plain_backward():
-                    self.precision_plugin.backward(closure_loss, self.connected, optimizer, *args, **kwargs)
+                with network.plain_backward():
+                    self.precision_plugin.backward(closure_loss, module, optimizer, *args, **kwargs)
             else:
-                inside = {id(p) for p in self.network.parameters_by_name().values()}
-                others = [p for p in self._module_table.named_parameters(self.connected).values() if id(p) not in inside]
-                self.network.backward(closure_loss, others, **backward_settings(*args, **kwargs))
-        closure_loss = self.precision_plugin.post_backward(closure_loss, self.connected)
+                settings = backward_settings(*args, **kwargs) if args or kwargs else {}
+                network.backward(closure_loss, self._outside(network, module), **settings)
+        closure_loss = self.precision_plugin.post_backward(closure_loss, module)
         self.post_backward(closure_loss)
         return closure_loss.detach()
+
+    def _outside(self, network: RewrittenModel, module: LightningModule) -> list[nn.Parameter]:
+        """Parameters of the module that are not the network's."""
+        own, every = network.parameters_by_name(), self._module_table.named_parameters(module)
+        if own is not self._found[0] or every is not self._found[1]:  # the tables give the same dicts while nothing changed
+            inside = {id(p) for p in own.values()}
+            self._found = own, every, [p for p in every.values() if id(p) not in inside]
+        return self._found[2]
 
     # ---- checkpoints: the plain model's own keys, and beside them what the rule inserted
 
@@ -360,3 +330,9 @@ class TrainsByRule(Strategy):
                 f"it was written by {method}, and each rule has parameters of its own (this is {self.method!r})",
                 "resume with the same rule, or start a new fit from the checkpoint's weights",
             ) from error
+
+
+def _has_own_backward(module: LightningModule) -> bool:
+    if type(module).backward is LightningModule.backward and "backward" not in vars(module):
+        return False
+    return is_overridden("backward", module)
