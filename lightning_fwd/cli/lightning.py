@@ -66,9 +66,12 @@ def run(arguments: list[str]) -> int:
         raise naming_file(given[0], error) from error
     except ValueError as error:
         if "invalid strategy name" not in str(error):
-            if "Errors:" in str(error):
-                raise LightningFwdError(_cause(str(error))) from error
-            raise
+            if given and while_restoring(error):
+                raise unfit(given[0], error, arguments[0]) from error
+            if "mend:" in str(error):
+                raise
+            mend = f"correct that entry of the recipe or of the command line; for what each takes run lightning-fwd {arguments[0]} --help"
+            raise LightningFwdError(_cause(str(error)), "", mend) from error
         raise LightningFwdError(
             str(error).split(". ")[0], "", f"learning rules by name: {', '.join(METHODS)}; for settings see recipes/digits_pepita.yaml"
         ) from error
