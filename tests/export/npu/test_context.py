@@ -49,7 +49,7 @@ def test_the_right_label_wins_after_some_steps(learner):
     assert bytes(npu.table) == plain  # what is asked of other labels leaves the records as they were
     for _ in range(30):
         rule.step(head, stored, labels)
-    assert margin() > first + 0.01
+    assert margin() > first + 0.005
     assert sorted(rule.order) == list(range(3 * BATCH))
 
 
