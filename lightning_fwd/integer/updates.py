@@ -150,14 +150,17 @@ def _row_flags(self: Tensor, *_: object) -> Tensor:
 @operator("int_saturated(Tensor weight, Tensor counter)", _row_flags)
 def int_saturated(weight, counter):
     """1 for each row of masters of which one is at the end of its range; looked for at every 16th step only."""
+    if int(counter) % RATCHET_EVERY != RATCHET_EVERY - 1:
+        return torch.zeros(len(weight))
     flat = weight.reshape(len(weight), -1)
-    found = ((flat == 32767) | (flat == -32768)).any(1)
-    return found & (counter.reshape(()) % RATCHET_EVERY == RATCHET_EVERY - 1)
+    return ((flat == 32767) | (flat == -32768)).any(1)
 
 
 @update("int_ratchet(Tensor self, Tensor rows, int offset)")
 def int_ratchet(self, rows, offset):
     """Rows that are flagged, halved: masters (``offset`` 128) and velocities (0)."""
+    if not bool(rows.any()):
+        return self.clone()
     flags = rows.long().reshape(-1, *[1] * (self.ndim - 1))
     return shift(self.long() - offset, flags) + offset
 

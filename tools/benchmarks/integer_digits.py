@@ -28,6 +28,10 @@ def _mlp() -> nn.Module:
     return MLP(64, (256, 256))
 
 
+def _small() -> nn.Module:
+    return MLP(64, (64,))
+
+
 def _conv() -> nn.Module:
     layers = [nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
@@ -35,6 +39,7 @@ def _conv() -> nn.Module:
 
 RULES = {
     "backprop_mlp": (lf.Backprop, _mlp),
+    "backprop_small": (lf.Backprop, _small),
     "local_loss_mlp": (lf.LocalLoss, _mlp),
     "backprop_conv": (lf.Backprop, _conv),
     "local_loss_conv": (lf.LocalLoss, _conv),
@@ -49,20 +54,28 @@ RULES = {
 RATES = {"forward_forward_mlp": 0.03}  #: where the others' diverges in float: features of mean square 1
 
 
-def train(rule: str, seed: int, epochs: int, integer: lf.Integer | None, rate: float | None = None) -> tuple[float, float]:
+def train(
+    rule: str,
+    seed: int,
+    epochs: int,
+    integer: lf.Integer | None,
+    rate: float | None = None,
+    batch: int = BATCH,
+    momentum: float = MOMENTUM,
+) -> tuple[float, float]:
     """Test accuracy in percent, and milliseconds per step."""
     data, rate = DriftDataModule("digits", seed=seed), rate or RATES.get(rule, RATE)
     (x, y), (test_x, test_y) = data.tensors("train"), data.tensors("test")
     torch.manual_seed(seed)
     method, net = RULES[rule][0](), RULES[rule][1]()
-    model = lf.rewrite(net, method if integer is None else IntegerRule(method, integer), x[:BATCH])
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, momentum=MOMENTUM)
+    model = lf.rewrite(net, method if integer is None else IntegerRule(method, integer), x[:batch])
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=rate, momentum=momentum)
     if integer is not None:
         model.method.follow(optimizer)
-    generator, steps, start = torch.Generator().manual_seed(seed + 77), epochs * math.ceil(len(x) / BATCH), time.perf_counter()
+    generator, steps, start = torch.Generator().manual_seed(seed + 77), epochs * math.ceil(len(x) / batch), time.perf_counter()
     for step in range(steps):
-        if step % math.ceil(len(x) / BATCH) == 0:
-            batches = list(torch.randperm(len(x), generator=generator).split(BATCH))
+        if step % math.ceil(len(x) / batch) == 0:
+            batches = list(torch.randperm(len(x), generator=generator).split(batch))
         index = batches[step % len(batches)]
         optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
         model.train()
