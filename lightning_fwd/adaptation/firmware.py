@@ -19,6 +19,7 @@ from ..graph.rewritten import RewrittenModel
 from ..graph.stored_as import stored_as
 from ..settings import check_settings
 from .draws import UNLABELLED, Buffer, hold_back, order, share_of
+from .drift_score import DriftScore, features_of
 from .guard import Samples, Verdict
 from .result import Adaptation, StageResult
 from .stage import Stage
@@ -35,16 +36,31 @@ class Firmware:
     Args:
         samples: room of its buffer. sample_type: how it keeps inputs; ``"int8"``: a byte for each value and a scale for each sample.
         patience: so many epochs in a row without a better result on the samples held back end a stage.
+        false_alarms: notice drift, see :class:`lightning_fwd.adaptation.drift_score.DriftScore`: in this share of streams of 200 inputs
+            without drift the alarm may be raised; None: it is not noticed.
     """
 
     samples: int = 100
     sample_type: Literal["float32", "int8"] = "float32"
     patience: int = 2
+    false_alarms: float | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("samples", "patience"), ())
         if self.samples > _MOST_SAMPLES or self.patience > _MOST_SAMPLES:
             raise LightningFwdError(f"Firmware: samples={self.samples}, patience={self.patience}", "", f"use at most {_MOST_SAMPLES}")
+
+    def drift_score(self, net: nn.Module, source: Tensor | None) -> DriftScore | None:
+        """Calibrated on inputs of the source; None where drift is not noticed.
+
+        Raises:
+            LightningFwdError: no or too few inputs, or a share out of range.
+        """
+        if self.false_alarms is None:
+            return None
+        if source is None:
+            raise LightningFwdError("false_alarms without inputs of the source", "the score is calibrated by them", "give source=inputs")
+        return DriftScore.calibrated(features_of(net, source), false_alarms=self.false_alarms)
 
 
 def adapt_as_firmware(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lightning_fwd.plain_files import require_file
 
+from .c_code.drift import DRIFT
 from .c_code.front_end import FRONT_END
 from .c_code.stages import Stage
 from .c_code.writer import Written, write_c
@@ -89,7 +90,7 @@ def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREF
         for stem, sign in (("lfwd_store", "lfwd_state["), ("lfwd_samples", "lfwd_stages["), ("lfwd_adapt", "lfwd_stages["))
         if sign in header
     ]
-    needed += ["lfwd_mfcc"] if FRONT_END in files else []
+    needed += [stem for stem, table in (("lfwd_mfcc", FRONT_END), ("lfwd_drift", DRIFT)) if table in files]
     kept = [FIRMWARE / f"{stem}{ending}" for stem in needed for ending in (".c", ".h")]
     for source, folder in [*((s, out) for s in kept), *((s, kernels) for s in sorted(CSRC.glob("*.[ch]")))]:
         text = source.read_text()

@@ -193,7 +193,11 @@ def _function(m: Method, unit: Unit) -> str:
     return "\n".join([_prototype(m), "{", *locals_, "", *lines, "}"])
 
 
-_PARAMETERS = {"train_step": (["input", "target"], ["loss", "logits"]), "forward": (["input"], ["logits"])}
+_PARAMETERS = {
+    "train_step": (["input", "target"], ["loss", "logits"]),
+    "forward": (["input"], ["logits"]),
+    "watch": (["input"], ["logits", "features"]),
+}
 
 _INTEGER = {
     "train_step": (["input", "target", "rate"], ["logits", "logits_exponent"]),
@@ -283,6 +287,7 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
     known = {
         "train_step": "one step of learning on one batch: updates the weights, returns loss and logits",
         "forward": "a prediction with the present weights",
+        "watch": "the same, and the features that lfwd_drift.h notices drift by",
     }
     step = "one step of a stage on one batch; lfwd_adapt.h runs all of them, guarded"
     width = max(26, *(len(f"lfwd_{name}(...); ") for name in run))

@@ -64,6 +64,8 @@ def export_adaptation(options: argparse.Namespace, console: Console, progress: C
     x, y = target.tensors("train")
     more: dict[str, Any] = {"firmware": recipe.built_firmware(), "held_back": recipe.held_back, "seed": recipe.seed}
     more |= {"prefix": options.prefix, "form": source.input_form() if hasattr(source, "input_form") else None}
+    if recipe.built_firmware() and recipe.built_firmware().false_alarms is not None:
+        more["source"] = source.tensors("train")[0]
     if options.steps != options.defaults["steps"]:
         more["steps"] = options.steps
     report = export_library(network, stages, x[:1], options.out, **more, progress=progress)

@@ -16,9 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from lightning_fwd.adaptation.drift_score import DriftScore
+
 from ..boards import BOARDS
 from ..boards.board import Board
 from ..boards.build import FOOTPRINT, GCC, STARTUP, board_flags, compile_object, kernel_objects
+from ..c_code.drift import DRIFT, write_drift
 from ..c_code.front_end import FRONT_END, write_front_end
 from ..c_code.stages import TYPES
 from ..generate_c import CSRC, FIRMWARE
@@ -92,9 +97,11 @@ def count(board: Board, work: Path) -> dict[str, Any]:
 def count_loop(board: Board, work: Path) -> dict[str, Any]:
     """The same of what runs an adaptation: the buffer of samples (of floats, and of bytes), the loop, the front end of sound."""
     (work / FRONT_END).write_text(write_front_end())
+    one = np.zeros(1, np.float32)
+    (work / DRIFT).write_text(write_drift(DriftScore(one, one, one[None], 0.1, 0.1), 0.1))
     (work / "lfwd_model.h").write_text(_ADAPTATION + TYPES + "\n#endif\n")
     flags = [*board_flags(board), f"-I{work}", f"-I{FIRMWARE}", f"-I{CSRC}"]
-    sources = [FIRMWARE / f"lfwd_{name}.c" for name in ("adapt", "samples", "mfcc")]
+    sources = [FIRMWARE / f"lfwd_{name}.c" for name in ("adapt", "samples", "mfcc", "drift")]
     paths = [Path(compile_object(source, work, flags)) for source in sources]
     other = work / "int8"
     other.mkdir()

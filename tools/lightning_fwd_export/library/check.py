@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lightning_fwd.adaptation.drift_score import features_of
 from lightning_fwd.errors import StepError
 from lightning_fwd.methods import rewrite
 from lightning_fwd.passes import count_dropout
@@ -43,6 +44,16 @@ class LibraryCheck:
         for traced in stages:
             self._stage(program, net, traced, x, [_batch(remaining, traced.stage.batch_size) for _ in range(steps)])
         self.calls.append(("forward", (x,)))
+
+    def watch(self, program: StepProgram, net: nn.Module, x: Tensor) -> None:
+        """The prediction that hands out features, before any step.
+
+        Raises:
+            ExportError: it differs from the network's by more than rounding.
+        """
+        logits, features = HostProgram(program.data).run("watch", x)
+        compare(0.0, logits, predict(net, x), "a watched prediction", TOLERANCE)
+        compare(0.0, features, features_of(net, x), "what the last layer reads", TOLERANCE)
 
     def _stage(self, program: StepProgram, net: nn.Module, traced: TracedStage, x: Tensor, batches: list[Batch]) -> None:
         """From the weights as shipped; the others' steps are of no account."""

@@ -6,16 +6,18 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
 from lightning_fwd.adaptation import Firmware, as_stages
 from lightning_fwd.adaptation.draws import share_of
+from lightning_fwd.adaptation.drift_score import DriftScore
 from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.models.weights import require_finite
 from lightning_fwd.trace.step_graph import trace_inference
 
+from ..c_code.drift import DRIFT, drift_bytes, write_drift
 from ..c_code.front_end import front_end_ram
 from ..c_code.prepare import add_prepare
 from ..c_code.selftest import write_selftest
@@ -35,7 +37,7 @@ from ..quiet import quiet
 from ..unrolled import require_few_operations, require_few_steps
 from ..weights_table import write_weights_table
 from .check import LibraryCheck, example_samples
-from .trace import TracedStage, trace_stages
+from .trace import TracedStage, trace_stages, with_features
 
 
 @dataclass
@@ -77,6 +79,7 @@ def export_library(
     seed: int = 0,
     prefix: str = PREFIX,
     form: InputForm | None = None,
+    source: Tensor | None = None,
     steps: int = 8,
     progress: Callable[[str], None] = lambda phase: None,
 ) -> LibraryReport:
@@ -90,6 +93,7 @@ def export_library(
         out_dir: gets ``library.pte``, ``c/``, ``report.json``, and the weights table for the way back (``lf.load_device_weights``).
         firmware, held_back, seed: settings of the loop, as macros in the header.
         prefix, form: as of :func:`lightning_fwd_export.export`.
+        source: inputs without drift ``(N, ...)``, with ``firmware.false_alarms``: what the drift score is calibrated by.
         steps: of each stage that are held against PyTorch.
 
     Raises:
@@ -104,13 +108,14 @@ def export_library(
     require_prefix(prefix)
     require_finite(net.state_dict())
     require_folder(out)
+    score = firmware.drift_score(net, source)
     net = copy.deepcopy(net).eval()
     require_few_steps(net, example)
     progress(f"tracing {len(stages)} stages")
     traced = trace_stages(net, stages, example)
     defaults = default_macros(firmware.samples, firmware.patience, share_of(held_back), seed, firmware.sample_type == "int8")
     try:
-        program = _build(net, traced, example[:1])
+        program = _build(net, traced, example[:1], watched=score is not None)
         checked, written = translate(program.data, "library.pte", stages=[s.table(program.weights) for s in traced], defaults=defaults)
     except NoKernel as error:
         line = source_line(net, error.layer)
@@ -120,6 +125,9 @@ def export_library(
     check = LibraryCheck(program, net, traced, example_samples(example, classes, traced, steps), steps)
     written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, check.calls)
     add_prepare(written.files, form, checked)
+    if score is not None:
+        check.watch(program, net, example[:1])
+        written.files[DRIFT] = write_drift(score, cast(float, firmware.false_alarms))
     clear_export(out)
     write_sources(written.files, out / "c", prefix)
     (out / "library.pte").write_bytes(program.data)
@@ -131,18 +139,25 @@ def export_library(
         program.weights,
         check.steps,
         check.weights,
-        ram_bytes=shipped_ram(written) | {"adapt": _loop_bytes(checked, traced, program, firmware)} | front_end_ram(form),
-        flash_bytes=_flash(written, firmware, form),
+        ram_bytes=shipped_ram(written)
+        | {"adapt": _loop_bytes(checked, traced, program, firmware)}
+        | front_end_ram(form)
+        | ({"drift": drift_bytes(score)[1]} if score else {}),
+        flash_bytes=_flash(written, firmware, form, score),
         input_macs=form.macs if form else 0,
     )
     write_report(report, out)
     return report
 
 
-def _build(net: nn.Module, traced: list[TracedStage], x: Tensor) -> StepProgram:
+def _build(net: nn.Module, traced: list[TracedStage], x: Tensor, watched: bool) -> StepProgram:
     forward = trace_inference(net, x)
     fuse_layers(forward.module)
     values, methods = dict[str, Tensor](), {"forward": MethodGraph(forward, (x,), ("logits",))}
+    if watched:
+        watch = with_features(trace_inference(net, x))
+        fuse_layers(watch.module)
+        methods["watch"] = MethodGraph(watch, (x,), ("logits", "features"))
     known = dict([*net.named_parameters(), *net.named_buffers()])
     for stage in traced:
         require_few_operations(stage.method.graph)
@@ -154,12 +169,13 @@ def _build(net: nn.Module, traced: list[TracedStage], x: Tensor) -> StepProgram:
     return build_methods(methods, values, [name for name in known if name in changed], numbers=numbers)
 
 
-def _flash(written: Written, firmware: Firmware, form: InputForm | None) -> dict[str, int]:
+def _flash(written: Written, firmware: Firmware, form: InputForm | None, score: DriftScore | None) -> dict[str, int]:
     """Of program, loop and front end together, by core."""
     entries = ["lfwd_adapt", "lfwd_samples_clear", "lfwd_samples_add" + (BYTES if firmware.sample_type == "int8" else "")]
     entries += ["lfwd_mfcc_peak", "lfwd_mfcc"] if form and form.recording else []
-    source = written.files["lfwd_model.c"]
-    return {core: size + loop_code(source, entries, core) for core, size in shipped_flash(written).items()}
+    entries += ["lfwd_drift_clear", "lfwd_drift_add"] if score else []
+    source, moments = written.files["lfwd_model.c"], drift_bytes(score)[0]
+    return {core: size + moments + loop_code(source, entries, core) for core, size in shipped_flash(written).items()}
 
 
 def _loop_bytes(checked: Program, traced: list[TracedStage], program: StepProgram, firmware: Firmware) -> int:

@@ -96,6 +96,23 @@ def _traced(stage: Stage, model: RewrittenModel, name: str, example: Tensor) -> 
     return TracedStage(stage, model, name, MethodGraph(step, step_inputs(step, x, y), results), values)
 
 
+def with_features(forward: StepGraph) -> StepGraph:
+    """A traced prediction that also hands out what its last linear layer reads.
+
+    Raises:
+        ExportError: it does not end in one.
+    """
+    logits, aten = forward.results["logits"], torch.ops.aten
+    place = {aten.addmm.default: 1, aten.mm.default: 0, aten.linear.default: 0}.get(logits.target)
+    if place is None:
+        raise ExportError("the network does not end in a linear layer", "drift is noticed by what that reads", "leave false_alarms out")
+    output = next(n for n in reversed(forward.graph.nodes) if n.op == "output")
+    output.args = ((logits, logits.args[place]),)
+    forward.outputs.append("features")
+    forward.module.recompile()
+    return forward
+
+
 def _without_loss(step: StepGraph) -> None:
     """Take loss and logits, and the labels that the loss alone reads, out of a step that needs none."""
     output = next(n for n in reversed(step.graph.nodes) if n.op == "output")
