@@ -36,7 +36,7 @@ def test_rewrite_shows_what_was_inserted(capfd):
     assert main(["rewrite", "--model", "mlp", "--method", "local_loss"]) == 0
     out = capfd.readouterr().out
     before, after = out.split("after")
-    assert "before" in before and "fc1" in before and "heads" not in before
+    assert "before" in before and "fc1" in before and "_lfwd" not in before
     assert "heads" in after and "detach" in after
 
 

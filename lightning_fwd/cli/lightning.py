@@ -68,10 +68,13 @@ def run(arguments: list[str]) -> int:
         if "invalid strategy name" not in str(error):
             if given and while_restoring(error):
                 raise unfit(given[0], error, arguments[0]) from error
-            if "mend:" in str(error):
-                raise
+            message, cause = str(error), _cause(str(error))
             mend = f"correct that entry of the recipe or of the command line; for what each takes run lightning-fwd {arguments[0]} --help"
-            raise LightningFwdError(_cause(str(error)), "", mend) from error
+            if "mend:" in cause:
+                if cause == message:
+                    raise
+                mend = ""
+            raise LightningFwdError(cause, "", mend) from error
         raise LightningFwdError(
             str(error).split(". ")[0], "", f"learning rules by name: {', '.join(METHODS)}; for settings see recipes/digits_pepita.yaml"
         ) from error
