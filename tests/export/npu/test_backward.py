@@ -86,6 +86,74 @@ def test_the_way_back_through_a_stride(kernel, stride, padding, groups, padding_
     assert torch.allclose(sums[first] / back.window, seen[0].grad.sum((2, 3)), rtol=1e-4, atol=1e-7)
 
 
+class Middle(nn.Module):
+    """Something between two convolutions under batch norm, which have a way back."""
+
+    def __init__(self, of, inner: nn.Module | None = None):
+        super().__init__()
+        self.stem, self.bn, self.act = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+        self.inner, self.inner_bn = inner or nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+        self.top, self.top_bn, self.of = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), of
+        self.relu, self.pool, self.flatten, self.classifier = nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+
+    def forward(self, x):
+        x = self.of(self, self.act(self.bn(self.stem(x))))
+        return self.classifier(self.flatten(self.pool(self.relu(self.top_bn(self.top(x))))))
+
+
+def convolved(net, x):
+    return net.inner_bn(net.inner(x))
+
+
+def strided_behind_padding(net, x):
+    return convolved(net, nn.functional.pad(input=x, pad=(2, 1), mode="constant"))
+
+
+@pytest.mark.parametrize(
+    ("of", "inner"),
+    [
+        (lambda net, x: x + x, None),
+        (lambda net, x: x + 1.5, None),
+        (lambda net, x: torch.add(x, other=convolved(net, x)), nn.Conv2d(4, 4, 3, padding=1)),
+        (strided_behind_padding, nn.Conv2d(4, 4, 3, 2, padding="valid")),
+        *((convolved, nn.Conv2d(4, 4, kernel, padding=padding)) for kernel in (1, 3, (2, 5)) for padding in ("same", "valid", 1, (0, 3))),
+        (convolved, nn.Conv2d(4, 4, 3, padding="same", groups=4)),
+        (convolved, nn.Conv2d(4, 4, 1, 2, padding=1)),
+    ],
+)
+def test_the_way_back_through_what_is_written_in_another_way(of, inner, monkeypatch):
+    monkeypatch.setattr(backward, "MASK_GAIN", 1e12)
+    torch.manual_seed(0)
+    net, x, seen = Middle(of, inner).double().eval(), torch.randn(2, 3, 9, 8, dtype=torch.double), []
+    back = insert_backward(net, x[:1])
+    back.module.double()
+    net.flatten.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    net(x)
+    error = torch.randn_like(seen[0])
+    (wanted,) = torch.autograd.grad((seen[0] * error).sum(), net.bn.bias)
+    with torch.no_grad():
+        sums = back.module(x, error[:, :, None, None])[2 + len(back.tapped.layers) :]
+    got = sums[back.tapped.layers.index("stem")].sum(0) / back.window
+    assert float((got - wanted).abs().max() / wanted.abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("of", "inner", "why"),
+    [
+        (lambda net, x: torch.add(x, x, alpha=0.25), None, "0.25 times its second operand"),
+        (lambda net, x: x + nn.functional.avg_pool2d(x, (9, 8)), None, r"spreads a map of \(4, 1, 1\)"),
+        (lambda net, x: nn.functional.pad(x, (1, 1, 1, 1), mode="reflect"), None, "than a constant"),
+        (lambda net, x: nn.functional.pad(x, (-1, 0)), None, "cuts them away"),
+        (lambda net, x: nn.functional.avg_pool2d(x, 2, padding=1), None, "pooling is padded"),
+        (convolved, nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"), "'circular'"),
+        (convolved, nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "'reflect'"),
+    ],
+)
+def test_what_the_way_back_would_get_wrong_is_refused(of, inner, why):
+    with pytest.raises(ExportError, match=f"no way back through .* of Middle.*\n?.*{why}"):
+        insert_backward(Middle(of, inner).eval(), torch.randn(1, 3, 9, 8))
+
+
 def test_the_program_runs_as_the_reference_model_runs_it(compiled_trainer):
     compare(compiled_trainer[0].program.tosa, "ethos-u55-128", images=4, trials=1)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -22,11 +23,18 @@ from lightning_fwd.graph.blocks import shape_of
 
 from ..errors import ExportError
 from .lower import MASK_GAIN
-from .phases import Strided, interleave
+from .phases import Strided, interleave, padding_of
 from .taps import Tapped, insert_taps, stored_by
 
 #: prefix of what is added to the network, and name of its second input
 BACK, ERROR = "lfwd_back", "lfwd_error"
+#: names of what is given by position
+_NAMES: dict[object, tuple[str, ...]] = {
+    pad: ("input", "pad", "mode", "value"),
+    torch.add: ("input", "other"),
+    operator.add: ("input", "other"),
+    nn.functional.avg_pool2d: ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override"),
+}
 
 
 @dataclass(frozen=True)
@@ -153,28 +161,30 @@ class _Backward:
     def _step(self, node: fx.Node, errors: list[fx.Node | Strided], needed: set[fx.Node]) -> None:
         """Hand the errors at a node's output, whose sum is its error, on to its inputs."""
         kind = self._module.get_submodule(node.target) if node.op == "call_module" else node.target
+        given = _arguments(node, kind)
         if kind is pad:
-            left, _, top, _ = node.args[1]
-            size, below = shape_of(node)[2:], shape_of(node.args[0])[2:]
-            for part in errors:
-                cut = part.cut((top, left)) if isinstance(part, Strided) else self._fitted(part, size, below, (top, left))
-                self._add(node.args[0], cut)
+            self._pad(node, given, errors)
             return
         error = self._sum(errors, tuple(shape_of(node)[2:]))
         if isinstance(kind, nn.Conv2d):
             self._convolution(node, kind, error, needed)
         elif isinstance(kind, nn.ReLU) or kind in (torch.relu, nn.functional.relu):
-            self._add(node.args[0], self._call(torch.mul, self._mask(node), error))
-        elif isinstance(kind, nn.Identity | nn.Dropout | nn.Flatten) or kind is torch.flatten:
-            self._add(node.args[0], error)
+            self._add(given["input"], self._call(torch.mul, self._mask(node), error))
+        elif isinstance(kind, nn.Identity | nn.Dropout):
+            self._add(given["input"], error)
+        elif isinstance(kind, nn.Flatten) or kind is torch.flatten:
+            if set(shape_of(given["input"])[2:]) - {1}:
+                raise self._unknown(node, "it must begin at a pooling to one position behind a ReLU")
+            self._add(given["input"], error)
         elif isinstance(kind, nn.AdaptiveAvgPool2d):
-            self._pool(node, shape_of(node.args[0])[2:], error)
+            self._pool(node, given["input"], shape_of(given["input"])[2:], error)
         elif isinstance(kind, nn.AvgPool2d) or kind is nn.functional.avg_pool2d:
-            self._pool(node, kind.kernel_size if isinstance(kind, nn.AvgPool2d) else node.args[1], error)
+            settings = vars(kind) if isinstance(kind, nn.AvgPool2d) else given
+            if _pair(settings.get("padding", 0)) != (0, 0) or settings.get("ceil_mode") or settings.get("divisor_override"):
+                raise self._unknown(node, "its pooling is padded, rounds up or has a divisor of its own")
+            self._pool(node, given["input"], settings["kernel_size"], error)
         elif kind in (torch.add, operator.add):
-            for part in node.all_input_nodes:
-                if part in needed:
-                    self._add(part, error)
+            self._add_up(node, given, error, needed)
         else:
             raise self._unknown(node, "known are convolutions under batch norm, ReLU, sums, padding and pooling to one position")
 
@@ -182,6 +192,27 @@ class _Backward:
         return ExportError(
             f"no way back through {node.target} of {self._network}", why, "train statistics and head, which need no way back"
         )
+
+    def _pad(self, node: fx.Node, given: dict[str, Any], errors: list[fx.Node | Strided]) -> None:
+        widths = (*given["pad"], 0, 0, 0, 0)
+        if given.get("mode", "constant") != "constant" or min(widths) < 0 or any(widths[4:]):
+            raise self._unknown(node, "it pads rows and columns with something else than a constant, cuts them away, or pads other axes")
+        left, top = widths[0], widths[2]
+        size, below = shape_of(node)[2:], shape_of(given["input"])[2:]
+        for part in errors:
+            cut = part.cut((top, left)) if isinstance(part, Strided) else self._fitted(part, size, below, (top, left))
+            self._add(given["input"], cut)
+
+    def _add_up(self, node: fx.Node, given: dict[str, Any], error: fx.Node, needed: set[fx.Node]) -> None:
+        if given.get("alpha", 1) != 1:
+            raise self._unknown(
+                node, f"it adds {given['alpha']:g} times its second operand; a gain of the batch norm before it does the same"
+            )
+        for part in (given["input"], given["other"]):
+            if part in needed:
+                if shape_of(part) != shape_of(node):
+                    raise self._unknown(node, f"it spreads a map of {tuple(shape_of(part)[1:])} over one of {tuple(shape_of(node)[1:])}")
+                self._add(part, error)
 
     def _convolution(self, node: fx.Node, layer: nn.Conv2d, error: fx.Node, needed: set[fx.Node]) -> None:
         if node.target in self._stored:
@@ -197,15 +228,19 @@ class _Backward:
             name = f"gain.{node.target}"
             error = self._ones(name, layer.out_channels, (1, 1), error)
             self._gains[node.target] = _path(name)
-        if _pair(layer.dilation) != (1, 1) or layer.groups not in (1, layer.out_channels):
+        if _pair(layer.dilation) != (1, 1) or layer.groups not in (1, layer.out_channels) or layer.groups not in (1, layer.in_channels):
             raise self._unknown(node, "it is dilated or has groups of several channels")
+        if layer.padding_mode != "zeros":
+            raise self._unknown(node, f"it pads by padding_mode={layer.padding_mode!r}, and known are zeros")
         size = tuple(shape_of(node)[2:])
         if set(layer.stride) != {1}:
             self._add(below, Strided(str(node.target), layer, error, size))
             return
-        back = self._layer(f"weight.{node.target}", _transposed(layer), error)
-        have = [n + k - 1 - 2 * p for n, k, p in zip(size, layer.kernel_size, layer.padding, strict=True)]
-        self._add(below, self._fitted(back, have, shape_of(below)[2:]))
+        back_layer = _transposed(layer)
+        back = self._layer(f"weight.{node.target}", back_layer, error)
+        reach = list(zip(size, layer.kernel_size, padding_of(layer), back_layer.padding, strict=True))
+        have = [n + 2 * q - (k - 1) for n, k, _, q in reach]
+        self._add(below, self._fitted(back, have, shape_of(below)[2:], [p + q - (k - 1) for _, k, p, q in reach]))
 
     def _sum(self, errors: list[fx.Node | Strided], size: tuple[int, ...]) -> fx.Node:
         """One map; what comes from convolutions with a stride is summed phase by phase, as long as it is small."""
@@ -227,9 +262,8 @@ class _Backward:
         whole = [n * step for n, step in zip(count, stride, strict=True)]
         return self._fitted(interleave(self._graph, phases, stride), whole, size)
 
-    def _pool(self, node: fx.Node, window: int | Sequence[int], error: fx.Node) -> None:
+    def _pool(self, node: fx.Node, relu: fx.Node, window: int | Sequence[int], error: fx.Node) -> None:
         """The pooled map is a ReLU's: within the window the error of every position is the same, times the ReLU's mask."""
-        relu = node.args[0]
         while self._is(relu, nn.Identity, nn.Dropout):
             relu = relu.args[0]
         if tuple(shape_of(node)[2:]) != (1, 1) or not self._is(relu, nn.ReLU):
@@ -275,9 +309,15 @@ class _Backward:
         return self._graph.call_function(function, args)
 
 
+def _arguments(node: fx.Node, kind: object) -> dict[str, Any]:
+    """By name, however they were given."""
+    names = _NAMES.get(kind, ("input",)) if node.op == "call_function" else ("input",)
+    return {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+
+
 def _transposed(layer: nn.Conv2d) -> nn.Conv2d:
     """From the error at a convolution's output, spread by its stride, to that at its input."""
-    padding = tuple(k - 1 - p for k, p in zip(layer.kernel_size, layer.padding, strict=True))
+    padding = tuple(max(k - 1 - p, 0) for k, p in zip(layer.kernel_size, padding_of(layer), strict=True))
     back = nn.Conv2d(layer.out_channels, layer.in_channels, layer.kernel_size, padding=padding, groups=layer.groups)
     flipped = layer.weight.detach().flip(2, 3)
     back.weight.data = flipped.clone() if layer.groups > 1 else flipped.transpose(0, 1).contiguous()

@@ -48,8 +48,15 @@ class Strided:
     def _taps(self, axis: int, remainder: int) -> dict[int, int]:
         """Distance of the position of the error that is read -> the kernel's row or column that it is multiplied by."""
         stride, kernel = self.layer.stride[axis], self.layer.kernel_size[axis]
-        first = remainder + self.begin[axis] + self.layer.padding[axis]
+        first = remainder + self.begin[axis] + padding_of(self.layer)[axis]
         return {(first - k) // stride: k for k in range(kernel) if (first - k) % stride == 0}
+
+
+def padding_of(layer: nn.Conv2d) -> tuple[int, ...]:
+    """Rows and columns of padding before a map, also where they are given in words: ``"same"``, which may put one more behind it."""
+    if layer.padding == "valid":
+        return (0, 0)
+    return tuple((k - 1) // 2 for k in layer.kernel_size) if layer.padding == "same" else layer.padding
 
 
 def _part(layer: nn.Conv2d, taps: list[dict[int, int]]) -> nn.Conv2d:
