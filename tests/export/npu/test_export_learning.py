@@ -100,3 +100,13 @@ def test_what_cannot_train_is_refused(tmp_path):
     with pytest.raises(ExportError, match="'biases'"):
         export_learning(OnlyLogits(), torch.randn(2, 3, 8, 8), "ethos-u55-128", tmp_path / "out", "biases")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("train", ["head", "norms", "zeroth-order", "forward-forward"])
+@pytest.mark.parametrize(("classes", "why"), [(1, "has 1 class,.*\n?.*nothing to learn"), (257, "has 257 classes,.*\n?.*one byte")])
+def test_too_few_and_too_many_classes_are_refused(tmp_path, classes, why, train):
+    net = OnlyLogits()
+    net.classifier = torch.nn.Linear(16, classes)
+    with pytest.raises(ExportError, match=why):
+        export_learning(net, torch.randn(2, 3, 8, 8), "ethos-u55-128", tmp_path / "out", train)
+    assert not (tmp_path / "out").exists()

@@ -16,12 +16,15 @@ from .board import NpuBoardReport, run_on_board
 from .learn import NpuLearner, NpuTrainer
 from .lower import MEND
 from .simulator.weights import MICRO_BLOCKS
+from .taps import insert_taps
 from .write_c import write_c
 
 #: what one adaptation of a layer's statistics runs: once for the mean, once for the spread
 _INFERENCES_PER_IMAGE = 2
 #: images that are run on a board, and images per update
 _ON_BOARD, _BATCH = 16, 8
+#: labels are uint8_t, the guard's too
+_MOST_CLASSES = 256
 #: accelerators whose records can be found and patched (``find_records``, ``patch``), and what is missing for more
 _WHY_NOT = {
     "ethos-u65": (
@@ -96,6 +99,7 @@ def export_learning(
         raise ExportError(f"nothing called {train!r} learns on an NPU", "", f"take one of {', '.join(TRAINS)}")
     require_network(net, calibration)
     require_folder(Path(out))
+    _check_classes(net, calibration)
     learner = TRAINS[train](net, calibration, accelerator)
     source = learner.source_statistics(calibration)
     report = _report(learner, type(net).__name__, train)
@@ -121,6 +125,18 @@ def _check_accelerator(accelerator: str) -> None:
         if accelerator.startswith(family):
             raise ExportError(f"no C of what learns on {accelerator}", why, known)
     raise ExportError(f"no learning on {accelerator!r}", "an unknown accelerator", known)
+
+
+def _check_classes(net: nn.Module, calibration: Tensor) -> None:
+    """Refuse what the exported C cannot tell apart, before anything is compiled."""
+    tapped = insert_taps(net, calibration[:1])
+    classes = tapped.module.get_submodule(tapped.head).out_features
+    if not 2 <= classes <= _MOST_CLASSES:
+        raise ExportError(
+            f"{type(net).__name__} has {classes} class{'es' if classes > 1 else ''}, and {tapped.head} learns from labels on the device",
+            "one class leaves nothing to learn" if classes < 2 else "the C keeps a label in one byte",
+            f"give it a last layer of 2 to {_MOST_CLASSES} outputs",
+        )
 
 
 def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
