@@ -81,7 +81,11 @@ def test_an_accelerator_that_cannot_learn_is_refused_with_the_reason(tmp_path, a
     [
         (["--int8", "--dataset", "digits"], "--npu with --int8"),
         ([], "samples of the source domain"),
-        (["--dataset", "digits", "--lr", "1"], "--lr"),
+        (["--dataset", "digits", "--lr", "1"], "lfwd_train_begin"),
+        (["--dataset", "digits", "--set", "train=norms"], "it sets a rule's options"),
+        (["--dataset", "digits", "--prefix", "kws_"], "the names in this C are fixed"),
+        (["--dataset", "digits", "--loss", "mse"], "the device learns from labels"),
+        (["--dataset", "digits", "--inference"], "the C predicts"),
         (["--dataset", "digits", "--run"], "one of --board and --run"),
     ],
 )

@@ -12,8 +12,23 @@ from lightning_fwd.cli.options import build_model
 from ..errors import ExportError
 from ..quiet import quiet
 
-#: options of the other exports, and of a drift that only they simulate
-_OTHERS = ("int8", "drift", "config", "batch", "lr", "momentum", "steps", "method")
+#: options of the other exports, and of a drift that only they simulate: why they have no meaning here
+_SAID = "rate, batch and momentum are arguments of lfwd_train_begin"
+_RULE = "what learns on an NPU is said by --train"
+_OTHERS = {
+    "int8": "the NPU computes in int8 always",
+    "drift": "no drift is simulated, and the device meets its own",
+    "config": "a recipe describes a rule, and what learns on an NPU is said by --train",
+    "batch": _SAID,
+    "lr": _SAID,
+    "momentum": _SAID,
+    "steps": "no training step is checked on the host; with --run a fixed number of images is",
+    "method": _RULE,
+    "set": f"it sets a rule's options, and {_RULE}",
+    "prefix": "the names in this C are fixed, lfwd_ and LFWD_NPU_",
+    "loss": "the device learns from labels by cross entropy",
+    "inference": "the C predicts (lfwd_predict) whatever it trains; nothing is left out",
+}
 _CALIBRATION = 256
 
 
@@ -29,10 +44,10 @@ def export_npu(options: argparse.Namespace, console: Console) -> None:
     with quiet():
         from ..npu.export_learning import export_learning
 
-    if stated := [f"--{name}" for name in _OTHERS if getattr(options, name) != options.defaults[name]]:
+    if stated := [name for name in _OTHERS if getattr(options, name) != options.defaults[name]]:
         raise ExportError(
-            f"--npu with {', '.join(stated)}",
-            "what learns on an NPU is said by --train; rate, batch and momentum are arguments of lfwd_train_begin",
+            f"--npu with {', '.join(f'--{name}' for name in stated)}",
+            "; ".join(dict.fromkeys(_OTHERS[name] for name in stated)),
             "leave these options out",
         )
     if bool(options.board) != options.run:
