@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import torch
@@ -95,6 +96,9 @@ def int8_inference(net: nn.Module, calibration: Iterable[Tensor], example: Tenso
     return edge
 
 
+_CHILD = re.compile(r"getattr\(([^()]+), '([^']+)'\)")
+
+
 def label_layers(graph: fx.Graph) -> None:
     """Note each node's layer where torch.export carries it along; what a pass inserted belongs to the layer before it."""
     for node in graph.nodes:
@@ -103,9 +107,12 @@ def label_layers(graph: fx.Graph) -> None:
 
 
 def layer_of(node: fx.Node) -> str:
-    """Module path that torch.export noted for a node, without the wrapper's prefix."""
+    """Module path that torch.export noted for a node; of some it notes Python, ``getattr(L['self'].body, '0')``."""
     stack = list((node.meta.get("nn_module_stack") or {}).values())
-    return stack[-1][0].removeprefix("L['self'].") if stack else ""
+    path, more = stack[-1][0] if stack else "", 1
+    while more:
+        path, more = _CHILD.subn(r"\1.\2", path)
+    return path.removeprefix("L['self'].")
 
 
 class _PoolsOfTheBody(RemoveGetItemPass):

@@ -22,7 +22,7 @@ from lightning_fwd.errors import LightningFwdError
 
 from ..errors import ExportError
 from ..foreign import own_copy
-from ..int8 import channels_last
+from ..int8 import channels_last, layer_of
 from ..quiet import quiet
 from .binary import Binary
 
@@ -121,7 +121,7 @@ def _lower(net, example, accelerator, calibration, flags) -> tuple[EdgeProgramMa
     quantizer = EthosUQuantizer(spec).set_global(get_symmetric_quantization_config(is_per_channel=True))
     exported = torch.export.export(net, example, strict=True).module(check_guards=False)
     _free_strides(exported)
-    layers = tuple(_module_path(node) for node in exported.graph.nodes if node.target in _LAYERS)
+    layers = tuple(layer_of(node) for node in exported.graph.nodes if node.target in _LAYERS)
     prepared = prepare_pt2e(exported, quantizer)
     with torch.no_grad():
         for batch in [example, *calibration]:
@@ -130,10 +130,6 @@ def _lower(net, example, accelerator, calibration, flags) -> tuple[EdgeProgramMa
     program = torch.export.export(convert_pt2e(prepared), example, strict=True)
     config = EdgeCompileConfig(_check_ir_validity=False)
     return to_edge_transform_and_lower(program, partitioner=[EthosUPartitioner(spec)], compile_config=config), layers
-
-
-def _module_path(node: fx.Node) -> str:
-    return list(node.meta["nn_module_stack"].values())[-1][0]
 
 
 def _free_strides(module: fx.GraphModule) -> None:
