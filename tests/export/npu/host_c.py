@@ -72,6 +72,10 @@ class HostC:
         self._c.host_state(*(a.ctypes.data_as(ctypes.c_void_p) for a in (table, weight, bias)))
         return table.tobytes(), weight, bias
 
+    def hostile(self, images: np.ndarray) -> int:
+        """A bit for every call that was not refused, or that changed something."""
+        return self._c.host_hostile(np.ascontiguousarray(images).ctypes.data_as(ctypes.c_void_p))
+
     def goodness(self, image: np.ndarray, classes: int) -> np.ndarray:
         found, image = np.zeros(classes, np.float32), np.ascontiguousarray(image)
         self._c.host_goodness(image.ctypes.data_as(ctypes.c_void_p), found.ctypes.data_as(ctypes.c_void_p))

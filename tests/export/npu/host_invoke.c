@@ -1,4 +1,5 @@
 /* The exported code on the host: lfwd_npu_invoke calls what the test gives, images lie in one array. */
+#include <math.h>
 #include <string.h>
 
 #include "lfwd_npu.h"
@@ -64,6 +65,29 @@ void host_state(uint8_t *table, float *weight, float *bias)
     memcpy(table, lfwd_npu.table, sizeof lfwd_npu.table);
     memcpy(weight, lfwd_npu.learned.weight, sizeof lfwd_npu.learned.weight);
     memcpy(bias, lfwd_npu.learned.bias, sizeof lfwd_npu.learned.bias);
+}
+
+/* What is called with arguments that it must refuse, one bit each for those that it did not, and whether anything changed. */
+int host_hostile(const int8_t *images)
+{
+    static lfwd_npu_memory before;
+    const uint8_t outside[2] = {0, LFWD_NPU_CLASSES};
+    int found = 0;
+    held_images = all_images = images;
+    lfwd_npu_init();
+    before = lfwd_npu;
+    if (lfwd_train_step(images, 0) != -1) found |= 1;
+    if (lfwd_align_statistics(image, NULL, 0) != -1) found |= 2;
+    if (lfwd_guard_begin(held, outside, NULL, 2) != -1) found |= 4;
+    if (lfwd_train_begin(0.1f, 0.9f, 0, 4) != -1 || lfwd_train_begin(0.1f, 0.9f, 1, 0) != -1) found |= 8;
+    if (lfwd_train_begin(NAN, 0.9f, 1, 4) != -1 || lfwd_train_begin(0.1f, 1.0f, 1, 4) != -1) found |= 16;
+    if (memcmp(&before, &lfwd_npu, sizeof before)) found |= 32;
+    if (lfwd_train_begin(0.1f, 0.9f, 1, 4)) found |= 64;
+    before = lfwd_npu;
+    if (lfwd_train_step(images, LFWD_NPU_CLASSES) != -1 || lfwd_train_step(images, -1) != -1) found |= 128;
+    if (memcmp(&before, &lfwd_npu, sizeof before)) found |= 256;
+    lfwd_npu_init();
+    return found;
 }
 
 void host_begin(float rate, float spread, uint32_t seed)

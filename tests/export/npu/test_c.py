@@ -92,6 +92,11 @@ def test_a_guard_without_samples_refuses(exported, tmp_path):
         Guard(npu, npu.head(0.05, 0.9, BATCH, STEPS), images[:0], np.zeros(0, int))
 
 
+def test_what_it_cannot_do_it_refuses_and_changes_nothing(exported, tmp_path):
+    npu, images, _, folder, _ = exported
+    assert HostC(npu, folder, tmp_path).hostile(images) == 0
+
+
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
 def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(exported):
     npu, images, source, folder, train = exported

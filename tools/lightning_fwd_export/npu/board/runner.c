@@ -80,7 +80,7 @@ int main(void)
     playing = 0;
     if (lfwd_align_statistics(image, NULL, TAPE_IMAGES)) return 5;
     ticks[0] = board_ticks() - start - playing;
-    lfwd_train_begin(TAPE_RATE, TAPE_MOMENTUM, TAPE_BATCH, TAPE_IMAGES / TAPE_BATCH);
+    if (lfwd_train_begin(TAPE_RATE, TAPE_MOMENTUM, TAPE_BATCH, TAPE_IMAGES / TAPE_BATCH)) return 5;
 #if LFWD_NPU_ZEROTH_ORDER
     lfwd_zeroth_order_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SEED);
 #endif

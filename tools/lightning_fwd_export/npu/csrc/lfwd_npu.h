@@ -11,7 +11,9 @@
  *     lfwd_guard_begin(held_back, labels, context, 100);      before any of this: what is learned is judged on samples held back,
  *     lfwd_guard_end(&report);                                after it: and taken back where it does harm
  *
- * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned. */
+ * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned; -1, and change
+ * nothing, for a label outside 0 to LFWD_NPU_CLASSES - 1, fewer than one image, sample per update or update, a rate that is negative or no
+ * number, a momentum outside [0, 1), and a step before lfwd_train_begin. */
 #ifndef LFWD_NPU_H
 #define LFWD_NPU_H
 
@@ -28,14 +30,14 @@ typedef const int8_t *(*lfwd_image)(void *context, int number);
 
 void lfwd_npu_init(void);
 int lfwd_align_statistics(lfwd_image image, void *context, int images);
-void lfwd_train_begin(float rate, float momentum, int batch, int updates);
+int lfwd_train_begin(float rate, float momentum, int batch, int updates);
 int lfwd_train_step(const int8_t *image, int label);
 int lfwd_predict(const int8_t *image, float *logits);
 
 /* Samples that are not trained on judge what was learned in between, as lfwd_adapt of the other exports does: the loss, before and after at its
  * own best scale of the logits, must be lower, and no more right answers may be lost than are won and the root of both together (McNemar). Else
  * records and head are those before, bit for bit. Labels 0 to LFWD_NPU_CLASSES - 1. Both return -1 for more than LFWD_NPU_MOST_HELD_BACK images,
- * or none; after an error nothing was taken back, and lfwd_guard_end can be called again. */
+ * none, or a label of no class; after an error nothing was taken back, and lfwd_guard_end can be called again. */
 #ifndef LFWD_NPU_MOST_HELD_BACK
 #define LFWD_NPU_MOST_HELD_BACK 1024
 #endif

@@ -42,8 +42,10 @@ static int judge(int first, float *loss, int *lost, int *won)
 
 int lfwd_guard_begin(lfwd_image image, const uint8_t *labels, void *context, int images)
 {
-    memset(&lfwd_npu.guard, 0, sizeof lfwd_npu.guard);
     if (images < 1 || images > LFWD_NPU_MOST_HELD_BACK) return -1;
+    for (int n = 0; n < images; n++)
+        if (labels[n] >= LFWD_NPU_CLASSES) return -1;
+    memset(&lfwd_npu.guard, 0, sizeof lfwd_npu.guard);
     lfwd_npu.guard.image = image;
     lfwd_npu.guard.labels = labels;
     lfwd_npu.guard.context = context;

@@ -76,8 +76,9 @@ int lfwd_predict(const int8_t *image, float *logits)
     return 0;
 }
 
-void lfwd_train_begin(float rate, float momentum, int batch, int updates)
+int lfwd_train_begin(float rate, float momentum, int batch, int updates)
 {
+    if (batch < 1 || updates < 1 || !(rate >= 0.0f && rate < INFINITY) || !(momentum >= 0.0f && momentum < 1.0f)) return -1;
     lfwd_npu.rate = rate;
     lfwd_npu.momentum = momentum;
     lfwd_npu.batch = batch;
@@ -90,6 +91,7 @@ void lfwd_train_begin(float rate, float momentum, int batch, int updates)
 #if LFWD_NPU_WAY_BACK
     lfwd_npu_way_back_begin();
 #endif
+    return 0;
 }
 
 static void step(float *value, float *moment, float *gradient, int count, float rate)
@@ -123,6 +125,7 @@ static void update(void)
 int lfwd_train_step(const int8_t *image, int label)
 {
     float error[LFWD_NPU_CLASSES];
+    if (label < 0 || label >= LFWD_NPU_CLASSES || lfwd_npu.batch < 1) return -1;
     if (lfwd_npu.updated >= lfwd_npu.updates) return lfwd_predict(image, error); /* after the last update it only infers */
 #if LFWD_NPU_ZEROTH_ORDER
     int failed = lfwd_npu_twice(image, label);

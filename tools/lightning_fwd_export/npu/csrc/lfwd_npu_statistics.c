@@ -13,6 +13,7 @@
 #define MOST_GAIN 5.0f
 #define LOWEST (-128)
 #define GROUPS 4
+#define MOST_IMAGES (1 << 23) /* their sums fit into 32 bits */
 
 static const float dither[GROUPS] = {-0.375f, -0.125f, 0.125f, 0.375f};
 
@@ -60,6 +61,7 @@ static int align(const lfwd_npu_layer *layer, lfwd_image image, void *context, i
 
 int lfwd_align_statistics(lfwd_image image, void *context, int images)
 {
+    if (images < 1 || images > MOST_IMAGES) return -1;
     for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
         const int error = align(lfwd_npu_layers + k, image, context, images);
         if (error) return error;
