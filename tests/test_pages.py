@@ -152,6 +152,7 @@ def test_every_piece_of_python_runs(page, tmp_path, monkeypatch):
     quick = partial(L.Trainer, max_epochs=1, default_root_dir=tmp_path, logger=False, enable_checkpointing=False, accelerator="cpu")
     monkeypatch.setattr(L, "Trainer", quick)
     monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
     scope = {
         "L": L, "lf": lf, "torch": torch, "YourLightningModule": YourLightningModule, "x": x, "labels": labels, "example_input": x[:2],
         "net": MLP(in_features=16, hidden=(8,), num_classes=3), "your_data": DataLoader(TensorDataset(x, labels), batch_size=4),

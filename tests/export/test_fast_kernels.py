@@ -40,7 +40,14 @@ def kernels(tmp_path_factory, emulator):
     def get(board):
         if board not in cache:
             work = tmp_path_factory.mktemp("kernels")
-            names = [*FUNCTIONS.split(), "quantize_s8", "dequantize_s8", "softmax_s8", *(f"int_{f}" for f in INTEGER.split())]
+            names = [
+                *FUNCTIONS.split(),
+                "quantize_s8",
+                "dequantize_s8",
+                "softmax_s8",
+                "int_conv_error",
+                *(f"int_{f}" for f in INTEGER.split()),
+            ]
             renamed = ["-DLFWD_PLAIN", *(f"-Dlfwd_{f}=plain_lfwd_{f}" for f in names)]
             flags = list(BOARDS[board].flags)
             cache[board] = work, compiled(work, "fast", flags) + compiled(work, "plain", [*flags, *renamed])

@@ -261,10 +261,12 @@ def test_no_warnings(exported, tmp_path, emulator, core):
 
 def test_the_loop_s_memory_is_as_reported(exported, tmp_path):
     report, folder = exported
-    code, target = folder / "c", str(tmp_path / "adapt.o")
-    subprocess.run([compiler("gcc"), *STRICT, "-O2", *includes(code), "-c", str(code / "lfwd_adapt.c"), "-o", target], check=True)
-    lines = [line.split() for line in subprocess.run(["nm", "-S", target], capture_output=True, text=True).stdout.splitlines()]
-    measured = sum(int(words[1], 16) for words in lines if len(words) == 4 and words[2] in "bBdD")
+    code, measured = folder / "c", 0
+    for name in ("lfwd_adapt", "lfwd_samples"):
+        target = str(tmp_path / f"{name}.o")
+        subprocess.run([compiler("gcc"), *STRICT, "-O2", *includes(code), "-c", str(code / f"{name}.c"), "-o", target], check=True)
+        lines = [line.split() for line in subprocess.run(["nm", "-S", target], capture_output=True, text=True).stdout.splitlines()]
+        measured += sum(int(words[1], 16) for words in lines if len(words) == 4 and words[2] in "bBdD")
     assert 0 <= measured - report.ram_bytes["adapt"] <= 16
 
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from lightning_fwd.cost import price
 from lightning_fwd.data.inputs import InputForm
+from lightning_fwd.errors import RewriteError
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.integer import IntegerRule
 from lightning_fwd.models.weights import require_finite
@@ -120,7 +121,10 @@ def export_program(
             "the program holds SGD with these, and is checked over these steps",
             "use lr > 0, 0 <= momentum < 1, steps >= 1",
         )
-    model = count_dropout(model, int8)
+    try:
+        model = count_dropout(model, int8)
+    except RewriteError as error:
+        raise ExportError(error.what, error.why, error.mend) from error
     _require_batch(model, example_batch)
     require_folder(Path(out_dir))
     target_board = find_board(board) if board else None
