@@ -52,6 +52,9 @@ class HostC:
     def train(self, lr: float, momentum: float, images: np.ndarray, labels: np.ndarray) -> None:
         self._c.lfwd_train_begin(lr, momentum, BATCH, STEPS)
         self._c.host_begin(lr, 0.1, 1)
+        self.steps(images, labels)
+
+    def steps(self, images: np.ndarray, labels: np.ndarray) -> None:
         for image, label in zip(images, labels, strict=True):
             assert self._c.lfwd_train_step(np.ascontiguousarray(image).ctypes.data_as(ctypes.c_void_p), int(label)) == 0
 

@@ -83,6 +83,28 @@ def test_what_harms_is_taken_back_to_the_bit(exported, tmp_path):
     assert outcomes == [False, True]
 
 
+def test_after_a_rollback_the_next_step_is_the_python_loops(exported, tmp_path):
+    npu, images, _, folder, train = exported
+    c, head, start = HostC(npu, folder, tmp_path), npu.head(3.0, 0.9, BATCH, STEPS), npu.state()
+    held, labels = images[-16:], np.random.default_rng(0).integers(0, head.bias.size, BATCH)
+    judged = head.logits(npu.features(held)).argmax(1)
+    c.train(3.0, 0.9, images[:0], labels[:0])
+    step = stepping(npu, train, 3.0)
+    c.guard_begin(held, judged)
+    guard = Guard(npu, head, held, judged)
+    for _ in range(2):
+        c.steps(images[:BATCH], labels)
+        step(head, images[:BATCH], labels)
+    if train != "forward-forward":  # it draws a wrong label per sample
+        c.steps(images[:3], labels[:3])  # part of a batch is forgotten
+    assert not guard.end().kept and not c.guard_end()[0]
+    c.steps(images[BATCH : 2 * BATCH], labels)
+    step(head, images[BATCH : 2 * BATCH], labels)
+    table, weight, bias = c.state(head)
+    assert table == bytes(npu.table) and weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
+    npu.restore(start)
+
+
 def test_a_guard_without_samples_refuses(exported, tmp_path):
     npu, images, _, folder, _ = exported
     c = HostC(npu, folder, tmp_path)

@@ -34,10 +34,15 @@ int lfwd_train_begin(float rate, float momentum, int batch, int updates);
 int lfwd_train_step(const int8_t *image, int label);
 int lfwd_predict(const int8_t *image, float *logits);
 
+/* Moments, and what a batch has added up so far; other tables of records follow what is learned. */
+void lfwd_npu_forget(void);
+
 /* Samples that are not trained on judge what was learned in between, as lfwd_adapt of the other exports does: the loss, before and after at its
  * own best scale of the logits, must be lower, and no more right answers may be lost than are won and the root of both together (McNemar). Else
  * records and head are those before, bit for bit. Labels 0 to LFWD_NPU_CLASSES - 1. Both return -1 for more than LFWD_NPU_MOST_HELD_BACK images,
- * none, or a label of no class; after an error nothing was taken back, and lfwd_guard_end can be called again. */
+ * none, or a label of no class; after an error nothing was taken back, and lfwd_guard_end can be called again.
+ * What was taken back leaves no moments and no part of a batch; training can go on, its rate falling as before. Contexts that were begun after
+ * the guard are none again: lfwd_context_begin before the next step. */
 #ifndef LFWD_NPU_MOST_HELD_BACK
 #define LFWD_NPU_MOST_HELD_BACK 1024
 #endif
@@ -129,6 +134,7 @@ void lfwd_npu_way_back_update(float rate);
 void lfwd_zeroth_order_begin(float rate, float spread, uint32_t seed);
 int lfwd_npu_twice(const int8_t *image, int label); /* adds up the losses; leaves the mean features */
 void lfwd_npu_zeroth_order_update(void);
+void lfwd_npu_zeroth_order_again(void); /* the same direction, from what is learned now */
 #endif
 
 #if LFWD_NPU_CONTEXT
@@ -138,6 +144,7 @@ void lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed);
 int lfwd_predict_by_goodness(const int8_t *image, float *goodness);
 int lfwd_npu_contrast(const int8_t *image, int label); /* under a right and a wrong label; adds up the gradients */
 void lfwd_npu_context_update(void);
+void lfwd_npu_context_again(void);
 void lfwd_npu_settle_contexts(void); /* the tables of all classes */
 #endif
 
@@ -154,6 +161,7 @@ typedef struct {
 #endif
 #if LFWD_NPU_CONTEXT
     float context[LFWD_NPU_CLASSES][LFWD_NPU_CHANNELS]; /* in units of a channel's scale */
+    int contexts; /* 0 until lfwd_context_begin */
 #endif
 } lfwd_npu_learned;
 

@@ -39,8 +39,7 @@ void lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed)
     lfwd_npu.context_rate = rate;
     lfwd_npu.sharpness = sharpness;
     lfwd_npu.context_state = seed;
-    memset(lfwd_npu.context_gradient, 0, sizeof lfwd_npu.context_gradient);
-    memset(lfwd_npu.shift_gradient, 0, sizeof lfwd_npu.shift_gradient);
+    lfwd_npu.learned.contexts = 1;
     for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
         const int first = lfwd_npu_layers[k].first, last = first + lfwd_npu_layers[k].channels;
         for (int label = 0; label < LFWD_NPU_CLASSES; label++)
@@ -53,7 +52,14 @@ void lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed)
                 lfwd_npu.learned.context[label][c] = (lfwd_npu.learned.context[label][c] - mean) * size;
         }
     }
-    lfwd_npu_settle_contexts();
+    lfwd_npu_context_again();
+}
+
+void lfwd_npu_context_again(void)
+{
+    memset(lfwd_npu.context_gradient, 0, sizeof lfwd_npu.context_gradient);
+    memset(lfwd_npu.shift_gradient, 0, sizeof lfwd_npu.shift_gradient);
+    if (lfwd_npu.learned.contexts) lfwd_npu_settle_contexts();
 }
 
 /* A layer's pooled output in the arena, channel c, real units. */
@@ -73,7 +79,7 @@ static float goodness(int k)
 int lfwd_npu_contrast(const int8_t *image, int label)
 {
     float up[LFWD_NPU_LAYERS];
-    if (lfwd_npu.context_state == 0) return -1; /* lfwd_context_begin was not called */
+    if (lfwd_npu.context_state == 0 || !lfwd_npu.learned.contexts) return -1; /* lfwd_context_begin was not called, or was taken back */
     const uint32_t before = lfwd_npu.context_state;
     const int wrong = (int)(((uint32_t)label + 1u + draw() % (LFWD_NPU_CLASSES - 1u)) % LFWD_NPU_CLASSES);
     int failed = lfwd_npu_run_on(image, lfwd_npu.tables[label]);
@@ -126,6 +132,7 @@ void lfwd_npu_context_update(void)
 
 int lfwd_predict_by_goodness(const int8_t *image, float *found)
 {
+    if (!lfwd_npu.learned.contexts) return -1;
     for (int label = 0; label < LFWD_NPU_CLASSES; label++) {
         const int failed = lfwd_npu_run_on(image, lfwd_npu.tables[label]);
         if (failed) return failed;

@@ -67,9 +67,7 @@ int lfwd_guard_end(lfwd_guard_report *report)
     if (!found.kept) {
         lfwd_npu.learned = lfwd_npu.kept;
         for (int k = 0; k < LFWD_NPU_LAYERS; k++) lfwd_npu_settle(lfwd_npu_layers + k);
-#if LFWD_NPU_CONTEXT
-        lfwd_npu_settle_contexts();
-#endif
+        lfwd_npu_forget();
     }
     *report = found;
     return 0;

@@ -76,14 +76,9 @@ int lfwd_predict(const int8_t *image, float *logits)
     return 0;
 }
 
-int lfwd_train_begin(float rate, float momentum, int batch, int updates)
+void lfwd_npu_forget(void)
 {
-    if (batch < 1 || updates < 1 || !(rate >= 0.0f && rate < INFINITY) || !(momentum >= 0.0f && momentum < 1.0f)) return -1;
-    lfwd_npu.rate = rate;
-    lfwd_npu.momentum = momentum;
-    lfwd_npu.batch = batch;
-    lfwd_npu.updates = updates;
-    lfwd_npu.seen = lfwd_npu.updated = 0;
+    lfwd_npu.seen = 0;
     memset(lfwd_npu.weight_moment, 0, sizeof lfwd_npu.weight_moment);
     memset(lfwd_npu.bias_moment, 0, sizeof lfwd_npu.bias_moment);
     memset(lfwd_npu.weight_gradient, 0, sizeof lfwd_npu.weight_gradient);
@@ -91,6 +86,23 @@ int lfwd_train_begin(float rate, float momentum, int batch, int updates)
 #if LFWD_NPU_WAY_BACK
     lfwd_npu_way_back_begin();
 #endif
+#if LFWD_NPU_ZEROTH_ORDER
+    lfwd_npu_zeroth_order_again();
+#endif
+#if LFWD_NPU_CONTEXT
+    lfwd_npu_context_again();
+#endif
+}
+
+int lfwd_train_begin(float rate, float momentum, int batch, int updates)
+{
+    if (batch < 1 || updates < 1 || !(rate >= 0.0f && rate < INFINITY) || !(momentum >= 0.0f && momentum < 1.0f)) return -1;
+    lfwd_npu.rate = rate;
+    lfwd_npu.momentum = momentum;
+    lfwd_npu.batch = batch;
+    lfwd_npu.updates = updates;
+    lfwd_npu.updated = 0;
+    lfwd_npu_forget();
     return 0;
 }
 

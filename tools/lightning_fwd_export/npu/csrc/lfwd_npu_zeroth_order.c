@@ -55,6 +55,13 @@ void lfwd_zeroth_order_begin(float rate, float spread, uint32_t seed)
     choose_direction();
 }
 
+void lfwd_npu_zeroth_order_again(void)
+{
+    if (lfwd_npu.state == 0) return;
+    lfwd_npu.state = lfwd_npu.drawn_from;
+    choose_direction();
+}
+
 int lfwd_npu_twice(const int8_t *image, int label)
 {
     float loss[2], logits[LFWD_NPU_CLASSES];

@@ -55,6 +55,8 @@ class ContextForwardForward:
         Args:
             stored: int8 ``(B, ...)``. labels: class numbers.
         """
+        if not self.context:
+            raise ValueError("the contexts were taken back to before there were any: make a new ContextForwardForward")
         classes, batch = len(head.bias), len(labels)
         wrong = np.array([(label + 1 + self._random.draw() % (classes - 1)) % classes for label in labels])
         head.step(self._learner.features(stored), labels)

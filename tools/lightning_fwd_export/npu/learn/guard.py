@@ -52,6 +52,7 @@ class Guard:
         if not kept:
             state, self._head.weight[...], self._head.bias[...] = self._kept
             self._learner.restore(state)
+            self._head.forget()
         return Verdict(kept, float(self._before), float(after), lost, won)
 
     def _judge(self) -> tuple[np.float32, np.ndarray]:

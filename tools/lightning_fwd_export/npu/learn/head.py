@@ -36,6 +36,11 @@ class Head:
     def momentum(self) -> np.float32:
         return self._momentum
 
+    def forget(self) -> None:
+        """Its moments."""
+        for moment in self._moments:
+            moment[...] = 0
+
     def logits(self, features: np.ndarray) -> np.ndarray:
         """``(B, features)`` to ``(B, classes)``, summed from the bias on, one product after the other."""
         products = self.weight * features[:, None, :]

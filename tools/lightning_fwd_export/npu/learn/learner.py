@@ -74,9 +74,14 @@ class NpuLearner:
         return deepcopy((self.affine, self.norms, self.context))
 
     def restore(self, state: tuple[dict, ...]) -> None:
-        """Back to an earlier :meth:`state`; the records are rewritten."""
-        for now, then in zip((self.affine, self.norms, self.context), deepcopy(state), strict=True):
-            now.update(then)
+        """Back to an earlier :meth:`state`, without moments; the records are rewritten. Norms that did not learn then are as trained."""
+        affine, norms, context = deepcopy(state)
+        self.affine.update(affine)
+        for layer in self.norms:
+            self.norms[layer] = norms.get(layer) or Norm.of(self.norm_modules[layer])
+            self.norms[layer].forget()
+        self.context.clear()
+        self.context.update(context)
         for layer in self.tapped.layers:
             self.write(layer)
 

@@ -31,6 +31,10 @@ class Norm:
         shift, scale = F32(shift.detach().numpy()), np.maximum(F32(scale.detach().numpy()), _SMALLEST)
         return cls(shift.copy(), scale.copy(), np.zeros_like(shift), np.zeros_like(scale), LEAST * scale)
 
+    def forget(self) -> None:
+        """Its moments."""
+        self.shift_moment, self.scale_moment = np.zeros_like(self.shift), np.zeros_like(self.scale)
+
     def moved(self, affine: Affine, step: np.float32, shift: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Gain and offset of a layer with another shift and scale. ``step``: of its int8 output, real units."""
         by = scale / self.scale
