@@ -158,8 +158,9 @@ def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
         constants += 4 * sum(len(learner.split.places[path]) for path in learner.back.gains.values())
     if train == "zeroth-order":  # two more tables; features of the first run, signs; two losses, rate, spread, two states of the signs
         state += 2 * table + 4 * linear.in_features + 8 * max(channels) + 4 * 6
-    if train == "forward-forward":  # contexts; a table per class; their gradients, those of shifts, positive outputs; two rates, a state
-        learned += 4 * linear.out_features * sum(channels)
+    if train == "forward-forward":  # contexts, begun or not; a table per class; their gradients, those of shifts, positive outputs; two
+        # rates, a state
+        learned += 4 * linear.out_features * sum(channels) + 4
         state += linear.out_features * (table + 4 * sum(channels)) + 4 * 2 * sum(channels) + 4 * 3
     return NpuReport(
         network=network,
