@@ -29,6 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="a look: one seed, two drifts, 200 test samples, at most 50 labels and 3 epochs; no figures to report",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
+    parser.add_argument("--drifts", nargs="+", help="e.g. noise=0.08 contrast=0.3, in place of the scenario's")
+    parser.add_argument("--labels", type=int, nargs="+", help="numbers of labelled samples, in place of the scenario's")
+    parser.add_argument("--rows", nargs="+", help="only these, by name; the others can be run later")
     parser.add_argument("--device", help="in place of the scenario's")
     parser.add_argument("--width", choices=("fp32", "int8", "mixed"), help="in place of the scenario's")
     parser.add_argument(
@@ -55,10 +58,13 @@ def run(options: argparse.Namespace) -> int:
     )
     from ..recipes import on_backend
 
-    overrides = {k: v for k in ("seeds", "device", "width", "accelerator") if (v := getattr(options, k)) is not None}
+    keys = "seeds", "drifts", "labels", "device", "width", "accelerator"
+    overrides = {k: v for k in keys if (v := getattr(options, k)) is not None}
     if options.device is not None:
         overrides["devices"] = None
     scenario, console, out = load_scenario(options.config, overrides), Console(), options.out
+    if options.rows is not None:
+        scenario = scenario.only(options.rows)
     if options.quick:
         scenario = quick(scenario)
     with on_backend(options.backend, options.address):

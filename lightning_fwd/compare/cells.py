@@ -13,9 +13,11 @@ import torch
 
 from ..adaptation import Adaptation, Stage, adapt
 from ..errors import RewriteError, StepError
+from ..methods import LearningMethod
 from ..recipes import pretrained, quiet
 from ..recipes.accuracy import accuracy
-from .scenario import Row, Scenario
+from .row import Row
+from .scenario import Scenario
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +57,7 @@ def cells_of(scenario: Scenario, out: Path) -> list[Cell]:
         data = {**scenario.data, "drift": drift} if drift else scenario.data
         of_drift = out / quote(drift, safe="=+,") if scenario.drifts else out
         for number in labels:
-            own = dataclasses.replace(scenario, data=data, adapt_samples=number, drifts=None, labels=None)
+            own = dataclasses.replace(scenario, data=data, adapt_samples=number, drifts=None, labels=None).with_rates()
             if len(drifts) * len(labels) == 1:
                 return [Cell(own, drift, out, out / "pretrained", run)]
             home = of_drift if _has_own_source(own) else out
@@ -93,13 +95,15 @@ class Start:
             "accuracy_drifted": accuracy(network, *self.target.tensors(split)),
         }
 
-    def after(self, stages: list[Stage]) -> Adaptation:
+    def after(self, stages: list[Stage], held_back: float) -> Adaptation:
         """The network after stages that need no labels to learn from, run once for all rows that begin with them."""
-        key = repr(stages)
+        key = repr((stages, held_back))
         if key not in self._after:
             network = self.network()
             self._after[key] = (
-                adapt(network, stages, self.target.tensors("train"), seed=self.seed) if stages else Adaptation(network.eval(), [])
+                adapt(network, stages, self.target.tensors("train"), held_back=held_back, seed=self.seed)
+                if stages
+                else Adaptation(network.eval(), [])
             )
         return self._after[key]
 
@@ -129,20 +133,22 @@ def label_free(stages: list[Stage]) -> list[Stage]:
 Prepared = list[Stage] | RewriteError | StepError  #: stages of a row; or why they do not apply to the network
 
 
-def prepare(cell: Cell, seed: int, rows: list[Row]) -> dict[str, Prepared]:
-    """The stages of each row, with what their rules take along of the source, written beside the weights that it belongs to."""
-    if not any(row.stages for row in rows):
-        return {row.name: [] for row in rows}
-    start, known, found = Start(cell, seed), dict[str, Stage](), dict[str, Prepared]()
+def prepare(cell: Cell, seed: int, rows: dict[int, list[Row]]) -> dict[tuple[str, int], Prepared]:
+    """The stages of each row and number of labels, with what their rules take along of the source, written beside the weights that it
+    belongs to."""
+    found: dict[tuple[str, int], Prepared] = {(row.name, labels): [] for labels, of in rows.items() for row in of}
+    if not any(row.stages for of in rows.values() for row in of):
+        return found
+    start, known = Start(cell, seed), dict[str, LearningMethod]()
     network = start.network()
-    for row in rows:
+    for labels, row in ((labels, row) for labels, of in rows.items() for row in of):
         stages = row.adaptation()
         try:
             for stage in stages:
-                if repr(stage) not in known:
-                    known[repr(stage)] = stage.prepared(network, start.source, cell.weights_file(seed))
+                if (key := repr((stage.method, stage.input))) not in known:  # whatever its rate
+                    known[key] = stage.prepared(network, start.source, cell.weights_file(seed)).method
         except (RewriteError, StepError) as error:
-            found[row.name] = error
+            found[row.name, labels] = error
         else:
-            found[row.name] = [known[repr(stage)] for stage in stages]
+            found[row.name, labels] = [dataclasses.replace(s, method=known[repr((s.method, s.input))]) for s in stages]
     return found

@@ -8,7 +8,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from ..recipes import quiet
 from ..trace.optimizers import SGD
 from .cells import Prepared
 from .folder import settings_of
-from .scenario import Row, Scenario
+from .row import Row
+from .scenario import Scenario
 
 FILE = "costs.csv"
 
@@ -78,7 +79,7 @@ def price(scenario: Scenario, row: Row, stages: Prepared | None = None) -> Price
         if isinstance(stages, Exception):
             raise stages
         if stages:
-            cost = adaptation_cost(network, stages, x, labels, device=scenario.device, width=scenario.width)
+            cost = adaptation_cost(network, stages, x, labels, held_back=row.held_back, device=scenario.device, width=scenario.width)
             note = f"in all {cost.macs / 1e9:.1f} GMAC, {cost.macs / cost.inference_macs:,.0f} inferences"
             return _priced(free, scenario, cost.dearest_step, cost.peak_ram_bytes, cost.flash_bytes, note)
         model = rewrite(row.frozen(network), method, x)
@@ -116,24 +117,30 @@ def _what_does_not_fit(report: CostReport) -> str:
     return f"one step does not fit {report.device.name}: {'; '.join(said)}"
 
 
+Rows = Mapping[int, Sequence[Row]]  #: of each number of labels, with its rates
+
 _WHOLE = ("method", "labels", "macs_per_step", "peak_ram_bytes", "weight_bytes", "flash_bytes", "note")
 _COLUMNS = (*_WHOLE, "device", "ms", "microjoules", "check")
 _NUMBERS = ("labels", "macs_per_step", "peak_ram_bytes", "weight_bytes", "flash_bytes")
 
 
-def save_prices(scenario: Scenario, prices: Sequence[Price], out: Path) -> None:
-    """Write ``costs.csv``: a line for each row, number of labels and device."""
-    rows, text = {row.name: row for row in scenario.all_rows()}, io.StringIO()
+def save_prices(scenario: Scenario, rows: Rows, prices: Sequence[Price], out: Path) -> None:
+    """Write ``costs.csv``: a line for each row, number of labels and device.
+
+    Args:
+        rows: of each number of labels.
+    """
+    known, text = _by_name(rows), io.StringIO()
     writer = csv.writer(text)
     writer.writerow(_COLUMNS)
     for p in prices:
         for on in p.on:
             line = [*(str(getattr(p, name)) for name in _WHOLE), on.device, str(on.ms), str(on.microjoules)]
-            writer.writerow([*line, _check(scenario, rows[p.method], line)])
+            writer.writerow([*line, _check(scenario, known[p.method, p.labels], line)])
     write_whole(out / FILE, text.getvalue())
 
 
-def read_prices(scenario: Scenario, out: Path) -> dict[tuple[str, int], Price]:
+def read_prices(scenario: Scenario, rows: Rows, out: Path) -> dict[tuple[str, int], Price]:
     """What an earlier run left, by row and number of labels, as far as row, devices and lines are what they were; the others are priced
     anew."""
     if not (out / FILE).exists():
@@ -141,10 +148,13 @@ def read_prices(scenario: Scenario, out: Path) -> dict[tuple[str, int], Price]:
     header, *lines = csv.reader(io.StringIO(read_text(out / FILE, "the costs", "delete the file: they are counted again"))) or [[]]
     if tuple(header) != _COLUMNS:
         return {}
-    rows, found = {row.name: row for row in scenario.all_rows()}, dict[tuple[str, int], Price]()
+    known_rows, found = _by_name(rows), dict[tuple[str, int], Price]()
     for line in lines:
         named = dict(zip(_COLUMNS, line, strict=False))
-        if len(line) != len(_COLUMNS) or named["method"] not in rows or _check(scenario, rows[named["method"]], line[:-1]) != line[-1]:
+        if len(line) != len(_COLUMNS) or not named["labels"].isdecimal():
+            continue
+        row = known_rows.get((named["method"], int(named["labels"])))
+        if row is None or _check(scenario, row, line[:-1]) != line[-1]:
             continue
         whole = {name: int(named[name]) if name in _NUMBERS else named[name] for name in _WHOLE}
         on = OnDevice(named["device"], float(named["ms"]), float(named["microjoules"]))
@@ -152,6 +162,10 @@ def read_prices(scenario: Scenario, out: Path) -> dict[tuple[str, int], Price]:
         found[named["method"], int(named["labels"])] = Price(**whole, on=(*(known.on if known else ()), on))
     wanted = scenario.all_devices()
     return {key: p for key, p in found.items() if [on.device for on in p.on] == wanted}
+
+
+def _by_name(rows: Rows) -> dict[tuple[str, int], Row]:
+    return {(row.name, labels): row for labels, of in rows.items() for row in of}
 
 
 def _check(scenario: Scenario, row: Row, line: Sequence[str]) -> str:

@@ -17,7 +17,8 @@ from ..adaptation.result import StageResult
 from ..errors import LightningFwdError
 from ..plain_files import naming, read_text, write_whole
 from ..recipes import require_same
-from .scenario import Row, Scenario
+from .row import Row
+from .scenario import Scenario
 
 BACK = "rolled back: "  #: begins what a note says of the guard
 RESULTS, DETAILS, SCENARIO = "results.csv", "details.csv", "scenario.yaml"
@@ -48,7 +49,7 @@ class Result:
 
 
 #: Keys of a scenario that may differ in one folder; of after_statistics the rows' own settings tell.
-FREE = ("rows", "seeds", "controls", "after_statistics", "accelerator", "devices")
+FREE = ("rows", "seeds", "controls", "after_statistics", "accelerator", "devices", "rates")
 _FIELDS = [f.name for f in dataclasses.fields(Result)]
 _TYPES = {f.name: {"str": str, "int": int, "float": float}[f.type] for f in dataclasses.fields(Result)}
 COLUMNS = tuple(_FIELDS[:10])  #: of results.csv

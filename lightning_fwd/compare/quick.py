@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from .scenario import Row, Scenario
+from .row import Row
+from .scenario import Scenario
 
 EPOCHS, RATES, LABELS, TESTED, DRIFTS = 3, 2, 50, 200, 2
 

@@ -27,7 +27,8 @@ from ..workers import Watched
 from .cells import Cell, Prepared, cells_of, forget_start, label_free, prepare, start_of
 from .costs import Price, price, read_prices, save_prices
 from .folder import Result, forget, open_folder, said_of, save
-from .scenario import Row, Scenario
+from .row import Row
+from .scenario import Scenario
 
 _NOTHING = dict.fromkeys(("accuracy_adapted", "accuracy_source_after", "seconds_per_step"), float("nan"))  #: of a row without a result
 
@@ -84,9 +85,9 @@ def run_cells(
     jobs = worker_count(jobs)
     tables = [_Table(cell, keep_weights) for cell in cells]
     todo = [task for table in tables for task in table.todo()]
-    rows = scenario.all_rows()
-    prices = read_prices(scenario, out)
-    unpriced = {(row.name, cell.labels): (cell, row) for cell in cells for row in rows if (row.name, cell.labels) not in prices}
+    rows = {cell.labels: cell.scenario.all_rows() for cell in cells}
+    prices = read_prices(scenario, rows, out)
+    unpriced = {(r.name, cell.labels): (cell, r) for cell in cells for r in rows[cell.labels] if (r.name, cell.labels) not in prices}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
 
@@ -102,13 +103,13 @@ def run_cells(
         starts = {table.cell.weights_file(seed): (table.cell, seed) for table, _, seed in todo}
         starts |= {cell.weights_file(seed): (cell, seed) for cell, _ in unpriced.values() for seed in cell.scenario.seeds[:1]}
         stages = dict(each("start", _start, [(*start, rows) for start in starts.values()]))
-        calls = [(cell, row, stages[cell.weights_file(cell.scenario.seeds[0])][row.name]) for cell, row in unpriced.values()]
-        order = [(row.name, n) for n in dict.fromkeys(cell.labels for cell in cells) for row in rows]
+        calls = [(cell, row, stages[cell.weights_file(cell.scenario.seeds[0])][row.name, cell.labels]) for cell, row in unpriced.values()]
+        order = [(row.name, labels) for labels, of in rows.items() for row in of]
         for _, priced in each("price", _price, calls):
             prices[priced.method, priced.labels] = priced
-            save_prices(scenario, [prices[key] for key in order if key in prices], out)
+            save_prices(scenario, rows, [prices[key] for key in order if key in prices], out)
         calls = [
-            (tables.index(table), table.cell, row, seed, stages[table.cell.weights_file(seed)][row.name],
+            (tables.index(table), table.cell, row, seed, stages[table.cell.weights_file(seed)][row.name, table.cell.labels],
              prices[row.name, table.cell.labels], keep_weights)
             for table, row, seed in todo
         ]  # fmt: skip
@@ -152,7 +153,7 @@ class _Table:
         save(self.cell.scenario, self.results, self.cell.out)
 
 
-def _start(cell: Cell, seed: int, rows: list[Row]) -> tuple[Path, dict[str, Prepared]]:
+def _start(cell: Cell, seed: int, rows: dict[int, list[Row]]) -> tuple[Path, dict[tuple[str, int], Prepared]]:
     """Pretrain, if that was not done, and prepare the rows' stages at home."""
     file, scenario = cell.weights_file(seed), cell.scenario
     if not file.exists():
@@ -176,11 +177,12 @@ def adapt(cell: Cell, row: Row, seed: int, stages: Prepared, cost: Price, keep_w
     try:
         if isinstance(stages, Exception):
             raise stages
-        first = start.after(label_free(stages)) if stages else None
+        first = start.after(label_free(stages), row.held_back) if stages else None
         network = start.network()
         if first is not None:
             rest = stages[len(first.stages) :]
-            done = adapt_in_stages(first.network, rest, target.tensors("train"), seed=seed) if rest else first
+            samples = target.tensors("train")
+            done = adapt_in_stages(first.network, rest, samples, held_back=row.held_back, seed=seed) if rest else first
             network = done.network
             said = said_of(first.stages + done.stages if rest else first.stages)
             costs["note"] = "; ".join(filter(None, (cost.note, said)))

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from torch import nn
 
-from ..adaptation import Stage, as_stages
 from ..cost.device import load_device
 from ..data import DriftDataModule
 from ..errors import LightningFwdError
-from ..methods import LearningMethod, get_method
 from ..recipes import (
     Training,
     as_plain,
@@ -29,114 +27,8 @@ from ..recipes import (
     starting_network,
 )
 from ..settings import check_settings
-
-
-@dataclass
-class Row:
-    """One line of the table: how the model adapts.
-
-    Args:
-        name: what the table calls it.
-        method: registered name of the rule; None leaves the model as it is.
-        settings: the rule's arguments.
-        lr, epochs: in place of the scenario's.
-        after_statistics: recompute the batch-norm statistics on the same samples first; short for a first stage "statistics" that nothing
-            guards.
-        stages: in place of method, settings, lr and epochs: a guarded adaptation, each stage as :class:`lightning_fwd.adaptation.Stage`
-            takes it.
-        freeze: module paths whose parameters stay as they are, e.g. a stem that reads raw pixels and bears smaller steps than the rest.
-        calibrate: fit the rule's inserted heads to the source first, in closed form, as one would before the device leaves the house.
-        control: whether it is a control (drawn grey).
-    """
-
-    name: str
-    method: str | None = None
-    settings: dict[str, Any] = field(default_factory=dict)
-    lr: float | None = None
-    epochs: int | None = None
-    after_statistics: bool = False
-    stages: list[dict[str, Any]] = field(default_factory=list)
-    freeze: list[str] = field(default_factory=list)
-    calibrate: bool = False
-    control: bool = False
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.freeze, list) or not all(isinstance(path, str) for path in self.freeze):
-            raise LightningFwdError(
-                f"row {self.name!r}: freeze is {self.freeze!r}", "expected paths of modules", "write e.g. freeze: [stem]"
-            )
-        check_settings(self, LightningFwdError, ("lr", "epochs"))
-        own = [k for k in ("method", "settings", "lr", "epochs", "after_statistics", "freeze", "calibrate") if getattr(self, k)]
-        if self.stages and own:
-            raise LightningFwdError(
-                f"row {self.name!r}: {', '.join(own)} beside stages",
-                "each stage says its own rule, rate and what it freezes",
-                "write them in the stages; recomputed statistics are a stage: {method: statistics}",
-            )
-        self.adaptation()
-        require_keywords(self.settings, f"row {self.name!r}: settings")
-
-    def adaptation(self) -> list[Stage]:
-        """Its stages, built; none where it is a single rule.
-
-        Raises:
-            LightningFwdError: one of them is unknown or has settings that it cannot use.
-        """
-        try:
-            return as_stages(self.stages) if self.stages else []
-        except LightningFwdError as error:
-            raise LightningFwdError(f"row {self.name!r}: {error.what}", error.why, error.mend) from error
-
-    def build(self, seed: int | None = None) -> LearningMethod | None:
-        """The learning rule, or None.
-
-        Args:
-            seed: of the rule, where it has one and the settings do not set it.
-
-        Raises:
-            LightningFwdError: unknown name or settings.
-        """
-        if self.method is None:
-            return None
-        try:
-            method = get_method(self.method, **self.settings)
-        except LightningFwdError as error:
-            raise LightningFwdError(f"row {self.name!r}: {error.what}", error.why, error.mend) from error
-        if seed is not None and "seed" not in self.settings and hasattr(method, "seed"):
-            method = dataclasses.replace(method, seed=seed)
-        if self.calibrate and self.after_statistics and method.batch_norm == "fold":
-            raise LightningFwdError(
-                f"row {self.name!r}: calibrate with after_statistics and batch_norm='fold'",
-                "heads are fitted before the target's statistics are known, and a folded norm has none left to replace",
-                "use batch_norm='freeze', or leave one of them out",
-            )
-        return method
-
-    def frozen(self, net: nn.Module) -> nn.Module:
-        """``net`` itself, what ``freeze`` names frozen.
-
-        Raises:
-            LightningFwdError: it names no module with parameters.
-        """
-        for path in self.freeze:
-            held = dict(net.named_modules()).get(path)
-            if held is None or not any(True for _ in held.parameters()):
-                known = ", ".join(name for name, child in net.named_children() if any(True for _ in child.parameters()))
-                raise LightningFwdError(
-                    f"row {self.name!r}: freeze: {path!r} is no module with parameters", "", f"the network has: {known}"
-                )
-            held.requires_grad_(False)
-        return net
-
-
-CONTROLS = (
-    Row("none", control=True),
-    Row("statistics", "statistics", epochs=1, control=True),
-    Row("head", "sparse_update", {"train": "head"}, control=True),
-    Row("biases", "sparse_update", {"train": "biases"}, control=True),
-    Row("last block", "sparse_update", {"train": 2}, control=True),
-    Row("backprop", "backprop", {"batch_norm": "freeze"}, control=True),
-)
+from .rates import check_rates, read_rates, with_rates
+from .row import CONTROLS, Row
 
 
 @dataclass
@@ -155,6 +47,8 @@ class Scenario:
         adapt_samples: labelled target samples.
         drifts: several, in place of the data's one; each as text, e.g. ``noise=0.08``.
         labels: several numbers, in place of ``adapt_samples``.
+        rates: of stages, chosen before, by number of labels, row and stage, in place of those that the stages say; the nearest number's
+            count. In a recipe the name of a JSON file beside it, as ``tools/benchmarks/choose_rates.py`` writes it.
         split: what accuracy is measured on: ``"test"``, or ``"val"`` (held out of training) to choose settings by.
         rows: the rules, beside the controls (none, statistics, head, biases, last block, full backprop).
         controls: whether the controls are run.
@@ -175,6 +69,7 @@ class Scenario:
     adapt_samples: int = 100
     drifts: list[str] | None = None
     labels: list[int] | None = None
+    rates: dict[int, dict[str, dict[str, float]]] | None = None
     rows: list[Row] = field(default_factory=list)
     controls: bool = True
     after_statistics: bool = False
@@ -191,6 +86,8 @@ class Scenario:
         for name in ("data", "model_args"):
             require_keywords(getattr(self, name), name)
         self._check_lists()
+        if self.rates is not None:
+            check_rates(self.rates, self.all_rows())
         self.device = self.devices[0] if self.devices else self.device
 
     def _check_lists(self) -> None:
@@ -215,6 +112,22 @@ class Scenario:
         if not self.after_statistics:
             return rows
         return [row if row.method in (None, "statistics") else dataclasses.replace(row, after_statistics=True) for row in rows]
+
+    def only(self, names: Sequence[str]) -> Scenario:
+        """With the rows of these names, controls among them, alone.
+
+        Raises:
+            LightningFwdError: there is no such row.
+        """
+        rows = {row.name: row for row in self.all_rows()}
+        if unknown := [name for name in names if name not in rows]:
+            raise LightningFwdError(f"there is no row {unknown[0]!r}", "", f"rows: {', '.join(map(repr, rows))}")
+        rates = self.rates and {labels: {name: of[name] for name in of if name in names} for labels, of in self.rates.items()}
+        return dataclasses.replace(self, rows=[row for name, row in rows.items() if name in names], controls=False, rates=rates)
+
+    def with_rates(self) -> Scenario:
+        """With the rates of the number of labels that it has written into its rows."""
+        return dataclasses.replace(self, rows=with_rates(self.rows, self.rates, self.adapt_samples), rates=None)
 
     def data_module(self, seed: int, view: Literal["source", "target"]) -> DriftDataModule:
         """Source or target view for one seed; the target's training part is the few labelled samples."""
@@ -259,8 +172,16 @@ class Scenario:
         return yaml.safe_dump(dataclasses.asdict(plain), sort_keys=False)
 
 
+#: What stands for several of what, and where that one is.
+_SEVERAL = (("labels", "adapt_samples"), ("devices", "device"))
+
+
 def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> Scenario:
     """A scenario from a YAML file, keys checked.
+
+    Args:
+        overrides: keys in place of the file's, and of what these exclude: ``labels`` of its ``adapt_samples``, ``drifts`` of the data's
+            drift.
 
     Raises:
         LightningFwdError: the file is missing, is no YAML mapping, or has unknown keys.
@@ -269,8 +190,8 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
     raw = read_recipe(path, "the scenario", "give a YAML file such as recipes/compare_digits_drift.yaml")
     if not isinstance(raw, dict):
         raise LightningFwdError(f"{path} holds {type(raw).__name__}, expected a mapping", "", "see recipes/compare_digits_drift.yaml")
-    raw = {**raw, **(overrides or {})}
-    for several, one in (("labels", "adapt_samples"), ("devices", "device")):
+    raw = _overridden(raw, overrides or {})
+    for several, one in _SEVERAL:
         same = isinstance(raw.get(several), list) and raw[several][:1] == [raw.get(one)] and one == "device"
         if raw.get(several) is not None and one in raw and not same:
             raise LightningFwdError(f"{path}: {one} beside {several}", "which one counts?", f"write it into {several}")
@@ -279,7 +200,17 @@ def load_scenario(path: str | Path, overrides: dict[str, Any] | None = None) -> 
     if not isinstance(raw.get("rows") or [], list):
         raise LightningFwdError(f"{path}: rows is {raw['rows']!r}", "expected a list", "write each row as - {name: ..., method: ...}")
     raw["rows"] = [from_mapping(Row, row, f"{path}: row {i + 1}") for i, row in enumerate(raw.get("rows") or [])]
+    if isinstance(raw.get("rates"), str):
+        raw["rates"] = read_rates(path.parent / raw["rates"])
     for key in ("pretrain", "adapt"):
         if raw.get(key) is not None:
             raw[key] = from_mapping(Training, raw[key], f"{path}: {key}")
     return from_mapping(Scenario, raw, str(path))
+
+
+def _overridden(raw: dict[str, Any], overrides: dict[str, Any]) -> dict[str, Any]:
+    """With what was said in another place, less what that stands in place of."""
+    raw = {key: value for key, value in raw.items() if key not in {one for several, one in _SEVERAL if overrides.get(several)}}
+    if overrides.get("drifts") and isinstance(raw.get("data"), dict):
+        raw["data"] = {key: value for key, value in raw["data"].items() if key != "drift"}
+    return raw | overrides

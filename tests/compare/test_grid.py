@@ -88,11 +88,11 @@ def test_a_grid_is_its_cells_killed_and_taken_up(tmp_path, counted):
 def test_each_row_is_priced_on_each_device_and_a_changed_line_again(tmp_path, counted):
     s, out = scenario(tmp_path, seeds=[0], labels=[40]), tmp_path / "out"
     done = compare_grid(s, out, jobs=1)
-    head = done.prices["statistics + head", 40]
+    head, rows = done.prices["statistics + head", 40], {40: s.all_rows()}
     assert [on.device for on in head.on] == GRID["devices"] and head.on[0].ms > head.on[1].ms > 0 and head.on[0].microjoules > 0
-    assert read_prices(s, out) == done.prices and counted["price"] == 3
+    assert read_prices(s, rows, out) == done.prices and counted["price"] == 3
     (out / "costs.csv").write_text((out / "costs.csv").read_text().replace(str(head.peak_ram_bytes), "1"))
-    assert ("statistics + head", 40) not in read_prices(s, out)
+    assert ("statistics + head", 40) not in read_prices(s, rows, out)
     again = compare_grid(s, out, jobs=1)
     assert again.prices == done.prices and counted["price"] == 4 and counted["adapt"] == 6
 
