@@ -36,7 +36,7 @@ def tiny() -> NpuProgram:
 def learner(small_learner):
     """A network on the simulated NPU, its records as compiled, and the network itself."""
     npu, net = small_learner
-    npu.table[:] = npu.split.table
+    npu.table[:], npu.norms, npu.context = npu.split.table, {}, {}
     for layer in npu.tapped.layers:
         npu.affine[layer] = Affine.neutral(npu.split.read(npu.table, layer))
     return npu, net

@@ -105,6 +105,27 @@ def test_after_a_rollback_the_next_step_is_the_python_loops(exported, tmp_path):
     npu.restore(start)
 
 
+def test_aligned_again_after_an_update_it_keeps_what_the_norms_learned(exported, tmp_path):
+    """And tables of records that were written before follow: the next step is the Python loop's."""
+    npu, images, source, folder, train = exported
+    c, head, start = HostC(npu, folder, tmp_path), npu.head(0.5, 0.9, BATCH, STEPS), npu.state()
+    labels = np.random.default_rng(0).integers(0, head.bias.size, BATCH)
+    c.train(0.5, 0.9, images[:0], labels[:0])
+    step = stepping(npu, train, 0.5)
+    for k in range(0, 3 * BATCH, BATCH):
+        c.steps(images[k : k + BATCH], labels)
+        step(head, images[k : k + BATCH], labels)
+        if train != "forward-forward":  # it draws a wrong label per sample
+            c.steps(images[:3], labels[:3])  # part of a batch is forgotten
+        c.align(-1 - images)
+        npu.adapt_statistics(-1 - images, source)
+        table, weight, bias = c.state(head)
+        assert table == bytes(npu.table) and weight.tobytes() == head.weight.tobytes() and bias.tobytes() == head.bias.tobytes()
+    if train == "forward-forward":
+        assert np.array_equal(c.goodness(images[40], head.bias.size), step.__self__.goodness(images[40:41])[0])
+    npu.restore(start)
+
+
 def test_a_guard_without_samples_refuses(exported, tmp_path):
     npu, images, _, folder, _ = exported
     c = HostC(npu, folder, tmp_path)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from lightning_fwd_export import ExportError
 from lightning_fwd_export.npu.learn import Head
+from lightning_fwd_export.npu.learn.affine import F32
 from lightning_fwd_export.npu.learn.head import exp, softmax
 from lightning_fwd_export.npu.taps import insert_taps
 from torch import nn
@@ -40,6 +41,22 @@ def test_a_shift_of_the_input_is_taken_back(learner):
         now = npu.measure(shifted, layer)
         assert np.abs(now.mean - source[layer].mean).max() < 1.5  # steps of int8
         assert np.abs(now.spread / source[layer].spread - 1).max() < 0.1
+
+
+def test_aligned_again_channels_come_to_what_their_norms_have_learned(learner):
+    npu, _ = learner
+    x = torch.randn(128, 3, 8, 8)
+    source, stored, rng = npu.source_statistics(x), npu.store(0.6 * x + 0.3), np.random.default_rng(0)
+    for layer, norm in npu.learn_norms().items():
+        shift, scale = (norm.shift + norm.scale * F32(rng.uniform(-0.5, 0.5, norm.shift.size)), norm.scale * F32(1.3))
+        norm.move(npu.affine[layer], npu.steps[layer], shift, scale)
+        npu.write(layer)
+    npu.adapt_statistics(stored, source)
+    for layer, norm in npu.norms.items():
+        now = npu.measure(stored, layer)
+        assert np.abs(now.mean - norm.shift / npu.steps[layer]).max() < 1.5  # steps of int8
+        assert np.abs(now.spread / (F32(1.3) * source[layer].spread) - 1).max() < 0.1
+        assert np.abs(now.mean - source[layer].mean).max() > 10
 
 
 def test_the_head_is_the_gradient_that_torch_finds():

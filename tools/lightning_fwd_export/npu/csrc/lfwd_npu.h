@@ -12,7 +12,7 @@
  *     lfwd_guard_end(&report);                                after it: and taken back where it does harm
  *
  * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned; -1, and change
- * nothing, for a label outside 0 to LFWD_NPU_CLASSES - 1, fewer than one image, sample per update or update, a rate that is negative or no
+ * nothing, for a label outside 0 to LFWD_NPU_CLASSES - 1, fewer than one image or too many, sample per update or update, a rate that is negative or no
  * number, a momentum outside [0, 1), and a step before lfwd_train_begin. */
 #ifndef LFWD_NPU_H
 #define LFWD_NPU_H
@@ -29,12 +29,17 @@ int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size
 typedef const int8_t *(*lfwd_image)(void *context, int number);
 
 void lfwd_npu_init(void);
+
+/* Every channel's mean and spread become the source domain's, or what the batch norms have learned to give since. At any time, also between updates
+ * and again: what part of a batch was seen is forgotten, moments stay. At most LFWD_NPU_MOST_PROBES images, whose sums fit into 32 bits. */
+#define LFWD_NPU_MOST_PROBES (1 << 23)
 int lfwd_align_statistics(lfwd_image image, void *context, int images);
 int lfwd_train_begin(float rate, float momentum, int batch, int updates);
 int lfwd_train_step(const int8_t *image, int label);
 int lfwd_predict(const int8_t *image, float *logits);
 
-/* Moments, and what a batch has added up so far; other tables of records follow what is learned. */
+/* What a batch has added up so far; other tables of records follow what is learned. And the moments besides. */
+void lfwd_npu_forget_batch(void);
 void lfwd_npu_forget(void);
 
 /* Samples that are not trained on judge what was learned in between, as lfwd_adapt of the other exports does: the loss, before and after at its
@@ -124,7 +129,7 @@ extern const lfwd_npu_sums lfwd_npu_gradients[LFWD_NPU_LAYERS];
 extern const uint8_t lfwd_npu_back_commands[LFWD_NPU_BACK_COMMAND_BYTES];
 
 void lfwd_npu_put_gain(const lfwd_npu_sums *sums, int c, float gain);
-void lfwd_npu_way_back_begin(void);
+void lfwd_npu_way_back_again(void);
 int lfwd_npu_way_back(const float *error); /* of the last image, at the logits; adds up its gradients */
 void lfwd_npu_way_back_update(float rate);
 #endif

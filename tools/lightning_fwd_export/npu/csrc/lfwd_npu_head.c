@@ -76,15 +76,13 @@ int lfwd_predict(const int8_t *image, float *logits)
     return 0;
 }
 
-void lfwd_npu_forget(void)
+void lfwd_npu_forget_batch(void)
 {
     lfwd_npu.seen = 0;
-    memset(lfwd_npu.weight_moment, 0, sizeof lfwd_npu.weight_moment);
-    memset(lfwd_npu.bias_moment, 0, sizeof lfwd_npu.bias_moment);
     memset(lfwd_npu.weight_gradient, 0, sizeof lfwd_npu.weight_gradient);
     memset(lfwd_npu.bias_gradient, 0, sizeof lfwd_npu.bias_gradient);
 #if LFWD_NPU_WAY_BACK
-    lfwd_npu_way_back_begin();
+    lfwd_npu_way_back_again();
 #endif
 #if LFWD_NPU_ZEROTH_ORDER
     lfwd_npu_zeroth_order_again();
@@ -92,6 +90,17 @@ void lfwd_npu_forget(void)
 #if LFWD_NPU_CONTEXT
     lfwd_npu_context_again();
 #endif
+}
+
+void lfwd_npu_forget(void)
+{
+    memset(lfwd_npu.weight_moment, 0, sizeof lfwd_npu.weight_moment);
+    memset(lfwd_npu.bias_moment, 0, sizeof lfwd_npu.bias_moment);
+#if LFWD_NPU_WAY_BACK
+    memset(lfwd_npu.shift_moment, 0, sizeof lfwd_npu.shift_moment);
+    memset(lfwd_npu.scale_moment, 0, sizeof lfwd_npu.scale_moment);
+#endif
+    lfwd_npu_forget_batch();
 }
 
 int lfwd_train_begin(float rate, float momentum, int batch, int updates)

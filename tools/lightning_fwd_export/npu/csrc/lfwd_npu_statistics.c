@@ -13,7 +13,6 @@
 #define MOST_GAIN 5.0f
 #define LOWEST (-128)
 #define GROUPS 4
-#define MOST_IMAGES (1 << 23) /* their sums fit into 32 bits */
 
 static const float dither[GROUPS] = {-0.375f, -0.125f, 0.125f, 0.375f};
 
@@ -30,8 +29,21 @@ static int add_up(const lfwd_npu_layer *layer, lfwd_image image, void *context, 
     return 0;
 }
 
-static int align(const lfwd_npu_layer *layer, lfwd_image image, void *context, int images)
+/* What channel c is brought back to: the source domain's, moved as its batch norm was since it was trained. */
+static void aim(int k, int c, float *mean, float *spread)
 {
+    *mean = lfwd_npu_layers[k].mean[c];
+    *spread = lfwd_npu_layers[k].spread[c];
+#if LFWD_NPU_NORMS
+    const lfwd_npu_norm *norm = lfwd_npu_norms + k;
+    *mean = *mean + (lfwd_npu.learned.shift[lfwd_npu_layers[k].first + c] - norm->shift[c]) / norm->step;
+    *spread = *spread * (lfwd_npu.learned.scale[lfwd_npu_layers[k].first + c] / norm->scale[c]);
+#endif
+}
+
+static int align(int k, lfwd_image image, void *context, int images)
+{
+    const lfwd_npu_layer *layer = lfwd_npu_layers + k;
     float *gain = lfwd_npu.learned.gain + layer->first, *offset = lfwd_npu.learned.offset + layer->first, *mean = lfwd_npu.measured;
     int error = 0;
     memset(mean, 0, sizeof lfwd_npu.measured);
@@ -51,8 +63,10 @@ static int align(const lfwd_npu_layer *layer, lfwd_image image, void *context, i
     if (!error) error = add_up(layer, image, context, 0, images);
     for (int c = 0; c < layer->channels && !error; c++) {
         const float spread = (float)(lfwd_npu.sums[c] - LOWEST * images) / (float)images;
-        const float by = fminf(fmaxf(layer->spread[c] / fmaxf(spread, LEAST_SPREAD), LEAST_GAIN), MOST_GAIN);
-        offset[c] = by * (offset[c] - mean[c]) + layer->mean[c];
+        float wanted_mean, wanted_spread;
+        aim(k, c, &wanted_mean, &wanted_spread);
+        const float by = fminf(fmaxf(wanted_spread / fmaxf(spread, LEAST_SPREAD), LEAST_GAIN), MOST_GAIN);
+        offset[c] = by * (offset[c] - mean[c]) + wanted_mean;
         gain[c] = gain[c] * by;
     }
     lfwd_npu_settle(layer); /* after an error: as before */
@@ -61,10 +75,9 @@ static int align(const lfwd_npu_layer *layer, lfwd_image image, void *context, i
 
 int lfwd_align_statistics(lfwd_image image, void *context, int images)
 {
-    if (images < 1 || images > MOST_IMAGES) return -1;
-    for (int k = 0; k < LFWD_NPU_LAYERS; k++) {
-        const int error = align(lfwd_npu_layers + k, image, context, images);
-        if (error) return error;
-    }
-    return 0;
+    int error = 0;
+    if (images < 1 || images > LFWD_NPU_MOST_PROBES) return -1;
+    for (int k = 0; k < LFWD_NPU_LAYERS && !error; k++) error = align(k, image, context, images);
+    lfwd_npu_forget_batch(); /* it was of the network before; after an error some layers are aligned */
+    return error;
 }

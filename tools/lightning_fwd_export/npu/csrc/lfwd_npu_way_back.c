@@ -10,17 +10,10 @@
 #if LFWD_NPU_WAY_BACK
 #define SMALLEST_ERROR 1e-30f
 
-static void forget_sums(void)
+void lfwd_npu_way_back_again(void)
 {
     memset(lfwd_npu.bias_sum, 0, sizeof lfwd_npu.bias_sum);
     memset(lfwd_npu.scale_sum, 0, sizeof lfwd_npu.scale_sum);
-}
-
-void lfwd_npu_way_back_begin(void)
-{
-    memset(lfwd_npu.shift_moment, 0, sizeof lfwd_npu.shift_moment);
-    memset(lfwd_npu.scale_moment, 0, sizeof lfwd_npu.scale_moment);
-    forget_sums();
 }
 
 int lfwd_npu_way_back(const float *error)
@@ -67,6 +60,6 @@ void lfwd_npu_way_back_update(float rate)
         }
         lfwd_npu_settle(layer);
     }
-    forget_sums();
+    lfwd_npu_way_back_again();
 }
 #endif

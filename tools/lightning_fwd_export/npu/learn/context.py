@@ -13,7 +13,6 @@ import numpy as np
 from .affine import F32
 from .head import Head, exp
 from .learner import TAPS, NpuLearner
-from .norm import Norm
 from .xorshift import Xorshift
 
 
@@ -31,15 +30,14 @@ class ContextForwardForward:
         seed: of contexts and wrong labels, not 0.
 
     Attributes:
-        norms: shifts and scales as they are now; the learner's from now on.
+        norms: the learner's shifts and scales.
         context: by layer, ``(classes, C)``, in units of each channel's scale; the learner's from now on.
         order: of the runs of the last step, as a device has them: sample by sample plain, positive, negative.
     """
 
     def __init__(self, learner: NpuLearner, lr: float, steps: int, scale: float = 0.1, sharpness: float = 1.0, seed: int = 1):
         self._learner, self._lr, self._sharpness, self._steps, self._done = learner, F32(lr), F32(sharpness), steps, 0
-        learner.norms = self.norms = {layer: Norm.of(learner.norm_modules[layer]) for layer in learner.tapped.layers}
-        self._units = {layer: F32(learner.program.outputs[TAPS + k].scale) for k, layer in enumerate(learner.tapped.layers)}
+        self.norms, self._units = learner.learn_norms(), learner.steps
         self._random, classes = Xorshift(seed), learner.tapped.module.get_submodule(learner.tapped.head).out_features
         learner.context = self.context = {layer: self._drawn(classes, norm.shift.size, F32(scale)) for layer, norm in self.norms.items()}
         self.order: np.ndarray = np.arange(0)

@@ -113,20 +113,28 @@ class NpuLearner:
         self.write(layer)
         return found
 
+    @property
+    def steps(self) -> dict[str, np.float32]:
+        """Of every layer's int8 output, real units."""
+        return {layer: F32(self.program.outputs[TAPS + k].scale) for k, layer in enumerate(self.tapped.layers)}
+
     def source_statistics(self, x: Tensor) -> dict[str, Statistics]:
         """What all layers are brought back to, in steps of their int8 outputs: what a device gets with it as constants.
 
         Args:
             x: ``(N, ...)`` samples of the source domain, see :func:`.source.source_statistics`.
         """
-        found = source_statistics(self._normalised, x)
-        steps = {layer: F32(self.program.outputs[TAPS + k].scale) for k, layer in enumerate(self.tapped.layers)}
+        found, steps = source_statistics(self._normalised, x), self.steps
         return {layer: Statistics(*(F32(values.numpy()) / steps[layer] for values in pair)) for layer, pair in found.items()}
 
     def adapt_statistics(self, stored: np.ndarray, source: Mapping[str, Statistics]) -> None:
-        """Layer by layer from the input on, give every channel the source's mean and spread. Needs no labels."""
-        for layer in self.tapped.layers:
-            align(self.affine[layer], self.measure(stored, layer), source[layer])
+        """Layer by layer from the input on, give every channel the source's mean and spread. Needs no labels.
+
+        Where shifts and scales have learned, mean and spread are those that they have learned to give.
+        """
+        for layer, step in self.steps.items():
+            norm = self.norms.get(layer)
+            align(self.affine[layer], self.measure(stored, layer), norm.aim(source[layer], step) if norm else source[layer])
             self.write(layer)
 
     def features(self, stored: np.ndarray) -> np.ndarray:
@@ -136,6 +144,11 @@ class NpuLearner:
     def logits(self, stored: np.ndarray) -> np.ndarray:
         """float32 ``(N, classes)``, of the head on the NPU."""
         return self.program.outputs[LOGITS].real(self.run(stored)[LOGITS])
+
+    def learn_norms(self) -> dict[str, Norm]:
+        """Shifts and scales of all batch norms, as far as they have learned: :attr:`norms`, as trained where there are none yet."""
+        self.norms = self.norms or {layer: Norm.of(self.norm_modules[layer]) for layer in self.tapped.layers}
+        return self.norms
 
     def head(self, lr: float, momentum: float, batch: int, steps: int) -> Head:
         """The last layer as it was trained, to learn on the CPU."""

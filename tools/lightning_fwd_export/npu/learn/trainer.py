@@ -15,7 +15,6 @@ from ..taps import Tapped
 from .affine import F32, Affine
 from .head import Head, softmax
 from .learner import FEATURES, LOGITS, TAPS, NpuLearner
-from .norm import Norm
 
 #: number of the second input
 ERROR = 1
@@ -47,7 +46,7 @@ class NpuTrainer(NpuLearner):
 
     def __init__(self, net: nn.Module, calibration: Tensor, accelerator: str = "ethos-u55-128"):
         super().__init__(net, calibration, accelerator)
-        self.norms = {layer: Norm.of(self.norm_modules[layer]) for layer in self.tapped.layers}
+        self.learn_norms()
         self._gains = {layer: self._neutral_gain(path) for layer, path in self.back.gains.items()}
         for layer in self.tapped.layers:
             self.write(layer)
@@ -136,8 +135,7 @@ class NpuTrainer(NpuLearner):
         # an output is scale * normalised + shift: the sum of error times normalised follows from the two
         norm.shift_moment = momentum * norm.shift_moment + bias_sum
         norm.scale_moment = momentum * norm.scale_moment + (scale_sum - old_shift * bias_sum) / old_scale
-        step = F32(self.program.outputs[TAPS + self.tapped.layers.index(layer)].scale)
-        norm.move(affine, step, old_shift - rate * norm.shift_moment, old_scale - rate * norm.scale_moment)
+        norm.move(affine, self.steps[layer], old_shift - rate * norm.shift_moment, old_scale - rate * norm.scale_moment)
         self.write(layer)
 
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from .affine import F32
 from .head import Head, log, softmax
-from .learner import FEATURES, TAPS, NpuLearner
-from .norm import Norm
+from .learner import FEATURES, NpuLearner
 from .xorshift import Xorshift
 
 _SMALLEST_PROBABILITY = F32(1e-12)
@@ -27,14 +26,13 @@ class ZerothOrder:
         seed: of the signs, not 0.
 
     Attributes:
-        norms: shifts and scales as they are now; the learner's from now on.
+        norms: the learner's shifts and scales.
         order: of the runs of the last step, as a device has them: sample by sample, a step forth and a step back.
     """
 
     def __init__(self, learner: NpuLearner, lr: float, spread: float, steps: int, seed: int = 1):
         self._learner, self._lr, self._spread, self._steps, self._done = learner, F32(lr), F32(spread), steps, 0
-        learner.norms = self.norms = {layer: Norm.of(learner.norm_modules[layer]) for layer in learner.tapped.layers}
-        self._units = {layer: F32(learner.program.outputs[TAPS + k].scale) for k, layer in enumerate(learner.tapped.layers)}
+        self.norms, self._units = learner.learn_norms(), learner.steps
         self._random = Xorshift(seed)
         self.order: np.ndarray = np.arange(0)
 
