@@ -28,6 +28,7 @@ def adapt(
     refit: bool = True,
     seed: int = 0,
     firmware: Firmware | bool = False,
+    source: Any = None,
 ) -> Adaptation:
     """Run the stages in order on a copy of a network.
 
@@ -47,6 +48,7 @@ def adapt(
         seed: of what is held back and of the order of samples.
         firmware: do what the exported library does on the device, draw by draw: a buffer of samples, constant rates, early stopping, the
             best weights kept, and no last run (``refit``).
+        source: inputs without drift ``(N, ...)``, by which ``firmware`` in integers finds its scales: those given to the export.
 
     Raises:
         LightningFwdError: stages or data that cannot be used, labels lacking for a stage that learns, too few samples to hold any back.
@@ -54,7 +56,7 @@ def adapt(
     stages, samples = as_stages(stages), read_samples(data, unlabelled)
     _check(stages, samples, held_back)
     if firmware:
-        return adapt_as_firmware(net, stages, samples, Firmware() if firmware is True else firmware, held_back, seed)
+        return adapt_as_firmware(net, stages, samples, Firmware() if firmware is True else firmware, held_back, seed, source)
     run = _Run(samples, held_back, seed)
     stages = [stage.for_labels(len(samples.x)) for stage in stages]
     state, results, taken = copy.deepcopy(net).eval(), [], []

@@ -9,7 +9,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,15 +17,16 @@ from torch import Tensor, nn
 from ..errors import LightningFwdError, RewriteError, StepError
 from ..graph.rewritten import RewrittenModel
 from ..graph.stored_as import stored_as
+from ..integer import Integer
 from ..settings import check_settings
 from .draws import UNLABELLED, Buffer, hold_back, order, share_of
 from .drift_score import DriftScore, features_of
 from .guard import Samples, Verdict
+from .integer_stages import IntegerNetwork, IntegerStages, IntegerTraining
 from .result import Adaptation, StageResult
 from .stage import Stage
 from .train import Training, unlabelled
 
-_LEAST = 1e-4  #: nats by which a better epoch is better, beside a thousandth: what is less is rounding
 _MOST_SAMPLES = 65535  #: the device counts them in 16 bits
 
 
@@ -35,6 +36,8 @@ class Firmware:
 
     Args:
         samples: room of its buffer. sample_type: how it keeps inputs; ``"int8"``: a byte for each value and a scale for each sample.
+        precision: ``"integer"``: weights, steps and the guard are integers, and samples int8 whatever ``sample_type`` says.
+        room: of integers, see :class:`lightning_fwd.Integer`: powers of two by which a weight may outgrow its start.
         patience: so many epochs in a row without a better result on the samples held back end a stage.
         false_alarms: notice drift, see :class:`lightning_fwd.adaptation.drift_score.DriftScore`: in this share of streams of 200 inputs
             without drift the alarm may be raised; None: it is not noticed.
@@ -44,11 +47,22 @@ class Firmware:
     sample_type: Literal["float32", "int8"] = "float32"
     patience: int = 2
     false_alarms: float | None = None
+    precision: Literal["float32", "integer"] = "float32"
+    room: int = 1
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("samples", "patience"), ())
         if self.samples > _MOST_SAMPLES or self.patience > _MOST_SAMPLES:
             raise LightningFwdError(f"Firmware: samples={self.samples}, patience={self.patience}", "", f"use at most {_MOST_SAMPLES}")
+        if self.precision == "integer" and self.false_alarms is not None:
+            raise LightningFwdError(
+                "Firmware: false_alarms with precision='integer'", "the score of drift is computed in float", "leave one of them out"
+            )
+        self.integer()
+
+    def integer(self) -> Integer | None:
+        """Settings of the arithmetic; None in float."""
+        return Integer(room=self.room) if self.precision == "integer" else None
 
     def drift_score(self, net: nn.Module, source: Tensor | None) -> DriftScore | None:
         """Calibrated on inputs of the source; None where drift is not noticed.
@@ -64,9 +78,18 @@ class Firmware:
 
 
 def adapt_as_firmware(
-    net: nn.Module, stages: Sequence[Stage], samples: Samples, firmware: Firmware, held_back: float, seed: int
+    net: nn.Module,
+    stages: Sequence[Stage],
+    samples: Samples,
+    firmware: Firmware,
+    held_back: float,
+    seed: int,
+    source: Tensor | None,
 ) -> Adaptation:
     """What the device does with these samples, given to it in this order, labelled ones first.
+
+    Args:
+        source: inputs without drift, by which integers find their scales.
 
     Raises:
         LightningFwdError: a stage has no C.
@@ -74,15 +97,52 @@ def adapt_as_firmware(
     x, labels = _collect(net, samples, firmware, seed)
     guarded = share_of(held_back) > 0 and any(label != UNLABELLED for label in labels)
     held = hold_back(labels, held_back, seed) if guarded else [False] * len(labels)
-    state, results, learned = net, list[StageResult](), False
+    run = _Integers(net, stages, x, firmware, source) if firmware.precision == "integer" else _Floats(net, stages, x)
+    results, learned = list[StageResult](), False
     for number, stage in enumerate(stages):
-        training = Training(state, for_device(stage), x, count_dropout=True)
-        require_device_rule(stage, training.model)
+        training = run.training(number)
         result = _Stage(number, training, labels, held, guarded, learned).run(firmware.patience, seed)
         learned = learned or (result.kept and stage.learns)
-        state = training.finish() if result.kept else state
+        run.ended(training, result.kept)
         results.append(result)
-    return Adaptation(state, results)
+    return run.adaptation(results)
+
+
+class _Floats:
+    """The stages' networks, one after the other."""
+
+    def __init__(self, net: nn.Module, stages: Sequence[Stage], x: Tensor):
+        self.net, self.stages, self.x = net, stages, x
+
+    def training(self, number: int) -> Training:
+        training = Training(self.net, for_device(self.stages[number]), self.x, count_dropout=True)
+        require_device_rule(training.stage, training.model)
+        return training
+
+    def ended(self, training: Training, kept: bool) -> None:
+        self.net = training.finish() if kept else self.net
+
+    def adaptation(self, results: list[StageResult]) -> Adaptation:
+        return Adaptation(self.net, results)
+
+
+class _Integers:
+    """The stages over one set of integer weights."""
+
+    def __init__(self, net: nn.Module, stages: Sequence[Stage], x: Tensor, firmware: Firmware, source: Tensor | None):
+        names = [f"stage{number}" for number in range(len(stages))]
+        self.library = IntegerStages(net, list(map(for_device, stages)), names, source, cast(Integer, firmware.integer()))
+        self.state, self.x = dict(self.library.state), self.library.quantised(x)
+
+    def training(self, number: int) -> IntegerTraining:
+        return IntegerTraining(self.library, number, self.state, self.x)
+
+    def ended(self, training: IntegerTraining, kept: bool) -> None:
+        """The weights are the library's, taken back where they had to be."""
+
+    def adaptation(self, results: list[StageResult]) -> Adaptation:
+        before, after = (IntegerNetwork(self.library, state) for state in (self.library.state, self.state))
+        return Adaptation(self.library.network(self.state), results, before, after)
 
 
 def for_device(stage: Stage) -> Stage:
@@ -144,7 +204,8 @@ def _collect(net: nn.Module, samples: Samples, firmware: Firmware, seed: int) ->
         if slot is not None:
             slots[slot] = i
     x = samples.inputs[[slots[slot] for slot in range(len(buffer.labels))]]
-    return through_int8(x) if firmware.sample_type == "int8" else x, buffer.labels
+    in_bytes = firmware.sample_type == "int8" and firmware.precision == "float32"
+    return through_int8(x) if in_bytes else x, buffer.labels
 
 
 def through_int8(x: Tensor) -> Tensor:
@@ -157,7 +218,9 @@ def through_int8(x: Tensor) -> Tensor:
 class _Stage:
     """One stage on its turn."""
 
-    def __init__(self, number: int, training: Training, labels: list[int], held: list[bool], guarded: bool, learned: bool):
+    def __init__(
+        self, number: int, training: Training | IntegerTraining, labels: list[int], held: list[bool], guarded: bool, learned: bool
+    ):
         self.number, self.training, self.stage, self.guarded = number, training, training.stage, guarded
         rows, learns = range(len(labels)), training.stage.learns
         labelled = [i for i in rows if labels[i] != UNLABELLED]
@@ -176,7 +239,7 @@ class _Stage:
             few = few or f"{len(self.trains)} samples are no batch of {batch}"
             return StageResult(self.stage.name, False, "", math.nan, math.nan, len(self.judges), few)
         before = self._judge()
-        best, kept, last, since, passes = None, self._state(), before, 0, 0
+        best, kept, last, since, passes = None, self.training.weights(), before, 0, 0
         step = self.training.steps(epochs * batches)
         for epoch in range(epochs):
             places = order(len(self.trains), seed, self.number, epoch)
@@ -192,8 +255,8 @@ class _Stage:
                 break
             if not self.guarded:
                 continue
-            if not last.against(before) and (best is None or last.loss < best.loss - best.loss / 1024 - _LEAST):
-                best, kept, since = last, self._state(), 0
+            if not last.against(before) and (best is None or last.better_than(best)):
+                best, kept, since = last, self.training.weights(), 0
             elif (since := since + 1) >= patience:
                 break
         return self._result(before, best, last, kept, passes)
@@ -203,9 +266,7 @@ class _Stage:
         finite = last.loss < math.inf
         taken = best is not None if self.guarded else finite
         if self.guarded or not finite:
-            with torch.no_grad():
-                for name, value in self.training.network.state_dict().items():
-                    value.copy_(kept[name])
+            self.training.take_back(kept)
         counts = best or last
         note = "" if taken else last.against(before) if finite else "its loss is not finite"
         note = note if self.guarded or not taken else "not guarded: no labels are held back"
@@ -213,6 +274,3 @@ class _Stage:
 
     def _judge(self) -> Verdict:
         return self.training.judge(self.judges, self.truth)
-
-    def _state(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self.training.network.state_dict().items()}

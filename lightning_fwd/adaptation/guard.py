@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from ..errors import LightningFwdError
 
 _CHUNK = 250
+LEAST = 1e-4  #: nats by which a better epoch is better, beside a thousandth
 SCALES = tuple(2 ** (k / 2) for k in range(-12, 7))  #: of the logits, that a loss is looked up at
 
 
@@ -97,6 +98,10 @@ class Verdict:
 
     loss: float
     right: Tensor | None
+
+    def better_than(self, best: Verdict) -> bool:
+        """Whether an epoch is better than the best one so far: by a thousandth and a little more, for what is less is rounding."""
+        return self.loss < best.loss - best.loss / 1024 - LEAST
 
     def against(self, before: Verdict) -> str:
         """What speaks against this network, held against the one before; empty if nothing does.

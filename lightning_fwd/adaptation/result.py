@@ -37,10 +37,17 @@ class StageResult:
 
 @dataclass
 class Adaptation:
-    """The adapted network, in eval mode, and what was done."""
+    """The adapted network, in eval mode, and what was done.
+
+    Attributes:
+        network: the plain network. stages: what became of each.
+        device_before, device_after: of an adaptation in integers: what the device predicts, as networks of float inputs and logits.
+    """
 
     network: nn.Module
     stages: list[StageResult]
+    device_before: nn.Module | None = None
+    device_after: nn.Module | None = None
 
     @property
     def rolled_back(self) -> list[str]:

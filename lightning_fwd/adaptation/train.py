@@ -72,6 +72,16 @@ class Training:
         self.model.train()
         return verdict
 
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of all that the network holds."""
+        return {name: value.clone() for name, value in self.network.state_dict().items()}
+
+    @torch.no_grad()
+    def take_back(self, weights: dict[str, Tensor]) -> None:
+        """Put a copy of before back."""
+        for name, value in self.network.state_dict().items():
+            value.copy_(weights[name])
+
     def finish(self) -> nn.Module:
         """The network, without the rule.
 

@@ -50,11 +50,12 @@ def run(options: argparse.Namespace) -> int:
     more = x[recipe.labelled :] if recipe.unlabelled else None
     labelled = x[: recipe.labelled], y[: recipe.labelled]
     firmware = recipe.built_firmware() or False
-    done = adapt(network, stages, labelled, unlabelled=more, held_back=recipe.held_back, seed=recipe.seed, firmware=firmware)
+    more_of = {"firmware": firmware, "source": source.tensors("train")[0]} if firmware else {}
+    done = adapt(network, stages, labelled, unlabelled=more, held_back=recipe.held_back, seed=recipe.seed, **more_of)
     cost = adaptation_cost(
         network, stages, x[:1], recipe.labelled, recipe.unlabelled, recipe.held_back, device=recipe.device, width=recipe.width
     )
-    before, after = (accuracy(net, *target.tensors("test")) for net in (network, done.network))
+    before, after = (accuracy(net, *target.tensors("test")) for net in (done.device_before or network, done.device_after or done.network))
     said = [
         f"{recipe.model} on {target.title}: {before:.1f} % before, {after:.1f} % adapted by {recipe.labelled} labelled samples",
         *map(str, done.stages),

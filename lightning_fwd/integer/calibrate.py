@@ -40,7 +40,7 @@ def calibrate_weights(step: IntegerStep, model: nn.Module, buffers: dict[str, Te
     """Exponents of rows that have none yet, or whose weights were exchanged for larger ones."""
     parameters = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
     for name in step.weights:
-        learns, exponents = name in step.trained, buffers[name.replace(".", "/")]
+        learns, exponents = name in step.masters, buffers[name.replace(".", "/")]
         if int(exponents[0]) == UNKNOWN or not fits(parameters[name], exponents, learns):
             exponents.copy_(row_exponents(parameters[name], settings.room if learns else 0, settings.scales == "row"))
 

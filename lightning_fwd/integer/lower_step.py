@@ -7,16 +7,20 @@ lowered but its factors are: the update multiplies them by the rate, adds up and
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from ..errors import StepError
+from ..graph.stored_as import StoredAs
 from ..trace import StepGraph
 from . import backward_rules, forward_rules, goodness_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
+from .arithmetic import BIAS_EXPONENT, HALF, VIEW_BITS
 from .lower_updates import MOMENTUM, lower_update
-from .lowering import Lowering, rule_of
+from .lowering import Lowering, exponents_of, rule_of
+from .masters import to_bias, to_frozen, to_master
 from .values import Value
 
 
@@ -30,7 +34,8 @@ class IntegerStep:
             masters, frozen ones int8, biases int32; exponents stand under ``_lfwd.integer.``.
         source: the float step that it was made from.
         activations: name of each activation's exponent, to the node of the float step whose values it scales.
-        weights: names of the matrices that the step reads. trained: of all parameters that it changes.
+        weights: names of the matrices that the step reads. trained: of all parameters that it changes. masters: of these, and of those
+            that another step over the same weights changes: they are int16 here too.
     """
 
     graph: StepGraph
@@ -38,6 +43,7 @@ class IntegerStep:
     activations: dict[str, str]
     weights: tuple[str, ...]
     trained: tuple[str, ...]
+    masters: tuple[str, ...]
 
 
 def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...] = ()) -> IntegerStep:
@@ -46,20 +52,20 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
     Args:
         source: as traced inside :func:`lightning_fwd.graph.whole.whole_operations`, with :func:`cross_entropy` as the loss;
             with momentum, if the integer step shall have it (its value is an input).
-        masters: of an inference: parameters that the training step changes, which are int16 here too.
+        masters: parameters that other steps over the same weights change, which are int16 here too.
         error_bits: of the widest errors, 8 to 16; layers with many outputs take fewer, so that no sum overflows.
 
     Raises:
         StepError: something in the step has no integer form; named with its layer and the reason.
     """
-    masters = source.trained or masters
+    masters = tuple(dict.fromkeys((*source.trained, *masters)))
     low = Lowering(source, error_bits, masters)
     wanted, ready = _needed(source), _updates_by_moment(source)
     momentum = any(name.startswith(MOMENTUM) for name in source.state)
     for node in source.graph.nodes:
         low.at = node
         if node in wanted and node.op == "placeholder":
-            low.declare(node, learned=low.learns(node))
+            low.declare(node)
         elif node in wanted and node.op == "call_function":
             rule = rule_of(node)
             if rule is None:
@@ -74,7 +80,42 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
             "the logits are no sums of a layer", "the softmax of an integer step reads those", "end the model in a linear layer"
         )
     graph = low.finish(logits.node, low.exponent_node(logits.exponent))
-    return IntegerStep(graph, source, low.activations, tuple(low.weights), masters)
+    return IntegerStep(graph, source, low.activations, tuple(low.weights), source.trained, masters)
+
+
+def to_integers(step: IntegerStep, floats: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state that a lowered graph reads, of a model's parameters and buffers, exponents among them; velocities are zero."""
+    state = {}
+    for name in step.graph.state:
+        like = step.graph.node(name).meta["val"]
+        if name.startswith(MOMENTUM):
+            state[name] = torch.zeros(like.shape, dtype=like.dtype)
+        elif not floats[name].is_floating_point():
+            state[name] = floats[name]
+        elif floats[name].ndim == 1:
+            state[name] = to_bias(floats[name])
+        else:
+            state[name] = (to_master if name in step.masters else to_frozen)(floats[name], floats[exponents_of(name)])
+    return state
+
+
+def masters_stored_as(trained: Mapping[str, Tensor], exponents: Mapping[str, Tensor], mutated: Collection[str]) -> dict[str, StoredAs]:
+    """What parameters that learn are on the device: a master and its row's exponents, or a bias.
+
+    Args:
+        mutated: names of state that the device gives out beside them, exponents that change among it.
+    """
+    said = {}
+    for name, parameter in trained.items():
+        own, kept = f"{exponents_of(name)}.integer", exponents_of(name)
+        if parameter.ndim == 1:
+            said[name] = StoredAs(own, torch.tensor(2.0**-BIAS_EXPONENT), torch.zeros(()))
+            continue
+        factor, learned = torch.tensor(2.0**-VIEW_BITS), kept in mutated
+        if not learned:
+            factor = factor * torch.exp2(-exponents[kept].float()).reshape(-1, *[1] * (parameter.ndim - 1))
+        said[name] = StoredAs(own, factor, torch.tensor(float(HALF)), kept if learned else "")
+    return said
 
 
 def _needed(source: StepGraph) -> set[fx.Node]:

@@ -136,7 +136,7 @@ class Lowering:
 
     # ---- placeholders of the float step
 
-    def declare(self, node: fx.Node, learned: bool) -> None:
+    def declare(self, node: fx.Node) -> None:
         name, val = self.names[node.name], node.meta["val"]
         if name == "input":
             if not val.is_floating_point():
@@ -152,12 +152,12 @@ class Lowering:
         elif val.ndim == 1:
             self.values[node] = self.state_of(name, tuple(val.shape), torch.int32, node.meta["layer"])
         else:
-            dtype = torch.int16 if learned else torch.int8
+            dtype = torch.int16 if name in self.masters else torch.int8
             self.values[node] = self.state_of(name, tuple(val.shape), dtype, node.meta["layer"])
             self.weights.append(name)
 
     def learns(self, node: fx.Node) -> bool:
-        return self.names.get(node.name) in self.masters
+        return self.names.get(node.name) in self.source.trained
 
     # ---- widths
 

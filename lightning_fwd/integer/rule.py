@@ -20,12 +20,11 @@ from ..graph.whole import whole_operations
 from ..methods.base import LearningMethod, Logits, StepRecord, Update, Updates
 from ..passes import fold_batch_norm
 from ..trace import StepGraph, trace_inference, trace_step
-from .arithmetic import BIAS_EXPONENT, HALF, VIEW_BITS
 from .calibrate import calibrate_activations, calibrate_weights, exponent_buffers
-from .lower_step import IntegerStep, lower_step
+from .lower_step import IntegerStep, lower_step, masters_stored_as, to_integers
 from .lower_updates import MOMENTUM
 from .lowering import PREFIX, RATE, exponents_of
-from .masters import from_bias, from_master, quantise, to_bias, to_frozen, to_master, velocity_scale
+from .masters import from_bias, from_master, quantise, velocity_scale
 from .rate import Rate
 from .settings import Integer
 
@@ -152,34 +151,15 @@ class IntegerRule(LearningMethod):
     def integers(self, model: RewrittenModel, step: IntegerStep) -> dict[str, Tensor]:
         """The lowered graph's state, from what the model and the optimizer hold in float."""
         buffers, parameters = dict(model.named_buffers()), dict(model.named_parameters(remove_duplicate=False))
-        state = {}
-        for name in step.graph.state:
-            if name.startswith(MOMENTUM):
-                state[name] = self._velocity(step, name.removeprefix(MOMENTUM), parameters, buffers)
-            elif name in buffers and buffers[name].is_floating_point():  # a fixed matrix of the rule
-                state[name] = to_frozen(buffers[name], buffers[exponents_of(name)])
-            elif name in buffers:
-                state[name] = buffers[name]
-            elif parameters[name].ndim == 1:
-                state[name] = to_bias(parameters[name])
-            else:
-                state[name] = (to_master if name in step.trained else to_frozen)(parameters[name], buffers[exponents_of(name)])
+        state = to_integers(step, parameters | buffers)
+        for name in (n for n in state if n.startswith(MOMENTUM)):
+            state[name] = self._velocity(step, name.removeprefix(MOMENTUM), parameters, buffers)
         return state
 
     def stored_as(self, model: RewrittenModel, step: IntegerStep) -> dict[str, StoredAs]:
         """What each trained parameter is on the device: a master and its row's exponents, or a bias."""
-        parameters, buffers = dict(model.named_parameters(remove_duplicate=False)), dict(model.named_buffers())
-        said = {}
-        for name in step.trained:
-            own, kept = f"{exponents_of(name)}.integer", exponents_of(name)
-            if parameters[name].ndim == 1:
-                said[name] = StoredAs(own, torch.tensor(2.0**-BIAS_EXPONENT), torch.zeros(()))
-                continue
-            factor, learned = torch.tensor(2.0**-VIEW_BITS), kept in step.graph.mutated
-            if not learned:
-                factor = factor * torch.exp2(-buffers[kept].float()).reshape(-1, *[1] * (parameters[name].ndim - 1))
-            said[name] = StoredAs(own, factor, torch.tensor(float(HALF)), kept if learned else "")
-        return said
+        floats = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
+        return masters_stored_as({name: floats[name] for name in step.trained}, floats, step.graph.mutated)
 
     def _velocity(self, step: IntegerStep, name: str, parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
         like = step.graph.node(MOMENTUM + name).meta["val"]

@@ -10,7 +10,7 @@ from lightning_fwd.plain_files import require_file
 
 from .c_code.drift import DRIFT
 from .c_code.front_end import FRONT_END
-from .c_code.stages import Stage
+from .c_code.stages import INTEGER, Stage
 from .c_code.writer import Written, write_c
 from .errors import ExportError, NoKernel
 from .folder import clear_code
@@ -92,6 +92,8 @@ def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREF
     ]
     needed += [stem for stem, table in (("lfwd_mfcc", FRONT_END), ("lfwd_drift", DRIFT)) if table in files]
     kept = [FIRMWARE / f"{stem}{ending}" for stem in needed for ending in (".c", ".h")]
+    if "lfwd_adapt" in needed:
+        kept.append(FIRMWARE / f"lfwd_judge_{'integer' if INTEGER in header else 'float'}.h")
     for source, folder in [*((s, out) for s in kept), *((s, kernels) for s in sorted(CSRC.glob("*.[ch]")))]:
         text = source.read_text()
         (folder / _name(source.name, prefix)).write_text(_named(text if "SPDX" in text[:80] else _LICENCE + text, prefix))

@@ -84,6 +84,10 @@ class HostLibrary:
         files = [str(folder / "lfwd_model.c"), *map(str, kernels)]
         run_tool([compiler("gcc"), *flags, *files, "-lm", "-o", str(folder / "step.so")], "compiling the step for the host")
         self._library = ctypes.CDLL(str(folder / "step.so"))
+        self.begin()
+
+    def begin(self) -> None:
+        """The initial weights again."""
         self._library.lfwd_init()
 
     def run(self, method: str, *inputs: Tensor) -> list[np.ndarray]:

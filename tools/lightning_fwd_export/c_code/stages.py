@@ -11,6 +11,8 @@ from .kernels import number
 from .state import StateTensors, shape
 
 _METHOD = "step_"
+RATE = "lfwd_rate"
+INTEGER = "#define LFWD_INTEGER"  #: of a header: inputs are int8, logits int32 with an exponent, losses integers
 
 TYPES = """
 /* What of a stage is its own (heads, momentum, counters) and begins anew with it; initial 0: with zeros. */
@@ -20,10 +22,10 @@ typedef struct {
     const void *initial;
 } lfwd_own;
 
-/* A stage: its step on a batch, the weights that it changes, and what is its own. The batch is LFWD_INPUT floats for each sample. */
+/* A stage: its step on a batch, the weights that it changes, and what is its own. The batch is LFWD_INPUT values for each sample. */
 typedef struct {
     const char *name;
-    void (*step)(const float *inputs, const int64_t *labels);
+    void (*step)(const lfwd_value *inputs, const int64_t *labels);
     const lfwd_region *changes;
     const lfwd_own *own;
     uint16_t changes_count, own_count, batch, epochs;
@@ -48,6 +50,7 @@ class Stage:
     Attributes:
         name: a C identifier. batch, epochs: of its steps. learns: whether it needs labels.
         changes: which of the tensors that ``get_weights`` gives it changes.
+        rate: of a step in integers: multiplier, exponent, momentum in Q15.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Stage:
     epochs: int
     learns: bool
     changes: tuple[int, ...]
+    rate: tuple[int, ...] = ()
 
     @property
     def method(self) -> str:
@@ -71,7 +75,7 @@ class StageTable:
     """What a program of stages has beside its functions; nothing without stages.
 
     Attributes:
-        macros, prototypes: of the header. bodies: of the source.
+        macros, prototypes: of the header. bodies: of the source. arrays: static ones, by name, with what they begin as.
     """
 
     stages: Sequence[Stage]
@@ -82,6 +86,7 @@ class StageTable:
     macros: list[str] = field(default_factory=list)
     prototypes: list[str] = field(default_factory=list)
     bodies: list[str] = field(default_factory=list)
+    arrays: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -91,16 +96,20 @@ class StageTable:
         self.macros = [
             f"#define LFWD_STAGES {len(self.stages)}",
             f"#define LFWD_CLASSES {forward.outputs[0].count}",
-            f"#define LFWD_INPUT {forward.inputs[0].count} /* floats of a sample */",
+            *([f"{INTEGER} /* no float anywhere */"] if self.stages[0].rate else []),
+            f"#define LFWD_INPUT {forward.inputs[0].count} /* values of a sample */",
             f"#define LFWD_MOST_BATCH {max(stage.batch for stage in self.stages)} /* samples of the largest batch of a stage */",
             f"#define LFWD_UNDO_BYTES {undo} /* of the stage that changes most */",
             *self.defaults,
         ]
-        self.prototypes = [TYPES]
+        value = forward.inputs[0].ctype
+        self.prototypes = [f"typedef {value} lfwd_value; /* of an input */", TYPES]
         rows = []
         for stage in self.stages:
             step, changes, own = self.methods[stage.method], self._changes(stage), self._own(stage)
-            self.bodies.append(_wrapper(step))
+            if stage.rate:
+                self._integer_rate(stage)
+            self.bodies.append(_wrapper(step, value))
             self.bodies.append("\n".join([f"static const lfwd_region changes_{stage.name}[{len(changes)}] = {{", *changes, "};"]))
             if own:
                 self.bodies.append("\n".join([f"static const lfwd_own own_{stage.name}[{len(own)}] = {{", *own, "};"]))
@@ -109,6 +118,16 @@ class StageTable:
                 f"{len(changes)}, {len(own)}, {stage.batch}, {stage.epochs}, {int(stage.learns)}}},"
             )
         self.bodies.append("\n".join(["const lfwd_stage lfwd_stages[LFWD_STAGES] = {", *rows, "};"]))
+
+    def _integer_rate(self, stage: Stage) -> None:
+        """Rate and momentum of a step, as memory, and what sets the rate."""
+        name, initial = _rate_of(stage.method), ", ".join(map(str, stage.rate))
+        self.arrays[name] = initial
+        head = f"void lfwd_set_rate_{stage.method}(int32_t multiplier, int32_t exponent)"
+        if len(self.arrays) == 1:
+            self.prototypes.insert(1, _RATE_COMMENT)
+        self.prototypes.insert(1 + len(self.arrays), head + ";")
+        self.bodies.append("\n".join([head, "{", f"    {name}[0] = multiplier;", f"    {name}[1] = exponent;", "}"]))
 
     def _changes(self, stage: Stage) -> list[str]:
         regions = StateTensors([self.state.learned[i] for i in stage.changes], []).regions()
@@ -123,12 +142,21 @@ class StageTable:
         return f"    {{{self.unit.arenas[t.arena]} + {t.offset}, {t.nbytes}, {initial}}}, /* {shape(t)} */"
 
 
-def _wrapper(step: Method) -> str:
+_RATE_COMMENT = (
+    "/* Another rate from the next step on: multiplier * 2^-exponent, multiplier below 2^15; that of the export again after lfwd_init(). */"
+)
+
+
+def _rate_of(method: str) -> str:
+    return f"{RATE}_{method}"
+
+
+def _wrapper(step: Method, value: str) -> str:
     """The step as the table has it, whatever it reads and returns."""
     lines = [f"    float loss[{max(step.outputs[0].count, 1)}];"] if step.outputs else []
     lines += ["    (void)labels;"] if len(step.inputs) == 1 else []
-    given = ", ".join(["inputs", "labels"][: len(step.inputs)] + ["loss"] * len(step.outputs))
-    head = f"static void run_{step.name}(const float *inputs, const int64_t *labels)"
+    given = ", ".join(["inputs", "labels", _rate_of(step.name)][: len(step.inputs)] + ["loss"] * len(step.outputs))
+    head = f"static void run_{step.name}(const {value} *inputs, const int64_t *labels)"
     return "\n".join([head, "{", *lines, f"    lfwd_{step.name}({given});", "}"])
 
 

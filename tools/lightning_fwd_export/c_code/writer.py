@@ -12,11 +12,10 @@ from ..pte import Method, Program, Tensor
 from . import elementwise, int8, integer, integer_goodness, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
 from .kernels import KERNELS, Context, no_kernel, number
 from .liveness import ACTIVATIONS, Gaps
-from .stages import Stage, StageTable, is_stage
+from .stages import RATE, Stage, StageTable, is_stage
 from .state import GET_WEIGHTS, WEIGHT_PROTOTYPES, StateTensors, model_hash, shape, state_macros, state_of, state_table, weight_access
 
 LEARNING_RATE, MOMENTUM = "learning_rate", "momentum"  #: numbers of a program that holds SGD; of one method alone: METHOD_learning_rate
-RATE = "lfwd_rate"
 _FORMATS = {"float": "f", "int8_t": "b", "uint8_t": "B", "int16_t": "h", "int32_t": "i", "int64_t": "q"}
 
 
@@ -143,6 +142,7 @@ def write_c(program: Program, source: str, stages: Sequence[Stage] = (), default
         sizes[ACTIVATIONS] = max(sizes.get(ACTIVATIONS, 0), unit.activation_bytes)
     init = [f"    {_initialise(t, unit)};" for t in state.in_memory_order()]
     init += [f"    {name} = {initial};" for name, initial in unit.rates.items()]
+    init += [f"    memcpy({name}, initial_{name}, sizeof {name});" for name in table.arrays]
     prototypes = (
         [_prototype(m) + ";" for m in run.values()]
         + (WEIGHT_PROTOTYPES if state.learned else [])
@@ -152,9 +152,10 @@ def write_c(program: Program, source: str, stages: Sequence[Stage] = (), default
     files = {
         "lfwd_model.h": _header(source, run, kept, unit, sizes, prototypes, program.numbers, table),
         "lfwd_constants.h": _constants(unit),
-        "lfwd_model.c": _source(source, unit, sizes, init, bodies),
+        "lfwd_model.c": _source(source, unit, sizes, init, bodies, table.arrays),
     }
     ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size} | dict.fromkeys(unit.rates, 4)
+    ram |= dict.fromkeys(table.arrays, 12)
     constants = sum(len(data) for _, data in unit.constants) + 4 * sum(_numbers(text) for text in unit.tables)
     identity = (model_hash(kept, [data for _, data in unit.constants]), kept.nbytes) if state.learned else (0, 0)
     return Written(files, ram, unit.scratch_bytes, constants, *identity)
@@ -213,7 +214,7 @@ def _parameters(m: Method) -> tuple[list[str], list[str]]:
     """Names of a function's inputs and outputs: what they are in the methods of this exporter, numbers in those of others."""
     in_integers = bool(m.outputs) and m.outputs[0].ctype == "int32_t"
     inputs, outputs = (_INTEGER if in_integers else _PARAMETERS).get(
-        m.name, (["input", "target"], ["loss"]) if is_stage(m.name) else ([], [])
+        m.name, (["input", "target", "rate"], ["loss"]) if is_stage(m.name) else ([], [])
     )
     known = len(m.inputs) <= len(inputs) and len(m.outputs) <= len(outputs)
     numbered = [f"in{k}" for k in range(len(m.inputs))], [f"out{k}" for k in range(len(m.outputs))]
@@ -318,10 +319,12 @@ def _constants(unit: Unit) -> str:
     return "\n".join([*lines, "#endif", ""])
 
 
-def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str]) -> str:
+def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str], numbers: Mapping[str, str]) -> str:
     arenas = [f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size]
     tables = ["static const " + text % name for text, name in unit.tables.items()]
     rate = ["", *(f"static float {name}; /* lfwd_init sets it */" for name in unit.rates)] if unit.rates else []
+    for name, initial in numbers.items():
+        rate += ["", f"static const int32_t initial_{name}[3] = {{{initial}}};", f"static int32_t {name}[3]; /* lfwd_init sets it */"]
     return "\n".join(
         [
             f"/* Generated from {source}: one call per instruction of the program. */",

@@ -64,7 +64,8 @@ def export_adaptation(options: argparse.Namespace, console: Console, progress: C
     x, y = target.tensors("train")
     more: dict[str, Any] = {"firmware": recipe.built_firmware(), "held_back": recipe.held_back, "seed": recipe.seed}
     more |= {"prefix": options.prefix, "form": source.input_form() if hasattr(source, "input_form") else None}
-    if recipe.built_firmware() and recipe.built_firmware().false_alarms is not None:
+    firmware = recipe.built_firmware()
+    if firmware and (firmware.false_alarms is not None or firmware.precision == "integer"):
         more["source"] = source.tensors("train")[0]
     if options.steps != options.defaults["steps"]:
         more["steps"] = options.steps

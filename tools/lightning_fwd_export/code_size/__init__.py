@@ -16,6 +16,7 @@ from .calls import own_code
 
 TABLE, LOOP_TABLE = (Path(__file__).with_name(name) for name in ("sizes.json", "firmware_sizes.json"))
 BYTES = "_int8"  #: behind ``lfwd_samples_add`` in the table: of the buffer that keeps a byte for each value
+INTEGERS = "_integer"  #: behind every function of the loop: of that without floats
 _CALLED = re.compile(r"\b(lfwd_\w+|mem\w+)\(")
 
 

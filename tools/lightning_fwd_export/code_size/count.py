@@ -25,10 +25,10 @@ from ..boards.board import Board
 from ..boards.build import FOOTPRINT, GCC, STARTUP, board_flags, compile_object, kernel_objects
 from ..c_code.drift import DRIFT, write_drift
 from ..c_code.front_end import FRONT_END, write_front_end
-from ..c_code.stages import TYPES
+from ..c_code.stages import INTEGER, TYPES
 from ..generate_c import CSRC, FIRMWARE
 from ..host.runtime import run_tool
-from . import BYTES, LOOP_TABLE, TABLE
+from . import BYTES, INTEGERS, LOOP_TABLE, TABLE
 from .sections import Graph, read_object
 
 _LIBRARIES = ("libc_nano.a", "libnosys.a", "libm.a", "libgcc.a")
@@ -62,7 +62,6 @@ typedef struct {
     uint8_t *bytes;
     uint32_t count;
 } lfwd_region;
-void lfwd_forward(const float *, float *);
 """
 
 
@@ -95,23 +94,35 @@ def count(board: Board, work: Path) -> dict[str, Any]:
 
 
 def count_loop(board: Board, work: Path) -> dict[str, Any]:
-    """The same of what runs an adaptation: the buffer of samples (of floats, and of bytes), the loop, the front end of sound."""
+    """The same of what runs an adaptation: buffer (of floats, and of bytes) and loop, both in integers too, and the front end."""
     (work / FRONT_END).write_text(write_front_end())
     one = np.zeros(1, np.float32)
     (work / DRIFT).write_text(write_drift(DriftScore(one, one, one[None], 0.1, 0.1), 0.1))
-    (work / "lfwd_model.h").write_text(_ADAPTATION + TYPES + "\n#endif\n")
+    _write_header(work, "float", "void lfwd_forward(const float *, float *);\n")
     flags = [*board_flags(board), f"-I{work}", f"-I{FIRMWARE}", f"-I{CSRC}"]
     sources = [FIRMWARE / f"lfwd_{name}.c" for name in ("adapt", "samples", "mfcc", "drift")]
     paths = [Path(compile_object(source, work, flags)) for source in sources]
     other = work / "int8"
     other.mkdir()
     paths.append(Path(compile_object(sources[1], other, [*flags, "-DLFWD_SAMPLES_INT8", f"-Dlfwd_samples_add=lfwd_samples_add{BYTES}"])))
+    whole = work / "integer"
+    whole.mkdir()
+    _write_header(whole, "int8_t", f"{INTEGER}\nvoid lfwd_forward(const int8_t *, int32_t *, int8_t *);\n")
+    in_integers = [*board_flags(board), f"-I{whole}", f"-I{FIRMWARE}", f"-I{CSRC}"]
+    others = {n for path in paths for n in read_object(path).defines if n.startswith(("lfwd_adapt", "lfwd_samples"))}
+    in_integers += [f"-D{name}={name}{INTEGERS}" for name in sorted(others) if BYTES not in name]
+    paths += [Path(compile_object(source, whole, in_integers)) for source in sources[:2]]
     own = len(paths)
     paths += [m for library in _LIBRARIES for m in _members(library, board, work)]
     graph = Graph(read_object(p) for p in paths)
     units = _Units(graph, paths)
     entries = {n: units.numbers(n) for k in range(own) for n in graph.objects[k].defines if not n.startswith("lfwd_stages")}
     return {"units": [[name, flash] for name, flash, _ in units.listed], "entries": entries}
+
+
+def _write_header(folder: Path, value: str, forward: str) -> None:
+    """The program's header as the loop sees it: with values of this type, and this prediction."""
+    (folder / "lfwd_model.h").write_text(f"{_ADAPTATION}{forward}typedef {value} lfwd_value;\n{TYPES}\n#endif\n")
 
 
 class _Units:

@@ -3,17 +3,20 @@
  * An adaptation on the device; lfwd_adapt.h says how. Line by line what lightning_fwd.adaptation.firmware does on the host. */
 #include "lfwd_adapt.h"
 
-#include <float.h>
-#include <math.h>
 #include <string.h>
 
 #include "lfwd_random.h"
+#ifdef LFWD_INTEGER
+#include "lfwd_judge_integer.h"
+#else
+#include "lfwd_judge_float.h"
+#endif
 
 #define BITS ((LFWD_SAMPLES + 7) / 8)
 
 /* ---- what a step and a prediction read */
 
-static float gathered[LFWD_MOST_BATCH][LFWD_INPUT] LFWD_ADAPT_RAM;
+static lfwd_value gathered[LFWD_MOST_BATCH][LFWD_INPUT] LFWD_ADAPT_RAM;
 
 /* ---- who judges */
 
@@ -64,50 +67,21 @@ static uint16_t count_judges(judges who)
     return (uint16_t)count;
 }
 
-/* Of the logits: a network is judged at that one where its loss is lowest. One that is sure of its errors would gain by becoming unsure. */
-static const float scale_of[] = {
-    0.015625f, 0.0220970869f, 0.03125f, 0.0441941738f, 0.0625f, 0.0883883476f, 0.125f,
-    0.176776695f, 0.25f, 0.353553391f, 0.5f, 0.707106781f, 1.0f, 1.41421356f,
-    2.0f, 2.82842712f, 4.0f, 5.65685425f, 8.0f};
-#define SCALES ((int)(sizeof scale_of / sizeof scale_of[0]))
-
-/* A prediction; adds its cross-entropy at each scale, or without a label its entropy, to the sums. The class predicted. */
-static int32_t predict(uint32_t slot, int with_label, float sums[SCALES])
-{
-    float logits[LFWD_CLASSES];
-    int32_t answer = 0;
-    lfwd_samples_get(slot, gathered[0]);
-    lfwd_forward(gathered[0], logits);
-    for (int32_t c = 1; c < LFWD_CLASSES; c++)
-        if (logits[c] > logits[answer]) answer = c;
-    const float top = logits[answer];
-    for (int32_t c = 0; c < LFWD_CLASSES; c++) logits[c] -= top;
-    for (int k = 0; k < (with_label ? SCALES : 1); k++) {
-        const float scale = with_label ? scale_of[k] : 1.0f;
-        float sum = 0.0f, mean = 0.0f;
-        for (int32_t c = 0; c < LFWD_CLASSES; c++) {
-            const float share = expf(scale * logits[c]);
-            sum += share;
-            mean += share * logits[c];
-        }
-        sums[k] += logf(sum) - (with_label ? scale * logits[lfwd_samples_label(slot)] : mean / sum);
-    }
-    return answer;
-}
-
 typedef struct {
-    float loss;
+    lfwd_total loss;
     uint16_t lost, won;
 } verdict;
 
 /* The network as it is now; `first`: before the stage, against which the others are held. */
 static verdict judge(judges who, uint16_t count, int first)
 {
-    verdict now = {0.0f, 0, 0};
-    float sums[SCALES] = {0.0f};
+    verdict now = {0, 0, 0};
+    lfwd_total sums[SCALES] = {0};
     for (uint32_t slot = 0; slot < lfwd_samples_count(); slot++) {
         if (!in_judges(who, slot)) continue;
-        const int is_right = predict(slot, who != BY_ALL, sums) == lfwd_samples_label(slot);
+        lfwd_samples_get(slot, gathered[0]);
+        const int32_t label = lfwd_samples_label(slot);
+        const int is_right = predict(gathered[0], who == BY_ALL ? LFWD_UNLABELLED : label, sums) == label;
         if (first && is_right) set_bit(right, slot);
         if (!first && is_right != bit(right, slot)) {
             if (is_right)
@@ -120,16 +94,11 @@ static verdict judge(judges who, uint16_t count, int first)
     now.loss = sums[0];
     for (int k = 1; k < SCALES && who != BY_ALL; k++)
         if (sums[k] < now.loss) now.loss = sums[k];
-    now.loss /= (float)count;
+    now.loss = total_of(now.loss, count);
     return now;
 }
 
-static int is_finite(float x)
-{
-    return x >= -FLT_MAX && x <= FLT_MAX;
-}
-
-static int harms(verdict now, float before)
+static int harms(verdict now, lfwd_total before)
 {
     const uint32_t differ = (uint32_t)now.lost + now.won, more = now.lost > now.won ? (uint32_t)now.lost - now.won : 0u;
     return !(now.loss < before) || (uint64_t)more * more > differ;
@@ -197,7 +166,7 @@ static void run_epoch(const lfwd_stage *stage, uint32_t draws)
 static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *settings, int guarded, int learned)
 {
     const lfwd_stage *stage = &lfwd_stages[number];
-    lfwd_stage_report report = {LFWD_TOO_FEW_SAMPLES, 0.0f, 0.0f, 0, 0, 0, 0};
+    lfwd_stage_report report = {LFWD_TOO_FEW_SAMPLES, 0, 0, 0, 0, 0, 0};
     judges who = guarded && (stage->learns || learned) ? BY_HELD : BY_LABELLED;
     if (who == BY_LABELLED && count_judges(who) == 0) who = BY_ALL;
     report.judged_on = count_judges(who);
@@ -207,10 +176,11 @@ static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *s
     }
     if (report.judged_on < (guarded ? 2u : 1u) || fill_order(stage) < stage->batch) return report;
     memset(right, 0, sizeof right);
-    report.before = judge(who, report.judged_on, 1).loss;
+    const lfwd_total before = judge(who, report.judged_on, 1).loss;
+    report.before = told(before, report.judged_on);
     copy_weights(stage, 0);
     begin(stage);
-    verdict last = {0.0f, 0, 0}, best = last;
+    verdict last = {0, 0, 0}, best = last;
     int found = 0;
     for (uint32_t epoch = 0, since = 0; epoch < stage->epochs; epoch++) {
         run_epoch(stage, lfwd_draws_of(settings->seed, 0x10000u * (number + 1u) + epoch));
@@ -218,7 +188,7 @@ static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *s
         report.epochs = (uint16_t)(epoch + 1u);
         if (!is_finite(last.loss)) break;
         if (!guarded) continue;
-        if (!harms(last, report.before) && (!found || last.loss < best.loss - best.loss / 1024.0f - 1e-4f)) {
+        if (!harms(last, before) && (!found || is_better(last.loss, best.loss, report.judged_on))) {
             found = 1;
             best = last;
             copy_weights(stage, 0);
@@ -228,10 +198,10 @@ static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *s
         }
     }
     if (guarded || !is_finite(last.loss)) copy_weights(stage, 1);
-    const verdict told = found ? best : last;
-    report.after = told.loss;
-    report.lost = told.lost;
-    report.won = told.won;
+    const verdict judged = found ? best : last;
+    report.after = told(judged.loss, report.judged_on);
+    report.lost = judged.lost;
+    report.won = judged.won;
     if (guarded ? found : is_finite(last.loss))
         report.outcome = guarded ? LFWD_KEPT : LFWD_KEPT_UNGUARDED;
     else
@@ -251,6 +221,12 @@ int lfwd_adapt(const lfwd_adapt_settings *settings, lfwd_stage_report reports[LF
         learned = learned || (taken && lfwd_stages[number].learns);
     }
     return kept;
+}
+
+int32_t lfwd_answer(const lfwd_value input[LFWD_INPUT])
+{
+    lfwd_total sums[SCALES] = {0};
+    return predict(input, LFWD_UNLABELLED, sums);
 }
 
 const char *lfwd_outcome_text(lfwd_outcome outcome)

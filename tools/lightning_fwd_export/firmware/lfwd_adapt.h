@@ -40,9 +40,15 @@ typedef enum {
     LFWD_NO_LABELS            /* it learns from labels and there are none: it did not run */
 } lfwd_outcome;
 
+#ifdef LFWD_INTEGER
+typedef int32_t lfwd_loss;    /* 2^-16 nats */
+#else
+typedef float lfwd_loss;      /* nats */
+#endif
+
 typedef struct {
     lfwd_outcome outcome;
-    float before, after;      /* mean cross-entropy at its own best scale of the logits (without labels: entropy), in nats, without
+    lfwd_loss before, after;  /* mean cross-entropy at its own best scale of the logits (without labels: entropy), without
                                * and with the stage */
     uint16_t judged_on;       /* samples */
     uint16_t epochs;          /* that were run; the best one counts */
@@ -60,6 +66,9 @@ typedef struct {
 
 /* All stages in order; a report for each. The number of stages that were kept. */
 int lfwd_adapt(const lfwd_adapt_settings *settings, lfwd_stage_report reports[LFWD_STAGES]);
+
+/* The class that the network predicts at present. */
+int32_t lfwd_answer(const lfwd_value input[LFWD_INPUT]);
 
 /* What an outcome means, in words. */
 const char *lfwd_outcome_text(lfwd_outcome outcome);

@@ -3,7 +3,9 @@
  * The buffer of samples; lfwd_samples.h says how. Line by line what lightning_fwd.adaptation.draws.Buffer does on the host. */
 #include "lfwd_samples.h"
 
+#ifdef LFWD_SAMPLES_INT8
 #include <math.h>
+#endif
 #include <string.h>
 
 #include "lfwd_random.h"
@@ -17,7 +19,7 @@
 static int8_t inputs[LFWD_SAMPLES][LFWD_INPUT] LFWD_ADAPT_RAM;
 static float scales[LFWD_SAMPLES] LFWD_ADAPT_RAM;
 #else
-static float inputs[LFWD_SAMPLES][LFWD_INPUT] LFWD_ADAPT_RAM;
+static lfwd_value inputs[LFWD_SAMPLES][LFWD_INPUT] LFWD_ADAPT_RAM;
 #endif
 static int16_t labels[LFWD_SAMPLES] LFWD_ADAPT_RAM;
 static uint32_t samples, added, buffer_draws, seen[KINDS];
@@ -61,7 +63,7 @@ static int32_t replaced_by(uint32_t kind, uint32_t first_draw)
     return -1; /* counts say that there is one */
 }
 
-static void write_input(uint32_t slot, const float *input)
+static void write_input(uint32_t slot, const lfwd_value *input)
 {
 #ifdef LFWD_SAMPLES_INT8
     float peak = 0.0f;
@@ -74,7 +76,7 @@ static void write_input(uint32_t slot, const float *input)
 #endif
 }
 
-int32_t lfwd_samples_add(const float input[LFWD_INPUT], int32_t label)
+int32_t lfwd_samples_add(const lfwd_value input[LFWD_INPUT], int32_t label)
 {
     if (label < LFWD_UNLABELLED || label >= LFWD_CLASSES) return -1;
     const uint32_t kind = kind_of(label), first_draw = buffer_draws + 2u * added;
@@ -109,7 +111,7 @@ int32_t lfwd_samples_label(uint32_t slot)
     return labels[slot];
 }
 
-void lfwd_samples_get(uint32_t slot, float input[LFWD_INPUT])
+void lfwd_samples_get(uint32_t slot, lfwd_value input[LFWD_INPUT])
 {
 #ifdef LFWD_SAMPLES_INT8
     for (uint32_t i = 0; i < LFWD_INPUT; i++) input[i] = (float)inputs[slot][i] * scales[slot];

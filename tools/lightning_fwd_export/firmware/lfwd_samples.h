@@ -14,7 +14,8 @@ extern "C" {
 #ifndef LFWD_SAMPLES
 #define LFWD_SAMPLES LFWD_DEFAULT_SAMPLES /* room of the buffer, at most 65535; or -DLFWD_SAMPLES=... */
 #endif
-/* -DLFWD_SAMPLES_INT8: the buffer keeps a byte for each value and a scale for each sample, a quarter of the memory. */
+/* -DLFWD_SAMPLES_INT8: the buffer keeps a byte for each value and a scale for each sample, a quarter of the memory. (Integers it keeps as
+ * they are.) */
 
 #ifndef LFWD_ADAPT_RAM
 #define LFWD_ADAPT_RAM /* where buffer and undo copy lie, e.g. -DLFWD_ADAPT_RAM='__attribute__((section(".sdram")))' */
@@ -27,7 +28,7 @@ void lfwd_samples_clear(uint32_t seed);
 
 /* Give it a sample and its label, 0 .. LFWD_CLASSES - 1, or LFWD_UNLABELLED. The buffer keeps about as many of each class; unlabelled
  * samples are one more. The slot that it was written to, or -1: not taken, or not a label. */
-int32_t lfwd_samples_add(const float input[LFWD_INPUT], int32_t label);
+int32_t lfwd_samples_add(const lfwd_value input[LFWD_INPUT], int32_t label);
 
 /* How many samples there are of a label. */
 uint16_t lfwd_samples_of(int32_t label);
@@ -35,7 +36,7 @@ uint16_t lfwd_samples_of(int32_t label);
 /* How many there are, and slot by slot their labels and inputs. */
 uint32_t lfwd_samples_count(void);
 int32_t lfwd_samples_label(uint32_t slot);
-void lfwd_samples_get(uint32_t slot, float input[LFWD_INPUT]);
+void lfwd_samples_get(uint32_t slot, lfwd_value input[LFWD_INPUT]);
 
 /* Where the draws of a window of a seed begin; draw i is lfwd_hash32(start + i). What is drawn of samples is drawn so. */
 uint32_t lfwd_draws_of(uint32_t seed, uint32_t window);

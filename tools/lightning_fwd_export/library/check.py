@@ -30,7 +30,7 @@ class LibraryCheck:
     Attributes:
         steps: of each stage that were compared, by name; fewer than asked for where PyTorch's own run diverges or leaves that in float64.
         weights: largest difference of a weight, relative to its tensor's largest value where that is above 1.
-        calls: of a self-test: a prediction, one step of each stage, a prediction.
+        calls: of a self-test: a prediction, one step of each stage, a prediction. run: a method, from the weights as shipped on.
 
     Raises:
         ExportError: a weight or a prediction differs by more than rounding.
@@ -38,11 +38,12 @@ class LibraryCheck:
 
     def __init__(self, program: StepProgram, net: nn.Module, stages: Sequence[TracedStage], samples: Sequence[Batch], steps: int):
         self.steps, self.weights, self.calls = dict[str, int](), 0.0, list[Call]()
+        self.run = HostProgram(program.data).run
         remaining = iter(samples)
         x, _ = next(remaining)
         self.calls.append(("forward", (x,)))
         for traced in stages:
-            self._stage(program, net, traced, x, [_batch(remaining, traced.stage.batch_size) for _ in range(steps)])
+            self._stage(program, net, traced, x, [next_batch(remaining, traced.stage.batch_size) for _ in range(steps)])
         self.calls.append(("forward", (x,)))
 
     def watch(self, program: StepProgram, net: nn.Module, x: Tensor) -> None:
@@ -86,7 +87,8 @@ class LibraryCheck:
             compare(0.0, got, predict(model, x), f"the prediction after stage {stage.name}", 10 * TOLERANCE, exact.predict(x))
 
 
-def _batch(samples: Iterator[Batch], size: int) -> Batch:
+def next_batch(samples: Iterator[Batch], size: int) -> Batch:
+    """The next so many samples as one batch."""
     parts = [next(samples) for _ in range(size)]
     return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
 

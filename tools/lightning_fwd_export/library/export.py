@@ -23,13 +23,12 @@ from ..c_code.prepare import add_prepare
 from ..c_code.selftest import write_selftest
 from ..c_code.stages import default_macros
 from ..c_code.writer import Written
-from ..code_size import BYTES, loop_code, shipped_flash, shipped_ram
+from ..code_size import BYTES, INTEGERS, loop_code, shipped_flash, shipped_ram
 from ..errors import ExportError, NoKernel
 from ..folder import clear_export, require_folder, write_report
 from ..foreign import as_export_errors, require_network
 from ..fuse_step import fuse_layers
 from ..generate_c import PREFIX, require_prefix, translate, write_sources
-from ..host.runtime import HostProgram
 from ..locate import source_line
 from ..program import MethodGraph, StepProgram, build_methods
 from ..pte import Program
@@ -37,6 +36,7 @@ from ..quiet import quiet
 from ..unrolled import require_few_operations, require_few_steps
 from ..weights_table import write_weights_table
 from .check import LibraryCheck, example_samples
+from .integers import IntegerLibraryCheck, build_integer_library, integer_library
 from .trace import TracedStage, trace_stages, with_features
 
 
@@ -93,7 +93,8 @@ def export_library(
         out_dir: gets ``library.pte``, ``c/``, ``report.json``, and the weights table for the way back (``lf.load_device_weights``).
         firmware, held_back, seed: settings of the loop, as macros in the header.
         prefix, form: as of :func:`lightning_fwd_export.export`.
-        source: inputs without drift ``(N, ...)``, with ``firmware.false_alarms``: what the drift score is calibrated by.
+        source: inputs without drift ``(N, ...)``: what the drift score is calibrated by (``firmware.false_alarms``), and the scales of
+            integers (``firmware.precision``).
         steps: of each stage that are held against PyTorch.
 
     Raises:
@@ -112,26 +113,38 @@ def export_library(
     net = copy.deepcopy(net).eval()
     require_few_steps(net, example)
     progress(f"tracing {len(stages)} stages")
-    traced = trace_stages(net, stages, example)
-    defaults = default_macros(firmware.samples, firmware.patience, share_of(held_back), seed, firmware.sample_type == "int8")
+    integers = None
+    in_bytes = firmware.sample_type == "int8" and firmware.precision == "float32"
+    defaults = default_macros(firmware.samples, firmware.patience, share_of(held_back), seed, in_bytes)
+    if firmware.precision == "integer":
+        integers, traced = integer_library(net, stages, source, firmware)
+    else:
+        traced = trace_stages(net, stages, example)
     try:
-        program = _build(net, traced, example[:1], watched=score is not None)
-        checked, written = translate(program.data, "library.pte", stages=[s.table(program.weights) for s in traced], defaults=defaults)
+        if integers is not None:
+            program = build_integer_library(integers, traced)
+        else:
+            program = _build(net, traced, example[:1], watched=score is not None)
+        checked, written = translate(program.data, "library.pte", stages=[s.table(program.learned) for s in traced], defaults=defaults)
     except NoKernel as error:
         line = source_line(net, error.layer)
         raise NoKernel(f"{error.what}, {line}" if line else error.what, error.why, error.mend, error.layer) from error
     progress(f"holding {steps} steps of each stage against PyTorch")
     classes = checked.methods["forward"].outputs[0].count
-    check = LibraryCheck(program, net, traced, example_samples(example, classes, traced, steps), steps)
-    written.files["lfwd_selftest.c"] = write_selftest(HostProgram(program.data).run, check.calls)
+    check: LibraryCheck | IntegerLibraryCheck
+    if integers is not None:
+        check = IntegerLibraryCheck(program, checked, written.files, integers, traced, steps)
+    else:
+        check = LibraryCheck(program, net, traced, example_samples(example, classes, traced, steps), steps)
+    written.files["lfwd_selftest.c"] = write_selftest(check.run, check.calls)
     add_prepare(written.files, form, checked)
-    if score is not None:
+    if score is not None and isinstance(check, LibraryCheck):
         check.watch(program, net, example[:1])
         written.files[DRIFT] = write_drift(score, cast(float, firmware.false_alarms))
     clear_export(out)
     write_sources(written.files, out / "c", prefix)
     (out / "library.pte").write_bytes(program.data)
-    write_weights_table(out, traced[0].model, program, checked, written)
+    write_weights_table(out, traced[0].model, program, checked, written, integers.stored_as() if integers else None)
     report = LibraryReport(
         str(out / "library.pte"),
         str(out / "c"),
@@ -171,7 +184,9 @@ def _build(net: nn.Module, traced: list[TracedStage], x: Tensor, watched: bool) 
 
 def _flash(written: Written, firmware: Firmware, form: InputForm | None, score: DriftScore | None) -> dict[str, int]:
     """Of program, loop and front end together, by core."""
-    entries = ["lfwd_adapt", "lfwd_samples_clear", "lfwd_samples_add" + (BYTES if firmware.sample_type == "int8" else "")]
+    kind = INTEGERS if firmware.precision == "integer" else ""
+    add = kind or (BYTES if firmware.sample_type == "int8" else "")
+    entries = [f"lfwd_adapt{kind}", f"lfwd_samples_clear{kind}", f"lfwd_samples_add{add}"]
     entries += ["lfwd_mfcc_peak", "lfwd_mfcc"] if form and form.recording else []
     entries += ["lfwd_drift_clear", "lfwd_drift_add"] if score else []
     source, moments = written.files["lfwd_model.c"], drift_bytes(score)[0]
@@ -182,9 +197,11 @@ def _loop_bytes(checked: Program, traced: list[TracedStage], program: StepProgra
     """Static memory of ``lfwd_adapt.c``: samples with their labels, the batch at hand, order, the undo copy, and what counts."""
     forward, weights = checked.methods["forward"], checked.methods["get_weights"].outputs
     size, classes = forward.inputs[0].count, forward.outputs[0].count
-    tables = [stage.table(program.weights) for stage in traced]
+    tables = [stage.table(program.learned) for stage in traced]
     undo = max(sum(weights[i].nbytes for i in table.changes) for table in tables)
-    sample = size + 4 if firmware.sample_type == "int8" else 4 * size
+    integers = firmware.precision == "integer"
+    value = 1 if integers else 4
+    sample = size + 4 if firmware.sample_type == "int8" and not integers else value * size
     each = sample + 2 + 2  # label, place in the order
     bits = 2 * (-(-firmware.samples // 8))
-    return firmware.samples * each + bits + 4 * size * max(t.batch for t in tables) + undo + 7 * (classes + 1) + 12
+    return firmware.samples * each + bits + value * size * max(t.batch for t in tables) + undo + 7 * (classes + 1) + 12

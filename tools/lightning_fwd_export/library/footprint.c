@@ -16,7 +16,11 @@ int main(void)
 #endif
     (void)lfwd_samples_add(buffer, 0);
     (void)lfwd_adapt(&settings, buffer);
+#ifdef LFWD_INTEGER
+    lfwd_forward(buffer, buffer, buffer);
+#else
     lfwd_forward(buffer, buffer);
+#endif
     lfwd_get_weights(buffer);
     lfwd_set_weights(buffer);
     return 0;

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_fwd.adaptation.draws import UNLABELLED
+from lightning_fwd.integer.masters import quantise
 
 from ..boards import Board, missing_tools
 from ..boards.build import BARE, SEMIHOSTED, board_flags, compile_model, compile_object, emulate, link, linked_sizes
@@ -75,7 +76,8 @@ def adapt_on_board(
     if missing := missing_tools():
         raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
     labels = [UNLABELLED] * len(x) if y is None else y.tolist()
-    inputs = x if more is None else torch.cat([x, more])
+    inputs, macros = x if more is None else torch.cat([x, more]), macros_of(code)
+    inputs, test = (as_read(part, macros) for part in (inputs, test))
     labels += [UNLABELLED] * (len(inputs) - len(x))
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
@@ -89,7 +91,20 @@ def adapt_on_board(
         (work / "input.bin").write_bytes(b"".join([*parts, _bytes(test)]))
         emulate(work, elf, board, timeout)
         data = (work / "output.bin").read_bytes()
-    return _read(data, board.name, (code / "lfwd_model.h").read_text(), len(test), flash, ram)
+    return _read(data, board.name, macros, len(test), flash, ram)
+
+
+def macros_of(code: Path) -> dict[str, str]:
+    """Numbers that a library's header defines; those without a value are empty."""
+    lines = [line.split() for line in (code / "lfwd_model.h").read_text().splitlines() if line.startswith("#define ")]
+    return {words[1]: words[2] if len(words) > 2 else "" for words in lines}
+
+
+def as_read(x: Tensor, macros: dict[str, str]) -> Tensor:
+    """Inputs as the library reads them: a library in integers in its own steps. What a sensor gives stays."""
+    if "LFWD_INTEGER" not in macros or x.dtype is torch.int16:
+        return x
+    return quantise(x, torch.tensor([int(macros["LFWD_INPUT_EXPONENT"])], dtype=torch.int8))
 
 
 def firmware_files(code: Path) -> list[Path]:
@@ -98,20 +113,27 @@ def firmware_files(code: Path) -> list[Path]:
 
 
 def _bytes(x: Tensor) -> bytes:
-    return np.ascontiguousarray(x.detach().numpy().astype("<i2" if x.dtype is torch.int16 else "<f4")).tobytes()
+    kind = {torch.int16: "<i2", torch.int8: "<i1"}.get(x.dtype, "<f4")
+    return np.ascontiguousarray(x.detach().numpy().astype(kind)).tobytes()
 
 
-def _read(data: bytes, board: str, header: str, tests: int, flash: int, ram: int) -> BoardAdaptation:
-    lines = [line.split() for line in header.splitlines() if line.startswith("#define ")]
-    macros = {words[1]: words[2] for words in lines if len(words) > 2}
+def _read(data: bytes, board: str, macros: dict[str, str], tests: int, flash: int, ram: int) -> BoardAdaptation:
     stages, classes, weights = (int(macros[f"LFWD_{name}"]) for name in ("STAGES", "CLASSES", "WEIGHTS_BYTES"))
-    logits, at = 4 * tests * classes, 4
-    before = torch.tensor(np.frombuffer(data[:logits], "<f4").copy()).reshape(tests, classes)
+    integers = "LFWD_INTEGER" in macros
+    logits, at = 4 * tests * (classes + integers), 4
     reports = []
     for _ in range(stages):
-        first, after, outcome, judged_on, epochs, lost, won = struct.unpack_from("<ffIIIII", data, logits + at)
+        first, after, outcome, judged_on, epochs, lost, won = struct.unpack_from("<iiIIIII" if integers else "<ffIIIII", data, logits + at)
+        first, after = (loss / 65536 if integers else loss for loss in (first, after))
         reports.append(StageReport(OUTCOMES[outcome], first, after, judged_on, epochs, lost, won))
         at += 28
     at += logits
-    last = torch.tensor(np.frombuffer(data[at + weights :], "<f4").copy()).reshape(tests, classes)
+    before, last = (_logits(part, tests, classes, integers) for part in (data[:logits], data[at + weights :]))
     return BoardAdaptation(board, reports, data[at : at + weights], before, last, flash, ram)
+
+
+def _logits(data: bytes, tests: int, classes: int, integers: bool) -> Tensor:
+    if not integers:
+        return torch.tensor(np.frombuffer(data, "<f4").copy()).reshape(tests, classes)
+    rows = torch.tensor(np.frombuffer(data, "<i4").copy()).reshape(tests, classes + 1)
+    return (rows[:, :-1].double() * torch.exp2(-rows[:, -1:].double())).float()

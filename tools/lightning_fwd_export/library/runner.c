@@ -2,8 +2,8 @@
  * `output.bin`. Numbers are little endian, as on all Cortex-M.
  *
  *   input:   uint32 samples, uint32 tests; for each sample int32 label and its floats; for each test its floats. Compiled with RAW=N:
- *            for the floats N of int16, as a sensor gives them
- *   output:  logits of all tests; the kept stages (uint32) and a report of each stage; all weights; logits of all tests again
+ *            for the floats N of int16, as a sensor gives them. In integers: int8 for floats
+ *   output:  logits of all tests (in integers int32, and behind those of each their exponent); the kept stages (uint32) and a report of each stage; all weights; logits of all tests again
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +19,12 @@ void board_init(void)
 }
 
 static FILE *input, *output;
-static float sample[LFWD_INPUT], logits[LFWD_CLASSES];
+static lfwd_value sample[LFWD_INPUT];
+#ifdef LFWD_INTEGER
+static int32_t logits[LFWD_CLASSES + 1];
+#else
+static float logits[LFWD_CLASSES];
+#endif
 #ifdef RAW
 static int16_t raw[RAW];
 #endif
@@ -50,7 +55,13 @@ static void predict(long at, uint32_t tests)
     if (fseek(input, at, SEEK_SET) != 0) exit(3);
     for (uint32_t i = 0; i < tests; i++) {
         get_sample();
+#ifdef LFWD_INTEGER
+        int8_t exponent;
+        lfwd_forward(sample, logits, &exponent);
+        logits[LFWD_CLASSES] = exponent;
+#else
         lfwd_forward(sample, logits);
+#endif
         put(logits, sizeof logits);
     }
 }
@@ -77,7 +88,7 @@ int main(void)
     const uint32_t kept = (uint32_t)lfwd_adapt(&settings, reports);
     put(&kept, sizeof kept);
     for (int i = 0; i < LFWD_STAGES; i++) {
-        const float losses[2] = {reports[i].before, reports[i].after};
+        const lfwd_loss losses[2] = {reports[i].before, reports[i].after};
         const uint32_t numbers[5] = {(uint32_t)reports[i].outcome, reports[i].judged_on, reports[i].epochs, reports[i].lost, reports[i].won};
         put(losses, sizeof losses);
         put(numbers, sizeof numbers);

@@ -35,6 +35,7 @@ class TracedStage:
     Attributes:
         stage: as the device runs it. model: a copy of the network under its rule. name: a C identifier, unique.
         method: its step. values: initial content of all state that the step reads or writes.
+        rate: of a step in integers.
     """
 
     stage: Stage
@@ -42,6 +43,7 @@ class TracedStage:
     name: str
     method: MethodGraph
     values: dict[str, Tensor]
+    rate: tuple[int, ...] = ()
 
     @property
     def epochs(self) -> int:
@@ -58,7 +60,7 @@ class TracedStage:
     def table(self, weights: Sequence[str]) -> c_stages.Stage:
         """Its row in the C, ``weights`` being what ``get_weights`` gives."""
         changes = tuple(i for i, name in enumerate(weights) if name in self.method.graph.mutated)
-        return c_stages.Stage(self.name, self.stage.batch_size, self.epochs, self.stage.learns, changes)
+        return c_stages.Stage(self.name, self.stage.batch_size, self.epochs, self.stage.learns, changes, self.rate)
 
 
 def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor) -> list[TracedStage]:
@@ -68,13 +70,13 @@ def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor) -> li
         RewriteError: a rule does not fit, or cannot share the network's weights. StepError: its step cannot be traced.
         ExportError: two stages would have one name, or a rule predicts by other means than the network.
     """
-    traced, names = [], _names(stages)
+    traced, names = [], stage_names(stages)
     for stage, name in zip(map(for_device, stages), names, strict=True):
         own = stage.network(copy.deepcopy(net).eval(), example)
         model = rewrite(own, stage.method, example.repeat(2, *[1] * (example.dim() - 1))[:2])
         require_device_rule(stage, model)
         model = count_dropout(model)
-        _require_own_prediction(stage, model, net, example)
+        require_own_prediction(stage, model, example, net)
         traced.append(_traced(stage, model, name, example))
     return traced
 
@@ -138,7 +140,7 @@ def _renamed(step: StepGraph, names: dict[str, str]) -> StepGraph:
     )
 
 
-def _names(stages: Sequence[Stage]) -> list[str]:
+def stage_names(stages: Sequence[Stage]) -> list[str]:
     """C identifiers, one for each stage."""
     names = [re.sub(r"\W+", "_", stage.name.lower()).strip("_") or "stage" for stage in stages]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -151,10 +153,11 @@ def _names(stages: Sequence[Stage]) -> list[str]:
 
 
 @torch.no_grad()
-def _require_own_prediction(stage: Stage, model: RewrittenModel, net: nn.Module, example: Tensor) -> None:
-    """Refuse a rule that predicts, once it has learned, by other means than the network's own layers."""
+def require_own_prediction(stage: Stage, model: RewrittenModel, example: Tensor, net: nn.Module | None = None) -> None:
+    """Refuse a rule that predicts, once it has learned, by other means than the network's own layers (``net``, or those of its graph)."""
     predicted = trace_inference(model, example).run(model, example)["logits"]
-    if not torch.allclose(predicted, net(example), rtol=1e-2, atol=1e-2 * float(predicted.abs().max())):
+    plain = model.run(example) if net is None else net(example)
+    if not torch.allclose(predicted, plain, rtol=1e-2, atol=1e-2 * float(predicted.abs().max())):
         raise ExportError(
             f"stage {stage.name}: {stage.method!r} predicts by other means than the network's own layers",
             "all stages of a library share one prediction",

@@ -12,6 +12,7 @@ from ..boards import Board
 from ..boards.build import STARTUP, write_link_script
 from ..c_code.kernels import number
 from ..errors import ExportError
+from .on_board import as_read, macros_of
 
 _TEMPLATES = Path(__file__).parent / "example"
 
@@ -27,7 +28,9 @@ def write_example(folder: Path, board: Board, x: Tensor, y: Tensor, test: Tensor
     Raises:
         ExportError: the samples do not fit into the board's Flash.
     """
-    size = 4 * (x.numel() + test.numel())
+    macros = macros_of(folder.parent / "c")
+    x, test = (as_read(part, macros) for part in (x, test))
+    size = x.element_size() * (x.numel() + test.numel())
     if size > board.flash[1] // 2:
         raise ExportError(
             f"{len(x) + len(test)} samples as constants take {size:,} bytes",
@@ -57,11 +60,12 @@ def write_example(folder: Path, board: Board, x: Tensor, y: Tensor, test: Tensor
 def _samples(x: Tensor, y: Tensor, test: Tensor, truth: Tensor) -> str:
     parts = ["/* What the example learns from, and what it is tried on. */", "#include <stdint.h>", ""]
     for name, inputs, labels in (("sample", x, y), ("test", test, truth)):
-        rows = inputs.detach().numpy().astype("f4").reshape(len(inputs), -1)
+        rows = inputs.detach().numpy().reshape(len(inputs), -1)
+        kind = "int8_t" if rows.dtype == np.int8 else "float"
         parts += [
             f"#define {name.upper()}S {len(rows)}",
-            f"static const float {name}_inputs[{len(rows)}][{rows.shape[1]}] = {{",
-            *("    {" + ", ".join(number(v, "float") for v in row) + "}," for row in rows),
+            f"static const {kind} {name}_inputs[{len(rows)}][{rows.shape[1]}] = {{",
+            *("    {" + ", ".join(number(v, kind) for v in row.tolist()) + "}," for row in rows),
             "};",
             f"static const int32_t {name}_labels[{len(rows)}] = {{{', '.join(map(str, np.asarray(labels).tolist()))}}};",
             "",
