@@ -3,12 +3,13 @@
 import json
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from lightning_fwd_export import ExportError
-from lightning_fwd_export.boards import missing_tools
+from lightning_fwd_export.boards import BOARDS, missing_tools
 from lightning_fwd_export.npu.export_learning import export_learning
 from npu_nets import OnlyLogits
 
@@ -93,6 +94,31 @@ def test_options_without_meaning_are_refused(given, why, tmp_path, capsys):
     assert main(["export", "--npu", "ethos-u55-128", "--model", "resnet8", "--out", str(tmp_path / "out"), *given]) == 2
     assert why in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
+@pytest.mark.parametrize(
+    ("board", "samples", "why"),
+    [("mps2-an385", 16, "no FPU"), ("mps9", 16, "no board 'mps9'"), ("mps3-an547", 7, "7 samples")],
+)
+def test_a_board_is_refused_before_anything_is_compiled(tmp_path, monkeypatch, board, samples, why):
+    monkeypatch.setattr("lightning_fwd_export.npu.export_learning.TRAINS", {"head": None})
+    with pytest.raises(ExportError, match=why):
+        export_learning(OnlyLogits(), torch.randn(samples, 3, 8, 8), "ethos-u55-128", tmp_path / "out", board=board)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
+def test_what_goes_wrong_on_the_board_leaves_the_folder_as_it_was(tiny, tmp_path, monkeypatch):
+    (tmp_path / "c").mkdir()
+    before = {"report.json": "{}", "c/lfwd_npu_model.h": OURS, "c/lfwd_npu_model.c": OURS, "c/main.c": "int main(void) {}"}
+    for name, text in before.items():
+        (tmp_path / name).write_text(text)
+    small = replace(BOARDS["mps3-an547"], ram=(0x20000000, 4 << 10))
+    monkeypatch.setitem(BOARDS, small.name, small)
+    with pytest.raises(ExportError, match="does not fit"):
+        export_learning(OnlyLogits(), torch.randn(16, 3, 8, 8), "ethos-u55-128", tmp_path, board=small.name)
+    assert {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_train_is_an_option_of_the_npu_alone(tmp_path, capsys):

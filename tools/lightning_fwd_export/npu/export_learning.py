@@ -3,8 +3,10 @@ takes."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from ..errors import ExportError
 from ..folder import clear_export, require_folder, write_report
 from ..foreign import as_export_errors, require_network
 from .beside_cpu import RUNS, NpuPhase, beside_cpu
-from .board import NpuBoardReport, run_on_board
+from .board import NpuBoardReport, require_board, run_on_board
 from .learn import NpuLearner, NpuTrainer
 from .lower import MEND
 from .simulator.weights import MICRO_BLOCKS
@@ -92,27 +94,33 @@ def export_learning(
         board: run the C on this emulated board too, against the Python loop; the simulator's runs are played back there.
 
     Raises:
-        ExportError: the accelerator or the network is not supported; nothing is written then.
+        ExportError: the accelerator, the network or the board is not supported, the program does not fit the board, or the C does not come
+            to the Python loop's records; nothing is written then, and what an export before has written stays.
     """
     _check_accelerator(accelerator)
     if train not in TRAINS:
         raise ExportError(f"nothing called {train!r} learns on an NPU", "", f"take one of {', '.join(TRAINS)}")
     require_network(net, calibration)
     require_folder(Path(out))
+    if board:
+        require_board(board)
+        _check_images(calibration)
     _check_classes(net, calibration)
     learner = TRAINS[train](net, calibration, accelerator)
     source = learner.source_statistics(calibration)
     report = _report(learner, type(net).__name__, train)
-    out = Path(out)
-    clear_export(out)
-    write_c(learner, source, out / "c", train)
-    if board:
-        images = learner.store(calibration[: _ON_BOARD // _BATCH * _BATCH])
-        report = replace(report, board=run_on_board(learner, source, out / "c", images, _BATCH, board, train))
-    cycles = report.cycles_per_inference, report.cycles_per_way_back
-    phases = beside_cpu(net, calibration[:1], train, cycles, report.inferences_per_probed_image, report.board)
-    report = replace(report, phases=phases)
-    write_report(report, out)
+    with TemporaryDirectory() as folder:
+        code = Path(folder)
+        write_c(learner, source, code, train)
+        if board:
+            images = learner.store(calibration[: min(_ON_BOARD, len(calibration)) // _BATCH * _BATCH])
+            report = replace(report, board=run_on_board(learner, source, code, images, _BATCH, board, train))
+        cycles = report.cycles_per_inference, report.cycles_per_way_back
+        phases = beside_cpu(net, calibration[:1], train, cycles, report.inferences_per_probed_image, report.board)
+        report = replace(report, phases=phases)
+        clear_export(Path(out))
+        shutil.copytree(code, Path(out) / "c", dirs_exist_ok=True)
+    write_report(report, Path(out))
     return report
 
 
@@ -125,6 +133,13 @@ def _check_accelerator(accelerator: str) -> None:
         if accelerator.startswith(family):
             raise ExportError(f"no C of what learns on {accelerator}", why, known)
     raise ExportError(f"no learning on {accelerator!r}", "an unknown accelerator", known)
+
+
+def _check_images(calibration: Tensor) -> None:
+    if len(calibration) < _BATCH:
+        raise ExportError(
+            f"{len(calibration)} samples and a run on a board", f"it makes updates of {_BATCH}", f"give {_BATCH} samples of the source or more"
+        )
 
 
 def _check_classes(net: nn.Module, calibration: Tensor) -> None:

@@ -17,7 +17,7 @@ from zlib import crc32
 
 import numpy as np
 
-from ...boards import PACKAGES, board, missing_tools
+from ...boards import PACKAGES, Board, board, missing_tools
 from ...boards.build import GCC, SEMIHOSTED, SIZE, emulate, link, write_link_script
 from ...errors import ExportError
 from ...host.runtime import run_tool
@@ -114,6 +114,20 @@ def _taken(recorders: list[_Recorder], order: Iterable[int] | None = None) -> by
     return b"".join(run for turn in turns for run in turn)
 
 
+def require_board(name: str) -> Board:
+    """The board of that name, if the exported C can run on its emulator here.
+
+    Raises:
+        ExportError: there is none, tools are missing, or it has no FPU.
+    """
+    target = board(name)
+    if missing := missing_tools():
+        raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
+    if not target.has_fpu:
+        raise ExportError(f"{name} with --npu", "the CPU's part is in float, and the board has no FPU", "take --board mps3-an547")
+    return target
+
+
 def run_on_board(
     learner: NpuLearner,
     source: Mapping[str, Statistics],
@@ -132,13 +146,9 @@ def run_on_board(
         train: what the C was written for.
 
     Raises:
-        ExportError: tools are missing, the code does not fit, the board has no FPU, or it does not come to the Python loop's records.
+        ExportError: see :func:`require_board`; the code does not fit; or it does not come to the Python loop's records.
     """
-    target = board(name)
-    if missing := missing_tools():
-        raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
-    if not target.has_fpu:
-        raise ExportError(f"{name} with --npu", "the CPU's part is in float, and the board has no FPU", "take --board mps3-an547")
+    target = require_board(name)
     head = learner.head(_RATE, _MOMENTUM, batch, len(images) // batch)
     labels = np.arange(len(images)) % len(head.bias)
     with _recorded(learner) as recorders:
