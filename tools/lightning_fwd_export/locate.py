@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -31,15 +31,22 @@ def source_line(net: nn.Module, layer: str, whole: Iterable[str] = ()) -> str:
     """``file.py:12 "x = self.conv(x)"``: where a network runs the module ``layer`` (a path), or "" where that cannot be told; ``whole``:
     modules
     that are not traced into."""
+    return _line(net, lambda node: node.op == "call_module" and f"{layer}.".startswith(f"{node.target}."), whole)
+
+
+def line_of(net: nn.Module, op: str, name: str, target: object) -> str:
+    """The same for a node of the network's graph, where another trace finds it under the same name."""
+    return _line(net, lambda node: (node.op, node.name, node.target) == (op, name, target))
+
+
+def _line(net: nn.Module, is_it: Callable[[fx.Node], bool], whole: Iterable[str] = ()) -> str:
     try:
         graph = _Tracer(set(whole)).trace(net)
     except Exception:  # whatever the model's code raises on a traced value
         return ""
-    for node in graph.nodes:
-        if node.op == "call_module" and f"{layer}.".startswith(f"{node.target}."):
-            frames = [f for f in _FRAME.findall(node.stack_trace or "") if not f[0].startswith(_NOT_THEIRS)]
-            if frames:
-                file, line, text = frames[-1]
-                near = os.path.relpath(file)
-                return f'{file if near.startswith("..") else near}:{line} "{text.strip()}"'
+    for node in filter(is_it, graph.nodes):
+        if frames := [f for f in _FRAME.findall(node.stack_trace or "") if not f[0].startswith(_NOT_THEIRS)]:
+            file, line, text = frames[-1]
+            near = os.path.relpath(file)
+            return f'{file if near.startswith("..") else near}:{line} "{text.strip()}"'
     return ""

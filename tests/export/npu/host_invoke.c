@@ -13,8 +13,12 @@ int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size
 #if LFWD_NPU_WAY_BACK
     if (commands == lfwd_npu_back_commands) half = 1, expected = LFWD_NPU_BACK_COMMAND_BYTES;
 #endif
-    if (count != 3 || bytes != expected || sizes[1] != LFWD_NPU_ARENA_BYTES || memcmp(commands, "COP1", 4)) return -2;
-    return npu((uint8_t *)(uintptr_t)bases[1], (const uint8_t *)(uintptr_t)bases[2], half);
+    if (count != 4 || bytes != expected || sizes[1] != LFWD_NPU_ARENA_BYTES || sizes[2] || memcmp(commands, "COP1", 4)) return -2;
+    if ((uintptr_t)commands % 16 || bases[0] % 16 || bases[2] % 16) return -3; /* what Arm's driver checks */
+    /* what the NPU shares with the CPU has cache lines of its own */
+    if (bases[1] % LFWD_NPU_LINE || bases[3] % LFWD_NPU_LINE || offsetof(lfwd_npu_memory, learned) % LFWD_NPU_LINE) return -4;
+    if (sizeof(lfwd_npu_memory) % LFWD_NPU_LINE || offsetof(lfwd_npu_memory, table) % LFWD_NPU_LINE) return -5;
+    return npu((uint8_t *)(uintptr_t)bases[1], (const uint8_t *)(uintptr_t)bases[3], half);
 }
 
 static const int8_t *image(void *context, int number)
@@ -62,7 +66,7 @@ int host_align(const int8_t *images, int count)
 
 void host_state(uint8_t *table, float *weight, float *bias)
 {
-    memcpy(table, lfwd_npu.table, sizeof lfwd_npu.table);
+    memcpy(table, lfwd_npu.table, LFWD_NPU_TABLE_BYTES);
     memcpy(weight, lfwd_npu.learned.weight, sizeof lfwd_npu.learned.weight);
     memcpy(bias, lfwd_npu.learned.bias, sizeof lfwd_npu.learned.bias);
 }

@@ -1,5 +1,6 @@
 """The exported C with the simulator behind ``lfwd_npu_invoke``: the records and the head of the Python loop, bit for bit."""
 
+import re
 import shutil
 import subprocess
 
@@ -185,7 +186,9 @@ def test_it_builds_for_a_cortex_m55_with_the_example_for_arms_driver(exported, t
             "-o",
             str(tmp_path / f"{source.stem}.o"),
         ]
-        subprocess.run(["arm-none-eabi-gcc", *arguments], check=True)
+        subprocess.run(["arm-none-eabi-gcc", *arguments, '-DLFWD_NPU_RAM=__attribute__((section(".npu_sram")))'], check=True)
+    sections = subprocess.run(["arm-none-eabi-objdump", "-ht", str(tmp_path / "lfwd_npu_records.o")], check=True, capture_output=True)
+    assert re.search(r"\.npu_sram\s+[0-9a-f]+ lfwd_npu$", sections.stdout.decode(), re.MULTILINE)
 
 
 @pytest.mark.skipif(shutil.which("cppcheck") is None, reason="cppcheck is not installed")

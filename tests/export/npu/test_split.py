@@ -48,7 +48,7 @@ def test_every_record_has_one_place_in_the_table(tiny):
 
 @pytest.mark.parametrize(
     ("accelerator", "why"),
-    [("ethos-u85-256", "repeats the scale"), ("ethos-u65-256", "keeps activations there"), ("ethos-u65-512", "keeps activations there")],
+    [("ethos-u85-256", "repeats the scale"), ("ethos-u65-256", "keeps activations in"), ("ethos-u65-512", "keeps activations in")],
 )
 def test_other_accelerators_keep_their_records_where_they_are(tiny, accelerator, why):
     binary = compile_tosa(tiny.tosa, accelerator)

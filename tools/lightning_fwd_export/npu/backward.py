@@ -22,8 +22,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from lightning_fwd.graph.blocks import shape_of
 
 from ..errors import ExportError
+from ..locate import line_of
 from .lower import MASK_GAIN
 from .phases import Strided, interleave, padding_of
+from .respell import WRITTEN
 from .taps import Tapped, insert_taps, stored_by
 
 #: prefix of what is added to the network, and name of its second input
@@ -88,14 +90,14 @@ def insert_backward(net: nn.Module, example: Tensor) -> WithBackward:
         CaptureError, ExportError: see :func:`.insert_taps`; or the way back leads through a layer that is not known here.
     """
     tapped = insert_taps(net, example)
-    return _Backward(tapped, type(net).__name__).run()
+    return _Backward(tapped, net).run()
 
 
 class _Backward:
     """One walk up the graph, from the features to the lowest layer that learns."""
 
-    def __init__(self, tapped: Tapped, network: str):
-        self._tapped, self._module, self._graph, self._network = tapped, tapped.module, tapped.module.graph, network
+    def __init__(self, tapped: Tapped, net: nn.Module):
+        self._tapped, self._module, self._graph, self._net = tapped, tapped.module, tapped.module.graph, net
         self._errors: dict[fx.Node, list[fx.Node | Strided]] = {}  # of what a node computed: their sum
         self._stored = {node.target: stored_by(node, self._module) for node in self._convolutions() if node.target in tapped.layers}
         self._sums: dict[str, tuple[fx.Node, fx.Node]] = {}
@@ -168,13 +170,13 @@ class _Backward:
         error = self._sum(errors, tuple(shape_of(node)[2:]))
         if isinstance(kind, nn.Conv2d):
             self._convolution(node, kind, error, needed)
-        elif isinstance(kind, nn.ReLU) or kind in (torch.relu, nn.functional.relu):
+        elif isinstance(kind, nn.ReLU):
             self._add(given["input"], self._call(torch.mul, self._mask(node), error))
         elif isinstance(kind, nn.Identity | nn.Dropout):
             self._add(given["input"], error)
-        elif isinstance(kind, nn.Flatten) or kind is torch.flatten:
+        elif isinstance(kind, nn.Flatten):
             if set(shape_of(given["input"])[2:]) - {1}:
-                raise self._unknown(node, "it must begin at a pooling to one position behind a ReLU")
+                raise self._unknown(node, "the way back must begin at a pooling to one position, right behind a ReLU")
             self._add(given["input"], error)
         elif isinstance(kind, nn.AdaptiveAvgPool2d):
             self._pool(node, given["input"], shape_of(given["input"])[2:], error)
@@ -189,8 +191,12 @@ class _Backward:
             raise self._unknown(node, "known are convolutions under batch norm, ReLU, sums, padding and pooling to one position")
 
     def _unknown(self, node: fx.Node, why: str) -> ExportError:
+        written = node.meta.get(WRITTEN, (node.op, node.name, node.target))
+        line, name = line_of(self._net, *written), getattr(written[-1], "__name__", written[-1])
         return ExportError(
-            f"no way back through {node.target} of {self._network}", why, "train statistics and head, which need no way back"
+            f"no way back through {name} of {type(self._net).__name__}{f', {line}' if line else ''}",
+            why,
+            "write it in what is known, or train statistics and head (--train head), which need no way back",
         )
 
     def _pad(self, node: fx.Node, given: dict[str, Any], errors: list[fx.Node | Strided]) -> None:
@@ -267,7 +273,7 @@ class _Backward:
         while self._is(relu, nn.Identity, nn.Dropout):
             relu = relu.args[0]
         if tuple(shape_of(node)[2:]) != (1, 1) or not self._is(relu, nn.ReLU):
-            raise self._unknown(node, "it must begin at a pooling to one position behind a ReLU")
+            raise self._unknown(node, "the way back must begin at a pooling to one position, right behind a ReLU")
         size, window = shape_of(relu)[2:], _pair(window)
         self._window = window[0] * window[1]
         mask = self._fitted(self._mask(relu), size, window)

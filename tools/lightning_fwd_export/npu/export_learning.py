@@ -30,14 +30,16 @@ _MOST_CLASSES = 256
 #: accelerators whose records can be found and patched (``find_records``, ``patch``), and what is missing for more
 _WHY_NOT = {
     "ethos-u65": (
-        "it is compiled with activations in two memories, DRAM and an SRAM of its own, which is the third memory region; the C has one "
-        "arena and keeps its table of records there, and the simulator that checks the C bit for bit knows one arena and one core"
+        "it is compiled with activations in two memories, DRAM and an SRAM of its own; the C has one arena, and the simulator that checks "
+        "it bit for bit knows one arena and one core"
     ),
     "ethos-u85": (
         "its command stream repeats the scale of each layer's first channel, so the stream would have to lie in RAM and be patched with "
         "the records, where this C keeps it in Flash; and the simulator that checks the C bit for bit does not know its weight format"
     ),
 }
+#: LFWD_NPU_LINE, of which arena and tables take whole ones
+_LINE = 32
 #: of the guard: three pointers, two numbers, a bit for each of 1,024 images
 _GUARD_BYTES = 4 * 5 + 128
 #: what can learn from labels
@@ -138,7 +140,7 @@ def _check_accelerator(accelerator: str) -> None:
 def _check_images(calibration: Tensor) -> None:
     if len(calibration) < _BATCH:
         raise ExportError(
-            f"{len(calibration)} samples and a run on a board", f"it makes updates of {_BATCH}", f"give {_BATCH} samples of the source or more"
+            f"{len(calibration)} samples for a run on a board", f"it makes updates of {_BATCH}", f"give {_BATCH} of the source or more"
         )
 
 
@@ -154,8 +156,13 @@ def _check_classes(net: nn.Module, calibration: Tensor) -> None:
         )
 
 
+def _lines(size: int) -> int:
+    return -(-size // _LINE) * _LINE
+
+
 def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
-    binary, table, layers = learner.split.binary, len(learner.split.table), learner.tapped.layers
+    binary, layers = learner.split.binary, learner.tapped.layers
+    arena, table = _lines(binary.arena), _lines(len(learner.split.table))
     channels = [len(learner.split.places[layer]) for layer in layers]
     linear = learner.tapped.module.get_submodule(learner.tapped.head)
     head = 4 * linear.out_features * (linear.in_features + 1)
@@ -183,9 +190,9 @@ def _report(learner: NpuLearner, network: str, train: str) -> NpuReport:
         trains=train,
         layers=layers,
         records=learner.program.records,
-        table_bytes=table,
-        flash_bytes=streams + len(binary.constants) + table + head + constants,
-        ram_bytes=binary.arena + table + 2 * learned + state,
+        table_bytes=len(learner.split.table),
+        flash_bytes=streams + len(binary.constants) + len(learner.split.table) + head + constants,
+        ram_bytes=_lines(arena + table + 2 * learned + state),
         arena_bytes=binary.arena,
         cycles_per_inference=inference,
         cycles_per_way_back=way_back,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..errors import ExportError
-from .binary import CONSTANTS, Binary
+from .binary import ARENA, CONSTANTS, Binary
 from .command_stream import Command, operations, read_commands, set_register, write_commands
 from .compile import NpuProgram
 from .find_records import tables
@@ -22,8 +22,8 @@ from .simulator.weights import stream_order
 from .tosa_graph import TosaGraph
 from .uncompressed import encode_weights
 
-#: numbers of the memory regions beside constants (0) and arena (1)
-RECORDS, WEIGHTS = 2, 3
+#: numbers of the memory regions beside constants (0) and arena (1). Arm's driver puts a fast memory, if it has one, into region 2
+RECORDS, WEIGHTS = 3, 4
 _CONVOLUTIONS = ("CONV", "DEPTHWISE")
 
 
@@ -61,7 +61,7 @@ def split_records(program: NpuProgram) -> SplitProgram:
 
     Raises:
         ExportError: an Ethos-U85 (its stream repeats a scale of each layer: it must lie in RAM with the constants, see ``patch``), or an
-            Ethos-U65 (its stream uses the table's region already).
+            Ethos-U65 (its stream keeps activations in two memories).
     """
     binary = program.binary
     if any(layer.registers for layer in program.layers.values()):
@@ -70,7 +70,7 @@ def split_records(program: NpuProgram) -> SplitProgram:
             "its command stream repeats the scale of each layer's first channel",
             "keep command stream and constants in RAM and patch both, or take an Ethos-U55 or U65",
         )
-    _check_region(binary)
+    _check_regions(binary)
     moved, table = {}, bytearray()
     for piece in tables(binary):
         if piece.offset not in moved:
@@ -88,12 +88,12 @@ def split_records(program: NpuProgram) -> SplitProgram:
     return SplitProgram(program, replace(binary, commands=write_commands(binary.commands, stream)), bytes(table), places)
 
 
-def _check_region(binary: Binary) -> None:
+def _check_regions(binary: Binary) -> None:
     taken = {command.value & 0xFF for command in read_commands(binary.commands)[0] if command.name.endswith("_REGION")}
-    if RECORDS in taken:
+    if more := taken - {CONSTANTS, ARENA}:
         raise ExportError(
-            f"the records of {binary.accelerator} cannot move to memory region {RECORDS}",
-            "the command stream keeps activations there, in an SRAM of its own",
+            f"the records of {binary.accelerator} cannot move to a table of their own",
+            f"the command stream keeps activations in memory region {min(more)}, an SRAM of its own, and what is split has one arena",
             "patch the constants in place, or take an Ethos-U55",
         )
 

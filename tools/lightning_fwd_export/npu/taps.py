@@ -14,6 +14,7 @@ from lightning_fwd.graph.capture import capture
 
 from ..errors import ExportError
 from ..foreign import own_copy
+from .respell import respell
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,20 @@ def insert_taps(net: nn.Module, example: Tensor) -> Tapped:
         ExportError: it does not end in a linear layer, or has no convolution under batch norm.
     """
     module = capture(own_copy(net), example).graph_module
+    respell(module)
     graph = module.graph
     (result,) = graph.find_nodes(op="output")
     head = result.args[0]
     if not _runs(head, module, nn.Linear):
+        last = getattr(head.target, "__name__", head.target) if isinstance(head, fx.Node) else type(head).__name__
         raise ExportError(
-            f"{type(net).__name__} does not end in a linear layer", "it is what learns on the CPU", "take a classifier that does"
+            f"{type(net).__name__} does not end in a linear layer but in {last}",
+            "its last linear layer is what learns on the CPU",
+            "return the logits as nn.Linear gives them, without softmax or the like",
         )
     taps = {node.target: stored_by(node, module) for node in graph.nodes if _runs(node, module, nn.Conv2d) and _normalised(node, module)}
     if not taps:
-        raise ExportError(
-            f"{type(net).__name__} has no convolution under batch norm", "their statistics are what is learned without labels"
-        )
+        raise ExportError(f"{type(net).__name__} has no convolution under batch norm", *_why_none(module))
     with graph.inserting_before(result):
         pooled = [_pooled(graph, node) for node in taps.values()]
     result.args = ((head, head.args[0], *pooled),)
@@ -65,6 +68,22 @@ def insert_taps(net: nn.Module, example: Tensor) -> Tapped:
     convolutions = [node for node in graph.nodes if node.target in taps]
     norms = {str(node.target): module.get_submodule(next(iter(node.users)).target) for node in convolutions}
     return Tapped(module, str(head.target), tuple(norms), norms)
+
+
+def _why_none(module: fx.GraphModule) -> tuple[str, str]:
+    """Why no convolution is under batch norm, and what to do."""
+    why, convolutions = "their statistics are what is learned without labels", [m for m in module.modules() if isinstance(m, nn.Conv2d)]
+    others = sorted({type(m).__name__ for m in module.modules() if isinstance(m, nn.Conv1d | nn.Conv3d | nn.ConvTranspose2d)})
+    if convolutions:
+        return f"{why}, and no nn.BatchNorm2d alone reads one", "keep batch norms apart from their convolutions, each right behind its own"
+    if "Conv1d" in others:
+        return (
+            f"known is nn.Conv2d, and it has {', '.join(others)}",
+            "write (C, T) as (C, T, 1), with nn.Conv2d(..., (k, 1)) and nn.BatchNorm2d",
+        )
+    if others:
+        return f"known is nn.Conv2d, and it has {', '.join(others)}", "take a network of nn.Conv2d"
+    return why, "take a network of nn.Conv2d under nn.BatchNorm2d"
 
 
 def _runs(node: fx.Node, module: nn.Module, kind: type[nn.Module]) -> bool:
@@ -81,8 +100,7 @@ def stored_by(convolution: fx.Node, module: nn.Module) -> fx.Node:
     """What the NPU keeps: batch norm is folded into the convolution, and a ReLU that alone reads it becomes its clamp."""
     norm = _normalised(convolution, module)
     users = list(norm.users)
-    relu = len(users) == 1 and (_runs(users[0], module, nn.ReLU) or users[0].target in (torch.relu, nn.functional.relu, "relu"))
-    return users[0] if relu else norm
+    return users[0] if len(users) == 1 and _runs(users[0], module, nn.ReLU) else norm
 
 
 def _pooled(graph: fx.Graph, node: fx.Node) -> fx.Node:

@@ -52,8 +52,8 @@ int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size
 #endif
     (void)commands;
     get(&expected, sizeof expected);
-    const uint32_t found = crc32(0, (const uint8_t *)(uintptr_t)bases[2], sizes[2]);
-    if (count != 3 || crc32(found, arena + half->input.offset, half->input.size) != expected) exit(7);
+    const uint32_t found = crc32(0, (const uint8_t *)(uintptr_t)bases[3], sizes[3]);
+    if (count != 4 || crc32(found, arena + half->input.offset, half->input.size) != expected) exit(7);
     for (int k = 0; k < half->count; k++) get(arena + half->outputs[k].offset, half->outputs[k].size);
     playing += board_ticks() - start;
     return 0;
@@ -98,7 +98,7 @@ int main(void)
     if (lfwd_predict(images[0], logits)) return 5;
     ticks[3] = board_ticks() - start - playing;
     put(ticks, sizeof ticks);
-    put(lfwd_npu.table, sizeof lfwd_npu.table);
+    put(lfwd_npu.table, LFWD_NPU_TABLE_BYTES);
     put(lfwd_npu.learned.weight, sizeof lfwd_npu.learned.weight);
     put(lfwd_npu.learned.bias, sizeof lfwd_npu.learned.bias);
     put(logits, sizeof logits);

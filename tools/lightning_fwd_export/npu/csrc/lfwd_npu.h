@@ -22,8 +22,9 @@
 
 #include "lfwd_npu_model.h"
 
-/* Yours: runs the command stream and waits. bases[0]: constants (Flash), bases[1]: arena (RAM, written), bases[2]: table of records (RAM, the CPU
- * has just written to it: clean the data cache). lfwd_npu_ethosu.c is an example for Arm's driver. */
+/* Yours: runs the command stream and waits. bases[0]: constants (Flash), bases[1]: arena (RAM, written), bases[3]: table of records (RAM, the CPU
+ * has just written to it: clean the data cache). bases[2] has no bytes, and no command stream reads it: Arm's driver puts its fast memory there, if
+ * it has one. lfwd_npu_ethosu.c is an example for that driver. */
 int lfwd_npu_invoke(const void *commands, int bytes, uint64_t *bases, const size_t *sizes, int count);
 
 typedef const int8_t *(*lfwd_image)(void *context, int number);
@@ -170,10 +171,22 @@ typedef struct {
 #endif
 } lfwd_npu_learned;
 
-/* Everything in RAM. */
+/* Bytes of a line of the data cache. What the NPU reads and writes shares none with what the CPU writes meanwhile. */
+#ifndef LFWD_NPU_LINE
+#define LFWD_NPU_LINE 32
+#endif
+#define LFWD_NPU_LINES(bytes) (((bytes) + LFWD_NPU_LINE - 1) / LFWD_NPU_LINE * LFWD_NPU_LINE)
+
+/* Everything in RAM; LFWD_NPU_RAM says where (lfwd_npu_records.c). */
 typedef struct {
-    uint8_t arena[LFWD_NPU_ARENA_BYTES];
-    uint8_t table[LFWD_NPU_TABLE_BYTES];
+    uint8_t arena[LFWD_NPU_LINES(LFWD_NPU_ARENA_BYTES)] __attribute__((aligned(LFWD_NPU_LINE)));
+    uint8_t table[LFWD_NPU_LINES(LFWD_NPU_TABLE_BYTES)];
+#if LFWD_NPU_ZEROTH_ORDER
+    uint8_t tables[2][LFWD_NPU_LINES(LFWD_NPU_TABLE_BYTES)]; /* records a step forth and a step back */
+#endif
+#if LFWD_NPU_CONTEXT
+    uint8_t tables[LFWD_NPU_CLASSES][LFWD_NPU_LINES(LFWD_NPU_TABLE_BYTES)]; /* records under each label */
+#endif
     lfwd_npu_learned learned, kept; /* now, and when the guard began */
     int32_t sums[LFWD_NPU_MOST_CHANNELS];
     float measured[LFWD_NPU_MOST_CHANNELS];
@@ -186,12 +199,10 @@ typedef struct {
     float bias_sum[LFWD_NPU_CHANNELS], scale_sum[LFWD_NPU_CHANNELS];
 #endif
 #if LFWD_NPU_ZEROTH_ORDER
-    uint8_t tables[2][LFWD_NPU_TABLE_BYTES] __attribute__((aligned(16))); /* records a step forth and a step back */
     float first[LFWD_NPU_FEATURES], signs[2][LFWD_NPU_MOST_CHANNELS], loss[2], zeroth_rate, spread;
     uint32_t drawn_from, state;
 #endif
 #if LFWD_NPU_CONTEXT
-    uint8_t tables[LFWD_NPU_CLASSES][LFWD_NPU_TABLE_BYTES] __attribute__((aligned(16))); /* records under each label */
     float context_gradient[LFWD_NPU_CLASSES][LFWD_NPU_CHANNELS], shift_gradient[LFWD_NPU_CHANNELS], positive[LFWD_NPU_CHANNELS];
     float context_rate, sharpness;
     uint32_t context_state;

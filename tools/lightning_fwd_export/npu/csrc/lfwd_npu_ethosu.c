@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * An example of lfwd_npu_invoke for Arm's Ethos-U core driver (ethosu_driver.h). It was compiled, against three declarations of the driver's; it
- * never ran on hardware. The driver must have no fast memory (ethosu_init with NULL and 0): it would put that in the place of the table of
- * records. On a core with a data cache implement ethosu_flush_dcache() and ethosu_invalidate_dcache(), so that the NPU reads what the CPU has
- * just written, in the table too: releases with ethosu_set_basep_cache_mask() ask for base pointer 1 alone by default. */
+ * never ran on hardware. A fast memory of the driver's (ethosu_init) does no harm: it takes base pointer 2, which is not used. The table of records
+ * is base pointer 3: NPU_REGIONCFG_3 must let it reach the RAM where lfwd_npu lies, as the driver's default does. On a core with a data cache
+ * implement ethosu_flush_dcache() and ethosu_invalidate_dcache(), so that the NPU reads what the CPU has just written, in the table too: releases with
+ * ethosu_set_basep_cache_mask() ask for base pointer 1 alone by default. */
 #include "ethosu_driver.h"
 #include "lfwd_npu.h"
 

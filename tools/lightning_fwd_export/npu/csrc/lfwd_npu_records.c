@@ -10,12 +10,16 @@
 #define SMALLEST_GAIN 1e-4f
 #define MOST_BIAS 2147483520.0f /* the largest float below 2^31 */
 
-lfwd_npu_memory lfwd_npu __attribute__((aligned(16)));
+#ifndef LFWD_NPU_RAM
+#define LFWD_NPU_RAM /* where lfwd_npu lies, e.g. -DLFWD_NPU_RAM='__attribute__((section(".sram_of_the_npu")))' */
+#endif
+
+lfwd_npu_memory lfwd_npu LFWD_NPU_RAM;
 
 void lfwd_npu_init(void)
 {
     memset(&lfwd_npu, 0, sizeof lfwd_npu);
-    memcpy(lfwd_npu.table, lfwd_npu_original, sizeof lfwd_npu.table);
+    memcpy(lfwd_npu.table, lfwd_npu_original, LFWD_NPU_TABLE_BYTES);
     memcpy(lfwd_npu.learned.weight, lfwd_npu_head_weight, sizeof lfwd_npu.learned.weight);
     memcpy(lfwd_npu.learned.bias, lfwd_npu_head_bias, sizeof lfwd_npu.learned.bias);
     for (int c = 0; c < LFWD_NPU_CHANNELS; c++) lfwd_npu.learned.gain[c] = 1.0f;
@@ -26,10 +30,10 @@ void lfwd_npu_init(void)
 
 int lfwd_npu_run_stream(const uint8_t *commands, int bytes, uint8_t *table)
 {
-    uint64_t bases[3] = {(uint64_t)(uintptr_t)lfwd_npu_constants, (uint64_t)(uintptr_t)lfwd_npu.arena,
-                         (uint64_t)(uintptr_t)table};
-    static const size_t sizes[3] = {LFWD_NPU_CONSTANT_BYTES, LFWD_NPU_ARENA_BYTES, LFWD_NPU_TABLE_BYTES};
-    return lfwd_npu_invoke(commands, bytes, bases, sizes, 3);
+    const uint64_t records = (uint64_t)(uintptr_t)table; /* base pointer 2 is the driver's, for a fast memory: here it has no bytes */
+    uint64_t bases[4] = {(uint64_t)(uintptr_t)lfwd_npu_constants, (uint64_t)(uintptr_t)lfwd_npu.arena, records, records};
+    static const size_t sizes[4] = {LFWD_NPU_CONSTANT_BYTES, LFWD_NPU_ARENA_BYTES, 0, LFWD_NPU_TABLE_BYTES};
+    return lfwd_npu_invoke(commands, bytes, bases, sizes, 4);
 }
 
 int lfwd_npu_run_on(const int8_t *image, uint8_t *table)
