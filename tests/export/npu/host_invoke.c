@@ -85,6 +85,15 @@ int host_hostile(const int8_t *images)
     if (lfwd_guard_begin(held, outside, NULL, 2) != -1) found |= 4;
     if (lfwd_train_begin(0.1f, 0.9f, 0, 4) != -1 || lfwd_train_begin(0.1f, 0.9f, 1, 0) != -1) found |= 8;
     if (lfwd_train_begin(NAN, 0.9f, 1, 4) != -1 || lfwd_train_begin(0.1f, 1.0f, 1, 4) != -1) found |= 16;
+#if LFWD_NPU_ZEROTH_ORDER
+    if (lfwd_zeroth_order_begin(0.1f, 0.1f, 0) != -1 || lfwd_zeroth_order_begin(-0.1f, 0.1f, 1) != -1) found |= 512;
+    if (lfwd_zeroth_order_begin(0.1f, 0.0f, 1) != -1 || lfwd_zeroth_order_begin(0.1f, NAN, 1) != -1) found |= 512;
+#endif
+#if LFWD_NPU_CONTEXT
+    if (lfwd_context_begin(0.1f, 0.1f, 1.0f, 0) != -1 || lfwd_context_begin(NAN, 0.1f, 1.0f, 1) != -1) found |= 512;
+    if (lfwd_context_begin(0.1f, 0.0f, 1.0f, 1) != -1 || lfwd_context_begin(0.1f, 0.1f, INFINITY, 1) != -1) found |= 512;
+#endif
+    if (lfwd_align_statistics(image, NULL, LFWD_NPU_MOST_PROBES + 1) != -1) found |= 2;
     if (memcmp(&before, &lfwd_npu, sizeof before)) found |= 32;
     if (lfwd_train_begin(0.1f, 0.9f, 1, 4)) found |= 64;
     before = lfwd_npu;

@@ -56,3 +56,6 @@ def test_the_right_label_wins_after_some_steps(learner):
 def test_a_seed_of_zero_is_refused(learner):
     with pytest.raises(ValueError, match="seed of 0"):
         ContextForwardForward(learner[0], 0.1, 1, seed=0)
+    for refused in ({"lr": float("nan")}, {"lr": 0.1, "scale": 0.0}, {"lr": 0.1, "sharpness": float("inf")}):
+        with pytest.raises(ValueError, match="above 0"):
+            ContextForwardForward(learner[0], steps=1, **refused)

@@ -14,6 +14,7 @@ from lightning_fwd_export.npu.export_learning import export_learning
 from npu_nets import OnlyLogits
 
 from lightning_fwd.cli import main
+from lightning_fwd.errors import LightningFwdError
 
 OURS = "/* SPDX-License-Identifier: Apache-2.0 */"
 
@@ -119,6 +120,17 @@ def test_what_goes_wrong_on_the_board_leaves_the_folder_as_it_was(tiny, tmp_path
     with pytest.raises(ExportError, match="does not fit"):
         export_learning(OnlyLogits(), torch.randn(16, 3, 8, 8), "ethos-u55-128", tmp_path, board=small.name)
     assert {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_what_is_not_finite_is_refused(tmp_path):
+    net, samples = OnlyLogits(), torch.randn(2, 3, 8, 8)
+    samples[1, 0, 0, 0] = torch.nan
+    with pytest.raises(ExportError, match="samples with values that are not finite"):
+        export_learning(net, samples, "ethos-u55-128", tmp_path / "out")
+    torch.nn.init.constant_(net.bn1.weight, torch.inf)
+    with pytest.raises(LightningFwdError, match="bn1.weight is not finite"):
+        export_learning(net, torch.randn(2, 3, 8, 8), "ethos-u55-128", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_train_is_an_option_of_the_npu_alone(tmp_path, capsys):

@@ -55,3 +55,5 @@ def test_it_learns_labels_and_the_seed_says_all(learner):
     assert train(1, 3)[2] == train(1, 3)[2] != train(2, 3)[2]
     with pytest.raises(ValueError, match="seed"):
         ZerothOrder(npu, 0.1, 0.1, 1, seed=0)
+    with pytest.raises(ValueError, match="divided by the spread"):
+        ZerothOrder(npu, 0.1, 0.0, 1)

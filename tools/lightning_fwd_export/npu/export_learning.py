@@ -10,6 +10,8 @@ from tempfile import TemporaryDirectory
 
 from torch import Tensor, nn
 
+from lightning_fwd.models.weights import require_finite
+
 from ..errors import ExportError
 from ..folder import clear_export, require_folder, write_report
 from ..foreign import as_export_errors, require_network
@@ -103,10 +105,11 @@ def export_learning(
     if train not in TRAINS:
         raise ExportError(f"nothing called {train!r} learns on an NPU", "", f"take one of {', '.join(TRAINS)}")
     require_network(net, calibration)
+    require_finite(net.state_dict())
     require_folder(Path(out))
     if board:
         require_board(board)
-        _check_images(calibration)
+    _check_samples(calibration, board)
     _check_classes(net, calibration)
     learner = TRAINS[train](net, calibration, accelerator)
     source = learner.source_statistics(calibration)
@@ -137,8 +140,10 @@ def _check_accelerator(accelerator: str) -> None:
     raise ExportError(f"no learning on {accelerator!r}", "an unknown accelerator", known)
 
 
-def _check_images(calibration: Tensor) -> None:
-    if len(calibration) < _BATCH:
+def _check_samples(calibration: Tensor, board: str | None) -> None:
+    if not calibration.isfinite().all():
+        raise ExportError("samples with values that are not finite", "they give ranges and statistics", "leave them out")
+    if board and len(calibration) < _BATCH:
         raise ExportError(
             f"{len(calibration)} samples for a run on a board", f"it makes updates of {_BATCH}", f"give {_BATCH} of the source or more"
         )

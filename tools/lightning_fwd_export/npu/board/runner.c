@@ -82,10 +82,10 @@ int main(void)
     ticks[0] = board_ticks() - start - playing;
     if (lfwd_train_begin(TAPE_RATE, TAPE_MOMENTUM, TAPE_BATCH, TAPE_IMAGES / TAPE_BATCH)) return 5;
 #if LFWD_NPU_ZEROTH_ORDER
-    lfwd_zeroth_order_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SEED);
+    if (lfwd_zeroth_order_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SEED)) return 5;
 #endif
 #if LFWD_NPU_CONTEXT
-    lfwd_context_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SHARPNESS, TAPE_SEED);
+    if (lfwd_context_begin(TAPE_RATE, TAPE_SPREAD, TAPE_SHARPNESS, TAPE_SEED)) return 5;
 #endif
     for (int n = 0; n < TAPE_IMAGES; n++) {
         start = board_ticks();

@@ -13,7 +13,7 @@
  *
  * Images are int8, channels last: see LFWD_NPU_INPUT_SCALE and _ZERO_POINT. Functions return 0, or what lfwd_npu_invoke returned; -1, and change
  * nothing, for a label outside 0 to LFWD_NPU_CLASSES - 1, fewer than one image or too many, sample per update or update, a rate that is negative or no
- * number, a momentum outside [0, 1), and a step before lfwd_train_begin. */
+ * number, a momentum outside [0, 1), a seed of 0, a spread, size or sharpness that is not above 0, and a step before lfwd_train_begin. */
 #ifndef LFWD_NPU_H
 #define LFWD_NPU_H
 
@@ -47,6 +47,7 @@ void lfwd_npu_forget(void);
  * own best scale of the logits, must be lower, and no more right answers may be lost than are won and the root of both together (McNemar). Else
  * records and head are those before, bit for bit. Labels 0 to LFWD_NPU_CLASSES - 1. Both return -1 for more than LFWD_NPU_MOST_HELD_BACK images,
  * none, or a label of no class; after an error nothing was taken back, and lfwd_guard_end can be called again.
+ * image and labels are read again at the end.
  * What was taken back leaves no moments and no part of a batch; training can go on, its rate falling as before. Contexts that were begun after
  * the guard are none again: lfwd_context_begin before the next step. */
 #ifndef LFWD_NPU_MOST_HELD_BACK
@@ -137,7 +138,7 @@ void lfwd_npu_way_back_update(float rate);
 
 #if LFWD_NPU_ZEROTH_ORDER
 /* After statistics and lfwd_train_begin: rate and spread relative to a channel's scale; the seed of the signs is not 0. */
-void lfwd_zeroth_order_begin(float rate, float spread, uint32_t seed);
+int lfwd_zeroth_order_begin(float rate, float spread, uint32_t seed);
 int lfwd_npu_twice(const int8_t *image, int label); /* adds up the losses; leaves the mean features */
 void lfwd_npu_zeroth_order_update(void);
 void lfwd_npu_zeroth_order_again(void); /* the same direction, from what is learned now */
@@ -146,7 +147,7 @@ void lfwd_npu_zeroth_order_again(void); /* the same direction, from what is lear
 #if LFWD_NPU_CONTEXT
 /* After statistics and lfwd_train_begin: rate and size of the contexts relative to a channel's scale; the seed of contexts and wrong labels is
  * not 0. lfwd_predict uses the head; by goodness it takes an inference per class, and the best is the largest. */
-void lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed);
+int lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed);
 int lfwd_predict_by_goodness(const int8_t *image, float *goodness);
 int lfwd_npu_contrast(const int8_t *image, int label); /* under a right and a wrong label; adds up the gradients */
 void lfwd_npu_context_update(void);

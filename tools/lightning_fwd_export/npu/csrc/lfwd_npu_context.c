@@ -34,8 +34,10 @@ void lfwd_npu_settle_contexts(void)
     }
 }
 
-void lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed)
+int lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed)
 {
+    if (seed == 0 || !(rate >= 0.0f && rate < INFINITY)) return -1;
+    if (!(size > 0.0f && size < INFINITY) || !(sharpness > 0.0f && sharpness < INFINITY)) return -1;
     lfwd_npu.context_rate = rate;
     lfwd_npu.sharpness = sharpness;
     lfwd_npu.context_state = seed;
@@ -53,6 +55,7 @@ void lfwd_context_begin(float rate, float size, float sharpness, uint32_t seed)
         }
     }
     lfwd_npu_context_again();
+    return 0;
 }
 
 void lfwd_npu_context_again(void)
@@ -79,7 +82,7 @@ static float goodness(int k)
 int lfwd_npu_contrast(const int8_t *image, int label)
 {
     float up[LFWD_NPU_LAYERS];
-    if (lfwd_npu.context_state == 0 || !lfwd_npu.learned.contexts) return -1; /* lfwd_context_begin was not called, or was taken back */
+    if (!lfwd_npu.learned.contexts) return -1; /* lfwd_context_begin was not called, or was taken back */
     const uint32_t before = lfwd_npu.context_state;
     const int wrong = (int)(((uint32_t)label + 1u + draw() % (LFWD_NPU_CLASSES - 1u)) % LFWD_NPU_CLASSES);
     int failed = lfwd_npu_run_on(image, lfwd_npu.tables[label]);

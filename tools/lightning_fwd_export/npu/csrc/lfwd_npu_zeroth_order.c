@@ -47,12 +47,14 @@ static void choose_direction(void)
     lfwd_npu.loss[0] = lfwd_npu.loss[1] = 0.0f;
 }
 
-void lfwd_zeroth_order_begin(float rate, float spread, uint32_t seed)
+int lfwd_zeroth_order_begin(float rate, float spread, uint32_t seed)
 {
+    if (seed == 0 || !(rate >= 0.0f && rate < INFINITY) || !(spread > 0.0f && spread < INFINITY)) return -1;
     lfwd_npu.zeroth_rate = rate;
     lfwd_npu.spread = spread;
     lfwd_npu.state = seed;
     choose_direction();
+    return 0;
 }
 
 void lfwd_npu_zeroth_order_again(void)

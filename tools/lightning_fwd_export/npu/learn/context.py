@@ -36,9 +36,12 @@ class ContextForwardForward:
     """
 
     def __init__(self, learner: NpuLearner, lr: float, steps: int, scale: float = 0.1, sharpness: float = 1.0, seed: int = 1):
+        if not (0 <= lr < np.inf and 0 < scale < np.inf and 0 < sharpness < np.inf):
+            raise ValueError(f"rate {lr}, contexts of {scale}, sharpness {sharpness}: no rate is negative, the others are above 0")
         self._learner, self._lr, self._sharpness, self._steps, self._done = learner, F32(lr), F32(sharpness), steps, 0
+        self._random = Xorshift(seed)
         self.norms, self._units = learner.learn_norms(), learner.steps
-        self._random, classes = Xorshift(seed), learner.tapped.module.get_submodule(learner.tapped.head).out_features
+        classes = learner.tapped.module.get_submodule(learner.tapped.head).out_features
         learner.context = self.context = {layer: self._drawn(classes, norm.shift.size, F32(scale)) for layer, norm in self.norms.items()}
         self.order: np.ndarray = np.arange(0)
 

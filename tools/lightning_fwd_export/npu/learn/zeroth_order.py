@@ -31,9 +31,11 @@ class ZerothOrder:
     """
 
     def __init__(self, learner: NpuLearner, lr: float, spread: float, steps: int, seed: int = 1):
+        if not (0 <= lr < np.inf and 0 < spread < np.inf):
+            raise ValueError(f"a rate of {lr} and a spread of {spread}: neither is negative, and the slope is divided by the spread")
         self._learner, self._lr, self._spread, self._steps, self._done = learner, F32(lr), F32(spread), steps, 0
-        self.norms, self._units = learner.learn_norms(), learner.steps
         self._random = Xorshift(seed)
+        self.norms, self._units = learner.learn_norms(), learner.steps
         self.order: np.ndarray = np.arange(0)
 
     def step(self, head: Head, stored: np.ndarray, labels: np.ndarray) -> np.float32:
