@@ -25,6 +25,7 @@ WAYS = [
     lambda x: F.adaptive_avg_pool2d(F.relu(x), 1).flatten(1),
     lambda x: F.relu(x).mean((2, 3)),
     lambda x: x.relu().mean(dim=[-1, -2]),
+    lambda x: F.relu(x, inplace=True).mean((2, 3)),
     lambda x: torch.flatten(torch.mean(torch.relu(x), (2, 3), keepdim=True), 1),
     lambda x: F.adaptive_avg_pool2d(F.relu(x), (1, 1)).view(x.shape[0], -1),
     lambda x: F.adaptive_avg_pool2d(F.relu(x), (1, 1)).reshape(x.size(0), 4),
@@ -53,6 +54,8 @@ def test_what_has_no_way_back_names_the_line():
     for end, why in ((lambda x: x.mean((2, 3)), "right behind a ReLU"), (lambda x: F.relu6(x).mean((2, 3)), "right behind a ReLU")):
         with pytest.raises(ExportError, match=rf"mean of Written, .*test_respell.py:\d+ .*\n?.*{why}"):
             insert_backward(Written(end), torch.randn(1, 3, 8, 7))
+    with pytest.raises(ExportError, match=r"add of Written, .*test_respell.py:\d+ .*\n?.*spreads a map of \(\)"):
+        insert_backward(Written(lambda x: F.relu(x).mean((2, 3)) + x.mean(dim=None)), torch.randn(1, 3, 8, 7))
     with pytest.raises(ExportError, match=r"hardtanh of Written, .*test_respell.py:\d+ .*\n?.*known are convolutions"):
         insert_backward(Written(lambda x: F.relu(F.hardtanh(x)).mean((2, 3))), torch.randn(1, 3, 8, 7))
 

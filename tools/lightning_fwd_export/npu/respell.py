@@ -57,8 +57,9 @@ def _is_map(node: fx.Node) -> bool:
 
 def _dimensions(node: fx.Node) -> set[int]:
     """Over which a mean is taken, of four."""
-    given = _argument(node, 1, "dim", ())
-    return {d % 4 for d in ((given,) if isinstance(given, int) else given) if isinstance(d, int)}
+    given = _argument(node, 1, "dim", None)
+    dimensions = (given,) if isinstance(given, int) else given or ()  # none given: over all
+    return {d % 4 for d in dimensions if isinstance(d, int)}
 
 
 def _argument(node: fx.Node, at: int, name: str, default):
