@@ -2,9 +2,9 @@
 
     python tools/bench_fit.py [--rounds 5] [--batch 32] [--only NAME ...] [--profile NAME]
 
-A round is one fit of each, plain and by every rule, in turn; a fit's figure is the processor's time of this process per step, all epochs
-but the first together, so that what else the machine runs does not count as the step's. The figures are medians over rounds, the extra is
-over the plain fit of the same round.
+A round is one fit of each, plain, by every rule, and by the rule written by hand for this one net (``benchmarks/by_hand.py``), in turn; a
+fit's figure is the processor's time of this process per step, the median over the epochs but the first, so that what else the machine runs
+counts as little as may be. The figures are medians over rounds, the extra is over the plain fit of the same round.
 """
 
 from __future__ import annotations
@@ -19,65 +19,50 @@ import warnings
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from benchmarks.by_hand import BY_HAND, Plain
+from lightning.pytorch import Callback, Trainer
 from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_digits
-from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_fwd as lf
-from lightning_fwd.models import MLP
 
-PLAIN = "plain"
-
-
-class Digits(LightningModule):
-    """Cross-entropy and SGD; nothing is logged."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.net = MLP(64, (64,))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        x, y = batch
-        return F.cross_entropy(self(x), y)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 0.01)
+PLAIN, HAND = "plain", " by hand"
 
 
 class Clock(Callback):
-    """What a step takes of the processor's time, all steps but the first epoch's together."""
+    """What a step takes of the processor's time, the median over all epochs but the first."""
 
-    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
-        if trainer.current_epoch == 1:
-            self._begun = trainer.global_step, time.process_time()
+    def on_fit_start(self, *_: Any) -> None:
+        self._epochs: list[float] = []
 
-    def on_train_end(self, trainer: Trainer, *_: Any) -> None:
-        steps, seconds = self._begun
-        self.per_step = (time.process_time() - seconds) / (trainer.global_step - steps)
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._begun = time.process_time()
+
+    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        self._epochs.append((time.process_time() - self._begun) / trainer.num_training_batches)
+
+    @property
+    def per_step(self) -> float:
+        return statistics.median(self._epochs[1:])
 
 
 def fit(name: str, loader: DataLoader, epochs: int) -> float:
     """Seconds per step of a fit of its own."""
     torch.manual_seed(0)
-    clock = Clock()
-    strategy = "auto" if name == PLAIN else lf.ForwardOnlyStrategy(name, from_scratch=True)
+    clock, by_hand = Clock(), name.endswith(HAND)
+    strategy = "auto" if name == PLAIN or by_hand else lf.ForwardOnlyStrategy(name, from_scratch=True)
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
     trainer = Trainer(accelerator="cpu", devices=1, max_epochs=epochs, strategy=strategy, callbacks=[clock], **quiet)
-    trainer.fit(Digits(), loader)
+    trainer.fit(BY_HAND[name.removesuffix(HAND)]() if by_hand else Plain(), loader)
     return clock.per_step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch", type=int, default=32)
     rules = [name for name in lf.METHODS if name not in ("statistics", "alignment")]  # they need batch norm
     parser.add_argument("--only", nargs="+", default=rules, choices=rules)
@@ -94,7 +79,8 @@ def main() -> None:
             fit(options.profile, loader, options.epochs)
         pstats.Stats(profile).sort_stats("cumtime").print_stats(140)
         return
-    times: dict[str, list[float]] = {name: [] for name in (PLAIN, *options.only)}
+    names = [PLAIN, *(row for name in options.only for row in (name, name + HAND) if not row.endswith(HAND) or name in BY_HAND)]
+    times: dict[str, list[float]] = {name: [] for name in names}
     for _ in range(options.rounds):
         for name, seconds in times.items():
             seconds.append(fit(name, loader, options.epochs))

@@ -27,9 +27,9 @@ def gradient_of(output: Tensor, tensors: Sequence[Tensor], error: Tensor | None,
     return _engine_run_backward((output,), (error,), keep, False, tuple(tensors), allow_unreachable=True, accumulate_grad=False)
 
 
-def accumulate_into(output: Tensor, tensors: Sequence[Tensor], error: Tensor | None) -> None:
-    """As ``torch.autograd.backward(output, error, inputs=tensors)``."""
-    if not is_plain(output, error):
-        return torch.autograd.backward(output, error, inputs=tensors)
-    error = torch.ones_like(output) if error is None else error
-    _engine_run_backward((output,), (error,), False, False, tuple(tensors), allow_unreachable=True, accumulate_grad=True)
+def accumulate_into(outputs: Sequence[Tensor], tensors: Sequence[Tensor], errors: Sequence[Tensor | None]) -> None:
+    """As ``torch.autograd.backward(outputs, errors, inputs=tensors)``."""
+    if not tensors or not all(map(is_plain, outputs, errors)):
+        return torch.autograd.backward(outputs, errors, inputs=tensors)
+    given = tuple([torch.ones_like(o) if e is None else e for o, e in zip(outputs, errors, strict=True)])
+    _engine_run_backward(tuple(outputs), given, False, False, tuple(tensors), allow_unreachable=True, accumulate_grad=True)

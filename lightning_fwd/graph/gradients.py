@@ -34,10 +34,8 @@ def gradients(
         if grad is not None:
             t.grad = None
     try:
-        if len(tensors) and isinstance(output, Tensor) and (error is None or isinstance(error, Tensor)):
-            accumulate_into(output, tensors, error)
-        else:  # of several outputs at once
-            torch.autograd.backward(output, error, inputs=tensors)
+        outputs = (output,) if isinstance(output, Tensor) else output
+        accumulate_into(outputs, tensors, [error] * len(outputs) if error is None or isinstance(error, Tensor) else error)
         return [t.grad for t in tensors], True
     finally:
         for t, grad in zip(tensors, before, strict=True):

@@ -27,6 +27,8 @@ from .refuse_backward import (
 )
 from .step import Step, StepRecord, accumulate
 
+Manual = tuple[str, Callable[[], None]]
+
 _running: list[PendingSteps] = []  # the innermost training step of the user's that is running comes last
 _NOTHING = nullcontext()
 
@@ -49,8 +51,9 @@ class PendingSteps:
         self._labels = LabelCheck()
         self._buffers = KeptBuffers()
         self._on_backward: Callable[[Tensor], None] | None = None
+        self._manual: Manual | None = None
         me = ref(self)  # logits may outlive the model
-        self._forget, self._at_the_logits = partial(_forget, me), OrderedDict({0: partial(_at_the_logits, me)})
+        self._forget, self._hooks = partial(_forget, me), OrderedDict({0: partial(_at_the_logits, me)})
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -64,9 +67,14 @@ class PendingSteps:
     def __reduce__(self) -> Any:
         return PendingSteps, ()
 
-    def open(self, target: Any, loss_scale: float) -> AbstractContextManager[None]:
-        """A training step of the user's, from a clean slate."""
-        return _Open(self, target, loss_scale)
+    def open(self, target: Any, loss_scale: float, manual: Manual | None = None) -> AbstractContextManager[None]:
+        """A training step of the user's, from a clean slate.
+
+        Args:
+            manual: a bare ``loss.backward()`` inside finishes the step of the logits that it reaches: the rule's name for errors, and what
+                is called then. None: it is refused.
+        """
+        return _Open(self, target, loss_scale, manual)
 
     def keep_buffers(self, modules: Sequence[nn.Module]) -> None:
         """Of the modules that the coming forward lets write statistics: a batch that is refused leaves them as they are."""
@@ -89,7 +97,7 @@ class PendingSteps:
         if learns_by_labels:
             step.target, step.handed_over = self.target, self.handed_over
         self._waiting.append((ref(logits, self._forget), step))
-        logits._post_accumulate_grad_hooks = self._at_the_logits  # type: ignore[assignment]  # one dict for all; autograd.grad calls none
+        logits._post_accumulate_grad_hooks = self._hooks  # type: ignore[assignment]  # one dict for all; autograd.grad calls none
         return logits.clone()  # which may be written into, as a leaf may not
 
     def finish(
@@ -150,7 +158,7 @@ class PendingSteps:
 
     def _check(self, rule: str, logits: Tensor, step: Step, error: Tensor) -> None:
         if isinstance(step.target, Tensor):
-            self._labels.see(rule, logits.detach(), step.target, error, step.handed_over)
+            self._labels.see(rule, logits, step.target, error, step.handed_over)
 
     @contextmanager
     def plain_backward(self, rule: str) -> Iterator[list[Step]]:
@@ -165,19 +173,7 @@ class PendingSteps:
         done: list[Step] = []
         touched: list[nn.Parameter] = []
 
-        def finish(logits: Tensor) -> None:
-            step = next((step for weak, step in self._waiting if weak() is logits), None)
-            if step is None or any(step is one for one in done):
-                refuse_second_backward()
-            error, logits.grad = logits.grad, None
-            assert error is not None
-            with torch.enable_grad():
-                require_finite_error(error)
-                self._check(rule, logits, step, error)
-                done.append(step)
-                _run_to_its_end(step, error, touched)
-
-        self._on_backward = finish
+        self._on_backward = lambda logits: done.append(self._finish_at(logits, rule, touched))
         try:
             yield done
         finally:
@@ -188,17 +184,47 @@ class PendingSteps:
         _pass_to_inputs(done)
         _call_gradient_hooks(touched)
 
+    def _finish_at(self, logits: Tensor, rule: str, touched: list[nn.Parameter]) -> Step:
+        """Finish the step of these logits by the error that has come down to them."""
+        place = next((i for i, (weak, _) in enumerate(self._waiting) if weak() is logits), None)
+        if place is None:
+            refuse_second_backward()
+        step = self._waiting.pop(place)[1]
+        error, logits.grad = logits.grad, None
+        assert error is not None
+        with torch.enable_grad():
+            require_finite_error(error)
+            self._check(rule, logits, step, error)
+            _run_to_its_end(step, error, touched)
+        return step
+
+    def _at_the_logits(self, logits: Tensor) -> None:
+        """``loss.backward()`` has come down to the logits."""
+        if self._on_backward is not None:
+            self._on_backward(logits)
+        elif self._manual is not None:
+            rule, finished = self._manual
+            touched: list[nn.Parameter] = []
+            step = self._finish_at(logits, rule, touched)
+            _pass_to_inputs([step])
+            _call_gradient_hooks(touched)
+            finished()
+            self._buffers.forget()
+        else:
+            refuse_plain_backward()
+
 
 class _Open:
     """One training step of the user's; as a class, for a generator costs a small network's step more than its loss does."""
 
-    def __init__(self, steps: PendingSteps, target: Any, loss_scale: float) -> None:
-        self._steps, self._target, self._loss_scale = steps, target, loss_scale
+    def __init__(self, steps: PendingSteps, target: Any, loss_scale: float, manual: Manual | None) -> None:
+        self._steps, self._target, self._loss_scale, self._manual = steps, target, loss_scale, manual
 
     def __enter__(self) -> None:
         steps = self._steps
         steps.clear()
         steps.target, steps.loss_scale, steps.stepping, steps.handed_over = _as_labels(self._target), self._loss_scale, True, False
+        steps._manual = self._manual
         _running.append(steps)
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
@@ -210,7 +236,7 @@ class _Open:
                     refuse_gradient_at_input(error)
         finally:
             _running.remove(steps)
-            steps.target, steps.stepping = None, False
+            steps.target, steps.stepping, steps._manual = None, False, None
 
 
 def _forget(steps: ref[PendingSteps], dead: ref[Tensor]) -> None:
@@ -221,12 +247,9 @@ def _forget(steps: ref[PendingSteps], dead: ref[Tensor]) -> None:
 
 
 def _at_the_logits(steps: ref[PendingSteps], logits: Tensor) -> None:
-    """``loss.backward()`` has come down to the logits."""
-    me = steps()
-    if me is None or me._on_backward is None:
+    if (me := steps()) is None:
         refuse_plain_backward()
-    else:
-        me._on_backward(logits)
+    me._at_the_logits(logits)
 
 
 def _run_to_its_end(step: Step, error: Tensor, touched: list[nn.Parameter]) -> None:

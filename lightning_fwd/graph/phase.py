@@ -10,6 +10,11 @@ PHASES: tuple[str, ...] = get_args(Phase)
 _NOTHING = nullcontext()  # a step of small layers enters dozens of these
 
 
+def is_traced() -> bool:
+    """Whether the step that runs is being traced, to be priced or shipped: then it does all that its description says, to the letter."""
+    return has_preserved_node_meta()
+
+
 def phase(name: Phase) -> AbstractContextManager[None]:
     """Mark the operations inside as one phase of the step; free when nothing is being traced."""
     return annotate({"phase": name}) if has_preserved_node_meta() else _NOTHING

@@ -58,7 +58,8 @@ def refuse_plain_backward() -> NoReturn:
     raise StepError(
         "loss.backward() was called on a model that is rewritten for a learning rule",
         "it stops at the logits, so no parameter would get a gradient; a LightningModule stays rewritten after fit",
-        "call model.backward(loss), train with the rule's Lightning strategy, or call lf.unwrap(module) first for plain training",
+        "call model.backward(loss), train with the rule's Lightning strategy (return the loss, or set automatic_optimization = False for a "
+        "loss.backward() of your own), or call lf.unwrap(module) first for plain training",
     )
 
 

@@ -176,20 +176,25 @@ class RewrittenModel(View):
 
     def part_of(self, name: str) -> Part | None:
         """What of a parameter its rule trains (:func:`passes.slice_weight_gradients`); None: all of it."""
-        return self.inserted.parts.of(name) if hasattr(self.inserted, "parts") else None
+        parts = self.inserted._modules.get("parts")  # asked of each gradient, and a module takes long to say that it has none
+        return parts.of(name) if parts is not None else None
 
     def emit(self, x: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
         """The training graph in one go: logits, then everything that passes marked to leave it; ``more``: inputs that passes added."""
         return self._training(self, x, *more)
 
-    def step(self, target: Tensor | None = None, loss_scale: float = 1.0) -> AbstractContextManager[None]:
+    def step(self, target: Tensor | None = None, loss_scale: float = 1.0, manual: bool = False) -> AbstractContextManager[None]:
         """One training step: labels ``(B,)`` for rules that need them, and a clean slate.
 
         Each forward call inside is a batch of its own, and a step of the rule: gradients add up as for ``loss_1 + loss_2``. A rule with
         losses of its own cannot see how the user's loss weighs the calls: of a mean of n calls, hidden blocks still take each call whole (n
         times the step).
+
+        Args:
+            manual: a bare ``loss.backward()`` inside finishes the step of the logits that it reaches; else only :meth:`backward` does.
         """
-        return self.pending.open(target, loss_scale)
+        count = (type(self.method).__name__, partial(self.inserted.counter.add_, 1)) if manual else None
+        return self.pending.open(target, loss_scale, count)
 
     def backward(
         self,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import StepError
+from .phase import is_traced
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,10 @@ class StepRecord:
     target: Tensor | None
     loss_scale: float
     counter: Tensor
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """A loss of the rule's own times ``loss_scale``: the loss itself where that is 1, but in a traced step, which takes any."""
+        return loss if self.loss_scale == 1.0 and not is_traced() else loss * self.loss_scale
 
 
 Updates = Generator[Update | Logits, Tensor | None, None]

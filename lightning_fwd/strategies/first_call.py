@@ -13,7 +13,9 @@ from ..graph.rewritten import RewrittenModel
 
 
 @contextmanager
-def step_of_first_call(network: nn.Module, meet: Callable[[Tensor], RewrittenModel], target: Any, loss_scale: float) -> Iterator[None]:
+def step_of_first_call(
+    network: nn.Module, meet: Callable[[Tensor], RewrittenModel], target: Any, loss_scale: float, manual: bool = False
+) -> Iterator[None]:
     """A training step (:meth:`RewrittenModel.step`) of a network that is not rewritten yet.
 
     Its first call is answered by what ``meet`` makes of it, given the call's input ``(B, ...)``, with the labels that were handed over
@@ -29,7 +31,7 @@ def step_of_first_call(network: nn.Module, meet: Callable[[Tensor], RewrittenMod
             if x is None:
                 return network.forward(*inputs, **named)
             model = meet(x)
-            step.enter_context(model.step(early.target, loss_scale))
+            step.enter_context(model.step(early.target, loss_scale, manual))
             model.pending.handed_over = early.handed_over
             return model.forward(*inputs, **named)
 

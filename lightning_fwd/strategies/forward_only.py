@@ -250,22 +250,21 @@ class TrainsByRule(Strategy):
     @override
     def training_step(self, batch: Any, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
         network, module, target = self.rewritten, self.connected, self.target_of(batch)
-        scale = 1.0 / module.trainer.accumulate_grad_batches
+        scale, manual = 1.0 / module.trainer.accumulate_grad_batches, not module.automatic_optimization
         if network is not None:
-            step = network.step(target, scale)
+            step = network.step(target, scale, manual)
         else:
-            step = step_of_first_call(network_of(module, self._module_name), partial(self._meet, direct=True), target, scale)
+            step = step_of_first_call(network_of(module, self._module_name), partial(self._meet, direct=True), target, scale, manual)
         with step:
             return super().training_step(batch, *args, **kwargs)
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
-        module = self.connected
-        if self.rewritten is None:
+        module, network = self.connected, self.rewritten
+        if network is None:
             refuse_no_call(module, self._module_name)
         self.pre_backward(closure_loss)
         closure_loss = self.precision_plugin.pre_backward(closure_loss, module)
-        network = self.network
         with self.precision_plugin.forward_context():  # a rule's later passes run in the same precision as its first
             if _has_own_backward(module):  # its loss.backward() then finishes the step
                 require_finite_loss(closure_loss)
@@ -273,7 +272,8 @@ class TrainsByRule(Strategy):
                     self.precision_plugin.backward(closure_loss, module, optimizer, *args, **kwargs)
             else:
                 settings = backward_settings(*args, **kwargs) if args or kwargs else {}
-                network.backward(closure_loss, self._outside(network, module), **settings)
+                with network.module_table.held(network):
+                    network.backward(closure_loss, self._outside(network, module), **settings)
         closure_loss = self.precision_plugin.post_backward(closure_loss, module)
         self.post_backward(closure_loss)
         return closure_loss.detach()

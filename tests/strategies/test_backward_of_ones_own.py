@@ -199,3 +199,59 @@ def test_hooks_on_accumulated_gradients_are_called_once_a_step(rule):
 def test_heads_that_learn_need_an_optimizer():
     with pytest.raises(lf.LightningFwdError, match="configure_optimizers returned none"):
         weights(InBackward, "local_loss")
+
+
+class Bare(Task):
+    """Two batches, each its own step; ``bare``: loss.backward() itself, as the loops of plain PyTorch have it."""
+
+    bare = True
+
+    def __init__(self, network):
+        super().__init__(network)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        optimizer = self.optimizers()
+        for part in (slice(0, None, 2), slice(1, None, 2)):
+            optimizer.zero_grad()
+            labels = lf.set_labels(y[part])
+            loss = F.cross_entropy(self.network(x[part]), labels)
+            if self.bare:
+                loss.backward()
+            else:
+                self.manual_backward(loss)
+            assert any(p.grad is not None for p in self.network.parameters())
+            optimizer.step()
+
+
+class NotBare(Bare):
+    bare = False
+
+
+@every_rule
+def test_a_bare_backward_is_the_step_of_manual_optimisation(rule):
+    make = RULES[rule]
+    assert same(weights(Bare, make(), max_steps=4), weights(NotBare, make(), max_steps=4))
+
+
+class TwiceOver(Bare):
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        loss = F.cross_entropy(self.network(x), y)
+        loss.backward(retain_graph=True)
+        loss.backward()
+
+
+class BareAutomatic(Task):
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        loss.backward()
+        return loss
+
+
+def test_a_bare_backward_is_refused_a_second_time_and_in_automatic_optimisation():
+    with pytest.raises(lf.StepError, match="a second backward"):
+        weights(TwiceOver, "backprop")
+    with pytest.raises(lf.StepError, match=r"loss.backward\(\) was called"):
+        weights(BareAutomatic, "pepita")

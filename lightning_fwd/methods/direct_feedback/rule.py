@@ -23,7 +23,7 @@ from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm, insert_block_walls
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
-from ..local_gradients import local_gradients
+from ..local_gradients import Together
 from ..mirroring import mirrored, turned
 from .feedback import BlockFeedback, random_matrices
 
@@ -105,14 +105,16 @@ class DirectFeedback(LearningMethod):
             feedback = model.inserted.feedback[index]
             yield Update(f"{INSERTED}.feedback.{index}.matrix", feedback.matrix, value=matrix)
         error = yield Logits(logits)
-        yield from local_gradients(last.parameters(model), logits, error)
+        together = Together()
+        yield from together.add(last.parameters(model), logits, error, logits)
         del logits
         for index in reversed(range(len(hidden))):  # the last made is the first to go
             output = outputs.pop()
             with torch.no_grad(), phase("projection"):
                 delta = model.inserted.feedback[index](error, matrices.get(index)).to(output.dtype)
-            yield from local_gradients(hidden[index].parameters(model), output, delta)
+            yield from together.add(hidden[index].parameters(model), output, delta, output)
             del output, delta
+        yield from together.rest()
 
     def _mirrored(self, model: RewrittenModel, record: StepRecord, outputs: list[Tensor]) -> dict[int, Tensor]:
         """The matrices as this step uses them, where mirroring is due."""

@@ -41,7 +41,7 @@ from ..base import (
     require_trainable,
 )
 from ..heads import ProjectionHead
-from ..local_gradients import local_gradients
+from ..local_gradients import Together
 from .goodness import SampleNorm, SquaredGoodness, contrast, peer_loss
 from .label_embedding import LabelPattern
 from .negatives import hard_labels, hybrids
@@ -167,8 +167,8 @@ class ForwardForward(LearningMethod):
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
         with self._tracked(model, "head"):
             logits, parameters = self._readout(model, record.input)
-        error = yield Logits(logits)
-        yield from local_gradients(parameters, logits, error)
+        error, together = (yield Logits(logits)), Together()
+        yield from together.add(parameters, logits, error, logits)
         with torch.no_grad():
             inputs, batch = self._contrasted(model, record, logits), record.input.shape[0]
         del logits, error
@@ -179,8 +179,9 @@ class ForwardForward(LearningMethod):
                 h, goodness = block(model, *inputs[: len(block.inputs)])
             inputs = [h.detach(), *inputs[1:]]
             if parameters:
-                yield from self._learn(model, record, block, h, goodness, batch, parameters)
+                yield from self._learn(model, record, block, h, goodness, batch, parameters, together)
             del h, goodness
+        yield from together.rest()
 
     def _tracked(self, model: RewrittenModel, prediction: str) -> AbstractContextManager[None]:
         """A step passes each norm twice, and the two differ: the running statistics are those of the pass by which the model predicts."""
@@ -195,6 +196,7 @@ class ForwardForward(LearningMethod):
         goodness: Tensor,
         batch: int,
         parameters: dict[str, nn.Parameter],
+        together: Together,
     ) -> Updates:
         with torch.enable_grad(), phase("goodness"):
             if is_whole() and self.goodness != "spatial":
@@ -207,8 +209,8 @@ class ForwardForward(LearningMethod):
                 unequal, mean = peer_loss(h[:batch], peers, block.index in model.inserted.peers.units_last)
                 loss = loss + self.peer_normalisation * unequal
                 yield Update(f"{INSERTED}.{name}", peers, value=mean)
-            loss = loss * record.loss_scale
-        yield from local_gradients(parameters, loss)
+            loss = record.scaled(loss)
+        yield from together.add(parameters, loss, None, h)
 
     def _contrasted(self, model: RewrittenModel, record: StepRecord, logits: Tensor) -> list[Tensor]:
         """The batch of positive, then negative samples, as inputs of the first block."""

@@ -24,9 +24,9 @@ from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.training_mode import untracked_statistics
 from ...passes import fold_batch_norm, insert_block_walls, insert_goodness_heads, share_dropout_masks
-from ..base import LearningMethod, Logits, StepRecord, Updates, require_logits, require_trainable
+from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_logits, require_trainable
 from ..heads import ChannelGroups, ProjectionHead
-from ..local_gradients import local_gradients
+from ..local_gradients import Together, local_gradients
 from ..scheme import Ranking, resolve, train_only
 from .fitted import fit_heads, load_heads
 
@@ -173,7 +173,7 @@ class LocalLoss(LearningMethod):
         if self.error == "output":
             yield from self._from_the_output(model, record)
             return
-        h, total = record.input, None
+        h, total, together = record.input, None, Together()
         predicting = model.block_runners[-2] if self.prediction == "last" else model.block_runners[-1]
         for block in model.block_runners[: predicting.index]:
             parameters = block.parameters(model)
@@ -184,9 +184,13 @@ class LocalLoss(LearningMethod):
             if parameters:
                 goodness = self._ahead(model, block.index, h, goodness)
                 with torch.enable_grad(), phase("goodness"):
-                    loss = cross_entropy(goodness, record.target) * record.loss_scale
-                yield from self._learned(model, parameters, loss)
-                del loss
+                    loss = record.scaled(cross_entropy(goodness, record.target))
+                if self.lookahead:  # its graph holds the blocks ahead
+                    updates = local_gradients(parameters, loss)
+                else:
+                    updates = together.add(parameters, loss, None, h)
+                yield from self._learned(model, updates)
+                del loss, updates
             del goodness
         with torch.enable_grad(), phase("forward"):
             logits = predicting(model, h.detach())[-1]
@@ -194,11 +198,13 @@ class LocalLoss(LearningMethod):
                 logits = logits + total
         del h, total
         error = yield Logits(logits)
-        yield from self._learned(model, predicting.parameters(model), logits, error)
+        yield from self._learned(model, together.add(predicting.parameters(model), logits, error, logits))
+        yield from self._learned(model, together.rest())
 
-    def _learned(self, model: RewrittenModel, parameters: Mapping[str, Tensor], output: Tensor, error: Tensor | None = None) -> Updates:
-        """The updates of a block, of weights that learn in part their parts."""
-        for update in local_gradients(parameters, output, error):
+    def _learned(self, model: RewrittenModel, updates: Updates) -> Updates:
+        """The updates, of weights that learn in part their parts."""
+        for update in updates:
+            assert isinstance(update, Update)
             part = model.part_of(update.name)
             if part is None or update.gradient is None:
                 yield update
@@ -230,7 +236,7 @@ class LocalLoss(LearningMethod):
                     h, *more = block(model, h.detach())
                 if parameters:
                     seen = self._ahead(model, block.index, h, more[0] if more else h)
-                    yield from self._learned(model, parameters, seen, error)
+                    yield from self._learned(model, local_gradients(parameters, seen, error))
                     del seen
                 del more
 

@@ -17,7 +17,7 @@ from ...errors import RewriteError, StepError
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32
 from ...graph.gradients import gradients
-from ...graph.phase import layer, phase
+from ...graph.phase import is_traced, layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.units import Residual, Unit, find_units
 from ...passes import fold_batch_norm, insert_feedback_projection, insert_normalisation, share_dropout_masks
@@ -31,6 +31,7 @@ from ..base import (
     require_logits,
     require_trainable,
 )
+from ..local_gradients import Together
 from ..mirroring import mirrored, turned
 from .feedback import FeedbackProjection
 from .scaling import SampleStandardise, UpdateScale, input_magnitude, update_factor
@@ -159,11 +160,11 @@ class Pepita(LearningMethod):
         if self.second_pass == "tangent":
             yield from self._tangent_updates(model, record, matrix, share)
             return
-        first, kept = Walk(model, record.input, "forward"), {}
+        first, kept, together = Walk(model, record.input, "forward"), {}, Together()
         for unit in hidden:
             kept[unit.z] = first.run(unit, learns=self.variant != "standard" and not self.recompute), first.take(unit)
             if self.variant == "time_local":
-                yield from _gradients(model, unit, *self._terms(unit, share, None, kept.pop(unit.z), None))
+                yield from _gradients(model, unit, *self._terms(unit, share, None, kept.pop(unit.z), None), together)
             elif self.recompute:
                 del kept[unit.z]
         first.run(last)
@@ -180,16 +181,17 @@ class Pepita(LearningMethod):
             pair = second.run(unit, learns=True), second.take(unit)
             terms = self._terms(unit, share, error, kept.pop(unit.z, None), pair)
             del pair
-            yield from _gradients(model, unit, *terms)
+            yield from _gradients(model, unit, *terms, together)
         second.run(last, learns=True, through=True)
         with torch.no_grad(), phase("error"):
             if self.output_error == "modulated":
                 error = _error_of_second_pass(error, logits, second.output)
             deltas = [error * share]
-        yield from _gradients(model, last, [second.output], deltas)
+        yield from _gradients(model, last, [second.output], deltas, together)
+        yield from together.rest()
 
     def _tangent_updates(self, model: RewrittenModel, record: StepRecord, matrix: Tensor | None, share: float) -> Updates:
-        (*hidden, last), kept = model.inserted.units, {}
+        (*hidden, last), kept, together = model.inserted.units, {}, Together()
         walk = Walk(model, record.input, "forward")
         for unit in hidden:
             kept[unit.z] = what_it_reads(unit, walk), walk.run(unit, learns=not self.recompute)
@@ -213,12 +215,13 @@ class Pepita(LearningMethod):
                 factor = share * update_factor(self.update_scale, unit.positions, change, error)
                 deltas = [change * -factor]
             del read, change
-            yield from _gradients(model, unit, [z], deltas)
+            yield from _gradients(model, unit, [z], deltas, together)
         if self.recompute:
             walk.run(last, learns=True, through=True)
         with torch.no_grad(), phase("error"):
             deltas = [error * share]
-        yield from _gradients(model, last, [walk.output], deltas)
+        yield from _gradients(model, last, [walk.output], deltas, together)
+        yield from together.rest()
 
     def _terms(
         self, unit: Unit, share: float, error: Tensor | None, first: Pair | None, second: Pair | None
@@ -250,10 +253,13 @@ class Pepita(LearningMethod):
         return turned(matrix, -sum(estimates), share)
 
 
-def _gradients(model: RewrittenModel, unit: Unit, outputs: list[Tensor], deltas: list[Tensor]) -> Updates:
+def _gradients(model: RewrittenModel, unit: Unit, outputs: list[Tensor], deltas: list[Tensor], together: Together) -> Updates:
     """The vector-Jacobian product of one layer; lets go of what it was computed from before it hands anything out."""
     parameters = unit.parameters(model)
     if not parameters:
+        return
+    if len(outputs) == 1 and not is_traced():
+        yield from together.add(parameters, outputs[0], deltas.pop(), outputs.pop())
         return
     with phase("update"), layer(unit.path):
         grads, owned = gradients(outputs, list(parameters.values()), deltas)
