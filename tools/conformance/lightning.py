@@ -46,7 +46,7 @@ LIMITS = {
         "no training forward came before",
         r"loss\.backward\(\) was called",
     ),
-    "a loss that is not finite is refused": (r"the loss is (nan|-?inf)",),
+    "a loss that is not finite is refused": (r"the loss is (nan|-?inf)", "loss at the logits is not finite"),
     "nothing for the rule to learn": (
         "finds no weight matrix to prune",
         "finds no batch norm",
