@@ -28,9 +28,13 @@ class Together:
 
     On the host the start of a call takes longer than a small block's own backward. A traced step, which a device runs, and a block of many
     activations go one by one: there it is the memory that counts.
+
+    Args:
+        wait: whether they wait at all.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, wait: bool = True) -> None:
+        self._wait = wait
         self._outputs: list[Tensor] = []
         self._errors: list[Tensor | None] = []
         self._parameters: dict[str, Tensor] = {}
@@ -42,7 +46,7 @@ class Together:
         Args:
             h: the block's activation, by whose size it waits or does not.
         """
-        if is_traced() or h.numel() > WAIT:
+        if not self._wait or is_traced() or h.numel() > WAIT:
             yield from local_gradients(parameters, output, error)
         elif parameters and output.requires_grad:
             known = self._parameters.values()

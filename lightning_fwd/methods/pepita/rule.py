@@ -118,6 +118,11 @@ class Pepita(LearningMethod):
         model.inserted.unit_input = start.name
         model.inserted.unit_output = next(n for n in model.graph.nodes if n.op == "output").args[0].name
 
+    @property
+    def _waits(self) -> bool:
+        """Not where it was asked to keep little."""
+        return not self.recompute and self.variant != "time_local"
+
     def _check(self) -> None:
         if self.variant == "time_local" and self.update_scale == "activity":
             raise RewriteError(
@@ -160,7 +165,7 @@ class Pepita(LearningMethod):
         if self.second_pass == "tangent":
             yield from self._tangent_updates(model, record, matrix, share)
             return
-        first, kept, together = Walk(model, record.input, "forward"), {}, Together()
+        first, kept, together = Walk(model, record.input, "forward"), {}, Together(self._waits)
         for unit in hidden:
             kept[unit.z] = first.run(unit, learns=self.variant != "standard" and not self.recompute), first.take(unit)
             if self.variant == "time_local":
@@ -191,7 +196,7 @@ class Pepita(LearningMethod):
         yield from together.rest()
 
     def _tangent_updates(self, model: RewrittenModel, record: StepRecord, matrix: Tensor | None, share: float) -> Updates:
-        (*hidden, last), kept, together = model.inserted.units, {}, Together()
+        (*hidden, last), kept, together = model.inserted.units, {}, Together(self._waits)
         walk = Walk(model, record.input, "forward")
         for unit in hidden:
             kept[unit.z] = what_it_reads(unit, walk), walk.run(unit, learns=not self.recompute)
