@@ -39,7 +39,12 @@ LIMITS = {
     ),
     "labels in the batch": ("needs the labels of the batch", "got labels"),
     "no example input": ("no example input to capture",),
-    "the network cannot be told": ("has no forward, and none of its children", "has no parameters yet", "no parameters left to train"),
+    "the network cannot be told": (
+        "has no forward, and none of its children",
+        "has no parameters yet",
+        "no parameters left to train",
+        "computed a loss without calling its network",
+    ),
     "the loss comes from the logits alone": (
         "does not depend on the logits",
         "otherwise than through the logits",
