@@ -2,9 +2,12 @@
 
 import gc
 import logging
+import os
 
-import pytest
-import torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the processes that tests start, too
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 # Graphs are made of millions of small objects that live long: the collector would look through them all again every 700 new ones.
 gc.freeze()

@@ -141,7 +141,11 @@ def test_what_it_cannot_do_it_refuses_and_changes_nothing(exported, tmp_path):
     assert HostC(npu, folder, tmp_path).hostile(images) == 0
 
 
+SLOW = [pytest.param(train, marks=pytest.mark.slow) for train in ("head", "zeroth-order", "forward-forward")]
+
+
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
+@pytest.mark.parametrize("exported", ["norms", *SLOW], indirect=True)
 def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(exported):
     npu, images, source, folder, train = exported
     report = run_on_board(npu, source, folder, images[: 2 * BATCH], BATCH, train=train)
@@ -151,6 +155,7 @@ def test_on_an_emulated_cortex_m55_it_learns_the_records_of_the_python_loop(expo
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason="the cross-compiler is not installed")
+@pytest.mark.parametrize("exported", ["head"], indirect=True)
 def test_a_board_that_finds_other_records_says_so(exported):
     npu, images, source, folder, train = exported
     model = folder / "lfwd_npu_model.c"

@@ -19,7 +19,10 @@ from lightning_fwd.errors import LightningFwdError
 OURS = "/* SPDX-License-Identifier: Apache-2.0 */"
 
 
-@pytest.mark.parametrize("train", ["head", "norms", "zeroth-order", "forward-forward"])
+SLOW = [pytest.param(train, marks=pytest.mark.slow) for train in ("head", "zeroth-order", "forward-forward")]  # test_c.py runs their C
+
+
+@pytest.mark.parametrize("train", ["norms", *SLOW])
 def test_the_folder_and_its_report(tiny, tmp_path, train):
     torch.manual_seed(0)
     (tmp_path / "c").mkdir()
