@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +16,14 @@ from ..graph.rewritten import RewrittenModel
 from ..graph.stored_as import StoredAs
 from ..graph.whole import whole_operations
 from ..integer import Integer, IntegerRule, IntegerStep, lower_step
-from ..integer.calibrate import calibrate_activations, calibrate_weights, exponent_buffers
+from ..integer.body_rules import BODY
+from ..integer.calibrate import calibrate_activations, calibrate_weights, exponent_buffers, largest
 from ..integer.judging import NATS, entropies, losses
-from ..integer.lower_step import masters_stored_as, to_integers
+from ..integer.lower_step import masters_stored_as, needed, to_integers
 from ..integer.lowering import PREFIX, exponents_of
 from ..integer.masters import UNKNOWN, from_bias, from_master, quantise
 from ..integer.rate import Rate
+from ..integer.split import hands_back, learning_inputs, split_floats
 from ..methods import rewrite
 from ..trace import StepGraph, trace_inference
 from ..trace.optimizers import is_optimizer_state
@@ -83,12 +86,15 @@ class IntegerStages:
         traced = [model.method.traced(model, *batch[0]) for model, batch in zip(models, batches, strict=True)]
         trained = dict.fromkeys(name for step in traced for name in step.trained)
         self.masters = tuple(name for name in trained if not is_inserted(name))
-        steps = [lower_step(step, settings.error_bits, self.masters) for step in traced]
+        self.split = _split(traced, models)
+        steps = [lower_step(step, settings.error_bits, self.masters, True, self.split) for step in traced]
         self._model, self._forwards = models[0], dict[tuple[int, ...], IntegerStep]()
-        self._exponents = exponent_buffers(self._forward(1))
+        self._scales, self._exponents = dict[str, float](), exponent_buffers(self._forward(1))
         self._calibrate(self._forward(1), self._model, self._exponents, self._batches(1, self._model))
-        self._known = set(self._forward(1).graph.state)
-        self.state, self.stages = to_integers(self._forward(1), self._floats(self._model, self._exponents)), list[IntegerStage]()
+        self._known = {PREFIX + name for name in self._exponents}
+        floats = split_floats(self._floats(self._model, self._exponents), self.split)
+        self.state, self.stages = to_integers(self._forward(1), floats, self._scales), list[IntegerStage]()
+        self.state[f"{PREFIX}input"] = self._exponents["input"]
         for stage, model, step, name, batch in zip(stages, models, steps, names, batches, strict=True):
             self.stages.append(self._stage(stage, model, step, name, batch))
         changed = dict.fromkeys(n for s in self.stages for n in s.step.graph.mutated if n in self.state)
@@ -122,7 +128,7 @@ class IntegerStages:
         if key not in self._forwards:
             with whole_operations():
                 x = self._source[:1].expand(batch, *self._source.shape[1:]).contiguous()
-                self._forwards[key] = lower_step(trace_inference(self._model, x), self.settings.error_bits, self.masters)
+                self._forwards[key] = lower_step(trace_inference(self._model, x), self.settings.error_bits, self.masters, True, self.split)
         return self._forwards[key]
 
     @property
@@ -138,9 +144,15 @@ class IntegerStages:
         self, step: IntegerStep, model: RewrittenModel, exponents: dict[str, Tensor], batches: list[tuple[Tensor, Tensor]]
     ) -> None:
         """Exponents that are unknown yet: of weights by their largest, of activations by the largest of all batches."""
-        calibrate_weights(step, model, exponents, self.settings)
+        calibrate_weights(step, split_floats(self._floats(model, exponents), self.split), exponents, self.settings)
         floats = self._floats(model, exponents)
         unknown = {name for name, value in exponents.items() if int(value.max()) == UNKNOWN}
+        ranges = {name: node for name, node in step.ranges.items() if name not in self._scales}
+        for x, y in batches if ranges else ():
+            seen = largest(step, floats, x, y, set(ranges.values()))
+            for name, node in ranges.items():
+                scale = max(seen[node], 2.0**-20) / (255 if step.body[name].gives.zero else 127)
+                self._scales[name] = max(self._scales.get(name, 0.0), scale)
         for x, y in batches if unknown else ():
             found = {name: value.clone() for name, value in exponents.items()}
             calibrate_activations(step, floats, x, y, found)
@@ -154,7 +166,13 @@ class IntegerStages:
             n: self._exponents.get(n, value) if PREFIX + n in self._known else value for n, value in exponent_buffers(step).items()
         }
         self._calibrate(step, model, exponents, batches)
-        values = to_integers(step, self._floats(model, exponents))
+        if strays := [n for n, layer in step.body.items() if layer != self._forward(1).body.get(n)]:
+            raise RewriteError(
+                f"stage {stage.name}: {strays[0].removeprefix(BODY)} is another computation in its step than in a prediction",
+                "the frozen body is one for all stages",
+                "leave the stage out",
+            )
+        values = to_integers(step, split_floats(self._floats(model, exponents), self.split), self._scales)
         shared = {
             n for n in values if n in self.state or (not _is_own(n) and not n.startswith(PREFIX)) or n in map(exponents_of, self.masters)
         }
@@ -170,7 +188,7 @@ class IntegerStages:
     def stored_as(self) -> dict[str, StoredAs]:
         """What the weights that learn are on the device."""
         parameters = dict(self._model.named_parameters(remove_duplicate=False))
-        return masters_stored_as({name: parameters[name] for name in self.masters}, self.state, self.weights)
+        return masters_stored_as({name: parameters[name] for name in self.masters}, self.state, self.weights, self.split)
 
     # ---- running
 
@@ -190,11 +208,25 @@ class IntegerStages:
         parameters = dict(model.named_parameters(remove_duplicate=False))
         with torch.no_grad():
             for name in self.masters:
-                exponents = state.get(exponents_of(name))
-                parameters[name].copy_(from_bias(state[name]) if parameters[name].ndim == 1 else from_master(state[name], exponents))
+                parameter, exponents = parameters[name], state.get(exponents_of(name))
+                value = from_bias(state[name]) if parameter.ndim == 1 else from_master(state[name], cast(Tensor, exponents))
+                parameter.copy_(parameter.index_copy(1, self.split[name], value) if name in self.split else value)
         plain = copy.deepcopy(self._net)
         plain.load_state_dict(model.undo().state_dict())
         return plain.eval()
+
+
+def _split(traced: Sequence[StepGraph], models: Sequence[RewrittenModel]) -> dict[str, Tensor]:
+    """Weights of which the same inputs learn in every stage that trains them."""
+    found, whole = dict[str, Tensor](), set[str]()
+    for step, model in zip(traced, models, strict=True):
+        parts = learning_inputs(step, needed(step), dict(model.named_buffers()))
+        for name in step.trained:
+            if name not in parts or not torch.equal(found.setdefault(name, parts[name]), parts[name]):
+                whole.add(name)
+        wanted = needed(step)
+        whole |= {name for name in found if name in step.state and hands_back(step, wanted, name)}
+    return {name: index for name, index in found.items() if name not in whole}
 
 
 def _without_dropout(net: nn.Module) -> nn.Module:

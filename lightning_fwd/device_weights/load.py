@@ -53,14 +53,27 @@ def load_device_weights(model: nn.Module, file: Given, table: str | Path | None 
     for row in known.tensors:
         if is_inserted(row.model) and not isinstance(model, RewrittenModel):
             continue
-        if row.model not in state or state[row.model].shape != row.shape:
+        if row.model not in state or not _is_of(row, tuple(state[row.model].shape)):
             has = f"is {tuple(state[row.model].shape)}" if row.model in state else "is missing"
             raise LightningFwdError(f"{row.model} {has} in the model, {row.shape} on the device", "it is another network", _SAME)
-        changed[row.model] = state[row.model], _value(row, stored, isinstance(model, RewrittenModel))
+        changed[row.model] = state[row.model], _whole(row, state[row.model], _value(row, stored, isinstance(model, RewrittenModel)))
     require_finite({name: value for name, (_, value) in changed.items()}, _name(file))
     with torch.no_grad():
         for place, value in changed.values():
             place.copy_(value)
+
+
+def _is_of(row: Stored, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape has it, or the inputs of it that are stored."""
+    if row.index is None:
+        return shape == row.shape
+    fits = len(shape) == len(row.shape) > 1 and row.index.numel() == row.shape[1] and row.index.dtype == torch.int64
+    return fits and shape[:1] + shape[2:] == row.shape[:1] + row.shape[2:] and 0 <= int(row.index.min()) <= int(row.index.max()) < shape[1]
+
+
+def _whole(row: Stored, present: Tensor, value: Tensor) -> Tensor:
+    """The tensor with what is stored of it."""
+    return value if row.index is None else present.detach().index_copy(1, row.index, value.to(present.dtype))
 
 
 def _require_model(model: nn.Module, table: Table) -> None:

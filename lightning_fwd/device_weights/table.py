@@ -42,6 +42,11 @@ class Stored:
     plain: StoredAs | None = None
 
     @property
+    def index(self) -> Tensor | None:
+        """Which inputs of the model's tensor it holds; None: all."""
+        return self.memory.index if self.memory else None
+
+    @property
     def nbytes(self) -> int:
         return prod(self.shape) * getattr(torch, self.dtype).itemsize
 
@@ -106,6 +111,8 @@ def write_table(table: Table, folder: str | Path) -> Path:
             if form is not None:
                 row[kind] = {"name": form.name, "exponents": form.exponents}
                 tensors |= {f"{number}.{kind}.factor": form.factor.float().cpu(), f"{number}.{kind}.offset": form.offset.float().cpu()}
+                if form.index is not None:
+                    tensors[f"{number}.{kind}.index"] = form.index.cpu()
         rows.append(row)
     others = {name: getattr(table, name) for name in ("rule", "network", "model_hash", "state_bytes", "own_forward", "frozen", "digest")}
     head = json.dumps({"version": _VERSION, **others, "tensors": rows}).encode()
@@ -139,7 +146,7 @@ def read_table(path: str | Path) -> Table:
 def _stored(row: dict[str, Any], number: int, content: dict[str, Tensor]) -> Stored:
     forms = {
         kind: StoredAs(str(row[kind]["name"]), content[f"{number}.{kind}.factor"], content[f"{number}.{kind}.offset"],
-                       str(row[kind]["exponents"]))
+                       str(row[kind]["exponents"]), content.get(f"{number}.{kind}.index"))
         for kind in ("memory", "plain") if kind in row
     }  # fmt: skip
     shape = tuple(int(n) for n in row["shape"])

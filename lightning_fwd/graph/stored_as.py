@@ -17,12 +17,14 @@ class StoredAs:
         name: of what is stored; under an inserted module's path, so that no plain ``load_state_dict`` takes it for the plain tensor.
         factor, offset: broadcast against the tensor.
         exponents: name of the stored tensor that holds them, int8 ``(out,)``; "" for none.
+        index: where the inputs (dimension 1) alone are stored that learn: which they are.
     """
 
     name: str
     factor: Tensor
     offset: Tensor
     exponents: str = ""
+    index: Tensor | None = None
 
     def plain(self, stored: Tensor, exponents: Tensor | None = None) -> Tensor:
         """What the stored tensor is in the plain model, in float32."""

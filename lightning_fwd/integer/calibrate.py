@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor, fx, nn
+from collections.abc import Mapping
 
+import torch
+from torch import Tensor, fx
+
+from .body_rules import BODY
 from .lower_step import IntegerStep
 from .lowering import PREFIX
 from .masters import UNKNOWN, fits, row_exponents, value_exponent
@@ -27,18 +30,16 @@ class _Largest(fx.Interpreter):
 
 def exponent_buffers(*steps: IntegerStep) -> dict[str, Tensor]:
     """Every exponent that the steps read, by the name of its buffer in ``inserted.integer``; unknown yet."""
-    return {
-        name.removeprefix(PREFIX): torch.full(step.graph.node(name).meta["val"].shape, UNKNOWN, dtype=torch.int8)
-        for step in steps
-        for name in step.graph.state
-        if name.startswith(PREFIX)
-    }
+    shapes = {name: (1,) for step in steps for name in step.activations}  # the body reads some as constants
+    for step in steps:
+        read = [name for name in step.graph.state if name.startswith(PREFIX) and not name.startswith(BODY)]
+        shapes |= {name: tuple(step.graph.node(name).meta["val"].shape) for name in read}
+    return {name.removeprefix(PREFIX): torch.full(shape, UNKNOWN, dtype=torch.int8) for name, shape in shapes.items()}
 
 
 @torch.no_grad()
-def calibrate_weights(step: IntegerStep, model: nn.Module, buffers: dict[str, Tensor], settings: Integer) -> None:
+def calibrate_weights(step: IntegerStep, parameters: Mapping[str, Tensor], buffers: dict[str, Tensor], settings: Integer) -> None:
     """Exponents of rows that have none yet, or whose weights were exchanged for larger ones."""
-    parameters = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
     for name in step.weights:
         learns, exponents = name in step.masters, buffers[name.replace(".", "/")]
         if int(exponents[0]) == UNKNOWN or not fits(parameters[name], exponents, learns):
@@ -57,11 +58,18 @@ def calibrate_activations(
     missing = {name: node for name, node in step.activations.items() if int(buffers[name.removeprefix(PREFIX)]) == UNKNOWN}
     if not missing:
         return
+    found = largest(step, state, x, target, set(missing.values()))
+    for name, node in missing.items():
+        buffers[name.removeprefix(PREFIX)].copy_(value_exponent(found[node]))
+
+
+@torch.no_grad()
+def largest(step: IntegerStep, state: Mapping[str, Tensor], x: Tensor, target: Tensor | None, nodes: set[str]) -> dict[str, float]:
+    """The largest magnitude of nodes of the float step, on one batch. Arguments as of :func:`calibrate_activations`."""
     names = {node: name for name, node in (step.source.inputs | step.source.state).items()}
-    known = state | {"input": x, "target": target}
+    known = dict(state) | {"input": x, "target": target}
     holders = [n for n in step.source.graph.nodes if n.op == "placeholder"]
     values = [known[names[n.name]] if names[n.name] in known else torch.zeros(n.meta["val"].shape) for n in holders]
-    largest = _Largest(step.source.module, set(missing.values()))
-    largest.run(*values)
-    for name, node in missing.items():
-        buffers[name.removeprefix(PREFIX)].copy_(value_exponent(largest.found[node]))
+    run = _Largest(step.source.module, nodes)
+    run.run(*values)
+    return run.found

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import replace
 
 import torch
 from torch import fx
 
 from ..graph import bit_mask  # noqa: F401  (defines lfwd::positive_bits)
 from .lowering import Lowering, lfwd, rule
+from .split import split_sum
 from .values import Gradient, Transposed, Value
 
 aten = torch.ops.aten
@@ -52,9 +54,14 @@ def _fits(low: Lowering, node: fx.Node, products: int) -> None:
 
 def linear(low: Lowering, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> Value:
     """``x (B, in)`` times the transposed weight ``(out, in)``; ``weight`` and ``bias`` are placeholders of the float step."""
-    a, exponents = low.activation(x), low.weight_exponents(low.names[weight.name])
+    a, name = low.activation(x), low.names[weight.name]
     _fits(low, node, _shape(weight)[1])
     b = None if bias is None else low.values[bias]
+    if name in low.split:
+        x_exponent = low.exponent_node(a.exponent)
+        both = split_sum(low, name, a, b, lambda x, w, rows, b: low.emit(lfwd.int_linear, x, w, rows, b, x_exponent))
+        return Value(*both, "sum", a.factor, learned=a.learned or low.learns(weight))
+    exponents = low.weight_exponents(name)
     acc = low.emit(lfwd.int_linear, a.node, low.values[weight], exponents, b, low.exponent_node(a.exponent))
     learned = a.learned or low.learns(weight) or (bias is not None and low.learns(bias))
     return Value(acc, low.plus(a.exponent, exponents), "sum", a.factor, learned=learned)
@@ -87,9 +94,14 @@ def convolution(low: Lowering, node: fx.Node) -> Value:
     if transposed or len(stride) > 2 or weight.op != "placeholder":
         raise low.refuse(node, "a transposed or 3-d convolution, or a weight that is computed")
     _fits(low, node, math.prod(_shape(weight)[1:]))
-    a, exponents = low.activation(x), low.weight_exponents(low.names[weight.name])
+    a, name = low.activation(x), low.names[weight.name]
     b = None if bias is None else low.values[bias]
     geometry = (list(stride), list(padding), list(dilation), groups)
+    if name in low.split:
+        x_exponent = low.exponent_node(a.exponent)
+        both = split_sum(low, name, a, b, lambda x, w, rows, b: low.emit(lfwd.int_conv, x, w, rows, b, x_exponent, *geometry))
+        return Value(*both, "sum", a.factor, learned=a.learned or low.learns(weight) or (bias is not None and low.learns(bias)))
+    exponents = low.weight_exponents(name)
     acc = low.emit(lfwd.int_conv, a.node, low.values[weight], exponents, b, low.exponent_node(a.exponent), *geometry)
     learned = a.learned or low.learns(weight) or (bias is not None and low.learns(bias))
     return Value(acc, low.plus(a.exponent, exponents), "sum", a.factor, learned=learned)
@@ -159,6 +171,9 @@ def pad(low: Lowering, node: fx.Node) -> Value:
 def select(low: Lowering, node: fx.Node) -> object:
     source, dim, index = node.args
     value = low.values[source]
+    if isinstance(value, Gradient) and value.x is not None and dim == 1 and (value.geometry is None or value.geometry[3] == 1):
+        part = value.x.on(low.emit(aten.index_select.default, value.x.node, 1, low.values[index]))
+        return replace(value, x=part)
     if not isinstance(value, Value):
         return None  # of a weight: the shape that its gradient takes, or what the optimizer writes; neither is lowered
     a = low.activation(source)

@@ -8,7 +8,7 @@ lowered but its factors are: the update multiplies them by the rate, adds up and
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
@@ -18,9 +18,12 @@ from ..graph.stored_as import StoredAs
 from ..trace import StepGraph
 from . import backward_rules, forward_rules, goodness_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
 from .arithmetic import BIAS_EXPONENT, HALF, VIEW_BITS
+from .body import BodyLayer, BodySum
+from .body_rules import body_of, lower_body
 from .lower_updates import MOMENTUM, lower_update
 from .lowering import Lowering, exponents_of, rule_of
 from .masters import to_bias, to_frozen, to_master
+from .split import declare_split
 from .values import Value
 
 
@@ -36,6 +39,7 @@ class IntegerStep:
         activations: name of each activation's exponent, to the node of the float step whose values it scales.
         weights: names of the matrices that the step reads. trained: of all parameters that it changes. masters: of these, and of those
             that another step over the same weights changes: they are int16 here too.
+        body: layers of the frozen body, by the name of their constants. ranges: of its values, to the node of the float step.
     """
 
     graph: StepGraph
@@ -44,15 +48,21 @@ class IntegerStep:
     weights: tuple[str, ...]
     trained: tuple[str, ...]
     masters: tuple[str, ...]
+    body: dict[str, BodyLayer | BodySum] = field(default_factory=dict)
+    ranges: dict[str, str] = field(default_factory=dict)
 
 
-def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...] = ()) -> IntegerStep:
+def lower_step(
+    source: StepGraph, error_bits: int = 16, masters: tuple[str, ...] = (), body: bool = False, split: Mapping[str, Tensor] | None = None
+) -> IntegerStep:
     """Lower a training step or an inference.
 
     Args:
         source: as traced inside :func:`lightning_fwd.graph.whole.whole_operations`, with :func:`cross_entropy` as the loss;
             with momentum, if the integer step shall have it (its value is an input).
         masters: parameters that other steps over the same weights change, which are int16 here too.
+        split: weights of which some inputs learn, to their indices: masters of these alone (:mod:`.split`).
+        body: lower what is frozen in front of what learns as :mod:`.body` does.
         error_bits: of the widest errors, 8 to 16; layers with many outputs take fewer, so that no sum overflows.
 
     Raises:
@@ -60,12 +70,18 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
     """
     masters = tuple(dict.fromkeys((*source.trained, *masters)))
     low = Lowering(source, error_bits, masters)
-    wanted, ready = _needed(source), _updates_by_moment(source)
+    wanted, ready = needed(source), _updates_by_moment(source)
+    low.wanted, low.body = wanted, body_of(source, masters, wanted) if body else set()
+    low.split = split or {}
     momentum = any(name.startswith(MOMENTUM) for name in source.state)
     for node in source.graph.nodes:
         low.at = node
-        if node in wanted and node.op == "placeholder":
+        if node in wanted and node.op == "placeholder" and low.names[node.name] in low.split:
+            low.values[node] = declare_split(low, low.names[node.name], len(low.split[low.names[node.name]]))
+        elif node in wanted and node.op == "placeholder":
             low.declare(node)
+        elif node in low.body:
+            lower_body(low, node)
         elif node in wanted and node.op == "call_function":
             rule = rule_of(node)
             if rule is None:
@@ -80,15 +96,23 @@ def lower_step(source: StepGraph, error_bits: int = 16, masters: tuple[str, ...]
             "the logits are no sums of a layer", "the softmax of an integer step reads those", "end the model in a linear layer"
         )
     graph = low.finish(logits.node, low.exponent_node(logits.exponent))
-    return IntegerStep(graph, source, low.activations, tuple(low.weights), source.trained, masters)
+    return IntegerStep(graph, source, low.activations, tuple(low.weights), source.trained, masters, low.body_layers, low.ranges)
 
 
-def to_integers(step: IntegerStep, floats: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state that a lowered graph reads, of a model's parameters and buffers, exponents among them; velocities are zero."""
-    state = {}
+def to_integers(step: IntegerStep, floats: Mapping[str, Tensor], scales: Mapping[str, float] | None = None) -> dict[str, Tensor]:
+    """The state that a lowered graph reads, of a model's parameters and buffers, exponents among them; velocities are zero.
+
+    Args:
+        scales: of values of the body, by name.
+    """
+    state, constants = {}, dict[str, Tensor]()
+    for name, layer in step.body.items():
+        constants |= {f"{name}/{what}": value for what, value in layer.constants(floats, scales or {}).items()}
     for name in step.graph.state:
         like = step.graph.node(name).meta["val"]
-        if name.startswith(MOMENTUM):
+        if name in constants:
+            state[name] = constants[name]
+        elif name.startswith(MOMENTUM):
             state[name] = torch.zeros(like.shape, dtype=like.dtype)
         elif not floats[name].is_floating_point():
             state[name] = floats[name]
@@ -99,7 +123,9 @@ def to_integers(step: IntegerStep, floats: Mapping[str, Tensor]) -> dict[str, Te
     return state
 
 
-def masters_stored_as(trained: Mapping[str, Tensor], exponents: Mapping[str, Tensor], mutated: Collection[str]) -> dict[str, StoredAs]:
+def masters_stored_as(
+    trained: Mapping[str, Tensor], exponents: Mapping[str, Tensor], mutated: Collection[str], split: Mapping[str, Tensor] | None = None
+) -> dict[str, StoredAs]:
     """What parameters that learn are on the device: a master and its row's exponents, or a bias.
 
     Args:
@@ -114,11 +140,11 @@ def masters_stored_as(trained: Mapping[str, Tensor], exponents: Mapping[str, Ten
         factor, learned = torch.tensor(2.0**-VIEW_BITS), kept in mutated
         if not learned:
             factor = factor * torch.exp2(-exponents[kept].float()).reshape(-1, *[1] * (parameter.ndim - 1))
-        said[name] = StoredAs(own, factor, torch.tensor(float(HALF)), kept if learned else "")
+        said[name] = StoredAs(own, factor, torch.tensor(float(HALF)), kept if learned else "", (split or {}).get(name))
     return said
 
 
-def _needed(source: StepGraph) -> set[fx.Node]:
+def needed(source: StepGraph) -> set[fx.Node]:
     """Nodes of the prediction and of the gradients: neither the loss's value nor the optimizer's arithmetic."""
     by_name = {n.name: n for n in source.graph.nodes}
     stack = [source.results["logits"], *(by_name[name] for name in source.gradients.values()), *map(source.node, source.trained)]
@@ -137,7 +163,7 @@ def _updates_by_moment(source: StepGraph) -> dict[fx.Node, list[tuple[str, fx.No
 
     As soon as the gradient is known and nothing reads the old value any more, so that errors and activations die early.
     """
-    wanted = _needed(source)
+    wanted = needed(source)
     order = {node: i for i, node in enumerate(source.graph.nodes)}
     by_name = {n.name: n for n in source.graph.nodes}
     moments: dict[fx.Node, list[tuple[str, fx.Node]]] = {}

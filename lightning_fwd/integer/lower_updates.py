@@ -87,6 +87,8 @@ def _weight(low: Lowering, name: str, gradient: Gradient, rated: tuple[fx.Node, 
 def _part(low: Lowering, name: str) -> fx.Node | None:
     """Which inputs of a weight learn, where not all do."""
     result = low.source.results[name]
+    if name in low.split:  # its masters are of these alone
+        return None
     if result.target is not torch.ops.aten.index_put.default:
         return None
     *before, index = result.args[1]

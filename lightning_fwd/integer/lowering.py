@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -54,6 +55,9 @@ class Lowering:
         results: name of a result or of state, to the integer node that gives it.
         activations: name of an activation's exponent, to the node of the float step that it scales.
         weights: parameters read, in order.
+        wanted: nodes of the float step that are lowered. body: of these, those of a frozen body. bodies, body_layers, ranges: what each has
+            become, its layers by name, and by name the node whose range gives a scale (:mod:`.body_rules`).
+        split: weights in two parts, to the inputs that learn (:mod:`.split`).
     """
 
     def __init__(self, source: StepGraph, error_bits: int, masters: tuple[str, ...]):
@@ -64,6 +68,12 @@ class Lowering:
         self.state: dict[str, fx.Node] = {}
         self.activations: dict[str, str] = {}
         self.weights: list[str] = []
+        self.wanted: Collection[fx.Node] = ()
+        self.body: Collection[fx.Node] = ()
+        self.bodies: dict[fx.Node, Any] = {}
+        self.body_layers: dict[str, Any] = {}
+        self.ranges: dict[str, str] = {}
+        self.split: Mapping[str, Tensor] = {}
         self._last_placeholder: fx.Node | None = None
         self._cached: dict[tuple, object] = {}
         self._needed: dict[str, fx.Node] = {}
@@ -131,7 +141,9 @@ class Lowering:
 
     def weight_exponents(self, name: str) -> fx.Node:
         """Exponents of a weight's rows, int8 ``(out,)``."""
-        rows = self.source.node(name).meta["val"].shape[0]
+        return self.rows_of(name, self.source.node(name).meta["val"].shape[0])
+
+    def rows_of(self, name: str, rows: int) -> fx.Node:
         return self.state_of(exponents_of(name), (rows,), torch.int8, name.rpartition(".")[0])
 
     # ---- placeholders of the float step
@@ -172,7 +184,7 @@ class Lowering:
 
     def requantised(self, float_node: fx.Node, value: Value, relu: bool) -> Value:
         """A sum as int8 at the exponent of this activation, which is state: it only coarsens, from the next step on."""
-        name = self._activation_name(float_node)
+        name = self.activation_name(float_node)
         self.activations[name] = float_node.name
         out = self.state_of(name, (1,), torch.int8, float_node.meta["layer"])
         mult, below = as_multiplier(value.factor)
@@ -182,7 +194,7 @@ class Lowering:
             self._needed[name] = self.emit(lfwd.int_needed_exponent, value.node, exponent, mult, relu)
         return Value(node, out, "activation", learned=value.learned)
 
-    def _activation_name(self, float_node: fx.Node) -> str:
+    def activation_name(self, float_node: fx.Node) -> str:
         """By the layer, so that a prediction finds the exponents that training left; numbered where a layer has several."""
         layer = float_node.meta["layer"].replace(".", "/") or "network"
         several = (f"{PREFIX}activation/{layer}" + (f"/{k}" if k else "") for k in range(len(self.activations) + 1))
@@ -232,6 +244,7 @@ class Lowering:
             results[COUNTER] = self.emit(lfwd.int_next, counter, phase="update")
         self.graph.output(tuple(results.values())).meta = {"phase": "update", "layer": ""}
         self.graph.eliminate_dead_code()
+        self.weights = [name for name in self.weights if self.state[name].users]
         for name, node in list(self.state.items()):
             if not node.users:
                 self.graph.erase_node(node)

@@ -173,7 +173,8 @@ class IntegerRule(LearningMethod):
         self.prepare(model)
         step, buffers = self.step(model, x, target), dict(model.inserted.integer.named_buffers())
         if model not in self._known:
-            calibrate_weights(step, model, buffers, self.integer)
+            parameters = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
+            calibrate_weights(step, parameters, buffers, self.integer)
             self._known.add(model)
         self._calibrate_activations(model, step, x, target)
         return step

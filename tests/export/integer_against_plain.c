@@ -15,6 +15,8 @@ void plain_lfwd_int_conv_velocity(int16_t *velocity, const lfwd_int_update *u, c
                                   uint16_t *scratch);
 void plain_lfwd_int_linear_back(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
 void plain_lfwd_int_conv_back(const int16_t *e, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, void *scratch, int32_t *acc);
+void plain_lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent,
+                         const lfwd_int_conv_shape *s, void *scratch, int32_t *acc);
 
 void board_init(void) {}
 
@@ -30,6 +32,7 @@ static int16_t a[ROOM], b[ROOM], c[ROOM];
 static int32_t sums_a[ROOM], sums_b[ROOM];
 static int8_t x[ROOM], frozen[ROOM], exponents[64];
 static uint32_t scratch[ROOM];
+static int32_t biases[64];
 
 static int differ(void)
 {
@@ -59,7 +62,7 @@ int main(void)
         int64_t counter = draw(0, 1 << 20), index[16];
         int8_t c_exponent = (int8_t)draw(0, 30), x_exponent = (int8_t)draw(-2, 12);
         const int32_t rate[3] = {20000, 15, draw(0, 3) ? 29491 : 0}, bits = draw(0, 1) ? 16 : draw(6, 15);
-        for (int o = 0; o < 64; o++) exponents[o] = (int8_t)draw(4, 9);
+        for (int o = 0; o < 64; o++) exponents[o] = (int8_t)draw(4, 9), biases[o] = draw(-9999, 9999);
         const lfwd_int_update u = {c, &c_exponent, x, &x_exponent, exponents, &counter, (uint32_t)draw(0, 99)};
         const lfwd_int_weight masters = {b, 0, exponents}, fixed = {0, frozen, exponents};
         int64_t next = 0;
@@ -83,6 +86,9 @@ int main(void)
                 lfwd_int_conv_back(c, k ? &fixed : &masters, &s, scratch, sums_a);
                 plain_lfwd_int_conv_back(c, k ? &fixed : &masters, &s, scratch, sums_b);
                 if (differ()) return 13;
+                lfwd_int_conv(x, k ? &fixed : &masters, (k + n) % 3 ? biases : 0, &x_exponent, &s, scratch, sums_a);
+                plain_lfwd_int_conv(x, k ? &fixed : &masters, (k + n) % 3 ? biases : 0, &x_exponent, &s, scratch, sums_b);
+                if (differ()) return 17;
             }
         }
         const int32_t out = draw(1, 30), in = draw(1, part ? 16 : 70);

@@ -10,13 +10,13 @@ from lightning_fwd_export.boards.build import SEMIHOSTED, emulate, link
 from lightning_fwd_export.generate_c import CSRC
 
 KERNELS = "conv2d_s8 conv2d_s8_dsp conv2d_s8_mve depthwise_s8 depthwise_s8_dsp depthwise_s8_mve linear_s8 pool_s8 elementwise_s8".split()
-KERNELS += "integer_columns integer_back integer_body integer_body_dsp integer_body_mve".split()
+KERNELS += "integer_columns integer_back integer_body integer_body_dsp integer_body_mve integer_layers integer_conv_dsp".split()
 FUNCTIONS = (
     "conv2d_s8 depthwise_conv2d_s8 linear_s8 avg_pool2d_s8 max_pool2d_s8 add_s8 mul_s8 maximum_s8 minimum_s8 clamp_s8 lookup_s8 pad_s8"
 )
 INTEGER = (
     "outer_update outer_velocity conv_update conv_velocity linear_back linear_error conv_back products write_row outer_row back_rows "
-    "back_places widen accelerate_row"
+    "back_places widen accelerate_row linear conv conv_pairs"
 )
 STRICT = "-O2 -std=c99 -Wall -Wextra -Werror -Wconversion -Wshadow -pedantic -ffunction-sections -fno-strict-aliasing".split()
 CORES = {

@@ -80,7 +80,8 @@ class HostLibrary:
         write_sources(sources, folder)
         # -Bsymbolic: the kernels of the host runtime have the same names and are loaded for all
         flags = ["-std=c99", "-O2", "-fno-strict-aliasing", "-fPIC", "-shared", "-Wl,-Bsymbolic", f"-I{folder}", f"-I{folder / 'kernels'}"]
-        kernels = [*sorted((folder / "kernels").glob("integer_*.c")), folder / "kernels/copy.c", folder / "kernels/index.c"]
+        named = ("integer_*.c", "conv2d_s8*.c", "depthwise_s8*.c", "elementwise_s8.c", "copy.c", "index.c")
+        kernels = [file for name in named for file in sorted((folder / "kernels").glob(name))]
         files = [str(folder / "lfwd_model.c"), *map(str, kernels)]
         run_tool([compiler("gcc"), *flags, *files, "-lm", "-o", str(folder / "step.so")], "compiling the step for the host")
         self._library = ctypes.CDLL(str(folder / "step.so"))

@@ -160,7 +160,8 @@ def _linear_error(c: Context) -> str:
 def _conv(c: Context) -> str:
     shape = _shape(c, c.tensor(0), c.tensor(1), c.out, 5)
     operands = f"{c.p(0, 'int8_t')}, {_weight(c, 1, 2)}, {c.p(3, 'int32_t')}, {c.p(4, 'int8_t')}"
-    return f"lfwd_int_conv({operands}, {shape}, {c.pointer(c.out, 'int32_t')})"
+    scratch = c.scratch(6 * math.prod(c.tensor(1).shape[1:]) + 16)
+    return f"lfwd_int_conv({operands}, {shape}, {scratch}, {c.pointer(c.out, 'int32_t')})"
 
 
 @kernel("lfwd::int_conv_error.out")

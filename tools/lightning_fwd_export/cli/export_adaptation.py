@@ -118,11 +118,15 @@ def _print_board(report: LibraryReport, result: BoardAdaptation, truth: Tensor, 
     from ..boards import board as find_board
 
     done |= {"flash_bytes": result.flash, "ram_bytes": result.ram, "stages": [asdict(stage) for stage in result.stages]}
+    counted = dict(zip(["prediction", *report.stages], result.instructions, strict=True))
+    done |= {"instructions": counted}
     (out / "adaptation.json").write_text(json.dumps(done, indent=2) + "\n")
     for name, stage in zip(report.stages, result.stages, strict=True):
         losses = f"loss {stage.before:.3f} -> {stage.after:.3f} on {stage.judged_on} samples"
         console.print(f"{name}: {stage.outcome}, {losses}, {stage.epochs} epochs", highlight=False)
     ram, flash = sum(report.ram_bytes.values()), report.flash_bytes[find_board(result.board).cpu]
     console.print(f"as linked / predicted: RAM {result.ram:,} / {ram:,} bytes, Flash {result.flash:,} / {flash:,} bytes", highlight=False)
+    each = ", ".join(f"{n:,} {name}" for name, n in counted.items())
+    console.print(f"emulated instructions: {each}", highlight=False, soft_wrap=True)
     said = f"{result.board}, {title}: accuracy {right[0]:.1f} % -> {right[1]:.1f} % on {len(truth)} test samples"
     console.print(said, highlight=False, soft_wrap=True)

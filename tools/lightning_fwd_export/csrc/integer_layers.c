@@ -23,27 +23,45 @@ void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *b
         }
 }
 
-void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
-                   int32_t *acc)
+static void conv_plain(const int8_t *x, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, int32_t *acc)
 {
-    const int32_t least = lfwd_smallest(w->exponents, s->out_c), in_g = s->in_c / s->groups, out_g = s->out_c / s->groups;
-    const int32_t taps = s->k_h * s->k_w, plane = s->in_h * s->in_w;
-    for (int32_t b = 0; b < s->batch; b++, x += s->in_c * plane)
-        for (int32_t o = 0; o < s->out_c; o++)
-            for (int32_t i = 0; i < s->out_h; i++)
-                for (int32_t j = 0; j < s->out_w; j++) {
-                    int32_t sum = 0;
-                    for (int32_t c = 0; c < in_g; c++) {
-                        const int8_t *from = x + (o / out_g * in_g + c) * plane;
-                        for (int32_t k = 0; k < s->k_h; k++) {
-                            const int32_t h = i * s->stride_h - s->pad_h + k * s->dil_h;
-                            if (h < 0 || h >= s->in_h) continue;
-                            for (int32_t l = 0; l < s->k_w; l++) {
-                                const int32_t v = j * s->stride_w - s->pad_w + l * s->dil_w;
-                                if (v >= 0 && v < s->in_w) sum += lfwd_int_view(w, (o * in_g + c) * taps + k * s->k_w + l) * from[h * s->in_w + v];
-                            }
+    const int32_t in_g = s->in_c / s->groups, out_g = s->out_c / s->groups, taps = s->k_h * s->k_w, plane = s->in_h * s->in_w;
+    for (int32_t o = 0; o < s->out_c; o++)
+        for (int32_t i = 0; i < s->out_h; i++)
+            for (int32_t j = 0; j < s->out_w; j++) {
+                int32_t sum = 0;
+                for (int32_t c = 0; c < in_g; c++) {
+                    const int8_t *from = x + (o / out_g * in_g + c) * plane;
+                    for (int32_t k = 0; k < s->k_h; k++) {
+                        const int32_t h = i * s->stride_h - s->pad_h + k * s->dil_h;
+                        if (h < 0 || h >= s->in_h) continue;
+                        for (int32_t l = 0; l < s->k_w; l++) {
+                            const int32_t v = j * s->stride_w - s->pad_w + l * s->dil_w;
+                            if (v >= 0 && v < s->in_w) sum += lfwd_int_view(w, (o * in_g + c) * taps + k * s->k_w + l) * from[h * s->in_w + v];
                         }
                     }
-                    *acc++ = row_sum(sum, o, w, least, bias, *x_exponent);
                 }
+                *acc++ = sum;
+            }
+}
+
+void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
+                   void *scratch, int32_t *acc)
+{
+    const int32_t least = lfwd_smallest(w->exponents, s->out_c), pixels = s->out_h * s->out_w;
+    for (int32_t b = 0; b < s->batch; b++, x += s->in_c * s->in_h * s->in_w) {
+#if LFWD_DSP
+        if (s->groups == 1) lfwd_int_conv_pairs(x, w, s, scratch, acc);
+        else
+#endif
+            conv_plain(x, w, s, acc);
+        for (int32_t o = 0; o < s->out_c; o++) {
+            const int32_t by = w->exponents[o] - least;
+            const int32_t start = bias ? lfwd_shift(bias[o], 18 - least - *x_exponent) : 0;
+            if (by == 0 && start == 0) acc += pixels;
+            else
+                for (int32_t i = 0; i < pixels; i++, acc++) *acc = lfwd_saturate64((int64_t)lfwd_shift(*acc, by) + start);
+        }
+    }
+    (void)scratch;
 }

@@ -61,11 +61,15 @@ void lfwd_int_label_rows(const int8_t *matrix, const int8_t *exponents, const in
                          int32_t *out);
 void lfwd_int_add_sums(const int32_t *a, const int8_t *a_exponent, const int32_t *b, const int8_t *b_exponent, int32_t n, int32_t *out);
 
-/* integer_layers.c */
+/* integer_layout.c: of each of batch matrices (rows, columns) the transposed one */
+void lfwd_int_transpose(const int8_t *x, int32_t batch, int32_t rows, int32_t columns, int8_t *y);
+
+/* integer_layers.c; scratch: LFWD_INT_CONV_SCRATCH bytes for so many values of a filter, aligned to 4 */
+#define LFWD_INT_CONV_SCRATCH(values) (6 * (values) + 16)
 void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, int32_t batch, int32_t out,
                      int32_t in, int32_t *acc);
 void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
-                   int32_t *acc);
+                   void *scratch, int32_t *acc);
 
 /* integer_back.c; linear_error, conv_error: through the weights as they are, not transposed */
 void lfwd_int_linear_error(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);

@@ -16,6 +16,9 @@ enum { LFWD_INT_COLUMNS = 12, LFWD_INT_PLACES = 64 };
 void lfwd_int_products(const int16_t *c0, const int16_t *c1, const int16_t *x, int32_t m, int32_t n, int32_t fresh, int32_t *sums0,
                        int32_t *sums1);
 
+/* Sums of one sample's convolution, not grouped (DSP alone). scratch: LFWD_INT_CONV_SCRATCH bytes. */
+void lfwd_int_conv_pairs(const int8_t *x, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, void *scratch, int32_t *acc);
+
 /* n masters of a row minus their sums, shifted to the right by s and rounded by the draws of line and row. */
 void lfwd_int_write_row(int16_t *masters, const int32_t *sums, int32_t n, int32_t s, const uint16_t *line, uint32_t row);
 

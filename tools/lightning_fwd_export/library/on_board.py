@@ -47,6 +47,7 @@ class BoardAdaptation:
     Attributes:
         board: its name. stages: a report for each. weights: all of them after it, as ``lfwd_get_weights`` gives them.
         before, after: logits of the test samples ``(N, C)``.
+        instructions: emulated, of a prediction and of a step of each stage.
         flash, ram: bytes of the smallest firmware around the library, as linked; the caller's buffers (a sample, logits) are not in it.
     """
 
@@ -57,6 +58,7 @@ class BoardAdaptation:
     after: Tensor
     flash: int
     ram: int
+    instructions: tuple[int, ...] = ()
 
 
 def adapt_on_board(
@@ -91,7 +93,7 @@ def adapt_on_board(
         (work / "input.bin").write_bytes(b"".join([*parts, _bytes(test)]))
         emulate(work, elf, board, timeout)
         data = (work / "output.bin").read_bytes()
-    return _read(data, board.name, macros, len(test), flash, ram)
+    return _read(data, board, macros, len(test), flash, ram)
 
 
 def macros_of(code: Path) -> dict[str, str]:
@@ -117,7 +119,7 @@ def _bytes(x: Tensor) -> bytes:
     return np.ascontiguousarray(x.detach().numpy().astype(kind)).tobytes()
 
 
-def _read(data: bytes, board: str, macros: dict[str, str], tests: int, flash: int, ram: int) -> BoardAdaptation:
+def _read(data: bytes, board: Board, macros: dict[str, str], tests: int, flash: int, ram: int) -> BoardAdaptation:
     stages, classes, weights = (int(macros[f"LFWD_{name}"]) for name in ("STAGES", "CLASSES", "WEIGHTS_BYTES"))
     integers = "LFWD_INTEGER" in macros
     logits, at = 4 * tests * (classes + integers), 4
@@ -128,8 +130,11 @@ def _read(data: bytes, board: str, macros: dict[str, str], tests: int, flash: in
         reports.append(StageReport(OUTCOMES[outcome], first, after, judged_on, epochs, lost, won))
         at += 28
     at += logits
-    before, last = (_logits(part, tests, classes, integers) for part in (data[:logits], data[at + weights :]))
-    return BoardAdaptation(board, reports, data[at : at + weights], before, last, flash, ram)
+    end = at + weights
+    before, last = (_logits(part, tests, classes, integers) for part in (data[:logits], data[end : end + logits]))
+    ticks = struct.unpack_from(f"<{1 + stages}I", data, end + logits)
+    counted = tuple(map(board.instructions, ticks))
+    return BoardAdaptation(board.name, reports, data[at:end], before, last, flash, ram, counted)
 
 
 def _logits(data: bytes, tests: int, classes: int, integers: bool) -> Tensor:

@@ -3,10 +3,12 @@
  *
  *   input:   uint32 samples, uint32 tests; for each sample int32 label and its floats; for each test its floats. Compiled with RAW=N:
  *            for the floats N of int16, as a sensor gives them. In integers: int8 for floats
- *   output:  logits of all tests (in integers int32, and behind those of each their exponent); the kept stages (uint32) and a report of each stage; all weights; logits of all tests again
+ *   output:  logits of all tests (in integers int32, and behind those of each their exponent); the kept stages (uint32) and a report of each stage; all weights; logits of all tests again; ticks
+ *            of a prediction and of a step of each stage (uint32)
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "board.h"
 #include "lfwd_adapt.h"
@@ -29,6 +31,8 @@ static float logits[LFWD_CLASSES];
 static int16_t raw[RAW];
 #endif
 static uint8_t weights[LFWD_WEIGHTS_BYTES];
+static lfwd_value batch[LFWD_MOST_BATCH * LFWD_INPUT];
+static const int64_t classes[LFWD_MOST_BATCH];
 
 static void get(void *data, size_t bytes)
 {
@@ -50,18 +54,23 @@ static void get_sample(void)
 #endif
 }
 
+static void forward(void)
+{
+#ifdef LFWD_INTEGER
+    int8_t exponent;
+    lfwd_forward(sample, logits, &exponent);
+    logits[LFWD_CLASSES] = exponent;
+#else
+    lfwd_forward(sample, logits);
+#endif
+}
+
 static void predict(long at, uint32_t tests)
 {
     if (fseek(input, at, SEEK_SET) != 0) exit(3);
     for (uint32_t i = 0; i < tests; i++) {
         get_sample();
-#ifdef LFWD_INTEGER
-        int8_t exponent;
-        lfwd_forward(sample, logits, &exponent);
-        logits[LFWD_CLASSES] = exponent;
-#else
-        lfwd_forward(sample, logits);
-#endif
+        forward();
         put(logits, sizeof logits);
     }
 }
@@ -75,6 +84,7 @@ int main(void)
     output = fopen("output.bin", "wb");
     if (!input || !output) return 2;
     get(counts, sizeof counts);
+    board_start_ticks();
     lfwd_init();
     lfwd_samples_clear(settings.seed);
     for (uint32_t i = 0; i < counts[0]; i++) {
@@ -96,5 +106,13 @@ int main(void)
     lfwd_get_weights(weights);
     put(weights, sizeof weights);
     predict(tests, counts[1]);
+    for (int i = -1; i < LFWD_STAGES; i++) {
+        memcpy(batch, sample, sizeof sample);
+        const uint32_t start = board_ticks();
+        if (i < 0) forward();
+        else lfwd_stages[i].step(batch, classes);
+        const uint32_t ticks = board_ticks() - start;
+        put(&ticks, sizeof ticks);
+    }
     return fclose(output) ? 5 : 0;
 }
