@@ -101,7 +101,7 @@ def _require_model(model: nn.Module, table: Table) -> None:
         raise LightningFwdError(f"{type(model).__name__} has no {', '.join(missing[:4])}", f"{table.network} was exported", _SAME)
     learned = [row.model for row in table.tensors]
     names = set(frozen_names(model, learned))
-    if more := sorted(names - set(table.frozen)):
+    if more := sorted(names - set(table.frozen) - set(table.folded)):
         raise LightningFwdError(f"{table.network} was exported without {', '.join(more[:4])}", "it is another network", _SAME)
     if digest_of(model, table.frozen) != table.digest:
         raise LightningFwdError(

@@ -60,6 +60,7 @@ class Table:
         model_hash, state_bytes: LFWD_MODEL_HASH and LFWD_STATE_BYTES; 0 and 0 of a program without a store.
         own_forward: whether inference is the plain model's own forward.
         frozen: names of the model's other tensors. digest: of their content, by :func:`digest_of`.
+        folded: names of further ones, which were folded into others when the digest was made, and are not compared.
     """
 
     rule: str
@@ -70,6 +71,7 @@ class Table:
     tensors: tuple[Stored, ...]
     frozen: tuple[str, ...]
     digest: str
+    folded: tuple[str, ...] = ()
 
     @property
     def weights_bytes(self) -> int:
@@ -114,7 +116,7 @@ def write_table(table: Table, folder: str | Path) -> Path:
                 if form.index is not None:
                     tensors[f"{number}.{kind}.index"] = form.index.cpu()
         rows.append(row)
-    others = {name: getattr(table, name) for name in ("rule", "network", "model_hash", "state_bytes", "own_forward", "frozen", "digest")}
+    others = {name: getattr(table, name) for name in ("rule", "network", "model_hash", "state_bytes", "own_forward", "frozen", "digest", "folded")}
     head = json.dumps({"version": _VERSION, **others, "tensors": rows}).encode()
     file = Path(folder) / TABLE
     save_sealed({**tensors, _HEAD: torch.frombuffer(bytearray(head), dtype=torch.uint8)}, file)
@@ -136,7 +138,7 @@ def read_table(path: str | Path) -> Table:
         tensors = tuple(_stored(row, number, content) for number, row in enumerate(head["tensors"]))
         return Table(
             str(head["rule"]), str(head["network"]), int(head["model_hash"]), int(head["state_bytes"]), bool(head["own_forward"]), tensors,
-            tuple(map(str, head["frozen"])), str(head["digest"]),
+            tuple(map(str, head["frozen"])), str(head["digest"]), tuple(map(str, head.get("folded", ()))),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         why = f"it is no weights table: {type(error).__name__}: {error}"

@@ -49,6 +49,6 @@ def write_weights_table(
         own_forward = torch.equal(rule.predict(model, model.example_input), model.run(model.example_input))
     table = Table(
         repr(model.method), type(model.original).__name__, written.model_hash, written.state_bytes, own_forward, tensors, frozen,
-        digest_of(model, frozen),
+        digest_of(model, frozen), tuple(name for name in plain if name not in program.learned),
     )  # fmt: skip
     write_table(table, out)
