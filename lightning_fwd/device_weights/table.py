@@ -116,7 +116,9 @@ def write_table(table: Table, folder: str | Path) -> Path:
                 if form.index is not None:
                     tensors[f"{number}.{kind}.index"] = form.index.cpu()
         rows.append(row)
-    others = {name: getattr(table, name) for name in ("rule", "network", "model_hash", "state_bytes", "own_forward", "frozen", "digest", "folded")}
+    others = {
+        name: getattr(table, name) for name in ("rule", "network", "model_hash", "state_bytes", "own_forward", "frozen", "digest", "folded")
+    }
     head = json.dumps({"version": _VERSION, **others, "tensors": rows}).encode()
     file = Path(folder) / TABLE
     save_sealed({**tensors, _HEAD: torch.frombuffer(bytearray(head), dtype=torch.uint8)}, file)

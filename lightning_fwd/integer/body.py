@@ -17,8 +17,6 @@ from torch.nn import functional as F
 from .arithmetic import exact
 from .operators import int8_like, operator
 
-ADD_SHIFT = 20  #: to the left, of the two operands of a sum
-
 
 def rescale(value: Tensor, multiplier: Tensor, shift: Tensor) -> Tensor:
     """int64 tensors; ``multiplier`` in Q31."""
@@ -82,10 +80,9 @@ def int_body_depthwise(x, weight, start, multiplier, shift, stride, padding, dil
 
 @operator("int_body_add(Tensor a, Tensor b, Tensor numbers, int zero, bool relu)", int8_like)
 def int_body_add(a, b, numbers, zero, relu):
-    """Sum of two values; ``numbers`` int32: zero, multiplier and shift of a, the same of b, multiplier and shift of the sum."""
-    n = numbers.long()
-    first, second = (rescale((v.long() - n[k]) << ADD_SHIFT, n[k + 1], n[k + 2]) for v, k in ((a, 0), (b, 3)))
-    return _bounded(rescale(first + second, n[6], n[7]), zero, relu)
+    """Sum of two values; ``numbers`` int32: two multipliers of 15 bits, what is added to the products, and the shift to the right."""
+    of_a, of_b, offset, right = numbers.tolist()
+    return _bounded((a.long() * of_a + b.long() * of_b + offset) >> right, zero, relu)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -160,6 +157,7 @@ class BodySum:
 
     def constants(self, floats: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
         a, b, given = (s.of(floats, scales) for s in (self.first, self.second, self.gives))
-        twice = 2 * max(a, b)
-        parts = [self.first.zero, *as_rescale(a / twice), self.second.zero, *as_rescale(b / twice)]
-        return {"numbers": torch.tensor([*parts, *as_rescale(twice / given / (1 << ADD_SHIFT))], dtype=torch.int32)}
+        right = min(30, 15 - math.frexp(max(a, b) / given)[1])
+        of_a, of_b = (min(round(math.ldexp(scale / given, right)), (1 << 15) - 1) for scale in (a, b))
+        offset = (1 << right >> 1) - self.first.zero * of_a - self.second.zero * of_b
+        return {"numbers": torch.tensor([of_a, of_b, offset, right], dtype=torch.int32)}

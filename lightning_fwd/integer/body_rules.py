@@ -135,5 +135,5 @@ def _conv(low: Lowering, node: fx.Node, name: str, scale: Scale, relu: bool) -> 
 
 def _sum(low: Lowering, node: fx.Node, name: str, scale: Scale, relu: bool) -> tuple[fx.Node, BodySum]:
     a, b = (_read(low, n) for n in node.args[:2])
-    numbers = low.state_of(f"{name}/numbers", (8,), torch.int32, node.meta["layer"])
+    numbers = low.state_of(f"{name}/numbers", (4,), torch.int32, node.meta["layer"])
     return low.emit(lfwd.int_body_add, a.node, b.node, numbers, scale.zero, relu), BodySum(a.scale, b.scale, scale)

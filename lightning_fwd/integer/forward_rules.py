@@ -58,8 +58,7 @@ def linear(low: Lowering, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.N
     _fits(low, node, _shape(weight)[1])
     b = None if bias is None else low.values[bias]
     if name in low.split:
-        x_exponent = low.exponent_node(a.exponent)
-        both = split_sum(low, name, a, b, lambda x, w, rows, b: low.emit(lfwd.int_linear, x, w, rows, b, x_exponent))
+        both = split_sum(low, name, a, b, None)
         return Value(*both, "sum", a.factor, learned=a.learned or low.learns(weight))
     exponents = low.weight_exponents(name)
     acc = low.emit(lfwd.int_linear, a.node, low.values[weight], exponents, b, low.exponent_node(a.exponent))
@@ -98,8 +97,7 @@ def convolution(low: Lowering, node: fx.Node) -> Value:
     b = None if bias is None else low.values[bias]
     geometry = (list(stride), list(padding), list(dilation), groups)
     if name in low.split:
-        x_exponent = low.exponent_node(a.exponent)
-        both = split_sum(low, name, a, b, lambda x, w, rows, b: low.emit(lfwd.int_conv, x, w, rows, b, x_exponent, *geometry))
+        both = split_sum(low, name, a, b, geometry)
         return Value(*both, "sum", a.factor, learned=a.learned or low.learns(weight) or (bias is not None and low.learns(bias)))
     exponents = low.weight_exponents(name)
     acc = low.emit(lfwd.int_conv, a.node, low.values[weight], exponents, b, low.exponent_node(a.exponent), *geometry)

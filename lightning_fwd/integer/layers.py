@@ -84,6 +84,21 @@ def int_conv(x, weight, exponents, bias, x_exponent, stride, padding, dilation, 
     return _add_bias(shift(acc, _rows(exponents, x.ndim, 1)), bias, exponents, x_exponent)
 
 
+def _conv_onto_like(x, weight, exponents, x_exponent, base, base_exponent, *_: object):
+    return base.new_empty(base.shape)
+
+
+@operator(
+    f"int_conv_onto(Tensor x, Tensor weight, Tensor exponents, Tensor x_exponent, Tensor base, Tensor base_exponent, {GEOMETRY})",
+    _conv_onto_like,
+)
+def int_conv_onto(x, weight, exponents, x_exponent, base, base_exponent, *geometry):
+    """:func:`int_conv` without a bias, and other sums ``base`` with their exponent added to it, as :func:`.goodness.int_add_sums` adds."""
+    own = exponents.long().min() + x_exponent.long()
+    f, acc = torch.minimum(own, base_exponent.long()), int_conv(x, weight, exponents, None, x_exponent, *geometry)
+    return saturate(shift(acc.long(), own - f) + shift(base.long(), base_exponent.long() - f), 32)
+
+
 def _conv_error_like(e, weight, exponents, stride, padding, dilation, groups):
     return e.new_empty(conv_size(list(e.shape), list(weight.shape), stride, padding, dilation), dtype=torch.int32)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, fx
@@ -60,16 +60,19 @@ def declare_split(low: Lowering, name: str, learning: int) -> fx.Node:
     return low.state_of(name, (shape[0], learning, *shape[2:]), torch.int16, layer)
 
 
-def split_sum(low: Lowering, name: str, a: Value, bias: fx.Node | None, product: Callable[..., fx.Node]) -> tuple[fx.Node, fx.Node]:
-    """Sums of both parts together, and their exponent. ``product(x, weight, exponents, bias)`` emits the sums of one."""
-    sums, exponents = [], []
-    for part, index, b in ((name + FROZEN, RESTS, bias), (name, LEARNS, None)):
-        x = low.emit(aten.index_select.default, a.node, 1, low.state[name + index])
-        scales = low.rows_of(part, low.state[part].meta["val"].shape[0])
-        sums.append(product(x, low.state[part], scales, b))
-        exponents.append(low.exponent_node(low.plus(a.exponent, scales)))
-    both = low.emit(lfwd.int_add_sums, sums[0], exponents[0], sums[1], exponents[1])
-    return both, low.emit(lfwd.int_smaller, *exponents)
+def split_sum(low: Lowering, name: str, a: Value, bias: fx.Node | None, geometry: tuple | None) -> tuple[fx.Node, fx.Node]:
+    """Sums of both parts together, and their exponent; ``geometry`` of a convolution, None of a linear layer."""
+    xs, rows, exponents, x_exponent = [], [], [], low.exponent_node(a.exponent)
+    for part, index in ((name + FROZEN, RESTS), (name, LEARNS)):
+        xs.append(low.emit(aten.index_select.default, a.node, 1, low.state[name + index]))
+        rows.append(low.rows_of(part, low.state[part].meta["val"].shape[0]))
+        exponents.append(low.exponent_node(low.plus(a.exponent, rows[-1])))
+    weights, both = (low.state[name + FROZEN], low.state[name]), low.emit(lfwd.int_smaller, *exponents)
+    if geometry is None:
+        sums = [low.emit(lfwd.int_linear, x, w, r, b, x_exponent) for x, w, r, b in zip(xs, weights, rows, (bias, None), strict=True)]
+        return low.emit(lfwd.int_add_sums, sums[0], exponents[0], sums[1], exponents[1]), both
+    base = low.emit(lfwd.int_conv, xs[0], weights[0], rows[0], bias, x_exponent, *geometry)
+    return low.emit(lfwd.int_conv_onto, xs[1], weights[1], rows[1], x_exponent, base, exponents[0], *geometry), both
 
 
 def split_floats(floats: Mapping[str, Tensor], split: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,6 +1,9 @@
 """The frozen body of a library in integers: the int8 kernels of inference, with the bits of Python."""
 
 import copy
+import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from torch.nn import functional as F
 
 import lightning_fwd as lf
 from lightning_fwd.adaptation.integer_stages import IntegerNetwork, IntegerStages
+from lightning_fwd.cli import main
 from lightning_fwd.integer.body import as_rescale, rescale
 
 HEAD = [lf.Stage("sparse_update", {"train": "head"}, lr=0.05, epochs=3, batch_size=1, momentum=0.0, schedule="constant", name="head")]
@@ -68,7 +72,7 @@ def test_c_has_its_bits(net, tmp_path, train):
     report = export_library(net, [stage], SOURCE[:1], tmp_path, firmware=FIRMWARE, source=SOURCE, steps=4)
     code = (tmp_path / "c" / "lfwd_model.c").read_text()
     forward = code[code.index("\nvoid lfwd_forward(") :]
-    assert report.steps == {"some": 4} and "lfwd_depthwise_conv2d_s8(" in forward and "lfwd_add_s8(" in forward
+    assert report.steps == {"some": 4} and "lfwd_depthwise_conv2d_s8(" in forward and "lfwd_int_body_add(" in forward
 
 
 def test_rescaling_is_that_of_the_int8_kernels():
@@ -97,3 +101,19 @@ def test_of_a_weight_that_learns_in_part_the_part_alone_is_a_master(net, tmp_pat
     got = copy.deepcopy(net)
     lf.load_device_weights(got, b"".join(np.ascontiguousarray(state[n].numpy()).tobytes() for n in library.weights), tmp_path)
     assert torch.equal(got.last.weight, done.network.last.weight) and torch.equal(got.head.weight, done.network.head.weight)
+
+
+@pytest.mark.slow
+@pytest.mark.board
+@pytest.mark.skipif("LIGHTNING_FWD_DATA" not in os.environ, reason="LIGHTNING_FWD_DATA is not set")
+def test_resnet8_learns_on_an_m4_at_little_more_than_inference(tmp_path, emulator):
+    """16 channels of block3.conv2 and the head: instructions, RAM as linked, and the host's accuracy to the bit."""
+    recipe = Path(__file__).parents[2] / "recipes" / "adapt_resnet8_integer.yaml"
+    assert main(["adapt", "-c", str(recipe), "--out", str(tmp_path / "host")]) == 0
+    assert main(["export", "-c", str(recipe), "--out", str(tmp_path / "c"), "--board", "mps2-an386", "--run", "--test-samples", "200"]) == 0
+    done, report = (json.loads((tmp_path / "c" / f"{name}.json").read_text()) for name in ("adaptation", "report"))
+    said = (tmp_path / "host" / "report.txt").read_text()
+    assert f"{done['before_percent']:.1f} % before, {done['after_percent']:.1f} % adapted" in said
+    inference, ram = 22_555_156, 49_744  # int8 alone: tools/lightning_fwd_export/README.md, "Int8 inference"
+    assert done["instructions"]["step_part"] <= 1.06 * inference
+    assert done["ram_bytes"] - report["ram_bytes"]["adapt"] <= ram + 24 * 1024

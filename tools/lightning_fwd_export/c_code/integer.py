@@ -164,6 +164,15 @@ def _conv(c: Context) -> str:
     return f"lfwd_int_conv({operands}, {shape}, {scratch}, {c.pointer(c.out, 'int32_t')})"
 
 
+@kernel("lfwd::int_conv_onto.out")
+def _conv_onto(c: Context) -> str:
+    c.contiguous(c.tensor(4))
+    c.require(c.tensor(4).shape == c.out.shape, "sums of two shapes")
+    shape, scratch = _shape(c, c.tensor(0), c.tensor(1), c.out, 6), c.scratch(6 * math.prod(c.tensor(1).shape[1:]) + 16)
+    given = f"{c.p(0, 'int8_t')}, {_weight(c, 1, 2)}, {c.p(3, 'int8_t')}, {shape}, {scratch}"
+    return f"lfwd_int_conv_onto({given}, {c.p(4, 'int32_t')}, {c.p(5, 'int8_t')}, {c.pointer(c.out, 'int32_t')})"
+
+
 @kernel("lfwd::int_conv_error.out")
 def _conv_error(c: Context) -> str:
     shape = _shape(c, c.tensor(0), c.tensor(1), c.out, 3)

@@ -56,10 +56,11 @@ def _body_add(c: Context) -> str:
     a, b = c.tensor(0), c.tensor(1)
     c.contiguous(a, b, c.out)
     numbers, zero = _constants(c, 2, "<i4").tolist(), c.number(3)
-    c.require(len(numbers) == 8 and a.shape == b.shape == c.out.shape, "operands differ in shape")
+    c.require(len(numbers) == 4 and a.shape == b.shape == c.out.shape, "operands differ in shape")
+    c.require(max(map(abs, numbers[:2])) < 1 << 15 and abs(numbers[2]) < 1 << 30 and 0 <= numbers[3] <= 30, "a sum is beyond 32 bits")
     low = zero if c.number(4) else -127 if zero == 0 else -128
-    params = c.table("lfwd_add_s8_params", [*numbers[:6], zero, *numbers[6:], low, 127])
-    return f"lfwd_add_s8({params}, {c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {a.count}, {c.pointer(c.out, 'int8_t')})"
+    fields = c.table("lfwd_int_sum", [*numbers, zero, low])
+    return f"lfwd_int_body_add({c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {fields}, {a.count}, {c.pointer(c.out, 'int8_t')})"
 
 
 @kernel("lfwd::int_channels_last.out")

@@ -45,16 +45,24 @@ static void conv_plain(const int8_t *x, const lfwd_int_weight *w, const lfwd_int
             }
 }
 
+static void conv_sums(const int8_t *x, const lfwd_int_weight *w, const lfwd_int_conv_shape *s, void *scratch, int32_t *acc)
+{
+#if LFWD_DSP
+    if (s->groups == 1) {
+        lfwd_int_conv_pairs(x, w, s, scratch, acc);
+        return;
+    }
+#endif
+    (void)scratch;
+    conv_plain(x, w, s, acc);
+}
+
 void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
                    void *scratch, int32_t *acc)
 {
     const int32_t least = lfwd_smallest(w->exponents, s->out_c), pixels = s->out_h * s->out_w;
     for (int32_t b = 0; b < s->batch; b++, x += s->in_c * s->in_h * s->in_w) {
-#if LFWD_DSP
-        if (s->groups == 1) lfwd_int_conv_pairs(x, w, s, scratch, acc);
-        else
-#endif
-            conv_plain(x, w, s, acc);
+        conv_sums(x, w, s, scratch, acc);
         for (int32_t o = 0; o < s->out_c; o++) {
             const int32_t by = w->exponents[o] - least;
             const int32_t start = bias ? lfwd_shift(bias[o], 18 - least - *x_exponent) : 0;
@@ -63,5 +71,22 @@ void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bia
                 for (int32_t i = 0; i < pixels; i++, acc++) *acc = lfwd_saturate64((int64_t)lfwd_shift(*acc, by) + start);
         }
     }
-    (void)scratch;
+}
+
+void lfwd_int_conv_onto(const int8_t *x, const lfwd_int_weight *w, const int8_t *x_exponent, const lfwd_int_conv_shape *s, void *scratch,
+                        const int32_t *base, const int8_t *base_exponent, int32_t *acc)
+{
+    const int32_t least = lfwd_smallest(w->exponents, s->out_c), pixels = s->out_h * s->out_w, own = least + *x_exponent;
+    const int32_t f = own < *base_exponent ? own : *base_exponent;
+    for (int32_t b = 0; b < s->batch; b++, x += s->in_c * s->in_h * s->in_w) {
+        conv_sums(x, w, s, scratch, acc);
+        for (int32_t o = 0; o < s->out_c; o++) {
+            const int32_t by = w->exponents[o] - least, mine = own - f, other = *base_exponent - f;
+            if (by == 0 && mine == 0 && other == 0)
+                for (int32_t i = 0; i < pixels; i++, acc++) *acc = lfwd_saturate64((int64_t)*acc + *base++);
+            else
+                for (int32_t i = 0; i < pixels; i++, acc++)
+                    *acc = lfwd_saturate64((int64_t)lfwd_shift(lfwd_shift(*acc, by), mine) + lfwd_shift(*base++, other));
+        }
+    }
 }

@@ -1,4 +1,4 @@
-/* Images from channels first to channels last, and back. */
+/* Images of a frozen body: from channels first to channels last and back, and their sum. */
 #include "lfwd_integer.h"
 
 void lfwd_int_transpose(const int8_t *x, int32_t batch, int32_t rows, int32_t columns, int8_t *y)
@@ -8,4 +8,13 @@ void lfwd_int_transpose(const int8_t *x, int32_t batch, int32_t rows, int32_t co
             const int8_t *from = x + j;
             for (int32_t i = 0; i < rows; i++, from += columns) *y++ = *from;
         }
+}
+
+void lfwd_int_body_add(const int8_t *a, const int8_t *b, const lfwd_int_sum *s, int32_t n, int8_t *y)
+{
+    const int32_t of_a = s->of_a, of_b = s->of_b, offset = s->offset, right = s->right, zero = s->zero, low = s->low;
+    for (const int8_t *const end = a + n; a != end; a++, b++) {
+        const int32_t v = ((*a * of_a + *b * of_b + offset) >> right) + zero;
+        *y++ = (int8_t)(v < low ? low : v > 127 ? 127 : v);
+    }
 }

@@ -61,7 +61,13 @@ void lfwd_int_label_rows(const int8_t *matrix, const int8_t *exponents, const in
                          int32_t *out);
 void lfwd_int_add_sums(const int32_t *a, const int8_t *a_exponent, const int32_t *b, const int8_t *b_exponent, int32_t n, int32_t *out);
 
-/* integer_layout.c: of each of batch matrices (rows, columns) the transposed one */
+/* A residual sum of a frozen body: (a of_a + b of_b + offset) >> right, and the zero and the lower bound of the result. */
+typedef struct {
+    int32_t of_a, of_b, offset, right, zero, low;
+} lfwd_int_sum;
+
+/* integer_layout.c: a sum; of each of batch matrices (rows, columns) the transposed one */
+void lfwd_int_body_add(const int8_t *a, const int8_t *b, const lfwd_int_sum *s, int32_t n, int8_t *y);
 void lfwd_int_transpose(const int8_t *x, int32_t batch, int32_t rows, int32_t columns, int8_t *y);
 
 /* integer_layers.c; scratch: LFWD_INT_CONV_SCRATCH bytes for so many values of a filter, aligned to 4 */
@@ -70,6 +76,9 @@ void lfwd_int_linear(const int8_t *x, const lfwd_int_weight *w, const int32_t *b
                      int32_t in, int32_t *acc);
 void lfwd_int_conv(const int8_t *x, const lfwd_int_weight *w, const int32_t *bias, const int8_t *x_exponent, const lfwd_int_conv_shape *s,
                    void *scratch, int32_t *acc);
+/* added to the sums `base` of another exponent */
+void lfwd_int_conv_onto(const int8_t *x, const lfwd_int_weight *w, const int8_t *x_exponent, const lfwd_int_conv_shape *s, void *scratch,
+                        const int32_t *base, const int8_t *base_exponent, int32_t *acc);
 
 /* integer_back.c; linear_error, conv_error: through the weights as they are, not transposed */
 void lfwd_int_linear_error(const int16_t *e, const lfwd_int_weight *w, int32_t batch, int32_t out, int32_t in, int32_t *acc);
