@@ -7,13 +7,14 @@ kernels: ``value * multiplier * 2**(shift - 31)``, rounded twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..errors import StepError
 from .arithmetic import exact
 from .operators import int8_like, operator
 
@@ -83,6 +84,22 @@ def int_body_add(a, b, numbers, zero, relu):
     """Sum of two values; ``numbers`` int32: two multipliers of 15 bits, what is added to the products, and the shift to the right."""
     of_a, of_b, offset, right = numbers.tolist()
     return _bounded((a.long() * of_a + b.long() * of_b + offset) >> right, zero, relu)
+
+
+def _sums_like(x: Tensor, zero: int) -> Tensor:
+    return x.new_empty([x.shape[0], x.shape[3]], dtype=torch.int32)
+
+
+@operator("int_body_sums(Tensor x, int zero)", _sums_like)
+def int_body_sums(x, zero):
+    """Sums over the image of ``x (B, H, W, C)`` int8, less its zero: ``(B, C)`` int32."""
+    return (x.long() - zero).sum((1, 2))
+
+
+@operator("int_body_features(Tensor sums, Tensor start, Tensor multiplier, Tensor shift)", int8_like)
+def int_body_features(sums, start, multiplier, shift):
+    """Features ``(B, F)`` of sums, each rescaled by its own factor; ``start`` is added before."""
+    return rescale(sums.long() + start.long(), multiplier.long(), shift.long()).clamp(-127, 127)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -161,3 +178,27 @@ class BodySum:
         of_a, of_b = (min(round(math.ldexp(scale / given, right)), (1 << 15) - 1) for scale in (a, b))
         offset = (1 << right >> 1) - self.first.zero * of_a - self.second.zero * of_b
         return {"numbers": torch.tensor([of_a, of_b, offset, right], dtype=torch.int32)}
+
+
+@dataclass(frozen=True)
+class BodyFeatures:
+    """What a head over blocks reads: averages of images of the body, standardised, side by side.
+
+    Attributes:
+        reads: scale, pixels and channels of each image. affine: the features, all averages being one number, from the model's tensors.
+    """
+
+    reads: tuple[tuple[Scale, int, int], ...]
+    gives: Scale
+    affine: Callable[[Mapping[str, Tensor], float], Tensor] = field(compare=False)
+
+    def constants(self, floats: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
+        """Raises StepError: a feature falls where its average rises, or does not depend on it."""
+        offset, at_one = (self.affine(floats, value).double().flatten() for value in (0.0, 1.0))
+        slope, given = at_one - offset, self.gives.of(floats, scales)
+        if not bool((slope > 0).all()):
+            raise StepError("a feature of the body does not rise with its average", "it is rescaled by a positive factor", "use widen_head")
+        unit = torch.cat([torch.full((channels,), s.of(floats, scales) / pixels).double() for s, pixels, channels in self.reads])
+        pairs = torch.tensor([as_rescale(float(factor)) for factor in slope * unit / given], dtype=torch.int32)
+        start = (offset / (slope * unit)).round().clamp(-(1 << 29), 1 << 29).to(torch.int32)
+        return {"start": start, "multiplier": pairs[:, 0].clone(), "shift": pairs[:, 1].clone()}

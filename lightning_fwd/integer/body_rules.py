@@ -97,15 +97,20 @@ def _fused(low: Lowering, node: fx.Node) -> bool:
 
 
 def _gives(low: Lowering, node: fx.Node, relu: bool) -> tuple[Scale, str]:
-    layer = node.meta["layer"].replace(".", "/") or "network"
-    several = (f"{BODY}{layer}" + (f"/{k}" if k else "") for k in range(len(low.body_layers) + 1))
-    name = next(n for n in several if n not in low.body_layers)
-    if any(u in low.wanted and u not in low.body for u in node.users):
+    name = body_name(low, node)
+    if any(u in low.wanted and u not in low.body and u not in low.features for u in node.users):
         key = low.activation_name(node)
         low.activations[key] = node.name
         return Scale(key, True, 0), name
     low.ranges[name] = node.name
     return Scale(name, False, -128 if relu else 0), name
+
+
+def body_name(low: Lowering, node: fx.Node) -> str:
+    """Of the constants of what a node becomes."""
+    layer = node.meta["layer"].replace(".", "/") or "network"
+    several = (f"{BODY}{layer}" + (f"/{k}" if k else "") for k in range(len(low.body_layers) + 1))
+    return next(n for n in several if n not in low.body_layers)
 
 
 def _read(low: Lowering, node: fx.Node) -> BodyValue:

@@ -18,8 +18,9 @@ from ..graph.stored_as import StoredAs
 from ..trace import StepGraph
 from . import backward_rules, forward_rules, goodness_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
 from .arithmetic import BIAS_EXPONENT, HALF, VIEW_BITS
-from .body import BodyLayer, BodySum
-from .body_rules import body_of, lower_body
+from .body import BodyFeatures, BodyLayer, BodySum
+from .body_features import features_of, lower_features
+from .body_rules import body_name, body_of, lower_body
 from .lower_updates import MOMENTUM, lower_update
 from .lowering import Lowering, exponents_of, rule_of
 from .masters import to_bias, to_frozen, to_master
@@ -48,7 +49,7 @@ class IntegerStep:
     weights: tuple[str, ...]
     trained: tuple[str, ...]
     masters: tuple[str, ...]
-    body: dict[str, BodyLayer | BodySum] = field(default_factory=dict)
+    body: dict[str, BodyFeatures | BodyLayer | BodySum] = field(default_factory=dict)
     ranges: dict[str, str] = field(default_factory=dict)
 
 
@@ -73,6 +74,8 @@ def lower_step(
     wanted, ready = needed(source), _updates_by_moment(source)
     low.wanted, low.body = wanted, body_of(source, masters, wanted) if body else set()
     low.split = split or {}
+    features = features_of(source, masters, wanted, low.body) if low.body else None
+    low.features = features.nodes if features else ()
     momentum = any(name.startswith(MOMENTUM) for name in source.state)
     for node in source.graph.nodes:
         low.at = node
@@ -80,6 +83,9 @@ def lower_step(
             low.values[node] = declare_split(low, low.names[node.name], len(low.split[low.names[node.name]]))
         elif node in wanted and node.op == "placeholder":
             low.declare(node)
+        elif features and node in features.nodes:
+            if node is features.result:
+                lower_features(low, features, body_name(low, node))
         elif node in low.body:
             lower_body(low, node)
         elif node in wanted and node.op == "call_function":

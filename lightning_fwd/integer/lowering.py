@@ -55,8 +55,8 @@ class Lowering:
         results: name of a result or of state, to the integer node that gives it.
         activations: name of an activation's exponent, to the node of the float step that it scales.
         weights: parameters read, in order.
-        wanted: nodes of the float step that are lowered. body: of these, those of a frozen body. bodies, body_layers, ranges: what each has
-            become, its layers by name, and by name the node whose range gives a scale (:mod:`.body_rules`).
+        wanted: nodes of the float step that are lowered. body, features: of these, those of a frozen body. bodies, body_layers, ranges:
+            what each has become, its layers by name, and by name the node whose range gives a scale (:mod:`.body_rules`).
         split: weights in two parts, to the inputs that learn (:mod:`.split`).
     """
 
@@ -70,6 +70,7 @@ class Lowering:
         self.weights: list[str] = []
         self.wanted: Collection[fx.Node] = ()
         self.body: Collection[fx.Node] = ()
+        self.features: Collection[fx.Node] = ()
         self.bodies: dict[fx.Node, Any] = {}
         self.body_layers: dict[str, Any] = {}
         self.ranges: dict[str, str] = {}

@@ -63,6 +63,25 @@ def _body_add(c: Context) -> str:
     return f"lfwd_int_body_add({c.p(0, 'int8_t')}, {c.p(1, 'int8_t')}, {fields}, {a.count}, {c.pointer(c.out, 'int8_t')})"
 
 
+@kernel("lfwd::int_body_sums.out")
+def _body_sums(c: Context) -> str:
+    x = c.tensor(0)
+    c.contiguous(x, c.out)
+    batch, *image, channels = x.shape
+    sizes = f"{batch}, {math.prod(image)}, {channels}, {c.number(1)}"
+    return f"lfwd_int_body_sums({c.p(0, 'int8_t')}, {sizes}, {c.pointer(c.out, 'int32_t')})"
+
+
+@kernel("lfwd::int_body_features.out")
+def _body_features(c: Context) -> str:
+    batch, width = c.tensor(0).shape
+    c.contiguous(c.tensor(0), c.out)
+    c.require(all(c.tensor(k).count == width for k in (1, 2, 3)), "constants do not match the features")
+    c.require(bool((np.abs(_constants(c, 3, "<i4")) <= 30).all()), "a shift is beyond 30 bits")
+    given = ", ".join(c.p(k, "int32_t") for k in range(4))
+    return f"lfwd_int_body_features({given}, {batch}, {width}, {c.pointer(c.out, 'int8_t')})"
+
+
 @kernel("lfwd::int_channels_last.out")
 def _channels_last(c: Context) -> str:
     batch, channels, *image = c.tensor(0).shape

@@ -66,8 +66,11 @@ typedef struct {
     int32_t of_a, of_b, offset, right, zero, low;
 } lfwd_int_sum;
 
-/* integer_layout.c: a sum; of each of batch matrices (rows, columns) the transposed one */
+/* integer_layout.c: a sum; sums over images channels last, and features of these; of each of batch matrices (rows, columns) the transposed one */
 void lfwd_int_body_add(const int8_t *a, const int8_t *b, const lfwd_int_sum *s, int32_t n, int8_t *y);
+void lfwd_int_body_sums(const int8_t *x, int32_t batch, int32_t pixels, int32_t channels, int32_t zero, int32_t *sums);
+void lfwd_int_body_features(const int32_t *sums, const int32_t *start, const int32_t *multiplier, const int32_t *shift, int32_t batch,
+                            int32_t width, int8_t *y);
 void lfwd_int_transpose(const int8_t *x, int32_t batch, int32_t rows, int32_t columns, int8_t *y);
 
 /* integer_layers.c; scratch: LFWD_INT_CONV_SCRATCH bytes for so many values of a filter, aligned to 4 */
