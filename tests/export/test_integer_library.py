@@ -84,7 +84,7 @@ def expected(net, data, **settings):
 def require_equal(reports, done):
     for report, stage in zip(reports, done.stages, strict=True):
         assert (report.kept, report.judged_on, report.epochs) == (stage.kept, stage.judged_on, stage.epochs), stage
-        assert report.before == pytest.approx(stage.before, abs=2e-4) and report.after == pytest.approx(stage.after, abs=2e-4)
+        assert report.before == pytest.approx(stage.before, abs=2e-5) and report.after == pytest.approx(stage.after, abs=2e-5)
 
 
 def bytes_of(done):

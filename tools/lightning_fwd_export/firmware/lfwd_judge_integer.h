@@ -86,10 +86,10 @@ static uint64_t total_of(uint64_t sum, uint16_t count)
     return sum;
 }
 
-/* In 2^-16 nats: log(2) * 2^4 of a loss of 1. */
+/* In 2^-16 nats, rounded: of a loss of 1 they are log(2) * 2^4 = 726817 * 2^-16. */
 static lfwd_loss told(uint64_t total, uint16_t count)
 {
-    const uint64_t nats = (total / count * 726817u) >> 16;
+    const uint64_t parts = (uint64_t)count << 16, nats = (total * 726817u + (parts >> 1)) / parts;
     return nats > INT32_MAX ? INT32_MAX : (lfwd_loss)nats;
 }
 
