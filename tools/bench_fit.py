@@ -3,8 +3,8 @@
     python tools/bench_fit.py [--rounds 5] [--batch 32] [--only NAME ...] [--profile NAME]
 
 A round is one fit of each, plain, by every rule, and by the rule written by hand for this one net (``benchmarks/by_hand.py``), in turn; a
-fit's figure is the processor's time of this process per step, the median over the epochs but the first, so that what else the machine runs
-counts as little as may be. The figures are medians over rounds, the extra is over the plain fit of the same round.
+fit's figure is the processor's time of this process per step, the median over all steps but the first epoch's, so that what else the
+machine runs counts as little as may be. The figures are medians over rounds, the extra is over the plain fit of the same round.
 """
 
 from __future__ import annotations
@@ -32,20 +32,23 @@ PLAIN, HAND = "plain", " by hand"
 
 
 class Clock(Callback):
-    """What a step takes of the processor's time, the median over all epochs but the first."""
+    """What a step takes of the processor's time, the median over all but the first epoch's."""
 
     def on_fit_start(self, *_: Any) -> None:
-        self._epochs: list[float] = []
+        self._steps: list[float] = []
 
-    def on_train_epoch_start(self, *_: Any) -> None:
-        self._begun = time.process_time()
+    def on_train_epoch_start(self, trainer: Trainer, *_: Any) -> None:
+        self._begun = None
 
-    def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
-        self._epochs.append((time.process_time() - self._begun) / trainer.num_training_batches)
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        now = time.process_time()
+        if self._begun is not None and trainer.current_epoch:
+            self._steps.append(now - self._begun)
+        self._begun = now
 
     @property
     def per_step(self) -> float:
-        return statistics.median(self._epochs[1:])
+        return statistics.median(self._steps)
 
 
 def fit(name: str, loader: DataLoader, epochs: int) -> float:

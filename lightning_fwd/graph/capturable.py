@@ -27,7 +27,7 @@ def check_signature(net: nn.Module) -> None:
             raise CaptureError(
                 f"the model is wrapped by {wrapper}",
                 "a wrapper hides the layers and their names",
-                f"rewrite net.{attribute} first and wrap the result",
+                f"rewrite net.{attribute} first and wrap the result; in a LightningModule assign the network itself, without {wrapper}",
             )
     if getattr(net, "_compiler_ctx", None) is not None:  # left by Lightning, which takes the wrapper off
         raise CaptureError(
