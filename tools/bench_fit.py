@@ -3,8 +3,8 @@
     python tools/bench_fit.py [--rounds 5] [--batch 32] [--only NAME ...] [--profile NAME]
 
 A round is one fit of each, plain, by every rule, and by the rule written by hand for this one net (``benchmarks/by_hand.py``), in turn; a
-fit's figure is the processor's time of this process per step, the median over all steps but the first epoch's, so that what else the
-machine runs counts as little as may be. The figures are medians over rounds, the extra is over the plain fit of the same round.
+fit's figure is the processor's time of this process per step, the tenth percentile over all steps but the first epoch's: what else the
+machine runs empties the caches of most. The figures are medians over rounds, the extra is over the plain fit of the same round.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PLAIN, HAND = "plain", " by hand"
 
 
 class Clock(Callback):
-    """What a step takes of the processor's time, the median over all but the first epoch's."""
+    """What a step takes of the processor's time where nothing disturbs it: the tenth percentile over all but the first epoch's."""
 
     def on_fit_start(self, *_: Any) -> None:
         self._steps: list[float] = []
@@ -48,7 +48,7 @@ class Clock(Callback):
 
     @property
     def per_step(self) -> float:
-        return statistics.median(self._steps)
+        return statistics.quantiles(self._steps, n=10)[0]
 
 
 def fit(name: str, loader: DataLoader, epochs: int) -> float:
