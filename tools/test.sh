@@ -20,4 +20,4 @@ ruff check .
 ruff format --check .
 mypy
 [ -z "$apt" ] || wait "$apt"
-exec python -m pytest -n "${TEST_JOBS:-2}" --dist loadfile "$@"
+exec python -m pytest -n "${TEST_JOBS:-2}" --dist loadfile --no-loadscope-reorder "$@"

@@ -16,7 +16,7 @@ FUNCTIONS = (
 )
 INTEGER = (
     "outer_update outer_velocity conv_update conv_velocity linear_back linear_error conv_back products write_row outer_row back_rows "
-    "back_places widen accelerate_row linear conv conv_pairs"
+    "back_places widen accelerate_row linear conv conv_onto conv_pairs"
 )
 STRICT = "-O2 -std=c99 -Wall -Wextra -Werror -Wconversion -Wshadow -pedantic -ffunction-sections -fno-strict-aliasing".split()
 CORES = {

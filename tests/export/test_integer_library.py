@@ -104,7 +104,7 @@ def test_losses_in_integers_are_those_in_float():
     assert losses(q, 12, y, SCALES).tolist() == [int(losses(q, 12, y, [scale])) for scale in SCALES]
 
 
-@pytest.mark.parametrize("count", [60, 200])
+@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_device_has_the_bits_of_the_host(net, library, count):
     x, y = samples(count, seed=2, drift=True)
     library.begin()

@@ -98,7 +98,7 @@ def require_weights(net, weights, exported, done, tolerance=1e-5):
             assert torch.allclose(value, wanted[name], rtol=tolerance, atol=tolerance), name
 
 
-@pytest.mark.parametrize("count", [60, 200])
+@pytest.mark.parametrize("count", [60, pytest.param(200, marks=pytest.mark.slow)])
 def test_the_device_does_what_the_host_predicts(net, exported, library, count):
     x, y = samples(count, seed=2, drift=True)
     library.begin()

@@ -72,7 +72,8 @@ def _digest(*files: Path) -> list[str]:
 
 def _checkpoint(folder: Path) -> object:
     content = torch.load(folder / "out" / "last.ckpt", weights_only=True)
-    kept = {key: content[key] for key in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "lightning_fwd")}
+    # not "epoch": a run that had ended writes max_epochs there when it is resumed, with Lightning's own strategy too
+    kept = {key: content[key] for key in ("global_step", "state_dict", "optimizer_states", "lr_schedulers", "lightning_fwd")}
     return {
         key: repr(value) if not isinstance(value, dict) else {k: str(_plain(v)) for k, v in value.items()} for key, value in kept.items()
     }

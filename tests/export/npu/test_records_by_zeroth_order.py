@@ -15,6 +15,7 @@ def draw(seed: int, count: int) -> np.ndarray:
     return rng.integers(-100, 100, (count, 8, 8, 3)).astype(np.int8)
 
 
+@pytest.mark.slow
 def test_the_slope_is_that_of_the_way_back(trainer):
     x, labels = draw(0, 32), np.random.default_rng(0).integers(0, 5, 32)
     head = trainer.head(lr=0, momentum=0, batch=32, steps=20)
