@@ -151,7 +151,6 @@ class BodyLayer:
     def constants(self, floats: Mapping[str, Tensor], scales: Mapping[str, float]) -> dict[str, Tensor]:
         w = floats[self.weight].detach().double()
         per_filter = w.abs().flatten(1).amax(1).clamp(min=2.0**-40) / 127
-        shaped = per_filter.reshape(-1, 1, 1, 1)
         read, given = self.reads.of(floats, scales), self.gives.of(floats, scales)
         bias = floats[self.bias].detach().double() if self.bias else torch.zeros(len(w), dtype=torch.float64)
         per_filter = torch.maximum(per_filter, bias.abs() / (read * (1 << 29)))  # a bias beside weights that are nearly zero

@@ -12,7 +12,7 @@ from library_on_host import STRICT, HostLibrary, build, includes
 from lightning_fwd_export import export_library
 from lightning_fwd_export.boards import BOARDS, board
 from lightning_fwd_export.library.on_board import OUTCOMES, StageReport, adapt_on_board
-from test_library import CLASSES, CORES, MAIN, Net, samples
+from test_library import CLASSES, CORES, MAIN, Net, samples, trained
 from torch.nn import functional as F
 
 import lightning_fwd as lf
@@ -53,14 +53,7 @@ class IntegerLibrary(HostLibrary):
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
-    net = Net()
-    optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9)
-    x, y = samples(128, seed=1)
-    for _ in range(30):
-        optimizer.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimizer.step()
-    return net.eval()
+    return trained(Net())
 
 
 SOURCE = samples(80, seed=1)[0]

@@ -51,11 +51,8 @@ def samples(count: int, seed: int = 0, drift: bool = False):
     return (0.4 * x - 1.0, torch.tensor([0, 1, 3, 2])[y]) if drift else (x, y)
 
 
-@pytest.fixture(scope="module")
-def net():
-    """Trained at home."""
-    torch.manual_seed(0)
-    net = Net()
+def trained(net):
+    """At home, on samples without drift."""
     optimizer = torch.optim.SGD(net.parameters(), 0.1, 0.9)
     x, y = samples(128, seed=1)
     for _ in range(30):
@@ -63,6 +60,12 @@ def net():
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
     return net.eval()
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return trained(Net())
 
 
 @pytest.fixture(scope="module")

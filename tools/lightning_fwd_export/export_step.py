@@ -25,7 +25,8 @@ from .boards import PACKAGES, BoardReport, missing_tools, run_on_board
 from .boards import board as find_board
 from .c_code.prepare import add_prepare
 from .c_code.selftest import write_selftest
-from .c_code.writer import LEARNING_RATE, MOMENTUM, Written
+from .c_code.unit import LEARNING_RATE, MOMENTUM
+from .c_code.writer import Written
 from .check import Batch, Check, board_calls, check_program, example_batches, golden_calls
 from .code_size import shipped_flash, shipped_ram
 from .errors import ExportError, NoKernel

@@ -50,7 +50,7 @@ class Context:
 
     Attributes:
         call: the operator call.
-        unit: collects constants, tables and scratch of the C unit (see ``writer.Unit``).
+        unit: collects constants, tables and scratch of the C unit (see :class:`.unit.Unit`).
         position: of the call in its method.
     """
 

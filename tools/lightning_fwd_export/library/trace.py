@@ -22,7 +22,7 @@ from lightning_fwd.trace.optimizers import is_optimizer_state
 from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_step
 
 from ..c_code import stages as c_stages
-from ..c_code.writer import LEARNING_RATE, MOMENTUM
+from ..c_code.unit import LEARNING_RATE, MOMENTUM
 from ..errors import ExportError
 from ..fuse_step import fuse_step
 from ..program import MethodGraph, step_inputs
