@@ -53,23 +53,23 @@ def _fits(low: Lowering, node: fx.Node, products: int) -> None:
 
 
 def linear(low: Lowering, node: fx.Node, x: fx.Node, weight: fx.Node, bias: fx.Node | None) -> Value:
-    """``x (B, in)`` times the transposed weight ``(out, in)``; ``weight`` and ``bias`` are placeholders of the float step."""
-    a, name = low.activation(x), low.names[weight.name]
+    """``x (B, in)`` times the transposed weight ``(out, in)``; ``weight`` and ``bias`` are the float step's, displaced or as they are."""
+    a, (name, values) = low.activation(x), low.weight(weight)
     _fits(low, node, _shape(weight)[1])
     b = None if bias is None else low.values[bias]
     if name in low.split:
         both = split_sum(low, name, a, b, None)
         return Value(*both, "sum", a.factor, learned=a.learned or low.learns(weight))
     exponents = low.weight_exponents(name)
-    acc = low.emit(lfwd.int_linear, a.node, low.values[weight], exponents, b, low.exponent_node(a.exponent))
+    acc = low.emit(lfwd.int_linear, a.node, values, exponents, b, low.exponent_node(a.exponent))
     learned = a.learned or low.learns(weight) or (bias is not None and low.learns(bias))
     return Value(acc, low.plus(a.exponent, exponents), "sum", a.factor, learned=learned)
 
 
 def weight_of(low: Lowering, node: fx.Node, permuted: fx.Node) -> fx.Node:
-    """The placeholder of a transposed weight."""
+    """The node of a transposed weight, a placeholder or displaced."""
     source = permuted.args[0] if isinstance(low.values.get(permuted), Transposed) else None
-    if source is None or source.op != "placeholder" or low.names[source.name] not in low.source.state:
+    if source is None or low.weight(source) is None:
         raise low.refuse(node, "a matrix product of two values that are no weights")
     return source
 
@@ -90,17 +90,18 @@ def convolution(low: Lowering, node: fx.Node) -> Value:
         geometry = (list(stride), list(padding), list(dilation), groups)
         acc = low.emit(lfwd.int_conv_error, e.node, low.values[weight], exponents, *geometry)
         return Value(acc, low.plus(e.exponent, exponents), "sum", e.factor, back=True)
-    if transposed or len(stride) > 2 or weight.op != "placeholder":
+    read = low.weight(weight)
+    if transposed or len(stride) > 2 or read is None:
         raise low.refuse(node, "a transposed or 3-d convolution, or a weight that is computed")
     _fits(low, node, math.prod(_shape(weight)[1:]))
-    a, name = low.activation(x), low.names[weight.name]
+    a, (name, values) = low.activation(x), read
     b = None if bias is None else low.values[bias]
     geometry = (list(stride), list(padding), list(dilation), groups)
     if name in low.split:
         both = split_sum(low, name, a, b, geometry)
         return Value(*both, "sum", a.factor, learned=a.learned or low.learns(weight) or (bias is not None and low.learns(bias)))
     exponents = low.weight_exponents(name)
-    acc = low.emit(lfwd.int_conv, a.node, low.values[weight], exponents, b, low.exponent_node(a.exponent), *geometry)
+    acc = low.emit(lfwd.int_conv, a.node, values, exponents, b, low.exponent_node(a.exponent), *geometry)
     learned = a.learned or low.learns(weight) or (bias is not None and low.learns(bias))
     return Value(acc, low.plus(a.exponent, exponents), "sum", a.factor, learned=learned)
 
@@ -197,6 +198,8 @@ def add(low: Lowering, node: fx.Node) -> object:
     first, second = (low.values.get(n) if isinstance(n, fx.Node) else n for n in node.args[:2])
     if second == 0 and isinstance(first, Value):
         return first
+    if isinstance(first, list) and isinstance(second, list):  # gradients along several directions
+        return first + second
     if _of_logits(low, node) and all(isinstance(v, Value) and v.kind == "sum" and v.factor == 1.0 for v in (first, second)):
         exponents = [low.exponent_node(v.exponent) for v in (first, second)]
         acc = low.emit(lfwd.int_add_sums, first.node, exponents[0], second.node, exponents[1])

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from ..errors import StepError
 from ..graph.stored_as import StoredAs
 from ..trace import StepGraph
-from . import backward_rules, forward_rules, goodness_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
+from . import backward_rules, direction_rules, forward_rules, goodness_rules, rescale, softmax, updates  # noqa: F401  (they fill RULES and define operators)
 from .arithmetic import BIAS_EXPONENT, HALF, VIEW_BITS
 from .body import BodyFeatures, BodyLayer, BodySum
 from .body_features import features_of, lower_features

@@ -9,6 +9,7 @@ from torch import fx
 
 from ..trace.optimizers import state_name
 from .arithmetic import HALF, as_multiplier
+from .direction_rules import Along
 from .lowering import RATE, Lowering, exponents_of, lfwd
 from .values import Gradient, Value
 
@@ -21,6 +22,9 @@ def lower_update(low: Lowering, name: str, gradient_node: fx.Node, momentum: boo
     low.at, gradient = gradient_node, low.values[gradient_node]
     if isinstance(gradient, Value):
         raise low.refuse(gradient_node, f"the gradient of {name} is computed, not a product of an error and an activation")
+    if isinstance(gradient, list):
+        _along(low, name, gradient, momentum)
+        return
     if not isinstance(gradient, Gradient):
         raise low.refuse(gradient_node, f"the gradient of {name} is no product of an error and an activation")
     parameter, stream = low.source.node(name), STREAMS * list(low.source.trained).index(name)
@@ -77,11 +81,34 @@ def _weight(low: Lowering, name: str, gradient: Gradient, rated: tuple[fx.Node, 
         new = low.emit(lfwd.int_apply_velocity, state, faster, counter, stream, index, phase="update")
     else:
         new = low.emit(getattr(lfwd, f"int_{kind}_update"), state, *scales, index, *geometry, phase="update")
-    rows = low.emit(lfwd.int_saturated, new, counter, phase="update")
-    low.results[name] = low.emit(lfwd.int_ratchet, new, rows, HALF, phase="update")
+    rows = _ratcheted(low, name, new)
     if momentum:
         low.results[MOMENTUM + name] = low.emit(lfwd.int_ratchet, faster, rows, 0, phase="update")
-    low.results[exponents_of(name)] = low.emit(lfwd.int_ratchet_exponents, exponents, rows, phase="update")
+
+
+def _ratcheted(low: Lowering, name: str, new: fx.Node) -> fx.Node:
+    """New masters and their exponents into ``low.results``; which rows were halved."""
+    rows = low.emit(lfwd.int_saturated, new, low.counter(), phase="update")
+    low.results[name] = low.emit(lfwd.int_ratchet, new, rows, HALF, phase="update")
+    low.results[exponents_of(name)] = low.emit(lfwd.int_ratchet_exponents, low.weight_exponents(name), rows, phase="update")
+    return rows
+
+
+def _along(low: Lowering, name: str, gradient: list[Along], momentum: bool) -> None:
+    """One change for each direction, rounded on its own."""
+    if momentum:
+        raise low.refuse(low.at, "changes along random directions have no velocity", "train without momentum, at rate / (1 - momentum)")
+    new, stream = low.values[low.source.node(name)], STREAMS * list(low.source.trained).index(name)
+    for k, part in enumerate(gradient):
+        rated, stream_k = _rated(low, part.slope), (stream + STREAMS * len(low.source.trained) * k)
+        if new.meta["val"].ndim == 1:
+            new = low.emit(lfwd.int_direction_bias_update, new, *rated, stream_k, *part.draw, phase="update")
+        else:
+            new = low.emit(lfwd.int_direction_update, new, low.weight_exponents(name), *rated, stream_k, *part.draw, phase="update")
+    if new.meta["val"].ndim == 1:
+        low.results[name] = new
+    else:
+        _ratcheted(low, name, new)
 
 
 def _part(low: Lowering, name: str) -> fx.Node | None:

@@ -58,6 +58,7 @@ class Lowering:
         wanted: nodes of the float step that are lowered. body, features: of these, those of a frozen body. bodies, body_layers, ranges:
             what each has become, its layers by name, and by name the node whose range gives a scale (:mod:`.body_rules`).
         split: weights in two parts, to the inputs that learn (:mod:`.split`).
+        parameters: displaced parameters, to the placeholder of each (:mod:`.direction_rules`).
     """
 
     def __init__(self, source: StepGraph, error_bits: int, masters: tuple[str, ...]):
@@ -75,6 +76,9 @@ class Lowering:
         self.body_layers: dict[str, Any] = {}
         self.ranges: dict[str, str] = {}
         self.split: Mapping[str, Tensor] = {}
+        self.parameters: dict[fx.Node, fx.Node] = {}
+        self._pass: fx.Node | None = None  #: the seed of the displacement at hand
+        self._seen: dict[tuple[str, fx.Node | None], int] = {}  #: activations of a layer so far, less one, in this pass
         self._last_placeholder: fx.Node | None = None
         self._cached: dict[tuple, object] = {}
         self._needed: dict[str, fx.Node] = {}
@@ -172,6 +176,17 @@ class Lowering:
     def learns(self, node: fx.Node) -> bool:
         return self.names.get(node.name) in self.source.trained
 
+    def displaced(self, node: fx.Node, seed: fx.Node, parameter: fx.Node) -> None:
+        """Note a displaced parameter. What follows is the same inference once more: its activations have the scales of the first."""
+        self.parameters[node], self._pass = parameter, seed
+
+    def weight(self, node: fx.Node) -> tuple[str, fx.Node] | None:
+        """Name and integer node of a weight, displaced or as it is; None of anything else."""
+        parameter = self.parameters.get(node, node)
+        if parameter.op != "placeholder" or self.names[parameter.name] not in self.source.state:
+            return None
+        return self.names[parameter.name], self.values[node]
+
     # ---- widths
 
     def activation(self, float_node: fx.Node, relu: bool = False) -> Value:
@@ -186,20 +201,20 @@ class Lowering:
     def requantised(self, float_node: fx.Node, value: Value, relu: bool) -> Value:
         """A sum as int8 at the exponent of this activation, which is state: it only coarsens, from the next step on."""
         name = self.activation_name(float_node)
-        self.activations[name] = float_node.name
+        first = self.activations.setdefault(name, float_node.name) == float_node.name
         out = self.state_of(name, (1,), torch.int8, float_node.meta["layer"])
         mult, below = as_multiplier(value.factor)
         exponent = self.exponent_node(self.plus(value.exponent, None, 1, below))
         node = self.emit(lfwd.int_requantise, value.node, exponent, out, mult, relu)
-        if value.learned and self.source.trained:
+        if first and value.learned and self.source.trained:
             self._needed[name] = self.emit(lfwd.int_needed_exponent, value.node, exponent, mult, relu)
         return Value(node, out, "activation", learned=value.learned)
 
     def activation_name(self, float_node: fx.Node) -> str:
         """By the layer, so that a prediction finds the exponents that training left; numbered where a layer has several."""
         layer = float_node.meta["layer"].replace(".", "/") or "network"
-        several = (f"{PREFIX}activation/{layer}" + (f"/{k}" if k else "") for k in range(len(self.activations) + 1))
-        return next(name for name in several if name not in self.activations)
+        k = self._seen[layer, self._pass] = self._seen.get((layer, self._pass), -1) + 1
+        return f"{PREFIX}activation/{layer}" + (f"/{k}" if k else "")
 
     def error(self, float_node: fx.Node) -> Value:
         """The error at a float node as int16, with a scale of this step where it is a sum."""

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from ..errors import RewriteError
 from ..graph.constants import INSERTED, is_constant
-from ..graph.counter_random import random_bits
 from ..graph.rewritten import RewrittenModel
-
-
-def direction(seed: Tensor, place: int, like: Tensor) -> Tensor:
-    """Independent +1 and -1 in the shape of ``like``, a function of the seed (0-d int64) and the parameter's place (below 1024)."""
-    return 1.0 - 2.0 * (random_bits(seed + place, like.shape, like.device) & 1).to(like.dtype)
+from ..graph.weight_directions import moved
 
 
 class PerturbedLayer(nn.Module):
@@ -29,8 +23,8 @@ class PerturbedLayer(nn.Module):
         self.uses = tuple(f"{path}.{name}" for name, _ in layer.named_parameters())
 
     def forward(self, seed: Tensor, *args: Any, **kwargs: Any) -> Any:
-        moved = {n: _moved(self.layer.get_parameter(n), seed, place, self.scale) for n, place in self.places.items()}
-        return functional_call(self.layer, moved, args, kwargs)
+        displaced = {n: moved(self.layer.get_parameter(n), seed, place, self.scale) for n, place in self.places.items()}
+        return functional_call(self.layer, displaced, args, kwargs)
 
 
 class PerturbedParameter(nn.Module):
@@ -41,11 +35,7 @@ class PerturbedParameter(nn.Module):
         self.place, self.scale, self.uses = place, scale, (name,)
 
     def forward(self, seed: Tensor, parameter: Tensor) -> Tensor:
-        return _moved(parameter, seed, self.place, self.scale)
-
-
-def _moved(parameter: Tensor, seed: Tensor, place: int, scale: float) -> Tensor:
-    return torch.add(parameter, direction(seed, place, parameter), alpha=scale)
+        return moved(parameter, seed, self.place, self.scale)
 
 
 def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], scale: float) -> None:
@@ -55,7 +45,7 @@ def insert_weight_perturbations(model: RewrittenModel, places: dict[str, int], s
     ``seed`` (0-d int64) becomes a second input of the training graph. Inference runs the graph as captured.
 
     Args:
-        places: parameter name to its place, for :func:`direction`; a tied weight's names share one.
+        places: parameter name to its place, for :func:`.weight_directions.direction`; a tied weight's names share one.
 
     Raises:
         RewriteError: nothing in the graph reads a parameter.

@@ -66,6 +66,8 @@ ROWS = {
     "forward_forward-conv": (lambda: lf.ForwardForward(label="pattern", head="layers"), conv),
     "pepita-mlp": (lambda: lf.Pepita(second_pass="tangent", feedback_scale=0.5), deep),
     "pepita-conv": (lambda: lf.Pepita(second_pass="tangent", recompute=True), conv),
+    "zeroth_order-mlp": (lambda: lf.ZerothOrder(["1", "3"], scale=0.01), mlp),
+    "zeroth_order-conv": (lambda: lf.ZerothOrder(["depthwise", "same", "head"], scale=0.03, samples=3), conv),
     "sparse-biases": (lambda: lf.SparseUpdate("biases"), conv),
 }
 
@@ -86,8 +88,8 @@ def made(row: str, momentum: float, steps: int, batch: int = 4):
     return model, program, checked, written.files, batches
 
 
-QUICK = [("sparse-residual", 0.9)]
-EVERY = [(row, momentum) for row in ROWS for momentum in (0.0, 0.9)]
+QUICK = [("sparse-residual", 0.9), ("zeroth_order-conv", 0.0)]
+EVERY = [(row, momentum) for row in ROWS for momentum in ((0.0,) if row.startswith("zeroth_order") else (0.0, 0.9))]
 CASES = [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in EVERY if case not in QUICK)]
 
 
@@ -135,7 +137,7 @@ def boards_agree(row: str, momentum: float, steps: int, cores, folder) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("row", ROWS)
 def test_boards_have_the_bits_of_python_over_200_steps(row, emulator, tmp_path):
-    boards_agree(row, 0.9, 200, CORES, tmp_path)
+    boards_agree(row, 0.0 if row.startswith("zeroth_order") else 0.9, 200, CORES, tmp_path)
 
 
 @pytest.mark.board

@@ -24,6 +24,7 @@ STAGES = [
     lf.Stage("sparse_update", {"train": "head"}, lr=0.05, epochs=12, batch_size=4, name="head"),
     lf.Stage("sparse_update", {"train": 2}, lr=1e3, epochs=4, batch_size=4, momentum=0.0, name="wild"),
     lf.Stage("local_loss", {"batch_norm": "freeze"}, lr=0.02, epochs=4, batch_size=8, momentum=0.5),
+    lf.Stage("zeroth_order", {"scale": 0.03, "samples": 2}, lr=0.05, epochs=2, batch_size=4, momentum=0.0),
 ]
 
 

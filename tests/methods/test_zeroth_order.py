@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 import lightning_fwd as lf
 from lightning_fwd.cost import price, step_cost
+from lightning_fwd.graph.weight_directions import direction
 from lightning_fwd.models import ResNet8
-from lightning_fwd.passes.insert_weight_perturbations import direction
 from lightning_fwd.trace import trace_inference
 
 

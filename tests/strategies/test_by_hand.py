@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import lightning_fwd as lf
 from lightning_fwd.graph.counter_random import hash32, wrong_labels
+from lightning_fwd.graph.weight_directions import direction
 from lightning_fwd.models import MLP
-from lightning_fwd.passes.insert_weight_perturbations import direction
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 from benchmarks.by_hand import BY_HAND, Plain  # noqa: E402

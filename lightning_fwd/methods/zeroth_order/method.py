@@ -20,8 +20,8 @@ from ...graph.frozen_prefix import split_frozen
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.segment import Segment
+from ...graph.weight_directions import along, seed_of, slope
 from ...passes import insert_weight_perturbations, share_dropout_masks
-from ...passes.insert_weight_perturbations import direction
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
 from ..scheme import resolve
 
@@ -87,15 +87,16 @@ class ZerothOrder(LearningMethod):
         error = yield Logits(logits)
         seeds, slopes = [], []
         for sample in range(self.samples):
-            seeds.append((record.counter * self.samples + sample) * 1024 + hash32(self.seed))
+            seeds.append(seed_of(record.counter, 1024 * self.samples, 1024 * sample + int(hash32(self.seed))))
             with torch.no_grad(), phase("second_forward"):
                 (moved,) = model.inserted.after_entry_moved(model, *entries, seeds[-1])
             with torch.no_grad(), phase("error"):
-                slopes.append((error * (moved - logits)).sum() * (1.0 / (self.scale * self.samples)))
+                slopes.append(slope(error, moved, logits) * (1.0 / (self.scale * self.samples)))
         for name, place in reversed(model.inserted.places.items()):
             parameter = model.get_parameter(name)
             if not parameter.requires_grad:  # frozen since the rewrite
                 continue
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
-                gradient = sum(slope * direction(seed, place, parameter) for seed, slope in zip(seeds, slopes, strict=True))
+                parts = [along(s, seed, place, parameter, self.scale) for seed, s in zip(seeds, slopes, strict=True)]
+                gradient = sum(parts[1:], parts[0])
             yield Update(name, parameter, gradient, fresh=True)

@@ -35,6 +35,13 @@ typedef struct {
     int32_t threshold, threshold_below, mult, below, symmetric;
 } lfwd_int_contrast;
 
+/* A random direction of a parameter, drawn from counter * times + plus; 2^-wanted is the displacement asked for. */
+typedef struct {
+    const int64_t *counter;
+    uint32_t times, plus;
+    int32_t wanted;
+} lfwd_int_direction;
+
 /* integer_rescale.c */
 void lfwd_int_exponent(const int8_t *a, int32_t na, const int8_t *b, int32_t nb, int32_t sign, int32_t constant, int8_t *out);
 void lfwd_int_smaller(const int8_t *a, const int8_t *b, int8_t *out);
@@ -115,4 +122,15 @@ void lfwd_int_saturated(const int16_t *masters, int32_t rows, int32_t columns, c
 void lfwd_int_ratchet(int16_t *values, const int8_t *flags, int32_t rows, int32_t columns, int32_t offset);
 void lfwd_int_ratchet_exponents(int8_t *exponents, const int8_t *flags, int32_t rows);
 void lfwd_int_next(int64_t *counter);
+
+/* integer_directions.c: an int8 view and biases displaced, the slope <e, after - before> of n logits, changes along a direction of what
+ * c (one value) says; scratch: a draw (uint16) per column. */
+void lfwd_int_moved(const int16_t *masters, const int8_t *exponents, const lfwd_int_direction *d, int32_t rows, int32_t columns, int8_t *view);
+void lfwd_int_moved_bias(const int32_t *bias, const lfwd_int_direction *d, int32_t n, int32_t *out);
+void lfwd_int_slope_shift(const int16_t *e, const int32_t *after, const int32_t *before, int32_t n, int8_t *out);
+void lfwd_int_slope(const int16_t *e, const int32_t *after, const int32_t *before, int32_t n, const int8_t *shift, int16_t *out);
+void lfwd_int_direction_update(int16_t *masters, const int8_t *exponents, const int16_t *c, const int8_t *c_exponent, uint32_t stream,
+                               const lfwd_int_direction *d, int32_t rows, int32_t columns, uint16_t *scratch);
+void lfwd_int_direction_bias_update(int32_t *bias, const int16_t *c, const int8_t *c_exponent, uint32_t stream, const lfwd_int_direction *d,
+                                    int32_t n);
 #endif
