@@ -48,19 +48,19 @@ def random_bits(seed: int | Tensor, shape: Sequence[int], device: torch.device |
     if type(seed) is Tensor and seed.is_cpu and not is_traced():  # of one number Python is quicker; a traced one has no value
         device, seed = device if device is not None else seed.device, int(seed)
         if device.type == "cpu":
-            return torch.from_numpy(_hashed(math.prod(shape), cast(int, hash32(seed)))).reshape(tuple(shape))
+            return torch.from_numpy(hashed(math.prod(shape), cast(int, hash32(seed))).astype(np.int64)).reshape(tuple(shape))
     index = torch.arange(math.prod(shape), device=seed.device if device is None and isinstance(seed, Tensor) else device)
     return cast(Tensor, hash32(index + hash32(seed))).reshape(tuple(shape))
 
 
-def _hashed(count: int, place: int) -> np.ndarray:
-    """:func:`hash32` of ``count`` values from ``place`` on, as int64; numpy has 32-bit integers that wrap, and asks less per operation."""
+def hashed(count: int, place: int) -> np.ndarray:
+    """:func:`hash32` of ``count`` values from ``place`` on, as uint32; numpy has 32-bit integers that wrap, and asks less per operation."""
     x = np.arange(place, place + count, dtype=np.uint64).astype(np.uint32)
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x ^= x >> np.uint32(shift)
         x *= np.uint32(factor)
     x ^= x >> np.uint32(16)
-    return x.astype(np.int64)
+    return x
 
 
 def uniform(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:

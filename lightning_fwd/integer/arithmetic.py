@@ -9,11 +9,13 @@ take and give int64 tensors that hold narrower integers; what each is narrowed t
 from __future__ import annotations
 
 import math
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..graph.counter_random import hash32
+from ..graph.counter_random import hash32, hashed
 
 INT32 = (1 << 31) - 1
 VIEW_BITS = 8  #: of the int8 view below which a master weight keeps its fraction
@@ -31,12 +33,28 @@ def saturate(x: Tensor, bits: int) -> Tensor:
 
 
 def shift(x: Tensor, s: Tensor | int) -> Tensor:
-    """``round(x * 2**-s)``, halves upwards, saturated to int32; ``s`` may be negative (to the left). Both broadcast."""
-    s = torch.as_tensor(s, dtype=torch.int64)
+    """``round(x * 2**-s)``, halves upwards, saturated to int32; ``s`` may be negative (to the left). Both broadcast.
+
+    ``x`` of int32 stays it where no bit can be lost, and one shift for all is a single pass.
+    """
+    if isinstance(s, int) or s.numel() == 1:
+        return _shift_all(x, int(s))
+    s = s.long()
     right = s.clamp(0, 33)
-    rounded = (x + ((1 << right) >> 1)) >> right
+    rounded = (x.long() + ((1 << right) >> 1)) >> right
     left = (-s).clamp(0, 31)
     return saturate(rounded << left, 32)
+
+
+def _shift_all(x: Tensor, s: int) -> Tensor:
+    if s < 0:
+        return saturate(x.long() << min(-s, 31), 32)
+    if x.dtype == torch.int32:
+        if s > 31:
+            return torch.zeros_like(x)
+        return x if s == 0 else ((half := x >> (s - 1)) >> 1) + (half & 1)
+    s = min(s, 33)
+    return saturate((x + ((1 << s) >> 1)) >> s, 32)
 
 
 def shift_stochastic(x: Tensor, s: Tensor | int, draw: Tensor) -> Tensor:
@@ -61,11 +79,11 @@ def draws(counter: Tensor, stream: int, rows: int, columns: int) -> Tensor:
     low half of ``hash32(hash32(key + 2**31) + o)``; the draw is their sum modulo 2**16. Each draw is uniform; those of two rows differ by a
     constant, which unbiased rounding does not mind and which lets a kernel fill one line of draws per step, not one per weight.
     """
-    key = hash32(hash32(counter.reshape(())) + stream)
-    pair = hash32(torch.arange((columns + 1) // 2) + key)
-    line = torch.stack([pair & 0xFFFF, pair >> 16], 1).flatten()[:columns].int()
-    row = (hash32(torch.arange(rows) + hash32(key + (1 << 31))) & 0xFFFF).int()
-    return (line[None] + row[:, None]) & 0xFFFF
+    key = cast(int, hash32(cast(int, hash32(int(counter))) + stream))
+    pair = hashed((columns + 1) // 2, key)
+    line = np.stack([pair & 0xFFFF, pair >> 16], 1).reshape(-1)[:columns]
+    row = hashed(rows, cast(int, hash32(key + (1 << 31))))
+    return torch.from_numpy(((line[None] + row[:, None]) & 0xFFFF).astype(np.int32))
 
 
 def bit_length(x: Tensor) -> Tensor:

@@ -27,12 +27,18 @@ def _rows(exponents: Tensor, dims: int, at: int) -> Tensor:
     return (exponents.long() - exponents.long().min()).reshape(shape)
 
 
-def _add_bias(acc: Tensor, bias: Tensor | None, exponents: Tensor, x_exponent: Tensor) -> Tensor:
-    if bias is None:
-        return acc
-    smallest = exponents.long().min() + x_exponent.long()
-    shaped = bias.long().reshape(1, -1, *[1] * (acc.ndim - 2))
-    return saturate(acc + shift(shaped, BIAS_EXPONENT - smallest), 32)
+def _sums(acc: Tensor, exponents: Tensor, bias: Tensor | None, x_exponent: Tensor) -> Tensor:
+    """Exact sums of a forward pass, in a float type, at the smallest of the rows' exponents, and the bias."""
+    rows, room = _rows(exponents, acc.ndim, 1).int(), 1 << 30
+    added = None
+    if bias is not None:
+        added = shift(bias.long(), BIAS_EXPONENT - exponents.long().min() - x_exponent.long()).reshape(rows.shape)
+    if acc.dtype == torch.float32 and (added is None or int(added.abs().max()) < room):  # of 24 bits: nothing can leave 32
+        sums, rows = acc.int(), rows.clamp(max=26)  # from 26 on nothing of 24 bits is left
+        sums = sums.add_((1 << rows) >> 1).bitwise_right_shift_(rows) if bool((rows > 0).any()) else sums
+        return sums if added is None else sums.add_(added.int())
+    sums = shift(acc.long(), rows)
+    return sums if added is None else saturate(sums + added, 32)
 
 
 def _linear_like(x: Tensor, weight: Tensor, *_: object) -> Tensor:
@@ -43,8 +49,7 @@ def _linear_like(x: Tensor, weight: Tensor, *_: object) -> Tensor:
 def int_linear(x, weight, exponents, bias, x_exponent):
     """``x (B, in)`` int8 to sums ``(B, out)`` int32 of exponent ``min(exponents) + x_exponent``; ``bias (out,)`` int32 of exponent 18."""
     kind = exact(128, 128, x.shape[1])
-    acc = (x.to(kind) @ view_of(weight).to(kind).t()).long()
-    return _add_bias(shift(acc, _rows(exponents, 2, 1)), bias, exponents, x_exponent)
+    return _sums(x.to(kind) @ view_of(weight).to(kind).t(), exponents, bias, x_exponent)
 
 
 def _linear_back_like(e: Tensor, weight: Tensor, *_: object) -> Tensor:
@@ -80,8 +85,8 @@ def _conv_like(x, weight, exponents, bias, x_exponent, stride, padding, dilation
 def int_conv(x, weight, exponents, bias, x_exponent, stride, padding, dilation, groups):
     """As :func:`int_linear` for ``x (B, in, ...)``; 1-d and 2-d, strided, dilated, grouped, depthwise."""
     kind = exact(128, 128, weight[0].numel())
-    acc = _CONV[x.ndim](x.to(kind), view_of(weight).to(kind), None, stride, padding, dilation, groups).long()
-    return _add_bias(shift(acc, _rows(exponents, x.ndim, 1)), bias, exponents, x_exponent)
+    acc = _CONV[x.ndim](x.to(kind), view_of(weight).to(kind), None, stride, padding, dilation, groups)
+    return _sums(acc, exponents, bias, x_exponent)
 
 
 def _conv_onto_like(x, weight, exponents, x_exponent, base, base_exponent, *_: object):

@@ -23,8 +23,10 @@ def int_requantise(acc, exponent, out_exponent, mult, relu):
 
     ``mult * 2**-15`` is a factor on the sums.
     """
-    y = shift(multiply(acc.long(), mult), exponent.long() - out_exponent.long())
-    return y.clamp(0 if relu else -127, 127)
+    s, low = int(exponent) - int(out_exponent), 0 if relu else -127
+    if mult == 1 << 15 and 0 < s < 23:  # clamped before it is rounded: the same, without leaving 32 bits
+        return acc.clamp(low << s, 127 << s).add_(1 << (s - 1)).bitwise_right_shift_(s)
+    return shift(acc if mult == 1 << 15 else multiply(acc.long(), mult), s).clamp(low, 127)
 
 
 @operator("int_needed_exponent(Tensor acc, Tensor exponent, int mult, bool relu)", one_exponent)
@@ -81,8 +83,8 @@ def _int32_like(x: Tensor, *_: object) -> Tensor:
 @operator("int_add(Tensor a, Tensor a_exponent, Tensor b, Tensor b_exponent)", _int32_like)
 def int_add(a, a_exponent, b, b_exponent):
     """Sum of two int8 activations, of the larger of their exponents (at most 15 above the other)."""
-    f = torch.maximum(a_exponent.long(), b_exponent.long())
-    return (a.long() << (f - a_exponent.long()).clamp(max=15)) + (b.long() << (f - b_exponent.long()).clamp(max=15))
+    f = max(int(a_exponent), int(b_exponent))
+    return (a.int() << min(f - int(a_exponent), 15)) + (b.int() << min(f - int(b_exponent), 15))
 
 
 @operator("int_larger(Tensor a, Tensor b)", one_exponent)
