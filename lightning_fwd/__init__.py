@@ -11,7 +11,7 @@ The rooms of this package import one way, each only from rooms further left; tho
 (``tests/test_imports.py`` holds this line, and a new room needs a place in it)::
 
     errors <- plain_files <- settings, strict_yaml, import_path, workers <- graph, models, data <- passes <- methods <- trace
-        <- cost, integer <- adaptation, device_weights, strategies <- callbacks, classifier, register <- recipes <- compare, search <- cli
+        <- cost <- integer <- adaptation, device_weights, strategies <- callbacks, classifier, register <- recipes <- compare, search <- cli
 
 The tools import lightning_fwd, never the other way. ``graph``, ``passes``, ``methods``, ``trace`` and ``cost`` import no Lightning. Nothing
 in ``trace``, ``cost``, ``adaptation`` or ``strategies`` knows a rule by name. No rule's room imports another's, and no private name is used

@@ -5,17 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from ..errors import LightningFwdError
 from .options import add_model_options, build_method, build_model, positive
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..cost import CostReport
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser, required=False)  # --book needs none
     parser.add_argument("--device", help="named device or YAML file")
-    parser.add_argument("--width", choices=("fp32", "int8", "mixed"), default="fp32")
+    parser.add_argument(
+        "--width", choices=("fp32", "int8", "mixed", "integer"), default="fp32", help="integer: the step lowered to integers"
+    )
     parser.add_argument("--batch", type=positive, default=1, help="samples per step")
     parser.add_argument("--optimizer", choices=("sgd", "adam"), default="sgd")
     parser.add_argument("--momentum", type=float, default=0.0, help="of sgd; its state takes memory")
@@ -42,10 +50,14 @@ def run(options: argparse.Namespace) -> int:
         if not options.book:
             raise LightningFwdError("no model to price", "", "give --model NAME, or --book for the published cost book")
         return 0
-    report = step_cost(
-        *build_model(options, options.batch), options.device, options.width, method=build_method(options), optimizer=options.optimizer,
-        momentum=options.momentum, recompute=options.recompute,
-    )  # fmt: skip
+    network, batch = build_model(options, options.batch)
+    if options.width == "integer":
+        report = _in_integers(network, batch, options)
+    else:
+        report = step_cost(
+            network, batch, options.device, options.width, method=build_method(options), optimizer=options.optimizer,
+            momentum=options.momentum, recompute=options.recompute,
+        )  # fmt: skip
     console.print(report)
     if options.json is not None:
         try:
@@ -55,3 +67,13 @@ def run(options: argparse.Namespace) -> int:
     if options.plot is not None:
         plot_memory(report, options.plot)
     return 0
+
+
+def _in_integers(network: nn.Module, batch: Tensor, options: argparse.Namespace) -> CostReport:
+    from ..integer import integer_cost
+
+    if options.optimizer != "sgd" or options.recompute:
+        raise LightningFwdError(
+            "--width integer with --optimizer adam or --recompute", "an integer step is SGD's, as it is exported", "leave them out"
+        )
+    return integer_cost(network, batch, options.device, method=build_method(options), momentum=options.momentum)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..errors import StepError
 from ..graph.rewritten import RewrittenModel
 from ..methods import REFERENCE, LearningMethod, rewrite
 from ..trace.optimizers import Optimizer
@@ -20,7 +21,7 @@ from .memory import plan_memory
 from .operations import Operation, operations
 from .report import CostLine, CostReport
 from .schedule import schedule
-from .widths import Widths, check_width
+from .widths import LOWERED, Widths, check_width
 
 NOT_COUNTED = (
     "program code, stack and the runtime's own tables",
@@ -58,6 +59,8 @@ def step_cost(
         RewriteError, StepError: the rule does not fit the model or the batch, or a name is unknown.
         LightningFwdError: the device has no figures for this width.
     """
+    if width == LOWERED:
+        raise StepError("width='integer' of a float step", "it has to be lowered first", "call lightning_fwd.integer.integer_cost")
     device = device_for(device, width)  # before the work
     if isinstance(example_batch, Tensor):
         example_batch = (
@@ -82,7 +85,7 @@ def device_for(device: str | Path | Device | None, width: str) -> Device | None:
     if device is None:
         return None
     device = device if isinstance(device, Device) else load_device(device)
-    device.phases("cycles_per_mac", "int8" if width == "int8" else "fp32")
+    device.phases("cycles_per_mac", "int8" if width in ("int8", LOWERED) else "fp32")
     return device
 
 
@@ -104,7 +107,7 @@ def price(
         plans = [("as traced", plan_memory(step, Widths(step, width)))]
     priced, plan = list(operations(step, Widths(step, width))), plans[-1][1]
     parameters = {n: p.numel() for n, p in model.named_parameters()}
-    trained = sum(step.learning_entries(n) for n in step.trained)
+    trained = sum(step.learning_entries(n) for n in step.gradients)
     report = CostReport(
         model=type(model.original).__name__,
         method=repr(model.method),

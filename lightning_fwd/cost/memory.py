@@ -123,7 +123,7 @@ def plan_memory(step: StepGraph, widths: Widths, copied_views: frozenset = froze
                 if size and (node, output) not in homes and "streamed" not in node.meta:
                     category, born = classify.value(node, output), index[node]
                     values.append(Buffer(node.name, category, node.meta["layer"], size, born, last_use.get((node, output), born)))
-            if scratch := im2col_bytes(node, widths):
+            if scratch := node.meta.get("scratch") or im2col_bytes(node, widths):
                 values.append(Buffer(node.name, "scratch", node.meta["layer"], scratch, index[node], index[node]))
 
     return _plan(nodes, resident_buffers, values, flash)

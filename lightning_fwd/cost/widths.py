@@ -14,6 +14,7 @@ from ..trace.values import gradient_values, tensors_of
 
 Width = Literal["fp32", "int8", "mixed"]
 WIDTHS = ("fp32", "int8", "mixed")
+LOWERED = "integer"  #: of a step that was lowered to integers: as it stands in the graph
 MASTER_BYTES = 2  #: of the int16 copy that an int8 weight is updated in
 
 
@@ -21,7 +22,7 @@ def check_width(width: str) -> None:
     """Raises:
     StepError: not one of :data:`WIDTHS`.
     """
-    if width not in WIDTHS:
+    if width not in (*WIDTHS, LOWERED):
         raise StepError(f"unknown width {width!r}", "", f"known widths: {', '.join(WIDTHS)}")
 
 
@@ -32,6 +33,7 @@ class Widths:
     - ``int8``: weights, activations and errors take one byte. Gradients of weights are int32 accumulators; biases, per-channel and
       per-sample vectors, indices and the loss are 32-bit; a trained weight has an int16 master beside its int8 copy. Optimizer state
       (momentum, Adam's moments), of weights and biases alike, is int16, on the grid of the masters.
+    - ``integer``: of a step lowered by :mod:`lightning_fwd.integer`: as in its graph, masters in place of int8 weights.
     - ``mixed``: int8 for everything that depends on nothing that the step trains, fp32 for the rest (as traced), optimizer state included.
     """
 
@@ -43,7 +45,7 @@ class Widths:
         self._float = self._full_width()
 
     def _full_width(self) -> set[fx.Node]:
-        if self.width == "int8":
+        if self.width in ("int8", LOWERED):
             return set()
         if self.width == "fp32":
             return set(self.step.graph.nodes)
@@ -70,6 +72,8 @@ class Widths:
         return tensors[output].numel() * self._element(node, output, tensors[output])
 
     def _element(self, node: fx.Node, output: int, value: Tensor) -> int:
+        if self.width == LOWERED:
+            return value.element_size()
         if node in self._float or not value.dtype.is_floating_point:
             return value.element_size() if self.width == "fp32" else min(value.element_size(), 4)
         if self._is_optimizer(node):
@@ -80,5 +84,7 @@ class Widths:
 
     def master_bytes(self, name: str) -> int:
         """Bytes of the int16 master of what learns of a trained parameter, 0 where its own width serves."""
+        if self.width == LOWERED:
+            return 0
         value = self.step.node(name)
         return self.step.learning_entries(name) * MASTER_BYTES if self.bytes(value) == value.meta["val"].numel() else 0

@@ -2,7 +2,8 @@
 FPU."""
 
 from .lower_step import IntegerStep, lower_step
+from .price import integer_cost
 from .rule import IntegerRule
 from .settings import Integer
 
-__all__ = ["Integer", "IntegerRule", "IntegerStep", "lower_step"]
+__all__ = ["Integer", "IntegerRule", "IntegerStep", "integer_cost", "lower_step"]

@@ -11,6 +11,7 @@ from torch import fx
 
 from ..graph import bit_mask  # noqa: F401  (defines lfwd::positive_bits)
 from .lowering import Lowering, lfwd, rule
+from .rescale import SUM_FRACTION
 from .split import split_sum
 from .values import Gradient, Transposed, Value
 
@@ -162,7 +163,9 @@ def average(low: Lowering, node: fx.Node) -> Value:
 def pad(low: Lowering, node: fx.Node) -> Value:
     if len(node.args) > 2 and node.args[2] != 0:
         raise low.refuse(node, "padding by another value than 0")
-    a = low.activation(node.args[0])
+    value = low.values[node.args[0]]
+    back = isinstance(value, Value) and value.is_error  # of a pooling that leaves a border out
+    a = low.error(node.args[0]) if back else low.activation(node.args[0])
     return a.on(low.emit(aten.constant_pad_nd.default, a.node, list(node.args[1]), 0))
 
 
@@ -204,7 +207,9 @@ def add(low: Lowering, node: fx.Node) -> object:
         exponents = [low.exponent_node(v.exponent) for v in (first, second)]
         acc = low.emit(lfwd.int_add_sums, first.node, exponents[0], second.node, exponents[1])
         return Value(acc, low.emit(lfwd.int_smaller, *exponents), "sum", learned=first.learned or second.learned)
-    if all(isinstance(v, Value) and v.kind != "error" for v in (first, second)) and node.meta["phase"] in ("forward", "second_forward"):
+    if all(isinstance(v, Value) and v.is_error for v in (first, second)) and node.meta["phase"] != "projection":
+        return _sum_of_errors(low, node)
+    if all(isinstance(v, Value) and not v.is_error for v in (first, second)) and node.meta["phase"] in ("forward", "second_forward"):
         if _shape(node.args[0]) != _shape(node.args[1]):
             raise low.refuse(node, "a sum of two shapes")
         a, b = (low.activation(n) for n in node.args[:2])
@@ -213,7 +218,25 @@ def add(low: Lowering, node: fx.Node) -> object:
         return Value(acc, low.emit(lfwd.int_larger, *exponents), "sum", learned=a.learned or b.learned)
     if node.meta["phase"] == "projection":
         raise low.refuse(node, "an error that is added to an int8 input is lost in its rounding", "use Pepita(second_pass='tangent')")
-    raise low.refuse(node, "two errors meet here, at scales of their own", "train the layers behind the residual sum only")
+    raise low.refuse(node, "a sum of an error and something else")
+
+
+def _sum_of_errors(low: Lowering, node: fx.Node) -> Value:
+    """Where paths part in the forward pass their errors meet: at the coarser scale of the two."""
+    parts, factors = [], set()
+    for n in node.args[:2]:
+        value = low.values[n]
+        if value.kind == "sum" and value.mask is None:
+            parts.append((value.node, low.exponent_node(value.exponent)))
+        else:
+            e = low.error(n)
+            parts.append((low.emit(lfwd.int_error_sum, e.node), low.exponent_node(low.plus(e.exponent, None, 1, SUM_FRACTION))))
+        factors.add(value.factor)
+    if len(factors) > 1 or _shape(node.args[0]) != _shape(node.args[1]):
+        raise low.refuse(node, "two errors meet here whose factors or shapes differ")
+    (a, of_a), (b, of_b) = parts
+    acc = low.emit(lfwd.int_add_sums, a, of_a, b, of_b)
+    return Value(acc, low.emit(lfwd.int_smaller, of_a, of_b), "sum", factors.pop(), back=True)
 
 
 def _of_logits(low: Lowering, node: fx.Node) -> bool:

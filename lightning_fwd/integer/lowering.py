@@ -242,7 +242,7 @@ class Lowering:
             if user.target is torch.ops.aten.convolution.default:  # transposed: an error handed back; else a change handed on
                 forth = math.prod(user.args[1].meta["val"].shape[1:])
                 products.append(_products(user.args[1], user.args[8]) if user.args[6] else forth)
-            if user.target in (torch.ops.aten.view.default, torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor):
+            if _name(user.target) in _AS_IT_IS:
                 products.append(1 << max(0, 24 - self._bits_of(user)))
         bits = min(self.error_bits, 24 - max(products).bit_length() + (max(products).bit_count() == 1))
         if bits < 4:
@@ -271,6 +271,12 @@ class Lowering:
 
     def counter(self) -> fx.Node:
         return self.state_of(COUNTER, (), torch.int64)
+
+
+_AS_IT_IS = {  # of an error: what hands it on at its width, whichever overload
+    *(f"aten::{name}" for name in ("view", "expand", "constant_pad_nd", "clone", "mul", "div", "where")),
+    "lfwd::where_bits",
+}
 
 
 def _products(weight: fx.Node, groups: int) -> int:

@@ -65,6 +65,19 @@ def int_mask(e, mask):
     return _masked(e, mask)
 
 
+SUM_FRACTION = 12  #: bits that an error gains where it is added to sums
+
+
+def _int32_like(x: Tensor, *_: object) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.int32)
+
+
+@operator("int_error_sum(Tensor e)", _int32_like)
+def int_error_sum(e):
+    """An int16 error as int32, with 12 more fraction bits: so that it can meet the sums of another layer's error."""
+    return e.int() << SUM_FRACTION
+
+
 def _pooled(x, kernel, stride, padding):
     size = [(n + 2 * p - k) // s + 1 for n, k, s, p in zip(x.shape[2:], kernel, stride, padding, strict=True)]
     return x.new_empty([*x.shape[:2], *size], dtype=torch.int32)
@@ -74,10 +87,6 @@ def _pooled(x, kernel, stride, padding):
 def int_pool_sum(x, kernel, stride, padding):
     """Sums of windows of ``x (B, C, H, W)`` int8; the division is part of what follows."""
     return F.avg_pool2d(x.double(), kernel, stride, padding, divisor_override=1)
-
-
-def _int32_like(x: Tensor, *_: object) -> Tensor:
-    return x.new_empty(x.shape, dtype=torch.int32)
 
 
 @operator("int_add(Tensor a, Tensor a_exponent, Tensor b, Tensor b_exponent)", _int32_like)

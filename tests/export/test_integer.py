@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning_fwd_export.boards import BOARDS, run_on_board
 from lightning_fwd_export.check import board_calls
+from lightning_fwd_export.code_size import shipped_ram
 from lightning_fwd_export.errors import ExportError
 from lightning_fwd_export.generate_c import translate, write_sources
 from lightning_fwd_export.integer import build_integer, check_integer, integer_calls, reference_run
@@ -15,7 +16,9 @@ from torch import nn
 
 import lightning_fwd as lf
 from lightning_fwd.integer import IntegerRule
+from lightning_fwd.integer.price import price_integers
 from lightning_fwd.integer.rate import Rate
+from lightning_fwd.models import ResNet8
 
 
 def mlp() -> nn.Module:
@@ -45,6 +48,11 @@ def conv(residual: bool = False) -> nn.Module:
     return Net()
 
 
+def uneven() -> nn.Module:
+    """A pooling that leaves a border out."""
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Conv2d(6, 6, 2), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(24, 10))
+
+
 def one_dimensional() -> nn.Module:
     return nn.Sequential(nn.Flatten(2), nn.Conv1d(1, 6, 5, stride=2, padding=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 32, 10))
 
@@ -53,6 +61,7 @@ ROWS = {
     "backprop-mlp": (lf.Backprop, mlp),
     "backprop-conv": (lf.Backprop, conv),
     "backprop-1d": (lf.Backprop, one_dimensional),
+    "backprop-uneven": (lf.Backprop, uneven),
     "local_loss-mlp": (lf.LocalLoss, mlp),
     "local_loss-conv": (lf.LocalLoss, conv),
     "direct_feedback-mlp": (lf.DirectFeedback, mlp),
@@ -60,6 +69,7 @@ ROWS = {
     "direct_feedback-own": (lambda: lf.DirectFeedback(positions="own", batch_norm="freeze"), conv),
     "local_loss-1d": (lf.LocalLoss, one_dimensional),
     "sparse-channels": (lambda: lf.SparseUpdate({"same": 0.5, "head": 1.0}), conv),
+    "backprop-residual": (lf.Backprop, lambda: conv(residual=True)),
     "sparse-residual": (lambda: lf.SparseUpdate({"same": 1.0, "head": 1.0}), lambda: conv(residual=True)),
     "forward_forward-mlp": (lambda: lf.ForwardForward(head="layers"), deep),
     "forward_forward-own": (lambda: lf.ForwardForward(loss="symmetric", goodness="sum", sharpness=0.1), mlp),
@@ -144,6 +154,16 @@ def test_boards_have_the_bits_of_python_over_200_steps(row, emulator, tmp_path):
 @pytest.mark.parametrize(("row", "core"), [("sparse-channels", "m0+"), ("local_loss-mlp", "m4"), ("sparse-channels", "m55")])
 def test_a_board_has_the_bits_of_python_over_a_few_steps(row, core, emulator, tmp_path):
     boards_agree(row, 0.9 if core == "m4" else 0.0, 6, [core], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("train", [{"classifier": 1.0}, {"block3.conv2": 0.25, "classifier": 1.0}], ids=["head", "part"])
+def test_the_ledger_is_what_the_program_plans(train):
+    x, y = torch.rand(1, 3, 32, 32), torch.tensor([1])
+    model = lf.rewrite(ResNet8().eval(), IntegerRule(lf.SparseUpdate(train), lf.Integer(room=1)), x)
+    planned = sum(shipped_ram(translate(build_integer(model, (x, y)).data)[1]).values())
+    told = price_integers(model.method.step(model, x, y), model).peak_ram_bytes
+    assert told <= planned < 1.002 * told
 
 
 @pytest.mark.board

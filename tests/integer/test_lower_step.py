@@ -66,3 +66,16 @@ def test_a_row_that_saturates_doubles_its_range():
     assert halved.dtype == torch.int16 and halved[2].tolist() == [5, 7]
     assert torch.allclose((halved[:2].double() - 128) * 2, masters[:2].double() - 128, atol=1)
     assert int_ratchet_exponents(torch.tensor([6, 6, 6], dtype=torch.int8), rows).tolist() == [5, 5, 6]
+
+
+def test_an_error_that_was_spread_by_pooling_is_narrow_enough_for_the_layer_it_passes_through():
+    """32 outputs and 9 taps: 288 products of 7 bits leave 15 for the error, so that no sum leaves 31 bits."""
+    layers = nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 32, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 4)
+    _, step = lowered(nn.Sequential(*layers))
+    (back,) = (n for n in step.graph.graph.nodes if "int_conv_back" in str(n.target))
+    before, stack = [], [back.args[0]]
+    while stack:
+        node = stack.pop()
+        before += [node] if "int_narrow." in str(node.target) else []
+        stack += [node.args[0]] if node.op == "call_function" and "int_linear_back" not in str(node.target) else []
+    assert [n.args[3] for n in before] == [15]

@@ -1,6 +1,6 @@
 """How long a step in integers takes in Python beside the float step: ResNet-8's tail, batches of 16. Medians of steps in turn.
 
-    python tools/benchmarks/integer_speed.py
+python tools/benchmarks/integer_speed.py
 """
 
 from __future__ import annotations

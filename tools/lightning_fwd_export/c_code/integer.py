@@ -103,6 +103,12 @@ def _mask(c: Context) -> str:
     return f"lfwd_int_mask({c.p(0, 'int16_t')}, {c.p(1, 'int8_t')}, {c.tensor(0).count}, {c.pointer(c.out, 'int16_t')})"
 
 
+@kernel("lfwd::int_error_sum.out")
+def _error_sum(c: Context) -> str:
+    c.contiguous(c.tensor(0), c.out)
+    return f"lfwd_int_error_sum({c.p(0, 'int16_t')}, {c.tensor(0).count}, {c.pointer(c.out, 'int32_t')})"
+
+
 @kernel("lfwd::int_pool_sum.out")
 def _pool_sum(c: Context) -> str:
     x, out = c.tensor(0), c.out

@@ -61,6 +61,11 @@ void lfwd_int_narrow(const int32_t *acc, const int8_t *mask, int32_t n, const in
     for (int32_t i = 0; i < n; i++) e[i] = (int16_t)(!mask || mask[i] > 0 ? lfwd_saturate(lfwd_shift(acc[i], s), top) : 0);
 }
 
+void lfwd_int_error_sum(const int16_t *e, int32_t n, int32_t *sums)
+{
+    for (int32_t i = 0; i < n; i++) sums[i] = e[i] * 4096;
+}
+
 void lfwd_int_mask(const int16_t *e, const int8_t *mask, int32_t n, int16_t *out)
 {
     for (int32_t i = 0; i < n; i++) out[i] = mask[i] > 0 ? e[i] : 0;

@@ -53,6 +53,7 @@ void lfwd_int_coarsen(int8_t *exponent, const int8_t *needed);
 void lfwd_int_narrow_shift(const int32_t *acc, const int8_t *mask, int32_t n, int32_t bits, int8_t *out);
 void lfwd_int_narrow(const int32_t *acc, const int8_t *mask, int32_t n, const int8_t *shift, int32_t bits, int16_t *e);
 void lfwd_int_mask(const int16_t *e, const int8_t *mask, int32_t n, int16_t *out);
+void lfwd_int_error_sum(const int16_t *e, int32_t n, int32_t *sums);
 void lfwd_int_pool_sum(const int8_t *x, const lfwd_int_pool_shape *s, int32_t *out);
 void lfwd_int_add(const int8_t *a, const int8_t *a_exponent, const int8_t *b, const int8_t *b_exponent, int32_t n, int32_t *out);
 void lfwd_int_softmax_error(const int32_t *logits, const int8_t *exponent, const int64_t *target, int32_t batch, int32_t classes, int16_t *e);
