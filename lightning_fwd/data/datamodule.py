@@ -17,7 +17,7 @@ from lightning_fwd.data.arguments import require, require_kinds
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, DriftChain, as_drift, drift_as_plain
 from lightning_fwd.data.har import HAR_DRIFTS
-from lightning_fwd.data.inputs import InputForm, Inputs, Normalize
+from lightning_fwd.data.inputs import Arithmetic, InputForm, Inputs, Normalize
 from lightning_fwd.data.loader import ResumableLoader, tensor_loader
 from lightning_fwd.data.lookup import load_dataset, load_domains
 from lightning_fwd.data.subsets import hold_out, stratified_subset, subset_with_shares
@@ -63,6 +63,8 @@ class DriftDataModule(L.LightningDataModule):
         normalize: images only: None leaves pixels in 0..1, "standard" subtracts the source's channel means and divides
             by their standard deviations, "byte" gives 0..255. Signals are always standardised by the source.
         int16: recordings only: round them to 16 bits after drift, as a converter does and as the exported front end reads them.
+        mfcc: recordings only: "float", or "integer": MFCC in integers of recordings of 16 bits, as cores without floats compute them; an
+            exported library in integers asks for these.
         flatten: give x as (B, F).
         num_workers: loader processes; 0 is fastest for tensors in memory.
         root: folder with the data files, in place of LIGHTNING_FWD_DATA.
@@ -89,6 +91,7 @@ class DriftDataModule(L.LightningDataModule):
         seed: int = 0,
         normalize: Normalize | None = None,
         int16: bool = False,
+        mfcc: Arithmetic = "float",
         flatten: bool = False,
         num_workers: int = 0,
         root: str | None = None,
@@ -104,6 +107,7 @@ class DriftDataModule(L.LightningDataModule):
         require(batch_size >= 1, "batch_size", batch_size, "at least 1")
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "in 0..1, 1 excluded")
         require(normalize in (None, "standard", "byte"), "normalize", normalize, "None, 'standard' or 'byte'")
+        require(mfcc in ("float", "integer"), "mfcc", mfcc, "'float' or 'integer'")
         for name in ("train_samples", "test_samples"):
             count = arguments[name]
             require(count is None or count >= 1, name, count, "at least 1, or None for all")
@@ -310,7 +314,8 @@ class DriftDataModule(L.LightningDataModule):
 
     def _the_inputs(self) -> Inputs:
         if self._inputs is None:
-            self._inputs = Inputs(self._domain("source"), self._arguments["normalize"], self._arguments["int16"])
+            how = (self._arguments[name] for name in ("normalize", "int16", "mfcc"))
+            self._inputs = Inputs(self._domain("source"), *how)
         return self._inputs
 
 

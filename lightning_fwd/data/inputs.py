@@ -10,32 +10,38 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_fwd.data.audio import converted, mfcc, mfcc_macs
+from lightning_fwd.data.audio import STEP, ZERO, converted, mfcc, mfcc_macs
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, DriftChain
+from lightning_fwd.data.integer_audio import integer_mfcc_macs, mfcc_steps
 from lightning_fwd.data.subsets import stratified_subset
 
 CHUNK = 256  # samples drifted at a time: the temporaries of a drift stay near the cache
 STATISTICS_SAMPLES = 5000
 
 Normalize = Literal["standard", "byte"]
+Arithmetic = Literal["float", "integer"]
 
 
 @dataclass(frozen=True)
 class InputForm:
     """How a sensor's values become the network's: as ``stored`` (``"uint8"`` is divided by 255), times ``factor``, less ``mean``, over
-    ``std``: one of these per channel, or none. ``recording``: that many samples (``"int16"``) of which the MFCC are the input, or 0."""
+    ``std``: one of these per channel, or none. ``recording``: that many samples (``"int16"``) of which the MFCC are the input, or 0;
+    ``integers``: computed without floats."""
 
     stored: Literal["uint8", "int16", "float"]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     factor: float = 1.0
     recording: int = 0
+    integers: bool = False
 
     @property
     def macs(self) -> int:
         """Of one input."""
-        return mfcc_macs(self.recording) if self.recording else 0
+        if not self.recording:
+            return 0
+        return integer_mfcc_macs(self.recording) if self.integers else mfcc_macs(self.recording)
 
 
 class Inputs:
@@ -43,20 +49,21 @@ class Inputs:
 
     Args:
         source: the data before drift.
-        normalize: of images; None leaves pixels in 0..1. int16: of recordings. See `DriftDataModule`.
+        normalize: of images; None leaves pixels in 0..1. int16, mfcc: of recordings. See `DriftDataModule`.
 
     Raises:
         ValueError: a normalisation that does not fit the data.
     """
 
-    def __init__(self, source: Dataset, normalize: Normalize | None, int16: bool = False) -> None:
+    def __init__(self, source: Dataset, normalize: Normalize | None, int16: bool = False, mfcc: Arithmetic = "float") -> None:
         if normalize is not None and source.modality == "signal":
             raise ValueError(f"normalize={normalize!r} is for images; signals are always standardised: leave it out")
         if normalize is not None and source.modality == "audio":
             raise ValueError(f"normalize={normalize!r} is for images; of recordings the MFCC are what the network reads: leave it out")
-        if int16 and source.modality != "audio":
-            raise ValueError(f"int16 is for recordings; {source.title} has none: leave it out")
-        self._source, self._normalize, self._int16 = source, normalize, int16
+        for name, stated in (("int16", int16), ("mfcc", mfcc != "float")):
+            if stated and source.modality != "audio":
+                raise ValueError(f"{name} is for recordings; {source.title} has none: leave it out")
+        self._source, self._normalize, self._int16, self._integers = source, normalize, int16, mfcc == "integer"
         self._statistics: tuple[Tensor, Tensor] | None = None
 
     def of(self, domain: Dataset, part: Literal["train", "test"], index: np.ndarray, drift: Drift | DriftChain | None) -> Tensor:
@@ -79,8 +86,7 @@ class Inputs:
         """
         if domain.modality != "audio":
             raise ValueError(f"{domain.title} has no recordings")
-        samples = domain.x_train.shape[1:]
-        return (self._made(domain, part, index, drift, converted, samples) * 32768).to(torch.int16)
+        return _as_int16(self._made(domain, part, index, drift, converted, domain.x_train.shape[1:]))
 
     def _made(
         self,
@@ -108,7 +114,7 @@ class Inputs:
     def form(self) -> InputForm:
         """The same for the C that does it on the device."""
         if self._source.modality == "audio":
-            return InputForm("int16", recording=self._source.x_train.shape[1])
+            return InputForm("int16", recording=self._source.x_train.shape[1], integers=self._integers)
         mean: tuple[float, ...] = ()
         std: tuple[float, ...] = ()
         if self._source.modality == "signal" or self._normalize == "standard":
@@ -118,6 +124,8 @@ class Inputs:
 
     def _after_drift(self) -> Callable[[Tensor], Tensor]:
         if self._source.modality == "audio":
+            if self._integers:
+                return lambda x: (mfcc_steps(_as_int16(converted(x))) - ZERO).float() * STEP
             return (lambda x: mfcc(converted(x))) if self._int16 else mfcc
         return {None: lambda x: x, "byte": lambda x: x * 255, "standard": self._standardise}[self._normalize]
 
@@ -136,6 +144,11 @@ class Inputs:
             std = torch.where(std > 0, std, 1.0)  # a channel that never changes is only centred
             self._statistics = mean.float().view(shape), std.float().view(shape)
         return self._statistics
+
+
+def _as_int16(x: Tensor) -> Tensor:
+    """What a converter gives, -1..1 in steps of 2**-15, as it stores it."""
+    return (x * 32768).to(torch.int16)
 
 
 def to_float(x: np.ndarray) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import lightning_fwd as lf
 from lightning_fwd.adaptation.guard import SCALES
+from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.integer.judging import NATS, entropies, losses
 
 FIRMWARE = lf.Firmware(samples=60, patience=2, precision="integer")
@@ -63,7 +64,8 @@ SOURCE = samples(80, seed=1)[0]
 @pytest.fixture(scope="module")
 def exported(net, tmp_path_factory):
     folder = tmp_path_factory.mktemp("integers")
-    return export_library(net, STAGES, samples(2)[0], folder, firmware=FIRMWARE, seed=3, steps=3, source=SOURCE), folder
+    more = {"firmware": FIRMWARE, "seed": 3, "steps": 3, "source": SOURCE, "form": InputForm("uint8")}
+    return export_library(net, STAGES, samples(2)[0], folder, **more), folder
 
 
 @pytest.fixture(scope="module")
@@ -174,12 +176,13 @@ def test_no_warnings(exported, tmp_path, emulator, core):
 
 @pytest.mark.board
 def test_nothing_of_a_library_for_the_m0_plus_is_a_float(exported, emulator, tmp_path):
-    """Loop, guard, buffer, store and steps, linked with all that they call."""
+    """From a sensor's bytes on: loop, guard, buffer, store and steps, linked with all that they call."""
     code = exported[1] / "c"
     (tmp_path / "main.c").write_text(
         '#include "lfwd_adapt.h"\n#include "lfwd_store.h"\nstatic lfwd_value x[LFWD_INPUT]; static lfwd_stage_report r[LFWD_STAGES];\n'
         "int main(void) { const lfwd_adapt_settings s = LFWD_ADAPT_SETTINGS; const lfwd_flash *f = (const lfwd_flash *)0x20000000;\n"
-        "lfwd_init(); lfwd_samples_clear(1); lfwd_samples_add(x, 0); lfwd_adapt(&s, r); lfwd_save(f); return lfwd_load(f); }\n"
+        "lfwd_init(); lfwd_samples_clear(1);\n"
+        "lfwd_prepare((const uint8_t *)f, x); lfwd_samples_add(x, 0); lfwd_adapt(&s, r); lfwd_save(f); return lfwd_load(f); }\n"
         "void _exit(int code) { (void)code; for (;;) {} }\n"
     )
     files = [tmp_path / "main.c", *sorted(code.glob("*.c")), *sorted((code / "kernels").glob("*.c"))]
@@ -188,7 +191,7 @@ def test_nothing_of_a_library_for_the_m0_plus_is_a_float(exported, emulator, tmp
     subprocess.run([*command, "-o", str(tmp_path / "library.elf")], check=True, capture_output=True)
     listed = subprocess.run(["arm-none-eabi-nm", str(tmp_path / "library.elf")], check=True, capture_output=True, text=True).stdout
     symbols = [line.split()[-1] for line in listed.splitlines()]
-    assert {"lfwd_adapt", "lfwd_step_head", "lfwd_save"} <= set(symbols)
+    assert {"lfwd_adapt", "lfwd_step_head", "lfwd_save", "lfwd_prepare"} <= set(symbols)
     assert [
         s
         for s in symbols
@@ -235,6 +238,13 @@ def test_what_has_no_integers_is_refused(net, tmp_path, stages, source, said):
     with pytest.raises(lf.LightningFwdError, match=said):
         export_library(net, stages, samples(2)[0], tmp_path / "out", firmware=FIRMWARE, source=source)
     assert not (tmp_path / "out").exists()
+
+
+def test_features_in_float_are_refused(net, tmp_path):
+    with pytest.raises(lf.LightningFwdError, match="give the data mfcc: integer"):
+        export_library(
+            net, STAGES, samples(2)[0], tmp_path / "out", firmware=FIRMWARE, source=SOURCE, form=InputForm("int16", recording=16000)
+        )
 
 
 def test_drift_is_noticed_in_float_only():

@@ -9,7 +9,7 @@ from pathlib import Path
 from lightning_fwd.plain_files import require_file
 
 from .c_code.drift import DRIFT
-from .c_code.front_end import FRONT_END
+from .c_code.front_end import FRONT_END, INTEGER_FRONT_END
 from .c_code.stages import INTEGER, Stage
 from .c_code.writer import Written, write_c
 from .errors import ExportError, NoKernel
@@ -90,7 +90,8 @@ def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREF
         for stem, sign in (("lfwd_store", "lfwd_state["), ("lfwd_samples", "lfwd_stages["), ("lfwd_adapt", "lfwd_stages["))
         if sign in header
     ]
-    needed += [stem for stem, table in (("lfwd_mfcc", FRONT_END), ("lfwd_drift", DRIFT)) if table in files]
+    tables = (("lfwd_mfcc", FRONT_END), ("lfwd_mfcc_integer", INTEGER_FRONT_END), ("lfwd_drift", DRIFT))
+    needed += [stem for stem, table in tables if table in files]
     kept = [FIRMWARE / f"{stem}{ending}" for stem in needed for ending in (".c", ".h")]
     if "lfwd_adapt" in needed:
         kept.append(FIRMWARE / f"lfwd_judge_{'integer' if INTEGER in header else 'float'}.h")

@@ -118,7 +118,7 @@ def _print_board(report: LibraryReport, result: BoardAdaptation, truth: Tensor, 
     from ..boards import board as find_board
 
     done |= {"flash_bytes": result.flash, "ram_bytes": result.ram, "stages": [asdict(stage) for stage in result.stages]}
-    counted = dict(zip(["prediction", *report.stages], result.instructions, strict=True))
+    counted = dict(zip(["prediction", *report.stages, "input"], result.instructions, strict=False))  # of an input: from sound only
     done |= {"instructions": counted}
     (out / "adaptation.json").write_text(json.dumps(done, indent=2) + "\n")
     for name, stage in zip(report.stages, result.stages, strict=True):

@@ -24,7 +24,7 @@ from ..boards import BOARDS
 from ..boards.board import Board
 from ..boards.build import FOOTPRINT, GCC, STARTUP, board_flags, compile_object, kernel_objects
 from ..c_code.drift import DRIFT, write_drift
-from ..c_code.front_end import FRONT_END, write_front_end
+from ..c_code.front_end import FRONT_END, INTEGER_FRONT_END, write_front_end, write_integer_front_end
 from ..c_code.stages import INTEGER, TYPES
 from ..generate_c import CSRC, FIRMWARE
 from ..host.runtime import run_tool
@@ -96,11 +96,12 @@ def count(board: Board, work: Path) -> dict[str, Any]:
 def count_loop(board: Board, work: Path) -> dict[str, Any]:
     """The same of what runs an adaptation: buffer (of floats, and of bytes) and loop, both in integers too, and the front end."""
     (work / FRONT_END).write_text(write_front_end())
+    (work / INTEGER_FRONT_END).write_text(write_integer_front_end())
     one = np.zeros(1, np.float32)
     (work / DRIFT).write_text(write_drift(DriftScore(one, one, one[None], 0.1, 0.1), 0.1))
     _write_header(work, "float", "void lfwd_forward(const float *, float *);\n")
     flags = [*board_flags(board), f"-I{work}", f"-I{FIRMWARE}", f"-I{CSRC}"]
-    sources = [FIRMWARE / f"lfwd_{name}.c" for name in ("adapt", "samples", "mfcc", "drift")]
+    sources = [FIRMWARE / f"lfwd_{name}.c" for name in ("adapt", "samples", "mfcc", "mfcc_integer", "drift")]
     paths = [Path(compile_object(source, work, flags)) for source in sources]
     other = work / "int8"
     other.mkdir()

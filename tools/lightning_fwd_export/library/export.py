@@ -18,7 +18,7 @@ from lightning_fwd.models.weights import require_finite
 from lightning_fwd.trace.step_graph import trace_inference
 
 from ..c_code.drift import DRIFT, drift_bytes, write_drift
-from ..c_code.front_end import front_end_ram
+from ..c_code.front_end import front_end_entries, front_end_ram
 from ..c_code.prepare import add_prepare
 from ..c_code.selftest import write_selftest
 from ..c_code.stages import default_macros
@@ -106,6 +106,7 @@ def export_library(
     if steps < 1 or not 0 <= held_back < 1:
         raise ExportError(f"steps={steps}, held_back={held_back}", "", "use steps >= 1 and 0 <= held_back < 1")
     require_network(net, example)
+    _require_form(form, firmware)
     require_prefix(prefix)
     require_finite(net.state_dict())
     require_folder(out)
@@ -163,6 +164,15 @@ def export_library(
     return report
 
 
+def _require_form(form: InputForm | None, firmware: Firmware) -> None:
+    if firmware.precision == "integer" and form is not None and form.recording and not form.integers:
+        raise ExportError(
+            "a library in integers whose MFCC are computed in float",
+            "without an FPU they would cost as much as the network does, and host and device would differ by steps of int8",
+            "give the data mfcc: integer",
+        )
+
+
 def _build(net: nn.Module, traced: list[TracedStage], x: Tensor, watched: bool) -> StepProgram:
     forward = trace_inference(net, x)
     fuse_layers(forward.module)
@@ -187,7 +197,7 @@ def _flash(written: Written, firmware: Firmware, form: InputForm | None, score: 
     kind = INTEGERS if firmware.precision == "integer" else ""
     add = kind or (BYTES if firmware.sample_type == "int8" else "")
     entries = [f"lfwd_adapt{kind}", f"lfwd_samples_clear{kind}", f"lfwd_samples_add{add}"]
-    entries += ["lfwd_mfcc_peak", "lfwd_mfcc"] if form and form.recording else []
+    entries += front_end_entries(form)
     entries += ["lfwd_drift_clear", "lfwd_drift_add"] if score else []
     source, moments = written.files["lfwd_model.c"], drift_bytes(score)[0]
     return {core: size + moments + loop_code(source, entries, core) for core, size in shipped_flash(written).items()}

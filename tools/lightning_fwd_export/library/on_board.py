@@ -47,7 +47,7 @@ class BoardAdaptation:
     Attributes:
         board: its name. stages: a report for each. weights: all of them after it, as ``lfwd_get_weights`` gives them.
         before, after: logits of the test samples ``(N, C)``.
-        instructions: emulated, of a prediction and of a step of each stage.
+        instructions: emulated, of a prediction, of a step of each stage and, where a sensor's values are read, of making an input of them.
         flash, ram: bytes of the smallest firmware around the library, as linked; the caller's buffers (a sample, logits) are not in it.
     """
 
@@ -132,8 +132,7 @@ def _read(data: bytes, board: Board, macros: dict[str, str], tests: int, flash: 
     at += logits
     end = at + weights
     before, last = (_logits(part, tests, classes, integers) for part in (data[:logits], data[end : end + logits]))
-    ticks = struct.unpack_from(f"<{1 + stages}I", data, end + logits)
-    counted = tuple(map(board.instructions, ticks))
+    counted = tuple(board.instructions(ticks) for (ticks,) in struct.iter_unpack("<I", data[end + logits :]))
     return BoardAdaptation(board.name, reports, data[at:end], before, last, flash, ram, counted)
 
 

@@ -3,8 +3,9 @@
  *
  *   input:   uint32 samples, uint32 tests; for each sample int32 label and its floats; for each test its floats. Compiled with RAW=N:
  *            for the floats N of int16, as a sensor gives them. In integers: int8 for floats
- *   output:  logits of all tests (in integers int32, and behind those of each their exponent); the kept stages (uint32) and a report of each stage; all weights; logits of all tests again; ticks
- *            of a prediction and of a step of each stage (uint32)
+ *   output:  logits of all tests (in integers int32, and behind those of each their exponent); the kept stages (uint32) and a report of
+ *            each stage; all weights; logits of all tests again; ticks (uint32) of a prediction, of a step of each stage and, with RAW, of
+ *            making an input of the last recording
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -114,5 +115,11 @@ int main(void)
         const uint32_t ticks = board_ticks() - start;
         put(&ticks, sizeof ticks);
     }
+#ifdef RAW
+    const uint32_t start = board_ticks();
+    lfwd_prepare(raw, sample);
+    const uint32_t ticks = board_ticks() - start;
+    put(&ticks, sizeof ticks);
+#endif
     return fclose(output) ? 5 : 0;
 }
