@@ -39,7 +39,7 @@ def adapt(
     labelled samples. Without labels nothing guards, and settings are chosen by the entropy of the predictions.
 
     Args:
-        net: a classifier; left as it is.
+        net: a classifier, or, with ``firmware.anomalies``, a network that reconstructs; left as it is.
         stages: a list of :class:`Stage`, rules or names of rules, or mappings of a stage's arguments (as in a recipe).
         data: ``(x, y)`` of the target, or ``x`` without labels, batches of these, or a LightningDataModule.
         unlabelled: more samples of the target, for stages that need no labels.
@@ -54,9 +54,10 @@ def adapt(
         LightningFwdError: stages or data that cannot be used, labels lacking for a stage that learns, too few samples to hold any back.
     """
     stages, samples = as_stages(stages), read_samples(data, unlabelled)
-    _check(stages, samples, held_back)
-    if firmware:
-        return adapt_as_firmware(net, stages, samples, Firmware() if firmware is True else firmware, held_back, seed, source)
+    loop = Firmware() if firmware is True else firmware or None
+    _check(stages, samples, held_back, loop is not None and loop.anomalies is not None)
+    if loop is not None:
+        return adapt_as_firmware(net, stages, samples, loop, held_back, seed, source)
     run = _Run(samples, held_back, seed)
     stages = [stage.for_labels(len(samples.x)) for stage in stages]
     state, results, taken = copy.deepcopy(net).eval(), [], []
@@ -76,7 +77,7 @@ def adapt(
     return Adaptation(state, results)
 
 
-def _check(stages: list[Stage], samples: Samples, held_back: float) -> None:
+def _check(stages: list[Stage], samples: Samples, held_back: float, all_normal: bool) -> None:
     if not 0.0 <= held_back < 1.0:
         raise LightningFwdError(f"adapt: held_back={held_back}", "it is a share of the labelled samples", "use 0 <= held_back < 1")
     if not bool(torch.isfinite(samples.inputs).all()):
@@ -85,8 +86,10 @@ def _check(stages: list[Stage], samples: Samples, held_back: float) -> None:
         )
     if samples.y is not None and (samples.y.is_floating_point() or int(samples.y.min()) < 0):
         raise LightningFwdError(f"adapt: labels of {samples.y.dtype} from {samples.y.min():g}", "they are class indices", "count from 0")
+    if all_normal and samples.y is not None:
+        raise LightningFwdError("adapt: labels for a network that reconstructs", "all its samples are normal", "give x alone")
     reading = [stage.name for stage in stages if stage.reads_labels]
-    if reading and samples.y is None:
+    if reading and samples.y is None and not all_normal:
         raise LightningFwdError(
             f"stage {reading[0]} learns from labels and got none", "", "give (x, y), or stages without labels: statistics, alignment"
         )

@@ -12,6 +12,7 @@ from ..graph.counter_random import hash32
 
 _BUFFER, _HELD, _ORDER = 0, 1, 0x10000  #: windows of the one cycle of draws; of an order so many for each stage, one for each epoch
 UNLABELLED = -1  #: the label of a sample that has none
+NORMAL = 0  #: that of every sample, where a network looks for anomalies
 
 
 class Draws:

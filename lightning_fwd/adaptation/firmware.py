@@ -19,7 +19,8 @@ from ..graph.rewritten import RewrittenModel
 from ..graph.stored_as import stored_as
 from ..integer import Integer
 from ..settings import check_settings
-from .draws import UNLABELLED, Buffer, hold_back, order, share_of
+from .anomaly import LEAST, MOST, require_kind
+from .draws import NORMAL, UNLABELLED, Buffer, hold_back, order, share_of
 from .drift_score import DriftScore, features_of
 from .guard import Samples, Verdict
 from .integer_stages import IntegerNetwork, IntegerStages, IntegerTraining
@@ -41,6 +42,9 @@ class Firmware:
         patience: so many epochs in a row without a better result on the samples held back end a stage.
         false_alarms: notice drift, see :class:`lightning_fwd.adaptation.drift_score.DriftScore`: in this share of streams of 200 inputs
             without drift the alarm may be raised; None: it is not noticed.
+        anomalies: the network reconstructs what it reads, and all samples are normal. It is trained and judged by the squared error of
+            that, and finds anomalies by it, see :mod:`lightning_fwd.adaptation.anomaly`; this share of normal recordings (or samples) may
+            be taken for one. None: the network has classes.
     """
 
     samples: int = 100
@@ -49,6 +53,7 @@ class Firmware:
     false_alarms: float | None = None
     precision: Literal["float32", "integer"] = "float32"
     room: int = 1
+    anomalies: float | None = None
 
     def __post_init__(self) -> None:
         check_settings(self, LightningFwdError, ("samples", "patience"), ())
@@ -58,6 +63,15 @@ class Firmware:
             raise LightningFwdError(
                 "Firmware: false_alarms with precision='integer'", "the score of drift is computed in float", "leave one of them out"
             )
+        if self.anomalies is not None:
+            if not LEAST <= self.anomalies <= MOST:
+                raise LightningFwdError(
+                    f"Firmware: anomalies={self.anomalies}", "", f"it is a share of normal samples: {LEAST:g} to {MOST:g}"
+                )
+            if self.precision == "integer":
+                raise LightningFwdError(
+                    "Firmware: anomalies with precision='integer'", "the score of an anomaly is computed in float", "leave one of them out"
+                )
         self.integer()
 
     def integer(self) -> Integer | None:
@@ -94,6 +108,7 @@ def adapt_as_firmware(
     Raises:
         LightningFwdError: a stage has no C.
     """
+    require_kind(net, samples.x, firmware.anomalies is not None)
     x, labels = _collect(net, samples, firmware, seed)
     guarded = share_of(held_back) > 0 and any(label != UNLABELLED for label in labels)
     held = hold_back(labels, held_back, seed) if guarded else [False] * len(labels)
@@ -101,8 +116,9 @@ def adapt_as_firmware(
     results, learned = list[StageResult](), False
     for number, stage in enumerate(stages):
         training = run.training(number)
-        result = _Stage(number, training, labels, held, guarded, learned).run(firmware.patience, seed)
-        learned = learned or (result.kept and stage.learns)
+        wanted = x if firmware.anomalies is not None else None
+        result = _Stage(number, training, labels, held, guarded, learned, wanted).run(firmware.patience, seed)
+        learned = learned or (result.kept and (stage.learns or wanted is not None))
         run.ended(training, result.kept)
         results.append(result)
     return run.adaptation(results)
@@ -192,10 +208,10 @@ def _refused(stage: Stage, why: str, mend: str) -> RewriteError:
 @torch.no_grad()
 def _collect(net: nn.Module, samples: Samples, firmware: Firmware, seed: int) -> tuple[Tensor, list[int]]:
     """What is in the buffer after all samples came by: inputs ``(N, ...)`` and labels."""
-    labels = [UNLABELLED] * len(samples.inputs)
+    labels = [UNLABELLED if firmware.anomalies is None else NORMAL] * len(samples.inputs)
     if samples.y is not None:
         labels[: len(samples.y)] = samples.y.tolist()
-    classes = net(samples.x[:1]).shape[1]
+    classes = net(samples.x[:1]).shape[1] if firmware.anomalies is None else 1
     if max(labels) >= classes:
         raise LightningFwdError(f"adapt: label {max(labels)} for {classes} classes", "the device refuses it", "count from 0")
     buffer, slots = Buffer(firmware.samples, classes, seed), dict[int, int]()
@@ -216,19 +232,27 @@ def through_int8(x: Tensor) -> Tensor:
 
 
 class _Stage:
-    """One stage on its turn."""
+    """One stage on its turn; ``wanted``: of a network that reconstructs, what it is to give of each sample."""
 
     def __init__(
-        self, number: int, training: Training | IntegerTraining, labels: list[int], held: list[bool], guarded: bool, learned: bool
+        self,
+        number: int,
+        training: Training | IntegerTraining,
+        labels: list[int],
+        held: list[bool],
+        guarded: bool,
+        learned: bool,
+        wanted: Tensor | None,
     ):
         self.number, self.training, self.stage, self.guarded = number, training, training.stage, guarded
-        rows, learns = range(len(labels)), training.stage.learns
+        rows, learns = range(len(labels)), training.stage.learns or wanted is not None
         labelled = [i for i in rows if labels[i] != UNLABELLED]
         self.trains = [i for i in labelled if not held[i]] if learns else list(rows)
         judges = [i for i in labelled if held[i]] if guarded and (learns or learned) else labelled
         self.judges = torch.tensor(judges or list(rows))
-        self.target = torch.tensor(labels) if learns else unlabelled(training.x)
-        self.truth = torch.tensor(labels)[self.judges] if judges else None
+        known = torch.tensor(labels) if wanted is None else wanted
+        self.target = known if learns else unlabelled(training.x)
+        self.truth = known[self.judges] if judges else None
 
     def run(self, patience: int, seed: int) -> StageResult:
         """Epoch by epoch; the best is kept, or what was before."""

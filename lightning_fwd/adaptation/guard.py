@@ -92,8 +92,9 @@ class Verdict:
 
     Attributes:
         loss: mean cross-entropy on labelled samples, at that one of :data:`SCALES` of the logits where it is lowest (temperature scaling;
-            Guo et al. 2017, arXiv 1706.04599); without labels the mean entropy of the predictions. In nats; infinite if not finite.
-        right: ``(N,)`` which samples it classifies rightly; None without labels.
+            Guo et al. 2017, arXiv 1706.04599); without labels the mean entropy of the predictions; in nats. Of reconstructions the mean
+            squared error. Infinite if not finite.
+        right: ``(N,)`` which samples it classifies rightly; None without labels or classes.
     """
 
     loss: float
@@ -124,9 +125,12 @@ class Verdict:
 
 @torch.no_grad()
 def judge(net: nn.Module, x: Tensor, y: Tensor | None) -> Verdict:
-    """``x (N, ...)``, ``y (N,)`` or None."""
+    """``x (N, ...)``, ``y``: classes ``(N,)``, what is to be given ``(N, ...)``, or None."""
     net.eval()
     logits = torch.cat([net(x[start : start + _CHUNK]).float() for start in range(0, len(x), _CHUNK)])
+    if y is not None and y.is_floating_point():
+        loss = float(F.mse_loss(logits, y))
+        return Verdict(loss if loss == loss else float("inf"), None)
     if y is None:
         logs = logits.log_softmax(1)
         loss = -float((logs.exp() * logs).sum(1).mean())

@@ -60,7 +60,7 @@ class Training:
         def step(index: Tensor, target: Tensor) -> None:
             clear()
             with self.model.step(target):
-                loss = F.cross_entropy(self.model(self.x[index]), target)
+                loss = loss_for(target)(self.model(self.x[index]), target)
             self.model.backward(loss)
             advance()
 
@@ -122,6 +122,11 @@ def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) 
             step(index, target[index])
         epoch += 1
     return training.finish()
+
+
+def loss_for(target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy of classes, the mean squared error of what is to be given."""
+    return F.mse_loss if target.is_floating_point() else F.cross_entropy
 
 
 def unlabelled(x: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -63,8 +64,11 @@ class BatchStatistics(nn.Module):
         return y, buffers["running_mean"], buffers["running_var"]
 
 
-def collect_batch_statistics(model: RewrittenModel) -> list[str]:
+def collect_batch_statistics(model: RewrittenModel, under: Sequence[str] = ()) -> list[str]:
     """Replace the batch norms of the training graph; it emits (mean, variance) of each beside the logits.
+
+    Args:
+        under: paths of modules whose norms are meant; empty: all.
 
     Raises:
         RewriteError: a norm is called twice, or sits inside a module that is kept whole.
@@ -76,7 +80,7 @@ def collect_batch_statistics(model: RewrittenModel) -> list[str]:
     model.inserted.add_module("statistics", holder)
     for node in list(model.graph.nodes):
         norm = model.get_submodule(node.target) if node.op == "call_module" else None
-        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not norm.track_running_stats:
+        if not isinstance(norm, nn.modules.batchnorm._BatchNorm) or not norm.track_running_stats or not _is_under(node.target, under):
             continue
         if node.target in norms:
             raise RewriteError(
@@ -99,7 +103,9 @@ def collect_batch_statistics(model: RewrittenModel) -> list[str]:
             part.meta.update(block=node.meta.get("block"), emit="statistics")
         model.replace(node, parts[0])
         norms.append(path)
-    hidden = [p for p, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and p not in norms]
+    hidden = [
+        p for p, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and p not in norms and _is_under(p, under)
+    ]
     inside = [p for p in hidden if any(p.startswith(f"{whole}.") for whole in model.opaque)]
     if inside:
         raise RewriteError(
@@ -108,3 +114,7 @@ def collect_batch_statistics(model: RewrittenModel) -> list[str]:
             "take the control flow out of that module, or use batch_norm='train' with another method",
         )
     return norms
+
+
+def _is_under(path: str, modules: Sequence[str]) -> bool:
+    return not modules or any(path == module or path.startswith(f"{module}.") for module in modules)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from lightning_fwd.plain_files import require_file
 
+from .c_code.anomaly import ANOMALY
 from .c_code.drift import DRIFT
 from .c_code.front_end import FRONT_END, INTEGER_FRONT_END
-from .c_code.stages import INTEGER, Stage
+from .c_code.stages import INTEGER, RECONSTRUCTS, Stage
 from .c_code.writer import Written, write_c
 from .errors import ExportError, NoKernel
 from .folder import clear_code
@@ -90,11 +91,12 @@ def write_sources(files: dict[str, str], out_dir: str | Path, prefix: str = PREF
         for stem, sign in (("lfwd_store", "lfwd_state["), ("lfwd_samples", "lfwd_stages["), ("lfwd_adapt", "lfwd_stages["))
         if sign in header
     ]
-    tables = (("lfwd_mfcc", FRONT_END), ("lfwd_mfcc_integer", INTEGER_FRONT_END), ("lfwd_drift", DRIFT))
+    tables = (("lfwd_mfcc", FRONT_END), ("lfwd_mfcc_integer", INTEGER_FRONT_END), ("lfwd_drift", DRIFT), ("lfwd_anomaly", ANOMALY))
     needed += [stem for stem, table in tables if table in files]
     kept = [FIRMWARE / f"{stem}{ending}" for stem in needed for ending in (".c", ".h")]
     if "lfwd_adapt" in needed:
-        kept.append(FIRMWARE / f"lfwd_judge_{'integer' if INTEGER in header else 'float'}.h")
+        judge = "integer" if INTEGER in header else "reconstruction" if RECONSTRUCTS in header else "float"
+        kept += [FIRMWARE / f"lfwd_judge_{name}.h" for name in ((judge,) if judge == "integer" else (judge, "sums"))]
     for source, folder in [*((s, out) for s in kept), *((s, kernels) for s in sorted(CSRC.glob("*.[ch]")))]:
         text = source.read_text()
         (folder / _name(source.name, prefix)).write_text(_named(text if "SPDX" in text[:80] else _LICENCE + text, prefix))

@@ -5,6 +5,7 @@ Schneider et al., "Improving robustness against common corruptions by covariate 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,20 +26,25 @@ class Statistics(LearningMethod):
     Args:
         momentum: weight of each new batch; None averages all batches since the rewrite equally (the source statistics are forgotten
             with the first one).
+        norms: paths of modules whose batch norms follow; the others keep their statistics. Empty: all follow.
     """
 
     updates_buffers_only: ClassVar[bool] = True
     momentum: float | None = None
+    norms: Sequence[str] = ()
 
     def rewrite(self, model: RewrittenModel) -> None:
         if self.momentum is not None and not 0.0 < self.momentum <= 1.0:
             raise RewriteError(f"Statistics: momentum={self.momentum}", "it weighs the new batch", "use 0 < momentum <= 1, or None")
-        norms = collect_batch_statistics(model)
+        if isinstance(self.norms, str):
+            raise RewriteError(f"Statistics: norms={self.norms!r}", "expected paths of modules", f"write norms: [{self.norms}]")
+        norms = collect_batch_statistics(model, self.norms)
         if not norms:
+            where = f" under {', '.join(self.norms)}" if self.norms else ""
             raise RewriteError(
-                f"Statistics finds no batch norm with running statistics in {type(model.original).__name__}",
+                f"Statistics finds no batch norm with running statistics in {type(model.original).__name__}{where}",
                 "they are all that this rule changes",
-                "choose another method for this model",
+                "name modules that hold some" if self.norms else "choose another method for this model",
             )
         model.inserted.norms = norms
         model.freeze({name for name, _ in model.named_parameters()})

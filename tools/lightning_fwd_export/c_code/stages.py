@@ -14,6 +14,8 @@ _METHOD = "step_"
 RATE = "lfwd_rate"
 INTEGER = "#define LFWD_INTEGER"  #: of a header: inputs are int8, logits int32 with an exponent, losses integers
 
+RECONSTRUCTS = "#define LFWD_RECONSTRUCTS"  #: of a header: the network gives what it reads, there are no classes
+
 TYPES = """
 /* What of a stage is its own (heads, momentum, counters) and begins anew with it; initial 0: with zeros. */
 typedef struct {
@@ -51,6 +53,7 @@ class Stage:
         name: a C identifier. batch, epochs: of its steps. learns: whether it needs labels.
         changes: which of the tensors that ``get_weights`` gives it changes.
         rate: of a step in integers: multiplier, exponent, momentum in Q15.
+        reconstructs: whether its target is its input.
     """
 
     name: str
@@ -59,6 +62,7 @@ class Stage:
     learns: bool
     changes: tuple[int, ...]
     rate: tuple[int, ...] = ()
+    reconstructs: bool = False
 
     @property
     def method(self) -> str:
@@ -95,7 +99,8 @@ class StageTable:
         undo = max(sum(self.state.learned[i].nbytes for i in stage.changes) for stage in self.stages)
         self.macros = [
             f"#define LFWD_STAGES {len(self.stages)}",
-            f"#define LFWD_CLASSES {forward.outputs[0].count}",
+            f"#define LFWD_CLASSES {1 if self.stages[0].reconstructs else forward.outputs[0].count}",
+            *([f"{RECONSTRUCTS} /* what it reads; the one class is LFWD_NORMAL */"] if self.stages[0].reconstructs else []),
             *([f"{INTEGER} /* no float anywhere */"] if self.stages[0].rate else []),
             f"#define LFWD_INPUT {forward.inputs[0].count} /* values of a sample */",
             f"#define LFWD_MOST_BATCH {max(stage.batch for stage in self.stages)} /* samples of the largest batch of a stage */",
@@ -109,7 +114,7 @@ class StageTable:
             step, changes, own = self.methods[stage.method], self._changes(stage), self._own(stage)
             if stage.rate:
                 self._integer_rate(stage)
-            self.bodies.append(_wrapper(step, value))
+            self.bodies.append(_wrapper(step, value, stage.reconstructs))
             self.bodies.append("\n".join([f"static const lfwd_region changes_{stage.name}[{len(changes)}] = {{", *changes, "};"]))
             if own:
                 self.bodies.append("\n".join([f"static const lfwd_own own_{stage.name}[{len(own)}] = {{", *own, "};"]))
@@ -151,11 +156,13 @@ def _rate_of(method: str) -> str:
     return f"{RATE}_{method}"
 
 
-def _wrapper(step: Method, value: str) -> str:
+def _wrapper(step: Method, value: str, reconstructs: bool) -> str:
     """The step as the table has it, whatever it reads and returns."""
     lines = [f"    float loss[{max(step.outputs[0].count, 1)}];"] if step.outputs else []
-    lines += ["    (void)labels;"] if len(step.inputs) == 1 else []
-    given = ", ".join(["inputs", "labels", _rate_of(step.name)][: len(step.inputs)] + ["loss"] * len(step.outputs))
+    lines += ["    (void)labels;"] if len(step.inputs) == 1 or reconstructs else []
+    given = ", ".join(
+        ["inputs", "inputs" if reconstructs else "labels", _rate_of(step.name)][: len(step.inputs)] + ["loss"] * len(step.outputs)
+    )
     head = f"static void run_{step.name}(const {value} *inputs, const int64_t *labels)"
     return "\n".join([head, "{", *lines, f"    lfwd_{step.name}({given});", "}"])
 

@@ -8,6 +8,8 @@
 #include "lfwd_random.h"
 #ifdef LFWD_INTEGER
 #include "lfwd_judge_integer.h"
+#elif defined LFWD_RECONSTRUCTS
+#include "lfwd_judge_reconstruction.h"
 #else
 #include "lfwd_judge_float.h"
 #endif

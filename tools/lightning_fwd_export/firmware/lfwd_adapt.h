@@ -13,6 +13,8 @@
  * the stage changes is all that is needed; if no epoch is good the copy is the network before the stage. Without labels nothing guards,
  * and stages that learn from labels are left out.
  *
+ * A network that reconstructs (LFWD_RECONSTRUCTS, lfwd_anomaly.h) has one class, LFWD_NORMAL, and is judged by its mean squared error.
+ *
  * lf.adapt(..., firmware=True) on the host does the same with the same draws: its outcome is what to expect of these samples.
  * One call at a time, as for all of the library. All memory is static, below.
  */
@@ -43,7 +45,7 @@ typedef enum {
 #ifdef LFWD_INTEGER
 typedef int32_t lfwd_loss;    /* 2^-16 nats */
 #else
-typedef float lfwd_loss;      /* nats */
+typedef float lfwd_loss;      /* nats; of a network that reconstructs the mean squared error */
 #endif
 
 typedef struct {

@@ -3,12 +3,9 @@
  * What a prediction is worth, in float (internal: a part of lfwd_adapt.c). */
 #ifndef LFWD_JUDGE_FLOAT_H
 #define LFWD_JUDGE_FLOAT_H
-#include <float.h>
 #include <math.h>
 
-#include "lfwd_adapt.h"
-
-typedef float lfwd_total; /* of a network: its mean loss */
+#include "lfwd_judge_sums.h"
 
 /* Of the logits: a network is judged at that one where its loss is lowest. One that is sure of its errors would gain by becoming unsure. */
 static const float scale_of[] = {
@@ -39,28 +36,5 @@ static int32_t predict(const float *input, int32_t label, float sums[SCALES])
         sums[k] += logf(sum) - (with_label ? scale * logits[label] : mean / sum);
     }
     return answer;
-}
-
-static float total_of(float sum, uint16_t count)
-{
-    return sum / (float)count;
-}
-
-static lfwd_loss told(float total, uint16_t count)
-{
-    (void)count;
-    return total;
-}
-
-static int is_finite(float x)
-{
-    return x >= -FLT_MAX && x <= FLT_MAX;
-}
-
-/* By a thousandth and a little more: what is less is rounding. */
-static int is_better(float now, float best, uint16_t count)
-{
-    (void)count;
-    return now < best - best / 1024.0f - 1e-4f;
 }
 #endif

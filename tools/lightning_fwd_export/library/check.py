@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_fwd.adaptation.drift_score import features_of
+from lightning_fwd.adaptation.train import loss_for
 from lightning_fwd.errors import StepError
 from lightning_fwd.methods import rewrite
 from lightning_fwd.passes import count_dropout
@@ -43,7 +43,10 @@ class LibraryCheck:
         x, _ = next(remaining)
         self.calls.append(("forward", (x,)))
         for traced in stages:
-            self._stage(program, net, traced, x, [next_batch(remaining, traced.stage.batch_size) for _ in range(steps)])
+            batches = [next_batch(remaining, traced.stage.batch_size) for _ in range(steps)]
+            if traced.reconstructs:
+                batches = [(inputs, inputs) for inputs, _ in batches]
+            self._stage(program, net, traced, x, batches)
         self.calls.append(("forward", (x,)))
 
     def watch(self, program: StepProgram, net: nn.Module, x: Tensor) -> None:
@@ -60,7 +63,7 @@ class LibraryCheck:
         """From the weights as shipped; the others' steps are of no account."""
         stage, method, host = traced.stage, traced.table(()).method, HostProgram(program.data)
         model = count_dropout(rewrite(stage.network(copy.deepcopy(net), x), stage.method, torch.cat([x, x])))
-        settings = (stage.lr[0], stage.momentum, F.cross_entropy)
+        settings = (stage.lr[0], stage.momentum, loss_for(batches[0][1]))
         exact, trainer = InDouble(model, *settings), Trainer(model, *settings)
         compare(0.0, host.run("forward", x)[0], predict(net, x), "the first prediction", TOLERANCE)
         self.steps[traced.name] = 0

@@ -11,12 +11,14 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from lightning_fwd.adaptation import Firmware, as_stages
+from lightning_fwd.adaptation.anomaly import require_kind, source_threshold
 from lightning_fwd.adaptation.draws import share_of
 from lightning_fwd.adaptation.drift_score import DriftScore
 from lightning_fwd.data.inputs import InputForm
 from lightning_fwd.models.weights import require_finite
 from lightning_fwd.trace.step_graph import trace_inference
 
+from ..c_code.anomaly import ANOMALY, write_anomaly
 from ..c_code.drift import DRIFT, drift_bytes, write_drift
 from ..c_code.front_end import front_end_entries, front_end_ram
 from ..c_code.prepare import add_prepare
@@ -94,7 +96,7 @@ def export_library(
         firmware, held_back, seed: settings of the loop, as macros in the header.
         prefix, form: as of :func:`lightning_fwd_export.export`.
         source: inputs without drift ``(N, ...)``: what the drift score is calibrated by (``firmware.false_alarms``), and the scales of
-            integers (``firmware.precision``).
+            integers (``firmware.precision``); the threshold of anomalies (``firmware.anomalies``) by these or recordings ``(N, W, ...)``.
         steps: of each stage that are held against PyTorch.
 
     Raises:
@@ -112,6 +114,8 @@ def export_library(
     require_folder(out)
     score = firmware.drift_score(net, source)
     net = copy.deepcopy(net).eval()
+    require_kind(net, example, firmware.anomalies is not None)
+    threshold = None if firmware.anomalies is None else source_threshold(net, source, example, firmware.anomalies)
     require_few_steps(net, example)
     progress(f"tracing {len(stages)} stages")
     integers = None
@@ -120,7 +124,7 @@ def export_library(
     if firmware.precision == "integer":
         integers, traced = integer_library(net, stages, source, firmware)
     else:
-        traced = trace_stages(net, stages, example)
+        traced = trace_stages(net, stages, example, reconstructs=threshold is not None)
     try:
         if integers is not None:
             program = build_integer_library(integers, traced)
@@ -142,6 +146,8 @@ def export_library(
     if score is not None and isinstance(check, LibraryCheck):
         check.watch(program, net, example[:1])
         written.files[DRIFT] = write_drift(score, cast(float, firmware.false_alarms))
+    if threshold is not None:
+        written.files[ANOMALY] = write_anomaly(threshold, cast(float, firmware.anomalies))
     clear_export(out)
     write_sources(written.files, out / "c", prefix)
     (out / "library.pte").write_bytes(program.data)
@@ -206,7 +212,7 @@ def _flash(written: Written, firmware: Firmware, form: InputForm | None, score: 
 def _loop_bytes(checked: Program, traced: list[TracedStage], program: StepProgram, firmware: Firmware) -> int:
     """Static memory of ``lfwd_adapt.c``: samples with their labels, the batch at hand, order, the undo copy, and what counts."""
     forward, weights = checked.methods["forward"], checked.methods["get_weights"].outputs
-    size, classes = forward.inputs[0].count, forward.outputs[0].count
+    size, classes = forward.inputs[0].count, 1 if firmware.anomalies is not None else forward.outputs[0].count
     tables = [stage.table(program.learned) for stage in traced]
     undo = max(sum(weights[i].nbytes for i in table.changes) for table in tables)
     integers = firmware.precision == "integer"

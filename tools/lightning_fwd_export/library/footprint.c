@@ -2,6 +2,9 @@
  * linked, never run. */
 #include "board.h"
 #include "lfwd_adapt.h"
+#ifdef LFWD_RECONSTRUCTS
+#include "lfwd_anomaly.h"
+#endif
 
 void board_init(void) {}
 
@@ -20,6 +23,10 @@ int main(void)
     lfwd_forward(buffer, buffer, buffer);
 #else
     lfwd_forward(buffer, buffer);
+#endif
+#ifdef LFWD_RECONSTRUCTS
+    (void)lfwd_normal_add(buffer, lfwd_anomaly_score(buffer));
+    (void)lfwd_normal_calibrate(buffer, LFWD_FALSE_ALARMS);
 #endif
     lfwd_get_weights(buffer);
     lfwd_set_weights(buffer);

@@ -21,6 +21,7 @@ from ..errors import ExportError
 
 _RUNNER, _FOOTPRINT = (Path(__file__).with_name(f"{name}.c") for name in ("runner", "footprint"))
 OUTCOMES = ("kept", "kept unguarded", "rolled back", "not finite", "too few samples", "no labels")  #: lfwd_outcome, in order
+REPORT_BYTES = 28
 
 
 @dataclass(frozen=True)
@@ -75,25 +76,34 @@ def adapt_on_board(
     Raises:
         ExportError: tools are missing, it does not build or fit, or the run ended in a fault.
     """
-    if missing := missing_tools():
-        raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
     labels = [UNLABELLED] * len(x) if y is None else y.tolist()
     inputs, macros = x if more is None else torch.cat([x, more]), macros_of(code)
     inputs, test = (as_read(part, macros) for part in (inputs, test))
     labels += [UNLABELLED] * (len(inputs) - len(x))
+    parts = [struct.pack("<II", len(inputs), len(test))]
+    parts += [struct.pack("<i", label) + as_bytes(sample) for label, sample in zip(labels, inputs, strict=True)]
+    raw = [f"-DRAW={inputs[0].numel()}"] if inputs.dtype is torch.int16 else []
+    data, flash, ram = run_library(code, board, _RUNNER, raw, b"".join([*parts, as_bytes(test)]), timeout)
+    return _read(data, board, macros, len(test), flash, ram)
+
+
+def run_library(code: Path, board: Board, main: Path, more: list[str], content: bytes, timeout: float) -> tuple[bytes, int, int]:
+    """Link a library to ``main`` and run it on what ``input.bin`` is to hold: ``output.bin``, and Flash and RAM of the smallest firmware.
+
+    Raises:
+        ExportError: tools are missing, it does not build or fit, or the run ended in a fault.
+    """
+    if missing := missing_tools():
+        raise ExportError(f"not installed: {', '.join(missing)}", "board runs need them", PACKAGES)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         flags = [*board_flags(board), f"-I{code}", f"-I{code / 'kernels'}"]
         objects = [*compile_model(work, code, board, ["-O2"]), *(compile_object(file, work, flags) for file in firmware_files(code))]
-        raw = [f"-DRAW={inputs[0].numel()}"] if inputs.dtype is torch.int16 else []
-        elf = link(work, code, board, _RUNNER, objects, [*raw, *SEMIHOSTED])
-        flash, ram = linked_sizes(link(work, code, board, _FOOTPRINT, objects, [*raw, *BARE]))
-        parts = [struct.pack("<II", len(inputs), len(test))]
-        parts += [struct.pack("<i", label) + _bytes(sample) for label, sample in zip(labels, inputs, strict=True)]
-        (work / "input.bin").write_bytes(b"".join([*parts, _bytes(test)]))
+        elf = link(work, code, board, main, objects, [*more, *SEMIHOSTED])
+        flash, ram = linked_sizes(link(work, code, board, _FOOTPRINT, objects, [*more, *BARE]))
+        (work / "input.bin").write_bytes(content)
         emulate(work, elf, board, timeout)
-        data = (work / "output.bin").read_bytes()
-    return _read(data, board, macros, len(test), flash, ram)
+        return (work / "output.bin").read_bytes(), flash, ram
 
 
 def macros_of(code: Path) -> dict[str, str]:
@@ -114,22 +124,25 @@ def firmware_files(code: Path) -> list[Path]:
     return [file for file in sorted(code.glob("lfwd_*.c")) if file.stem not in ("lfwd_model", "lfwd_selftest", "lfwd_store")]
 
 
-def _bytes(x: Tensor) -> bytes:
+def as_bytes(x: Tensor) -> bytes:
+    """Numbers as a board reads them."""
     kind = {torch.int16: "<i2", torch.int8: "<i1"}.get(x.dtype, "<f4")
     return np.ascontiguousarray(x.detach().numpy().astype(kind)).tobytes()
+
+
+def read_report(data: bytes, at: int, integers: bool) -> StageReport:
+    """Of a stage, as a runner writes it."""
+    first, after, outcome, judged_on, epochs, lost, won = struct.unpack_from("<iiIIIII" if integers else "<ffIIIII", data, at)
+    first, after = (loss / 65536 if integers else loss for loss in (first, after))
+    return StageReport(OUTCOMES[outcome], first, after, judged_on, epochs, lost, won)
 
 
 def _read(data: bytes, board: Board, macros: dict[str, str], tests: int, flash: int, ram: int) -> BoardAdaptation:
     stages, classes, weights = (int(macros[f"LFWD_{name}"]) for name in ("STAGES", "CLASSES", "WEIGHTS_BYTES"))
     integers = "LFWD_INTEGER" in macros
     logits, at = 4 * tests * (classes + integers), 4
-    reports = []
-    for _ in range(stages):
-        first, after, outcome, judged_on, epochs, lost, won = struct.unpack_from("<iiIIIII" if integers else "<ffIIIII", data, logits + at)
-        first, after = (loss / 65536 if integers else loss for loss in (first, after))
-        reports.append(StageReport(OUTCOMES[outcome], first, after, judged_on, epochs, lost, won))
-        at += 28
-    at += logits
+    reports = [read_report(data, logits + at + k * REPORT_BYTES, integers) for k in range(stages)]
+    at += logits + stages * REPORT_BYTES
     end = at + weights
     before, last = (_logits(part, tests, classes, integers) for part in (data[:logits], data[end : end + logits]))
     counted = tuple(board.instructions(ticks) for (ticks,) in struct.iter_unpack("<I", data[end + logits :]))

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from lightning_fwd.adaptation import Stage
 from lightning_fwd.adaptation.firmware import for_device, require_device_rule
+from lightning_fwd.adaptation.train import loss_for
 from lightning_fwd.graph.constants import is_inserted
 from lightning_fwd.graph.rewritten import RewrittenModel
 from lightning_fwd.methods import rewrite
@@ -35,7 +35,7 @@ class TracedStage:
     Attributes:
         stage: as the device runs it. model: a copy of the network under its rule. name: a C identifier, unique.
         method: its step. values: initial content of all state that the step reads or writes.
-        rate: of a step in integers.
+        rate: of a step in integers. reconstructs: whether its target is its input.
     """
 
     stage: Stage
@@ -44,6 +44,7 @@ class TracedStage:
     method: MethodGraph
     values: dict[str, Tensor]
     rate: tuple[int, ...] = ()
+    reconstructs: bool = False
 
     @property
     def epochs(self) -> int:
@@ -60,11 +61,15 @@ class TracedStage:
     def table(self, weights: Sequence[str]) -> c_stages.Stage:
         """Its row in the C, ``weights`` being what ``get_weights`` gives."""
         changes = tuple(i for i, name in enumerate(weights) if name in self.method.graph.mutated)
-        return c_stages.Stage(self.name, self.stage.batch_size, self.epochs, self.stage.learns, changes, self.rate)
+        learns = self.stage.learns or self.reconstructs
+        return c_stages.Stage(self.name, self.stage.batch_size, self.epochs, learns, changes, self.rate, self.reconstructs)
 
 
-def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor) -> list[TracedStage]:
+def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor, reconstructs: bool = False) -> list[TracedStage]:
     """All stages on copies of one network.
+
+    Args:
+        reconstructs: the target of a step is its input, the loss the mean squared error.
 
     Raises:
         RewriteError: a rule does not fit, or cannot share the network's weights. StepError: its step cannot be traced.
@@ -77,14 +82,14 @@ def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor) -> li
         require_device_rule(stage, model)
         model = count_dropout(model)
         require_own_prediction(stage, model, example, net)
-        traced.append(_traced(stage, model, name, example))
+        traced.append(_traced(stage, model, name, example, reconstructs))
     return traced
 
 
-def _traced(stage: Stage, model: RewrittenModel, name: str, example: Tensor) -> TracedStage:
+def _traced(stage: Stage, model: RewrittenModel, name: str, example: Tensor, reconstructs: bool) -> TracedStage:
     x = example[:1].repeat(stage.batch_size, *[1] * (example.dim() - 1))
-    y = torch.zeros(len(x), dtype=torch.int64)
-    step = trace_step(model, (x, y), loss=F.cross_entropy, optimizer="sgd", lr=stage.lr[0], momentum=stage.momentum)
+    y = x.clone() if reconstructs else torch.zeros(len(x), dtype=torch.int64)
+    step = trace_step(model, (x, y), loss=loss_for(y), optimizer="sgd", lr=stage.lr[0], momentum=stage.momentum)
     fuse_step(step, stage.lr[0], stage.momentum)
     results = ("loss",) if stage.learns else ()
     if not stage.learns:
@@ -95,7 +100,7 @@ def _traced(stage: Stage, model: RewrittenModel, name: str, example: Tensor) -> 
         like = step.node(old).meta["val"]
         values[new] = known[old].detach() if old in known else torch.zeros(like.shape, dtype=like.dtype)
     step = _renamed(step, new_names)
-    return TracedStage(stage, model, name, MethodGraph(step, step_inputs(step, x, y), results), values)
+    return TracedStage(stage, model, name, MethodGraph(step, step_inputs(step, x, y), results), values, reconstructs=reconstructs)
 
 
 def with_features(forward: StepGraph) -> StepGraph:

@@ -1,0 +1,68 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Anomalies: what a network that was trained on normal samples cannot reconstruct. No labels, no heap, no state but the caller's.
+ *
+ *     lfwd_normal normal = LFWD_NORMAL_AT_HOME;                      the threshold of the source
+ *     lfwd_recording recording = {0.0f, 0};
+ *     for every window: score = lfwd_recording_add(&recording, lfwd_anomaly_score(input));
+ *     if (score > normal.threshold) ...
+ *
+ * After drift: collect normal windows (lfwd_samples_add(input, LFWD_NORMAL)), lfwd_adapt, and then, for the network has changed, listen to
+ * normal recordings that were not among them:
+ *
+ *     lfwd_normal_clear(&normal);
+ *     for every recording: lfwd_normal_add(&normal, its score);
+ *     lfwd_normal_calibrate(&normal, LFWD_FALSE_ALARMS);
+ *
+ * What is watched window by window is calibrated by windows. A threshold belongs to the weights that it was made with: keep the 16 bytes of
+ * lfwd_normal beside them. lightning_fwd.adaptation.anomaly says how the threshold is found, and does the same on the host. */
+#ifndef LFWD_ANOMALY_H
+#define LFWD_ANOMALY_H
+#include <stdint.h>
+
+#include "lfwd_anomaly_tables.h"
+#include "lfwd_model.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LFWD_NORMAL 0            /* the label of every sample */
+#define LFWD_FEWEST_NORMAL 8     /* scores that a threshold is made of */
+#define LFWD_LEAST_ALARMS 1e-4f  /* shares of false alarms that can be asked for */
+#define LFWD_MOST_ALARMS 0.5f
+
+/* The mean squared difference of what the network reads and what it gives. */
+float lfwd_anomaly_score(const float input[LFWD_INPUT]);
+
+/* Of a recording so far; begin with {0.0f, 0}. */
+typedef struct {
+    float score; /* mean over its windows */
+    uint32_t windows;
+} lfwd_recording;
+
+/* Its score with one more window. */
+float lfwd_recording_add(lfwd_recording *recording, float score);
+
+/* What is known of normal scores. */
+typedef struct {
+    float mean, squares; /* of their logarithms; of the distances from that mean squared the sum */
+    uint32_t count;
+    float threshold;     /* a score above it is an anomaly's */
+} lfwd_normal;
+
+#define LFWD_NORMAL_AT_HOME {0.0f, 0.0f, 0, LFWD_ANOMALY_THRESHOLD}
+
+/* No scores are known; the threshold stays until the next is found. */
+void lfwd_normal_clear(lfwd_normal *normal);
+
+/* One more; what is no positive finite number is left out. How many there are. */
+uint32_t lfwd_normal_add(lfwd_normal *normal, float score);
+
+/* The threshold above which so many normal samples lie. 0; or -1, and it stays as it is: too few scores, or a share out of range. */
+int lfwd_normal_calibrate(lfwd_normal *normal, float false_alarms);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
