@@ -166,7 +166,8 @@ def test_every_piece_of_python_runs(page, tmp_path, monkeypatch):
     if (tmp_path / "out" / "c").is_dir() and shutil.which("cc"):
         for block in page.blocks("c"):
             (tmp_path / "page.c").write_text(block)
-            subprocess.run(["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-Iout/c", "-c", "page.c"], check=True)
+            others = [f"-I{code}" for code in sorted(tmp_path.glob("*/c")) if code.parent.name != "out"]
+            subprocess.run(["cc", "-std=c99", "-Wall", "-Wextra", "-Werror", "-Iout/c", *others, "-c", "page.c"], check=True)
 
 
 def test_the_top_page_is_short_and_leads_a_newcomer_to_each_topic_in_one_click():

@@ -145,7 +145,8 @@ class Split:
         return (
             f"{name}, {kind}={severity:g}, every {HOP}th window: threshold {ran.threshold:.4f}, on the host {threshold:.4f}; "
             f"{same} of {len(test)} decisions alike; false alarms {alarms:.1f} %, found {found:.1f} %; "
-            f"{ran.instructions:,} instructions a window; RAM {ran.ram:,} (predicted {sum(report.ram_bytes.values()):,}), Flash {ran.flash:,} bytes"
+            f"{ran.instructions:,} instructions a window; "
+            f"RAM {ran.ram:,} (predicted {sum(report.ram_bytes.values()):,}), Flash {ran.flash:,} bytes"
         )
 
 
