@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -171,7 +171,7 @@ def for_device(stage: Stage) -> Stage:
         raise _refused(
             stage,
             "it leaves a choice open, and the device has one undo copy",
-            "give one rate and all settings; lf.adapt without firmware finds them",
+            f"give {_open(stage)}; lf.adapt without firmware finds what is best",
         )
     if stage.steps is not None:
         raise _refused(stage, "how many samples its buffer will hold is not known, and so not how many epochs steps are", "give epochs")
@@ -190,7 +190,7 @@ def require_device_rule(stage: Stage, model: RewrittenModel) -> None:
     Args:
         model: the network under it.
     """
-    if omitted := stage.method.beyond_the_step(model):
+    if not stage.method.has_rounds and (omitted := stage.method.beyond_the_step(model)):
         what, _, mend = omitted.partition("; ")
         raise _refused(stage, what, mend or "take a rule that is a step repeated, such as statistics")
     if changed := stored_as(model):
@@ -199,6 +199,14 @@ def require_device_rule(stage: Stage, model: RewrittenModel) -> None:
             f"it holds {', '.join(list(changed)[:3])} in another form than the network, which the other stages share",
             "choose settings that leave the weights as they are (batch_norm='freeze')",
         )
+
+
+def _open(stage: Stage) -> str:
+    """What of a stage is to be chosen, in the words of its mend: one rate, and the settings in which its candidates differ."""
+    rules = [candidate.method for candidate in stage.candidates()]
+    names = [f.name for f in dataclasses.fields(stage.method) if any(getattr(r, f.name) != getattr(rules[0], f.name) for r in rules)]
+    said = ["one rate"] if stage.learns and len(stage.lr) > 1 else []
+    return " and ".join([*said, *(f"{name}=... (such as {getattr(rules[-1], name)})" for name in names)])
 
 
 def _refused(stage: Stage, why: str, mend: str) -> RewriteError:
@@ -257,6 +265,7 @@ class _Stage:
     def run(self, patience: int, seed: int) -> StageResult:
         """Epoch by epoch; the best is kept, or what was before."""
         batch, epochs = self.stage.batch_size, self.stage.epochs or self.stage.default_epochs
+        epochs = 1 if self.stage.method.has_rounds else epochs
         batches = len(self.trains) // batch
         few = "too few samples to judge by" if self.guarded and len(self.judges) < 2 else ""
         if few or not batches:
@@ -266,12 +275,9 @@ class _Stage:
         best, kept, last, since, passes = None, self.training.weights(), before, 0, 0
         step = self.training.steps(epochs * batches)
         for epoch in range(epochs):
-            places = order(len(self.trains), seed, self.number, epoch)
             passes = epoch + 1
             try:
-                for b in range(batches):
-                    index = torch.tensor([self.trains[place] for place in places[b * batch : (b + 1) * batch]])
-                    step(index, self.target[index])
+                self._epoch(step, seed, epoch)
                 last = self._judge()
             except StepError:  # the device goes on with what is no number, and sees it in the loss
                 last = Verdict(math.inf, None)
@@ -284,6 +290,20 @@ class _Stage:
             elif (since := since + 1) >= patience:
                 break
         return self._result(before, best, last, kept, passes)
+
+    def _epoch(self, step: Callable[[Tensor, Tensor], None], seed: int, epoch: int) -> None:
+        """Each sample once, in batches; of a rule in rounds all of them, pass after pass, one going on where the last one stopped."""
+        batch, method = self.stage.batch_size, self.stage.method
+        while True:
+            places = order(len(self.trains), seed, self.number, epoch)
+            for start in range(0, len(places) - batch + 1, batch):
+                index = torch.tensor([self.trains[place] for place in places[start : start + batch]])
+                step(index, self.target[index])
+                if method.has_rounds and not method.unfinished(cast(Training, self.training).model):
+                    return
+            if not method.has_rounds:
+                return
+            epoch += 1
 
     def _result(self, before: Verdict, best: Verdict | None, last: Verdict, kept: dict[str, Tensor], passes: int) -> StageResult:
         """What became of it, and the weights that belong to that."""

@@ -82,6 +82,18 @@ class LearningMethod(ABC):
         """What is still to come before the model may be used, of a rule that needs a certain number of steps; "" if nothing."""
         return ""
 
+    @property
+    def has_rounds(self) -> bool:
+        """Whether its steps come in rounds, one for each of :meth:`stages`, that :meth:`end_of_round` describes in full."""
+        return False
+
+    def end_of_round(self, model: RewrittenModel) -> Iterator[Update]:
+        """What the round at hand (:meth:`stages`) ends with once its samples were seen: new values, of sums that then begin anew.
+
+        In float and from the model's state alone, so that it is traced and shipped like a step.
+        """
+        yield from ()
+
     def stages(self, model: RewrittenModel) -> Iterator[int]:
         """Put the model in turn into each state whose step has a cost of its own; yields the samples that its steps see (0: all there
         are)."""

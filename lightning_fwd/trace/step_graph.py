@@ -182,7 +182,7 @@ def trace_step(
     try:
         with kept_modes(model):
             model.train()
-            module = _trace(step, model, [x, target, *tensors.values(), *optimizer_state.values()])
+            module = trace_flat(step, model, [x, target, *tensors.values(), *optimizer_state.values()])
     except LightningFwdError:
         raise
     except (RuntimeError, NotImplementedError, ValueError) as error:
@@ -195,7 +195,7 @@ def trace_step(
             mend,
         ) from error
     names = ["input", "target", *(n.removeprefix("model.") for n in tensors), *optimizer_state]
-    return _finish(module, names, results_of, gradients_of, model)
+    return finish(module, names, results_of, gradients_of, model)
 
 
 def _learning_part(model: RewrittenModel, name: str, parameter: Tensor) -> Tensor:
@@ -218,8 +218,8 @@ def trace_inference(model: nn.Module, x: Tensor) -> StepGraph:
 
     with kept_modes(model):
         model.eval()
-        module = _trace(predict, model, [x, *tensors.values()])
-    return _finish(module, ["input", *tensors], ["logits"], [], model)
+        module = trace_flat(predict, model, [x, *tensors.values()])
+    return finish(module, ["input", *tensors], ["logits"], [], model)
 
 
 @contextmanager
@@ -234,8 +234,9 @@ def _no_kernels_of_the_host() -> Iterator[None]:
         torch._C._set_mkldnn_enabled(enabled)
 
 
-def _trace(function: Callable, model: nn.Module, tensors: list[Tensor]) -> fx.GraphModule:
-    """Trace twice: through autograd, then without it to remove mutation and to decompose what devices have no kernel for."""
+def trace_flat(function: Callable, model: nn.Module, tensors: list[Tensor]) -> fx.GraphModule:
+    """A function of tensors as a flat aten graph, traced twice: through autograd, then without it to remove mutation and to decompose what
+    devices have no kernel for."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(t, static_shapes=True) for t in tensors]
     with preserve_node_meta(), mode, _no_kernels_of_the_host():
@@ -255,7 +256,7 @@ class _Again(fx.Interpreter):
         return super().call_function(target, args, kwargs)
 
 
-def _finish(module: fx.GraphModule, names: list[str], results: list[str], gradients: list[str], model: nn.Module) -> StepGraph:
+def finish(module: fx.GraphModule, names: list[str], results: list[str], gradients: list[str], model: nn.Module) -> StepGraph:
     """Name the placeholders, keep the results that changed, and drop what nothing reads."""
     graph = module.graph
     placeholders = [n for n in graph.nodes if n.op == "placeholder"]
@@ -274,7 +275,7 @@ def _finish(module: fx.GraphModule, names: list[str], results: list[str], gradie
     output.args = (tuple(kept.values()),)
     graph.eliminate_dead_code()
     for name, node in list(by_name.items()):
-        if not node.users and name != "input":
+        if not node.users and name != "input" and name not in kept:  # what is written need not be read
             graph.erase_node(node)
             del by_name[name]
         else:

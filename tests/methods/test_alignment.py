@@ -168,7 +168,7 @@ def test_what_ships_and_what_solving_takes_is_told(trained):
     model = lf.rewrite(net, lf.Alignment(file), samples(1)[:2])
     beside = model.method.beside_the_step(model)
     values = 3 * 2 * 4 + 3 * 2 + 6 * 2 * 4 + 6 * 2 * 4 + 15 * 2  # first, single, kernel: mean, deviation fp32; correlations fp16
-    assert beside == {"flash": values, "ram": 4 * 4 * 36, "written": 4 * (18 + 6 + 6 + 270 + 5)}
+    assert beside == {"flash": values, "ram": 4 * (3 * 36 + 2 * 6), "written": 4 * (18 + 6 + 6 + 270 + 5)}
     assert [n for n in model.method.stages(model)] == [100] * len(model.inserted.alignment.rounds) and not model.inserted.alignment.round
 
 
@@ -218,6 +218,6 @@ def test_what_a_round_costs_on_resnet8(tmp_path):
                 kinds.setdefault(first.kind, []).append((report.total_macs // 1000, report.peak_ram_bytes / 1024))
         solve = model.method.beside_the_step(model)["ram"] / 1024
         lf.unwrap(model)
-        assert solve == (324 if patches else 64)
+        assert solve == pytest.approx(244.1 if patches else 48.5, abs=0.1)
     assert kinds["patches"] == [(24298, pytest.approx(389, abs=1))]
     assert [round(kmac) for kmac, _ in kinds["channels"]] == [12763, 13042, 12763] and max(ram for _, ram in kinds["channels"]) < 230

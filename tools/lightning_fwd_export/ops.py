@@ -97,8 +97,23 @@ _THEIR_OUT_VARIANTS = [  # kept: a Library that is collected takes its operators
     _out_variant(torch.ops.lfwd.positive_bits.default),
     _out_variant(torch.ops.lfwd.where_bits.default),
     _out_variant(torch.ops.lfwd.modulate_from_seed.default),
+    _out_variant(torch.ops.lfwd.transport.default),
     *(_out_variant(getattr(torch.ops.lfwd, name).default) for name in INTEGER),
 ]
+
+
+def _in_place(operator: torch._ops.OpOverload) -> Library:
+    """The form of a functional operator of ``lightning_fwd`` that writes its result over its first argument."""
+    namespace, name = operator._schema.name.split("::")
+    others = str(operator._schema).partition(", ")[2].partition(") ->")[0]
+    library = Library(namespace, "FRAGMENT")
+    library.define(f"{name}_(Tensor(a!) self, {others}) -> Tensor(a!)")  # ExecuTorch knows it by this name of its argument
+    impl(library, f"{name}_", "CompositeExplicitAutograd")(lambda self, *args: self.copy_(operator(self, *args)))
+    register_fake(f"{namespace}::{name}_", lib=library)(lambda self, *args: self)
+    return library
+
+
+_THEIR_FORMS_IN_PLACE = [_in_place(torch.ops.lfwd.fold.default)]
 
 
 def _avg_pool2d_backward(grad, input, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override) -> Tensor:
@@ -159,7 +174,7 @@ def reinplace_updates(program: ExportedProgram) -> None:
     Raises AssertionError if an update's state is no buffer of the program.
     """
     functional = {
-        getattr(edge_ops.edge.lfwd, n).default: getattr(edge_ops.edge.lfwd, f"{n}_").default for n in (*UPDATES, *INTEGER_UPDATES)
+        getattr(edge_ops.edge.lfwd, n).default: getattr(edge_ops.edge.lfwd, f"{n}_").default for n in (*UPDATES, "fold", *INTEGER_UPDATES)
     }
     graph = program.graph
     order = {node: i for i, node in enumerate(graph.nodes)}

@@ -22,10 +22,11 @@ from ...graph.constants import INSERTED
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates
-from .moments import Moments, mean_and_covariance
+from .moments import Moments
+from .operators import folded, transport_of_sums
 from .places import Place, Round, find_convolutions, find_input_map, find_norms, in_rounds, shift_survives
-from .source import EARLY, read_moments, source_moments
-from .transport import fold, partial, transport
+from .source import EARLY, Home, read_moments, source_moments
+from .transport import added_bias
 
 _FLOOR, _FLOOR_OF_PATCHES = 1e-3, 1e-4  #: neighbouring pixels vary together: a patch has many directions in which it varies little
 
@@ -162,27 +163,41 @@ class Alignment(LearningMethod):
             seen = torch.zeros_like(seen)
         yield Update(f"{INSERTED}.alignment.seen", state.seen, value=seen)
 
+    @property
+    def has_rounds(self) -> bool:
+        return self.class_mix is None  # the round that counts labels is no sum that is solved
+
+    def end_of_round(self, model: RewrittenModel) -> Iterator[Update]:
+        state = model.inserted.alignment
+        for place in state.now().places:
+            moments = state.moments_of(place)
+            yield from self._set_right(model, state, place, {name: getattr(moments, name) for name in ("total", "products", "count")})
+
     @torch.no_grad()
     def _set_right(self, model: RewrittenModel, state: _State, place: Place, sums: dict[str, Tensor]) -> Iterator[Update]:
         """The end of a round for one layer: what its sums ask for."""
         module, path = model.get_submodule(place.path), place.path
-        mean, spread = mean_and_covariance(state.moments_of(place).centre, **sums)
+        count = sums["count"].to(sums["total"].dtype)
+        offset = sums["total"] / count
+        mean = state.moments_of(place).centre + offset
+        home = state.home(place)
         if place.kind == "norm":
-            unbiased = spread * (sums["count"] / (sums["count"] - 1).clamp_min(1))
-            if self.norms == "relative":
-                home = (state.get_buffer(f"{state.key(place)}/{name}") for name in ("mean", "spread"))
-                mean, unbiased = relative(module, mean, unbiased, *home)
+            unbiased = (sums["products"] / count - offset * offset) * (count / (count - 1).clamp_min(1))
+            if home is not None and self.norms == "relative":
+                mean, unbiased = relative(module, mean, unbiased, home.mean, home.deviation * home.deviation)
             yield Update(f"{path}.running_mean", module.running_mean, value=mean.to(module.running_mean.dtype))
             yield Update(f"{path}.running_var", module.running_var, value=unbiased.clamp_min(0).to(module.running_var.dtype))
             return
+        assert home is not None, "a layer is mapped by what its input was at home"
         floor = _FLOOR_OF_PATCHES if self.patches else _FLOOR
         strength = self.patch_strength if place.kind == "patches" else 0.5 if self.strength is None else self.strength
-        matrix = partial(transport(state.get_buffer(f"{state.key(place)}/spread"), spread, floor), strength)
-        wanted = state.get_buffer(f"{state.key(place)}/mean")
-        weight, added = fold(module, place.kind, matrix, wanted - (matrix * mean if matrix.ndim == 1 else matrix @ mean))
-        yield Update(f"{path}.weight", module.weight, value=weight.to(module.weight.dtype))
+        matrix = transport_of_sums(*sums.values(), home.deviation, home.correlation, floor, strength)
+        groups = getattr(module, "groups", 1)
         if module.bias is not None:
+            shift = home.mean - (matrix * mean if matrix.ndim == 1 else (matrix * mean).sum(1))
+            added = added_bias(module.weight, shift, place.kind, groups)
             yield Update(f"{path}.bias", module.bias, value=module.bias + added.to(module.bias.dtype))
+        yield Update(f"{path}.weight", module.weight, value=folded(module.weight, matrix, groups))
 
     def unfinished(self, model: RewrittenModel) -> str:
         state = model.inserted.alignment
@@ -191,21 +206,26 @@ class Alignment(LearningMethod):
         return f"{rounds - done} of {rounds} rounds, {left} samples, are left" if done < rounds else ""
 
     def beyond_the_step(self, model: RewrittenModel) -> str:
+        if not self.has_rounds:
+            why = "its first round counts labels, and not all samples of a device's buffer have one"
+            return f"{why}; leave class_mix out: norms='relative' needs none"
         return f"after every {self.samples} samples the layers measured are solved and written, and the next ones measured"
 
     def stages(self, model: RewrittenModel) -> Iterator[int]:
-        for number in range(len(model.inserted.alignment.rounds)):
-            model.inserted.alignment.round.fill_(number)
+        state = model.inserted.alignment
+        for number in range(len(state.rounds)):
+            state.begin_round(number)
             yield self.samples
-        model.inserted.alignment.round.zero_()
+        state.begin_round(0)
 
     def beside_the_step(self, model: RewrittenModel) -> dict[str, int]:
         state = model.inserted.alignment
-        widest = max((m.products.numel() for m in state.moments.values() if m.products.ndim == 2), default=0)
+        n = max((len(m.products) for m in state.moments.values() if m.products.ndim == 2), default=0)
         written = sum(
             4 * p.numel() for r in state.rounds for x in r.places if x.kind != "norm" for p in model.get_submodule(x.path).parameters()
         )
-        return {"flash": state.shipped_bytes, "ram": 4 * 4 * widest, "written": written}  # the sums and three more matrices in fp32
+        solving = 4 * (3 * n * n + 2 * n)  # sums, map, the vectors that the solver turns, roots and a column
+        return {"flash": state.shipped_bytes, "ram": solving, "written": written}
 
 
 class _State(nn.Module):
@@ -230,14 +250,20 @@ class _State(nn.Module):
         self.moments, self.shipped_bytes, self._round = nn.ModuleDict(), 0, 0
         compared = convolutions + (norms if rule.norms == "relative" else [])
         sizes = [_inputs_of(model.get_submodule(p.path), p) for p in compared]
-        for place, (mean, spread, size) in zip(compared, read_moments(source, compared, sizes) if source else [], strict=True):
+        for place, home in zip(compared, read_moments(source, compared, sizes) if source else [], strict=True):
             key = self.key(place)
-            self.register_buffer(f"{key}/mean", mean, persistent=False)
-            self.register_buffer(f"{key}/spread", spread, persistent=False)
-            self.moments[key], self.shipped_bytes = Moments(mean, spread.ndim == 2, weighted), self.shipped_bytes + size
+            for name in ("mean", "deviation", "correlation"):
+                self.register_buffer(f"{key}/{name}", getattr(home, name), persistent=False)
+            full = place.kind in ("patches", "channels", "features")
+            self.moments[key], self.shipped_bytes = Moments(home.mean, full, weighted), self.shipped_bytes + home.nbytes
         for place in norms:
             if place not in compared:
                 self.moments[self.key(place)] = Moments(model.get_buffer(f"{place.path}.running_mean"), False, weighted)
+
+    def home(self, place: Place) -> Home | None:
+        """The source's moments there; None of a norm that is not compared with them."""
+        names = [f"{self.key(place)}/{name}" for name in ("mean", "deviation", "correlation")]
+        return Home(*(self._buffers[name] for name in names)) if names[0] in self._buffers else None
 
     @staticmethod
     def key(place: Place) -> str:
@@ -255,6 +281,10 @@ class _State(nn.Module):
         if type(self.round) is Tensor:
             self._round = int(self.round)
 
+    def begin_round(self, number: int) -> None:
+        self.round.fill_(number)
+        self.refresh()
+
     def now(self) -> Round | None:
         """What this step measures; None: all rounds are done."""
         return self.rounds[self._round] if self._round < len(self.rounds) else None
@@ -265,10 +295,10 @@ def relative(norm: nn.Module, mean: Tensor, var: Tensor, home_mean: Tensor, home
 
     With r = sqrt(var / home_var): what the norm gives on the target then has the mean and spread that it gave on the source.
     """
-    own_mean, own_var = norm.running_mean.double(), norm.running_var.double()
+    own_mean, own_var = norm.running_mean, norm.running_var
     floor = 1e-3 * own_var + 1e-6  # a channel that hardly varies at home would be stretched without bound
-    r = ((var + floor) / (home_var + floor)).sqrt()
-    return mean - (home_mean - own_mean) * r, (own_var + norm.eps) * r.square() - norm.eps
+    ratio = (var + floor) / (home_var + floor)
+    return mean - (home_mean - own_mean) * ratio.sqrt(), (own_var + norm.eps) * ratio - norm.eps
 
 
 def _inputs_of(module: nn.Module, place: Place) -> int:

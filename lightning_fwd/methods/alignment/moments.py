@@ -46,7 +46,10 @@ class Moments(nn.Module):
         if self.products.ndim == 1:
             products = across_ranks.total((weighed[0]() * around[0]()).sum(0))
             return {"total": self.total + total, "products": self.products + products, "count": count}
-        blocks = {(a, b): weighed[a]().t() @ around[b]() for a in places for b in places if a <= b}
+        blocks = dict[tuple[int, int], Tensor]()
+        for a in places:
+            one = weighed[a]().t()
+            blocks |= {(a, b): one @ around[b]() for b in places[a:]}
         rows_of = [torch.stack([blocks[a, b] if a <= b else blocks[b, a].t() for b in places], -1) for a in places]  # (C, C, K) each
         products = torch.stack(rows_of, 1).flatten(2).flatten(0, 1)  # (C, K, C, K) -> (d, d)
         return {"total": self.total + total, "products": self.products + across_ranks.total(products), "count": count}

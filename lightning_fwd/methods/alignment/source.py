@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,37 @@ class _Measured:
         return found
 
 
-def read_moments(file: str | Path, places: list[Place], sizes: list[int]) -> list[tuple[Tensor, Tensor, int]]:
-    """Mean ``(d,)``, covariance ``(d, d)`` or variance ``(d,)``, and bytes in the file, of each place.
+@dataclass(frozen=True)
+class Home:
+    """The source's moments at a place, as they ship.
+
+    Attributes:
+        mean, deviation: ``(d,)`` fp32.
+        correlation: the upper triangle ``(d (d - 1) / 2,)``, fp16 as int16 bits: no device's program has a type for it. None where values
+            are mapped one by one, or there is one.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    correlation: Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (self.mean, self.deviation, self.correlation) if t is not None)
+
+
+def covariance_of(deviation: Tensor, correlation: Tensor | None) -> Tensor:
+    """``(d, d)``, in double precision."""
+    size = len(deviation)
+    full = torch.eye(size, dtype=torch.float64, device=deviation.device)
+    if correlation is not None:
+        rows, columns = torch.triu_indices(size, size, 1, device=deviation.device)
+        full[rows, columns] = full[columns, rows] = correlation.view(torch.float16).double()
+    return full * deviation.double().outer(deviation.double())
+
+
+def read_moments(file: str | Path, places: list[Place], sizes: list[int]) -> list[Home]:
+    """The moments of each place.
 
     Args:
         sizes: d of each place.
@@ -126,7 +156,7 @@ def read_moments(file: str | Path, places: list[Place], sizes: list[int]) -> lis
     return [_read(stored, f"{p.path}/{p.kind}", size, file) for p, size in zip(places, sizes, strict=True)]
 
 
-def _read(stored: dict[str, Tensor], key: str, size: int, file: str | Path) -> tuple[Tensor, Tensor, int]:
+def _read(stored: dict[str, Tensor], key: str, size: int, file: str | Path) -> Home:
     names = ["mean", "deviation", *(["correlation"] if not key.endswith(("/single", "/norm")) else [])]
     shapes = {"mean": [size], "deviation": [size], "correlation": [size * (size - 1) // 2]}
     for name in names:
@@ -143,11 +173,6 @@ def _read(stored: dict[str, Tensor], key: str, size: int, file: str | Path) -> t
         raise RewriteError(f"{file}: {key} holds values that are not finite", "", "write the moments anew with lf.source_moments")
     if (tensors["deviation"] < 0).any() or ("correlation" in tensors and (tensors["correlation"].abs() > 1.01).any()):
         raise RewriteError(f"{file}: {key} holds what no deviation or correlation is", "", "write the moments anew with lf.source_moments")
-    size_in_bytes = sum(t.numel() * t.element_size() for t in tensors.values())
-    mean, deviation = tensors["mean"].double(), tensors["deviation"].double()
-    if "correlation" not in tensors:
-        return mean, deviation.square(), size_in_bytes
-    correlation = torch.eye(size, dtype=torch.float64)
-    rows, columns = torch.triu_indices(size, size, 1)
-    correlation[rows, columns] = correlation[columns, rows] = tensors["correlation"].double()
-    return mean, correlation * deviation.outer(deviation), size_in_bytes
+    correlation = tensors.get("correlation")
+    bits = correlation.half().view(torch.int16) if correlation is not None and correlation.numel() else None
+    return Home(tensors["mean"].float(), tensors["deviation"].float(), bits)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from .places import Kind
 
 
 def transport(source: Tensor, target: Tensor, floor: float) -> Tensor:
@@ -39,33 +41,33 @@ def partial(full: Tensor, strength: float) -> Tensor:
     return strength * full + (1.0 - strength) * identity
 
 
-def fold(layer: nn.Module, kind: str, matrix: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and added bias of the layer that reads ``T x + shift`` where it read x: ``W' = W T``, ``b' - b = W shift``.
-
-    The bias holds where the kernel lies on the input as a whole; at a border padded with zeros the shift is of the kernel's part on it
-    only.
+def fold(weight: Tensor, matrix: Tensor, groups: int) -> Tensor:
+    """Weight of the layer that reads ``T x`` where it read x: ``W' = W T``.
 
     Args:
-        kind: ``"patches"`` (T over whole patches), ``"channels"`` (over the input channels), ``"single"`` (a factor per input channel),
-            ``"features"`` (over what a linear layer reads).
-        matrix: T ``(d, d)`` or ``(d,)``. shift: ``(d,)``.
-
-    Returns:
-        weight as the layer's, bias ``(out,)``, both in T's precision.
+        weight: ``(out, in per group, ...)``. groups: of the layer; 1 of a linear one.
+        matrix: T ``(d, d)`` over whole patches, the input channels, or the features, told apart by d; factors ``(in,)`` of each channel.
     """
-    weight = layer.weight.detach().to(matrix.dtype)
-    if kind == "patches":
-        rows = weight.flatten(1)
-        return (rows @ matrix).reshape(weight.shape), rows @ shift
-    if kind == "features":
-        return weight @ matrix, weight @ shift
-    sums = weight.flatten(2).sum(2)  # (out, in per group)
-    if kind == "channels":
-        return torch.einsum("oi...,ij->oj...", weight, matrix), sums @ shift
-    factors, shifts = (_by_output(v, layer) for v in (matrix, shift))
-    return weight * factors.reshape(*factors.shape, *[1] * (weight.ndim - 2)), (sums * shifts).sum(1)
+    if matrix.ndim == 1:
+        factors = by_output(matrix, weight, groups)
+        return weight * factors.reshape(*factors.shape, *[1] * (weight.ndim - 2))
+    if len(matrix) == weight[0].numel():
+        return (weight.flatten(1) @ matrix).reshape(weight.shape)
+    return torch.einsum("oi...,ij->oj...", weight, matrix)
 
 
-def _by_output(values: Tensor, layer: nn.Module) -> Tensor:
+def added_bias(weight: Tensor, shift: Tensor, kind: Kind, groups: int) -> Tensor:
+    """What ``W shift`` adds to the bias ``(out,)`` of the layer that reads ``T x + shift (d,)``, W being the weight before the map.
+
+    It holds where the kernel lies on the input as a whole; at a border padded with zeros the shift is of the kernel's part on it only.
+    """
+    if kind in ("patches", "features"):
+        return (weight.flatten(1) * shift).sum(1)
+    shifts = by_output(shift, weight, groups) if kind == "single" else shift
+    return (weight.flatten(2).sum(2) * shifts).sum(1)
+
+
+def by_output(values: Tensor, weight: Tensor, groups: int) -> Tensor:
     """One value per input channel ``(in,)`` as each output channel meets them ``(out, in per group)``."""
-    return values.reshape(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, 0)
+    each = len(weight) // groups
+    return values.reshape(groups, 1, -1).expand(groups, each, values.numel() // groups).reshape(len(weight), -1)

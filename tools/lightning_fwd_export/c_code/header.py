@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..pte import Method
 from .kernels import number
-from .stages import RATE, StageTable, is_stage
+from .stages import RATE, StageTable, is_end, is_stage
 from .state import StateTensors, shape, state_macros
 from .unit import Unit
 
@@ -105,8 +105,10 @@ def _guide(source: str, run: dict[str, Method], has_weights: bool) -> str:
         "watch": "the same, and the features that lfwd_drift.h notices drift by",
     }
     step = "one step of a stage on one batch; lfwd_adapt.h runs all of them, guarded"
+    end = "what a round of a stage ends with: layers set right"
     width = max(26, *(len(f"lfwd_{name}(...); ") for name in run))
-    lines += [f"    {f'lfwd_{n}(...);':{width}}{known.get(n, step if is_stage(n) else 'see the prototype below')}" for n in run]
+    known |= {n: step if is_stage(n) else end for n in run if is_stage(n) or is_end(n)}
+    lines += [f"    {f'lfwd_{n}(...);':{width}}{known.get(n, 'see the prototype below')}" for n in run]
     if has_weights:
         lines += ["    lfwd_save(...);           what was learned, to keep it over a reset; lfwd_load takes it back: lfwd_store.h"]
     lines += [

@@ -10,7 +10,7 @@ from ..pte import Method, Tensor
 from .kernels import number
 from .state import StateTensors, shape
 
-_METHOD = "step_"
+_METHOD, _END = "step_", "end_"
 RATE = "lfwd_rate"
 INTEGER = "#define LFWD_INTEGER"  #: of a header: inputs are int8, logits int32 with an exponent, losses integers
 
@@ -24,13 +24,21 @@ typedef struct {
     const void *initial;
 } lfwd_own;
 
+/* A round of a stage that sets layers right one after the other: its step lets sums grow, its end makes new weights of them. */
+typedef struct {
+    void (*step)(const lfwd_value *inputs, const int64_t *labels);
+    void (*end)(void);
+    uint32_t samples; /* that it takes; what is the stage's own then begins anew */
+} lfwd_round;
+
 /* A stage: its step on a batch, the weights that it changes, and what is its own. The batch is LFWD_INPUT values for each sample. */
 typedef struct {
     const char *name;
-    void (*step)(const lfwd_value *inputs, const int64_t *labels);
+    void (*step)(const lfwd_value *inputs, const int64_t *labels); /* of the first round, if there are rounds */
     const lfwd_region *changes;
     const lfwd_own *own;
-    uint16_t changes_count, own_count, batch, epochs;
+    const lfwd_round *rounds; /* all of them are one epoch; 0: the step is repeated as it is */
+    uint16_t changes_count, own_count, rounds_count, batch, epochs;
     uint8_t learns; /* from labels; else it needs none */
 } lfwd_stage;
 
@@ -47,13 +55,14 @@ class Names(Protocol):
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, its step being the method ``step_NAME`` of a program.
+    """A stage, its step being the method ``step_NAME`` of a program; in rounds, ``step_NAME_0``, ``end_NAME_0``, ``step_NAME_1`` and so on.
 
     Attributes:
         name: a C identifier. batch, epochs: of its steps. learns: whether it needs labels.
         changes: which of the tensors that ``get_weights`` gives it changes.
         rate: of a step in integers: multiplier, exponent, momentum in Q15.
         reconstructs: whether its target is its input.
+        rounds: the samples that each takes; none where the step is repeated as it is.
     """
 
     name: str
@@ -63,15 +72,29 @@ class Stage:
     changes: tuple[int, ...]
     rate: tuple[int, ...] = ()
     reconstructs: bool = False
+    rounds: tuple[int, ...] = ()
 
     @property
     def method(self) -> str:
-        return _METHOD + self.name
+        """Its step, or that of its first round."""
+        return self.methods[0]
+
+    @property
+    def methods(self) -> list[str]:
+        """All of its methods, in the order in which they are run."""
+        if not self.rounds:
+            return [_METHOD + self.name]
+        return [f"{kind}{self.name}_{number}" for number in range(len(self.rounds)) for kind in (_METHOD, _END)]
 
 
 def is_stage(method: str) -> bool:
     """Whether a method is the step of a stage."""
     return method.startswith(_METHOD)
+
+
+def is_end(method: str) -> bool:
+    """Whether a method is the end of a round of a stage."""
+    return method.startswith(_END)
 
 
 @dataclass
@@ -111,16 +134,19 @@ class StageTable:
         self.prototypes = [f"typedef {value} lfwd_value; /* of an input */", TYPES]
         rows = []
         for stage in self.stages:
-            step, changes, own = self.methods[stage.method], self._changes(stage), self._own(stage)
+            changes, own = self._changes(stage), self._own(stage)
             if stage.rate:
                 self._integer_rate(stage)
-            self.bodies.append(_wrapper(step, value, stage.reconstructs))
+            self.bodies += [_wrapper(self.methods[step], value, stage.reconstructs) for step in stage.methods if is_stage(step)]
+            if stage.rounds:
+                self.bodies.append(_rounds(stage))
             self.bodies.append("\n".join([f"static const lfwd_region changes_{stage.name}[{len(changes)}] = {{", *changes, "};"]))
             if own:
                 self.bodies.append("\n".join([f"static const lfwd_own own_{stage.name}[{len(own)}] = {{", *own, "};"]))
             rows.append(
                 f'    {{"{stage.name}", run_{stage.method}, changes_{stage.name}, {f"own_{stage.name}" if own else "0"}, '
-                f"{len(changes)}, {len(own)}, {stage.batch}, {stage.epochs}, {int(stage.learns)}}},"
+                f"{f'rounds_{stage.name}' if stage.rounds else '0'}, {len(changes)}, {len(own)}, {len(stage.rounds)}, "
+                f"{stage.batch}, {stage.epochs}, {int(stage.learns)}}},"
             )
         self.bodies.append("\n".join(["const lfwd_stage lfwd_stages[LFWD_STAGES] = {", *rows, "};"]))
 
@@ -140,7 +166,8 @@ class StageTable:
 
     def _own(self, stage: Stage) -> list[str]:
         shared = {(t.arena, t.offset) for t in self.state.learned}
-        return [self._row(t) for t in self.methods[stage.method].initialised if (t.arena, t.offset) not in shared]
+        found = {(t.arena, t.offset): t for method in stage.methods for t in self.methods[method].initialised}
+        return [self._row(t) for place, t in found.items() if place not in shared]
 
     def _row(self, t: Tensor) -> str:
         initial = self.unit.named_constant(t.ctype, t.data) if t.data and any(t.data) else "0"
@@ -165,6 +192,12 @@ def _wrapper(step: Method, value: str, reconstructs: bool) -> str:
     )
     head = f"static void run_{step.name}(const {value} *inputs, const int64_t *labels)"
     return "\n".join([head, "{", *lines, f"    lfwd_{step.name}({given});", "}"])
+
+
+def _rounds(stage: Stage) -> str:
+    pairs = zip(stage.methods[::2], stage.methods[1::2], stage.rounds, strict=True)
+    rows = [f"    {{run_{step}, lfwd_{end}, {samples}}}," for step, end, samples in pairs]
+    return "\n".join([f"static const lfwd_round rounds_{stage.name}[{len(rows)}] = {{", *rows, "};"])
 
 
 def default_macros(samples: int, patience: int, held_back: int, seed: int, int8: bool) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from .. import __name__ as _package
 from ..errors import ExportError
 from ..pte import Method, Program, Tensor
-from . import elementwise, int8, integer, integer_body, integer_directions, integer_goodness, layers, movement, reduce  # noqa: F401  (they fill KERNELS)
+from . import elementwise, int8, integer, integer_body, integer_directions, integer_goodness, layers, movement, reduce, transport  # noqa: F401  (they fill KERNELS)
 from .header import RATE_COMMENT, header, parameters, prototype, setter
 from .kernels import KERNELS, Context, no_kernel, number
 from .liveness import ACTIVATIONS, Gaps

@@ -119,6 +119,7 @@ def _print_board(report: LibraryReport, result: BoardAdaptation, truth: Tensor, 
 
     done |= {"flash_bytes": result.flash, "ram_bytes": result.ram, "stages": [asdict(stage) for stage in result.stages]}
     counted = dict(zip(["prediction", *report.stages, "input"], result.instructions, strict=False))  # of an input: from sound only
+    counted |= {f"between the rounds of {name}": n for name, n in zip(report.stages, result.between, strict=True) if n}
     done |= {"instructions": counted}
     (out / "adaptation.json").write_text(json.dumps(done, indent=2) + "\n")
     for name, stage in zip(report.stages, result.stages, strict=True):

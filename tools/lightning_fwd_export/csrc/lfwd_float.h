@@ -209,4 +209,19 @@ void lfwd_sgd_part_f32(float *state, lfwd_axis axis, const float *grad, const in
                        float decay); /* only `count` entries along the axis learn; grad has (outer, count, inner) */
 void lfwd_sgd_conv2d_f32(float *state, const float *grad, const float *x, const lfwd_conv2d_shape *s, float lr,
                          float decay, float *scratch); /* gradient = weight gradient of conv2d */
+
+/* eigen_f32.c: a (n, n), symmetric, gets its eigenvalues on the diagonal, in no order. rows (n, n) are turned as the eigenvectors are: rows
+ * of the identity become them. */
+void lfwd_eigen_f32(float *a, int32_t n, float *rows);
+
+/* transport_f32.c: from sums of `count` values around the source's mean to the map that gives them the source's covariance. `strength` of
+ * it, the rest the identity; what varies less than the share `least` of the largest counts as that share. */
+void lfwd_transport_f32(const float *total, const float *products, const int64_t *count, const float *deviation,
+                        const int16_t *correlation /* binary16, the upper triangle */, int32_t n, float least, float strength,
+                        float *scratch /* n (n + 2) */, float *out /* (n, n) */);
+void lfwd_scaling_f32(const float *total, const float *squares, const int64_t *count, const float *deviation, int32_t n, float least,
+                      float strength, float *out); /* the same of values that are mapped one by one */
+/* weight' = weight map, along the axis that the map reads. */
+void lfwd_fold_f32(float *weight, const float *matrix, lfwd_axis axis, float *scratch /* axis.dim */);
+void lfwd_fold_single_f32(float *weight, const float *factors, lfwd_axis axis, int32_t groups); /* a factor for each of groups * axis.dim */
 #endif

@@ -145,9 +145,9 @@ static uint32_t fill_order(const lfwd_stage *stage)
     return count;
 }
 
-static void run_epoch(const lfwd_stage *stage, uint32_t draws)
+/* The same in the order of one epoch, or of one pass of its rounds. */
+static uint32_t draw_order(const lfwd_stage *stage, uint32_t draws)
 {
-    int64_t targets[LFWD_MOST_BATCH];
     const uint32_t count = fill_order(stage);
     for (uint32_t last = count; last-- > 1;) {
         const uint32_t other = lfwd_hash32(draws + last) % (last + 1u);
@@ -155,12 +155,40 @@ static void run_epoch(const lfwd_stage *stage, uint32_t draws)
         order[last] = order[other];
         order[other] = slot;
     }
-    for (uint32_t at = 0; at + stage->batch <= count; at += stage->batch) {
-        for (uint32_t k = 0; k < stage->batch; k++) {
-            lfwd_samples_get(order[at + k], gathered[k]);
-            targets[k] = stage->learns ? lfwd_samples_label(order[at + k]) : 0;
+    return count;
+}
+
+static void run_batch(const lfwd_stage *stage, uint32_t at, void (*step)(const lfwd_value *, const int64_t *))
+{
+    int64_t targets[LFWD_MOST_BATCH];
+    for (uint32_t k = 0; k < stage->batch; k++) {
+        lfwd_samples_get(order[at + k], gathered[k]);
+        targets[k] = stage->learns ? lfwd_samples_label(order[at + k]) : 0;
+    }
+    step(gathered[0], targets);
+    LFWD_BETWEEN_STEPS();
+}
+
+static void run_epoch(const lfwd_stage *stage, uint32_t draws)
+{
+    const uint32_t count = draw_order(stage, draws);
+    for (uint32_t at = 0; at + stage->batch <= count; at += stage->batch) run_batch(stage, at, stage->step);
+}
+
+/* All rounds, each with the samples that it asks for: pass after pass over what there is, one round going on where the last one stopped. */
+static void run_rounds(const lfwd_stage *stage, uint32_t seed, uint32_t window)
+{
+    uint32_t count = 0, at = 0;
+    for (uint32_t r = 0; r < stage->rounds_count; r++) {
+        begin(stage);
+        for (uint32_t seen = 0; seen < stage->rounds[r].samples; seen += stage->batch, at += stage->batch) {
+            if (at + stage->batch > count) {
+                count = draw_order(stage, lfwd_draws_of(seed, window++));
+                at = 0;
+            }
+            run_batch(stage, at, stage->rounds[r].step);
         }
-        stage->step(gathered[0], targets);
+        stage->rounds[r].end();
         LFWD_BETWEEN_STEPS();
     }
 }
@@ -185,7 +213,10 @@ static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *s
     verdict last = {0, 0, 0}, best = last;
     int found = 0;
     for (uint32_t epoch = 0, since = 0; epoch < stage->epochs; epoch++) {
-        run_epoch(stage, lfwd_draws_of(settings->seed, 0x10000u * (number + 1u) + epoch));
+        if (stage->rounds)
+            run_rounds(stage, settings->seed, 0x10000u * (number + 1u));
+        else
+            run_epoch(stage, lfwd_draws_of(settings->seed, 0x10000u * (number + 1u) + epoch));
         last = judge(who, report.judged_on, 0);
         report.epochs = (uint16_t)(epoch + 1u);
         if (!is_finite(last.loss)) break;

@@ -198,6 +198,24 @@ void adaptive_avg_pool2d_backward(KernelRuntimeContext &, Args a) {
     lfwd_adaptive_avg_pool2d_backward_f32(f32(a, 0), &s, f32(a, 2));
 }
 
+void transport(KernelRuntimeContext &, Args a) {
+    const int32_t n = count(a, 0);
+    const int64_t *samples = data<int64_t>(a, 2);
+    if (tensor(a, 1).dim() == 1) return lfwd_scaling_f32(f32(a, 0), f32(a, 1), samples, f32(a, 3), n, 0.01f * real(a, 5), real(a, 6), f32(a, 7));
+    Scratch scratch(static_cast<size_t>(n) * static_cast<size_t>(n + 2));
+    lfwd_transport_f32(f32(a, 0), f32(a, 1), samples, f32(a, 3), data<int16_t>(a, 4), n, real(a, 5), real(a, 6), scratch.data(), f32(a, 7));
+}
+void fold(KernelRuntimeContext &, Args a) {
+    const int32_t outputs = size(a, 0, 0), row = count(a, 0) / outputs, n = size(a, 1, 0);
+    const bool single = tensor(a, 1).dim() == 1;
+    const int32_t read = single ? size(a, 0, 1) : n;
+    Scratch scratch(static_cast<size_t>(n));
+    const lfwd_axis axis = {outputs, read, row / read};
+    if (single)
+        lfwd_fold_single_f32(f32(a, 0), f32(a, 1), axis, integer(a, 2));
+    else
+        lfwd_fold_f32(f32(a, 0), f32(a, 1), axis, scratch.data());
+}
 Kernel kernels[] = {
     Kernel("cortex_m::quantize_per_tensor.out", quantize),
     Kernel("cortex_m::dequantize_per_tensor.out", dequantize),
@@ -220,6 +238,8 @@ Kernel kernels[] = {
     Kernel("lfwd::sgd_outer_", sgd_outer),
     Kernel("lfwd::sgd_conv2d_", sgd_conv2d),
     Kernel("lfwd::sgd_part_", sgd_part),
+    Kernel("lfwd::transport.out", transport),
+    Kernel("lfwd::fold_", fold),
     Kernel("lfwd::relu_backward.out", relu_backward),
     Kernel("lfwd::positive_bits.out", positive_bits),
     Kernel("lfwd::where_bits.out", where_bits),

@@ -13,6 +13,7 @@ from lightning_fwd.adaptation.train import loss_for
 from lightning_fwd.errors import StepError
 from lightning_fwd.methods import rewrite
 from lightning_fwd.passes import count_dropout
+from lightning_fwd.trace.step_graph import StepGraph
 
 from ..check import Batch, example_batches
 from ..host.runtime import HostProgram
@@ -46,7 +47,7 @@ class LibraryCheck:
             batches = [next_batch(remaining, traced.stage.batch_size) for _ in range(steps)]
             if traced.reconstructs:
                 batches = [(inputs, inputs) for inputs, _ in batches]
-            self._stage(program, net, traced, x, batches)
+            (self._rounds if traced.rounds else self._stage)(program, net, traced, x, batches)
         self.calls.append(("forward", (x,)))
 
     def watch(self, program: StepProgram, net: nn.Module, x: Tensor) -> None:
@@ -76,7 +77,7 @@ class LibraryCheck:
             expected, exactly = named_tensors(model), exact.tensors()
             if number and (is_chaotic(logits, exact_logits) or any(is_chaotic(expected[n], exactly.get(n)) for n in program.learned)):
                 break
-            given = tuple(v for v, name in ((inputs, "input"), (target, "target")) if name in traced.method.graph.inputs)
+            given = tuple(v for v, name in ((inputs, "input"), (target, "target")) if name in traced.methods[0].graph.inputs)
             host.run(method, *given)
             if number == 0:
                 self.calls.append((method, given))
@@ -88,6 +89,35 @@ class LibraryCheck:
         else:
             got = host.run("forward", x)[0]
             compare(0.0, got, predict(model, x), f"the prediction after stage {stage.name}", 10 * TOLERANCE, exact.predict(x))
+
+    def _rounds(self, program: StepProgram, net: nn.Module, traced: TracedStage, x: Tensor, batches: list[Batch]) -> None:
+        """Each round from the weights as shipped, with sums of these batches."""
+        methods = list(traced.named.items())
+        self.steps[traced.name] = 0
+        for (step, of_step), (end, of_end) in zip(methods[::2], methods[1::2], strict=True):
+            host, state = HostProgram(program.data), dict(traced.values)
+            exact = {name: t.double() if t.is_floating_point() else t for name, t in state.items()}
+            compare(0.0, host.run("forward", x)[0], predict(net, x), "the first prediction", TOLERANCE)
+            for inputs, _ in batches:
+                host.run(step, inputs)
+                state |= _run(of_step.graph, traced.model, state, inputs)
+                exact |= _run(of_step.graph, traced.model, exact, inputs.double())
+            host.run(end)
+            state |= _run(of_end.graph, traced.model, state, x)
+            exact |= _run(of_end.graph, traced.model, exact, x.double())
+            known = dict(net.state_dict()) | state
+            for name, value in zip(program.learned, host.run("get_weights"), strict=True):
+                what = f"{name} after {end}"
+                difference = compare(0.0, value, known[name], what, TOLERANCE, exact.get(name))
+                self.weights = max(self.weights, difference / scale_of(known[name]))
+            self.steps[traced.name] += len(batches)
+        self.calls += [(methods[0][0], (batches[0][0],)), (methods[1][0], ())]
+
+
+def _run(graph: StepGraph, model: nn.Module, state: dict[str, Tensor], x: Tensor) -> dict[str, Tensor]:
+    """What a graph of a round makes of this state."""
+    results = graph.run(model, x, None, **{name: state[name] for name in graph.state})
+    return {name: results[name] for name in graph.mutated}
 
 
 def next_batch(samples: Iterator[Batch], size: int) -> Batch:

@@ -39,7 +39,8 @@ from ..unrolled import require_few_operations, require_few_steps
 from ..weights_table import write_weights_table
 from .check import LibraryCheck, example_samples
 from .integers import IntegerLibraryCheck, build_integer_library, integer_library
-from .trace import TracedStage, trace_stages, with_features
+from .stages import trace_stages
+from .trace import TracedStage, with_features
 
 
 @dataclass
@@ -189,8 +190,9 @@ def _build(net: nn.Module, traced: list[TracedStage], x: Tensor, watched: bool) 
         methods["watch"] = MethodGraph(watch, (x,), ("logits", "features"))
     known = dict([*net.named_parameters(), *net.named_buffers()])
     for stage in traced:
-        require_few_operations(stage.method.graph)
-        methods[stage.table(()).method] = stage.method
+        for name, method in stage.named.items():
+            require_few_operations(method.graph)
+            methods[name] = method
         values |= stage.values
     values |= {name: known[name].detach() for name in forward.state}
     changed = {name for method in methods.values() for name in method.graph.mutated}

@@ -41,7 +41,7 @@ def integer_library(
         q = library.quantised(example.repeat(own.stage.batch_size, *[1] * (example.ndim - 1)))
         batch = step_inputs(own.step.graph, q, torch.zeros(len(q), dtype=torch.int64), own.rate)
         method = MethodGraph(own.step.graph, batch, ())
-        traced.append(TracedStage(own.stage, own.model, own.name, method, own.own, tuple(own.rate.tolist())))
+        traced.append(TracedStage(own.stage, own.model, own.name, [method], own.own, tuple(own.rate.tolist())))
     return library, traced
 
 
@@ -50,8 +50,9 @@ def build_integer_library(library: IntegerStages, traced: Sequence[TracedStage])
     q = library.quantised(library.model.example_input[:1])
     methods, values = {"forward": MethodGraph(library.forward, (q,), RESULTS)}, dict(library.state)
     for stage in traced:
-        require_few_operations(stage.method.graph)
-        methods[stage.table(()).method] = stage.method
+        for name, method in stage.named.items():
+            require_few_operations(method.graph)
+            methods[name] = method
         values |= stage.values
     read = {name for method in methods.values() for name in method.graph.state}
     numbers = {"input_exponent": int(library.state[f"{PREFIX}input"])}

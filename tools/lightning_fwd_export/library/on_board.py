@@ -49,6 +49,7 @@ class BoardAdaptation:
         board: its name. stages: a report for each. weights: all of them after it, as ``lfwd_get_weights`` gives them.
         before, after: logits of the test samples ``(N, C)``.
         instructions: emulated, of a prediction, of a step of each stage and, where a sensor's values are read, of making an input of them.
+        between: of the ends of each stage's rounds together, 0 without rounds.
         flash, ram: bytes of the smallest firmware around the library, as linked; the caller's buffers (a sample, logits) are not in it.
     """
 
@@ -60,6 +61,7 @@ class BoardAdaptation:
     flash: int
     ram: int
     instructions: tuple[int, ...] = ()
+    between: tuple[int, ...] = ()
 
 
 def adapt_on_board(
@@ -145,8 +147,9 @@ def _read(data: bytes, board: Board, macros: dict[str, str], tests: int, flash: 
     at += logits + stages * REPORT_BYTES
     end = at + weights
     before, last = (_logits(part, tests, classes, integers) for part in (data[:logits], data[end : end + logits]))
-    counted = tuple(board.instructions(ticks) for (ticks,) in struct.iter_unpack("<I", data[end + logits :]))
-    return BoardAdaptation(board.name, reports, data[at:end], before, last, flash, ram, counted)
+    counted = [board.instructions(ticks) for (ticks,) in struct.iter_unpack("<I", data[end + logits :])]
+    between, counted = counted[:stages], counted[stages:]
+    return BoardAdaptation(board.name, reports, data[at:end], before, last, flash, ram, tuple(counted), tuple(between))
 
 
 def _logits(data: bytes, tests: int, classes: int, integers: bool) -> Tensor:

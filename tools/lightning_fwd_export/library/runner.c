@@ -4,8 +4,8 @@
  *   input:   uint32 samples, uint32 tests; for each sample int32 label and its floats; for each test its floats. Compiled with RAW=N:
  *            for the floats N of int16, as a sensor gives them. In integers: int8 for floats
  *   output:  logits of all tests (in integers int32, and behind those of each their exponent); the kept stages (uint32) and a report of
- *            each stage; all weights; logits of all tests again; ticks (uint32) of a prediction, of a step of each stage and, with RAW, of
- *            making an input of the last recording
+ *            each stage; all weights; logits of all tests again; ticks (uint32) of the ends of each stage's rounds, all of them together, of
+ *            a prediction, of a step of each stage and, with RAW, of making an input of the last recording
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -76,6 +76,21 @@ static void predict(long at, uint32_t tests)
     }
 }
 
+/* What lies between the rounds of a stage, each on the sums of one sample. */
+static uint32_t ticks_of_ends(const lfwd_stage *stage)
+{
+    uint32_t ticks = 0;
+    memcpy(batch, sample, sizeof sample);
+    for (uint32_t r = 0; r < stage->rounds_count; r++) {
+        for (uint32_t k = 0; k < stage->own_count; k++) memset(stage->own[k].bytes, 0, stage->own[k].count);
+        stage->rounds[r].step(batch, classes);
+        const uint32_t start = board_ticks();
+        stage->rounds[r].end();
+        ticks += board_ticks() - start;
+    }
+    return ticks;
+}
+
 int main(void)
 {
     const lfwd_adapt_settings settings = LFWD_ADAPT_SETTINGS;
@@ -107,6 +122,10 @@ int main(void)
     lfwd_get_weights(weights);
     put(weights, sizeof weights);
     predict(tests, counts[1]);
+    for (int i = 0; i < LFWD_STAGES; i++) {
+        const uint32_t ticks = ticks_of_ends(&lfwd_stages[i]);
+        put(&ticks, sizeof ticks);
+    }
     for (int i = -1; i < LFWD_STAGES; i++) {
         memcpy(batch, sample, sizeof sample);
         const uint32_t start = board_ticks();

@@ -1,23 +1,19 @@
-"""Each stage's step as a graph whose weights are the network's and whose own state (heads, momentum, counters) is the stage's."""
+"""A stage's step as a graph whose weights are the network's and whose own state (heads, momentum, counters) is the stage's."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from lightning_fwd.adaptation import Stage
-from lightning_fwd.adaptation.firmware import for_device, require_device_rule
 from lightning_fwd.adaptation.train import loss_for
 from lightning_fwd.graph.constants import is_inserted
 from lightning_fwd.graph.rewritten import RewrittenModel
-from lightning_fwd.methods import rewrite
-from lightning_fwd.passes import count_dropout
 from lightning_fwd.trace.optimizers import is_optimizer_state
 from lightning_fwd.trace.step_graph import StepGraph, trace_inference, trace_step
 
@@ -34,73 +30,66 @@ class TracedStage:
 
     Attributes:
         stage: as the device runs it. model: a copy of the network under its rule. name: a C identifier, unique.
-        method: its step. values: initial content of all state that the step reads or writes.
+        methods: its step; of a rule in rounds step and end of each. values: initial content of all state that they read or write.
         rate: of a step in integers. reconstructs: whether its target is its input.
+        rounds: the samples that each takes.
     """
 
     stage: Stage
     model: RewrittenModel
     name: str
-    method: MethodGraph
+    methods: list[MethodGraph]
     values: dict[str, Tensor]
     rate: tuple[int, ...] = ()
     reconstructs: bool = False
+    rounds: tuple[int, ...] = ()
 
     @property
     def epochs(self) -> int:
-        return self.stage.epochs or self.stage.default_epochs
+        """All rounds together are one."""
+        return 1 if self.rounds else self.stage.epochs or self.stage.default_epochs
+
+    @property
+    def named(self) -> dict[str, MethodGraph]:
+        """Its methods by their names in the program."""
+        return dict(zip(self.table(()).methods, self.methods, strict=True))
 
     @property
     def numbers(self) -> dict[str, int | float]:
         """Rate and momentum, as numbers of the program."""
-        if not self.method.graph.trained:
+        if not self.methods[0].graph.trained:
             return {}
         prefix = f"{self.table(()).method}_"
         return {prefix + LEARNING_RATE: float(self.stage.lr[0]), prefix + MOMENTUM: float(self.stage.momentum)}
 
     def table(self, weights: Sequence[str]) -> c_stages.Stage:
         """Its row in the C, ``weights`` being what ``get_weights`` gives."""
-        changes = tuple(i for i, name in enumerate(weights) if name in self.method.graph.mutated)
+        changed = {name for method in self.methods for name in method.graph.mutated}
+        changes = tuple(i for i, name in enumerate(weights) if name in changed)
         learns = self.stage.learns or self.reconstructs
-        return c_stages.Stage(self.name, self.stage.batch_size, self.epochs, learns, changes, self.rate, self.reconstructs)
+        return c_stages.Stage(self.name, self.stage.batch_size, self.epochs, learns, changes, self.rate, self.reconstructs, self.rounds)
 
 
-def trace_stages(net: nn.Module, stages: Sequence[Stage], example: Tensor, reconstructs: bool = False) -> list[TracedStage]:
-    """All stages on copies of one network.
-
-    Args:
-        reconstructs: the target of a step is its input, the loss the mean squared error.
-
-    Raises:
-        RewriteError: a rule does not fit, or cannot share the network's weights. StepError: its step cannot be traced.
-        ExportError: two stages would have one name, or a rule predicts by other means than the network.
-    """
-    traced, names = [], stage_names(stages)
-    for stage, name in zip(map(for_device, stages), names, strict=True):
-        own = stage.network(copy.deepcopy(net).eval(), example)
-        model = rewrite(own, stage.method, example.repeat(2, *[1] * (example.dim() - 1))[:2])
-        require_device_rule(stage, model)
-        model = count_dropout(model)
-        require_own_prediction(stage, model, example, net)
-        traced.append(_traced(stage, model, name, example, reconstructs))
-    return traced
-
-
-def _traced(stage: Stage, model: RewrittenModel, name: str, example: Tensor, reconstructs: bool) -> TracedStage:
-    x = example[:1].repeat(stage.batch_size, *[1] * (example.dim() - 1))
-    y = x.clone() if reconstructs else torch.zeros(len(x), dtype=torch.int64)
-    step = trace_step(model, (x, y), loss=loss_for(y), optimizer="sgd", lr=stage.lr[0], momentum=stage.momentum)
+def traced_step(stage: Stage, model: RewrittenModel, batch: tuple[Tensor, Tensor]) -> StepGraph:
+    """One step of a stage, the updates in place of gradients."""
+    step = trace_step(model, batch, loss=loss_for(batch[1]), optimizer="sgd", lr=stage.lr[0], momentum=stage.momentum)
     fuse_step(step, stage.lr[0], stage.momentum)
+    return step
+
+
+def trace_repeated(stage: Stage, model: RewrittenModel, name: str, batch: tuple[Tensor, Tensor]) -> TracedStage:
+    """A stage whose step is repeated as it is."""
+    step = traced_step(stage, model, batch)
     results = ("loss",) if stage.learns else ()
     if not stage.learns:
-        _without_loss(step)
+        keep_results(step, step.state)
     known, values = dict([*model.named_parameters(), *model.named_buffers()]), {}
     new_names = {old: f"{name}.{old}" if is_inserted(old) or is_optimizer_state(old) else old for old in step.state}
     for old, new in new_names.items():
         like = step.node(old).meta["val"]
         values[new] = known[old].detach() if old in known else torch.zeros(like.shape, dtype=like.dtype)
-    step = _renamed(step, new_names)
-    return TracedStage(stage, model, name, MethodGraph(step, step_inputs(step, x, y), results), values, reconstructs=reconstructs)
+    step = renamed(step, new_names)
+    return TracedStage(stage, model, name, [MethodGraph(step, step_inputs(step, *batch), results)], values)
 
 
 def with_features(forward: StepGraph) -> StepGraph:
@@ -120,22 +109,24 @@ def with_features(forward: StepGraph) -> StepGraph:
     return forward
 
 
-def _without_loss(step: StepGraph) -> None:
-    """Take loss and logits, and the labels that the loss alone reads, out of a step that needs none."""
+def keep_results(step: StepGraph, wanted: Container[str]) -> None:
+    """Leave nothing in a step but what these results need: of one without labels, no loss and no logits."""
     output = next(n for n in reversed(step.graph.nodes) if n.op == "output")
-    kept = {name: node for name, node in step.results.items() if name in step.state}
+    kept = {name: node for name, node in step.results.items() if name in wanted}
     output.args = (tuple(kept.values()),)
     step.outputs[:] = list(kept)
     step.graph.eliminate_dead_code()
-    for name, node in list(step.inputs.items()):
-        placeholder = next(n for n in step.graph.nodes if n.name == node)
-        if not placeholder.users and name != "input":
-            step.graph.erase_node(placeholder)
-            del step.inputs[name]
+    for names in (step.inputs, step.state):
+        for name, node in list(names.items()):
+            placeholder = next(n for n in step.graph.nodes if n.name == node)
+            if not placeholder.users and name != "input" and name not in kept:
+                step.graph.erase_node(placeholder)
+                del names[name]
     step.module.recompile()
 
 
-def _renamed(step: StepGraph, names: dict[str, str]) -> StepGraph:
+def renamed(step: StepGraph, names: dict[str, str]) -> StepGraph:
+    """A step under other names of its state."""
     return dataclasses.replace(
         step,
         state={names[old]: node for old, node in step.state.items()},
