@@ -90,9 +90,9 @@ def _counts(fit_loop: Any) -> bool:
     return all(map(numbers, progress)) and isinstance(stepped, Mapping) and isinstance(stepped.get("_batches_that_stepped", 0), int)
 
 
-def naming_file(path: str | Path, error: LightningFwdError) -> LightningFwdError:
-    """An error about "the checkpoint" that says which file it is."""
-    if "the checkpoint" not in str(error) or str(path) in str(error):
+def naming_file(path: str | Path, error: LightningFwdError, cause: BaseException) -> LightningFwdError:
+    """An error about "the checkpoint", or one that its content has caused, that says which file it is."""
+    if str(path) in str(error) or not ("the checkpoint" in str(error) or while_restoring(cause)):
         return error
     return type(error)(f"{path}: {error.what}", error.why, error.mend)
 
@@ -119,8 +119,10 @@ def require_rule(path: str | Path, content: Mapping[str, Any], strategy: Any, ar
 
 
 def while_restoring(error: BaseException) -> bool:
-    """Whether an exception came out of Lightning's reading of a checkpoint: then the file is at fault, or does not belong to this run."""
-    return any(Path(frame.filename).name == "checkpoint_connector.py" for frame in traceback.extract_tb(error.__traceback__))
+    """Whether an exception came out of Lightning's reading of a checkpoint, or of the settings that it takes from one: then the file is at
+    fault, or does not belong to this run."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(Path(f.filename).name == "checkpoint_connector.py" or f.name == "_parse_ckpt_path" for f in frames)
 
 
 def unfit(path: str | Path, error: BaseException, command: str) -> LightningFwdError:

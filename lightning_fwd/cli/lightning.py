@@ -49,6 +49,10 @@ def run(arguments: list[str]) -> int:
                 self.trainer.test(self.model, self.datamodule)
 
     given: list[str] = []  # the checkpoint
+
+    def told(error: LightningFwdError, cause: Exception) -> LightningFwdError:
+        return naming_file(given[0], error, cause) if given else error
+
     _check_recipes(arguments)
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # it takes them for a mistake of ours
     warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`")  # Lightning's own, of no use to anybody here
@@ -59,11 +63,9 @@ def run(arguments: list[str]) -> int:
             save_config_kwargs={"overwrite": True}, parser_kwargs={"exit_on_error": False},
         )  # fmt: skip
     except argparse.ArgumentError as error:
-        raise LightningFwdError(_cause(str(error)), *_about_strategy(str(error), arguments[0])) from error
+        raise told(LightningFwdError(_cause(str(error)), *_about_strategy(str(error), arguments[0])), error) from error
     except LightningFwdError as error:
-        if not given:
-            raise
-        raise naming_file(given[0], error) from error
+        raise told(error, error) from error
     except ValueError as error:
         if "invalid strategy name" not in str(error):
             if given and while_restoring(error):
@@ -74,7 +76,7 @@ def run(arguments: list[str]) -> int:
                 if cause == message:
                     raise
                 mend = ""
-            raise LightningFwdError(cause, "", mend) from error
+            raise told(LightningFwdError(cause, "", mend), error) from error
         raise LightningFwdError(
             str(error).split(". ")[0], "", f"learning rules by name: {', '.join(METHODS)}; for settings see recipes/digits_pepita.yaml"
         ) from error

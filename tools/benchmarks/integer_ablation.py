@@ -2,8 +2,8 @@
 
     python tools/benchmarks/integer_ablation.py --epochs 1 --seeds 0 1 2
 
-SGD without momentum, at the rate of batches divided by 40. Rounding is exchanged in the reference, which only this script does; masters of
-32 bits are not part of the product and not here.
+SGD without momentum, at the rate of batches divided by 40, or at ``--rate``. Rounding is exchanged in the reference, which only this script
+does; masters of 32 bits are not part of the product and not here.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def fixed(draw: int) -> Callable[[Tensor, int, int, int], Tensor]:
     return lambda counter, stream, rows, columns: torch.full((rows, columns), draw, dtype=torch.int32)
 
 
-def run(rule: str, variant: str, seed: int, epochs: int) -> float:
+def run(rule: str, variant: str, seed: int, epochs: int, rate: float) -> float:
     integer, draw = VARIANTS[variant]
     with patch.object(updates, "draws", updates.draws if draw is None else fixed(draw)):
-        return train(rule, seed, epochs, integer, RATE * 10 / 40, batch=1, momentum=0.0)[0]  # 10: what momentum 0.9 makes of a rate
+        return train(rule, seed, epochs, integer, rate, batch=1, momentum=0.0)[0]
 
 
 def main() -> None:
@@ -48,11 +48,12 @@ def main() -> None:
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=RATE * 10 / 40, help="10: what momentum 0.9 makes of a rate")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lines = ["| arithmetic | accuracy [%] |", "|---|---:|"]
     for variant in options.variants:
-        found = [run(options.rule, variant, seed, options.epochs) for seed in options.seeds]
+        found = [run(options.rule, variant, seed, options.epochs, options.rate) for seed in options.seeds]
         spread = f" ± {statistics.stdev(found):.2f}" if len(found) > 1 else ""
         lines.append(f"| {variant} | {statistics.fmean(found):.2f}{spread} |")
         print(lines[-1], flush=True)
