@@ -92,6 +92,39 @@ def test_the_device_s_threshold_is_the_host_s(net, exported, library):
     assert last == pytest.approx(sum(parts) / 7, rel=1e-5) and recording.windows == 7
 
 
+class Flash(ctypes.Structure):
+    """Two slots in memory."""
+
+    _call = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_uint32)
+    _fields_ = [("read", _call), ("write", _call), ("context", ctypes.c_void_p)]
+
+    def __init__(self):
+        self.slots = [bytearray(1 << 14), bytearray(1 << 14)]
+        super().__init__(self._call(self._read), self._call(self._write), None)
+
+    def _read(self, _, slot, at, place, count):
+        ctypes.memmove(place, bytes(self.slots[slot][at : at + count]), count)
+        return 0
+
+    def _write(self, _, slot, at, place, count):
+        self.slots[slot][at : at + count] = ctypes.string_at(place, count)
+        return 0
+
+
+def test_the_threshold_is_kept_with_the_weights(net, exported, library):
+    library.begin()
+    normal, flash, got = Normal.in_dll(library.c, "lfwd_normal_kept"), Flash(), copy.deepcopy(net)
+    home = normal.threshold
+    normal.threshold, normal.count = 7.5, 9
+    kept = library.weights
+    assert library.c.lfwd_save(ctypes.byref(flash)) == 0
+    library.c.lfwd_init()
+    assert normal.threshold == home and normal.count == 0
+    assert library.c.lfwd_load(ctypes.byref(flash)) == 0
+    assert (normal.threshold, normal.count) == (7.5, 9) and library.weights == kept
+    lf.load_device_weights(got, bytes(flash.slots[0] + flash.slots[1]), Path(exported.program).parent)
+
+
 def test_what_was_learned_comes_back_into_the_plain_network(net, exported, library):
     library.begin()
     there, got = windows(40, seed=2, drift=True), copy.deepcopy(net)

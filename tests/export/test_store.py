@@ -229,7 +229,7 @@ def test_weights_of_another_training_are_another_model():
 
     def model_hash(learned=b"abcd", frozen=b"constant", shape=(1,)):
         state = StateTensors([Tensor(0, shape, (0,), "float", 4, "f", 2, 0, learned)], [])
-        return state_macros(state, [frozen])[-1]
+        return state_macros(state, [frozen], {})[-1]
 
     assert model_hash() == model_hash() and "LFWD_MODEL_HASH" in model_hash()
     assert len({model_hash(), model_hash(learned=b"abce"), model_hash(frozen=b"Constant"), model_hash(shape=(1, 1))}) == 4

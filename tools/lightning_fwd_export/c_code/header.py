@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..pte import Method
 from .kernels import number
-from .stages import RATE, StageTable, is_end, is_stage
+from .stages import RATE, StageTable, is_end, is_stage, kept_beside
 from .state import StateTensors, shape, state_macros
 from .unit import Unit
 
@@ -61,7 +61,7 @@ def header(source: str, run, state: StateTensors, unit: Unit, sizes: dict[int, i
     macros.append(f"#define LFWD_SCRATCH_RAM {unit.scratch_bytes} /* bytes, the largest; they lie in the activations */")
     if state.learned:
         macros.append(f"#define LFWD_WEIGHTS_BYTES {sum(t.nbytes for t in state.learned)}")
-        macros += state_macros(state, [data for _, data in unit.constants])
+        macros += state_macros(state, [data for _, data in unit.constants], kept_beside(table.stages))
     macros += [f"#define LFWD_{k.upper()} {number(v, 'float' if isinstance(v, float) else 'int32_t')}" for k, v in numbers.items()]
     for m in run.values():
         for what, tensors in (("IN", m.inputs), ("OUT", m.outputs)):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from ..pte import Method, Tensor
+from .anomaly import ANOMALY
 from .kernels import number
 from .state import StateTensors, shape
 
@@ -43,6 +44,18 @@ typedef struct {
 } lfwd_stage;
 
 extern const lfwd_stage lfwd_stages[LFWD_STAGES]; /* in order; lfwd_adapt.h runs them */"""
+
+
+_NORMAL = "lfwd_normal_kept"
+_NORMAL_TYPE = """
+/* What is known of normal scores: lfwd_anomaly.h. */
+typedef struct {
+    float mean, squares; /* of their logarithms; of the distances from that mean squared the sum */
+    uint32_t count;
+    float threshold;     /* a score above it is an anomaly's */
+} lfwd_normal;
+
+extern lfwd_normal lfwd_normal_kept; /* kept with the weights by lfwd_store.h; lfwd_init() sets it to the source's */"""
 
 
 class Names(Protocol):
@@ -97,6 +110,23 @@ def is_end(method: str) -> bool:
     return method.startswith(_END)
 
 
+def kept_beside(stages: Sequence[Stage]) -> dict[str, int]:
+    """Bytes of variables, by name, that are kept with the weights."""
+    return {_NORMAL: 16} if stages and stages[0].reconstructs else {}
+
+
+def definitions(stages: Sequence[Stage]) -> list[str]:
+    """Of these variables, and what they begin as."""
+    if not kept_beside(stages):
+        return []
+    return [
+        f'#include "{ANOMALY}"',
+        "",
+        f"static const lfwd_normal initial_{_NORMAL} = {{0.0f, 0.0f, 0, LFWD_ANOMALY_THRESHOLD}};",
+        f"lfwd_normal {_NORMAL};",
+    ]
+
+
 @dataclass
 class StageTable:
     """What a program of stages has beside its functions; nothing without stages.
@@ -132,6 +162,7 @@ class StageTable:
         ]
         value = forward.inputs[0].ctype
         self.prototypes = [f"typedef {value} lfwd_value; /* of an input */", TYPES]
+        self.prototypes += [_NORMAL_TYPE] if kept_beside(self.stages) else []
         rows = []
         for stage in self.stages:
             changes, own = self._changes(stage), self._own(stage)

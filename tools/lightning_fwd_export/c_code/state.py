@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ..errors import ExportError
@@ -108,9 +108,10 @@ def weight_access(learned: list[Tensor], arenas: dict[int, str]) -> str:
     return "\n\n".join("\n".join([head, "{", *body, "}"]) for head, body in functions)
 
 
-def state_table(state: StateTensors, arenas: dict[int, str]) -> str:
-    """Where all state lies, for whoever keeps it: a table of addresses and sizes."""
+def state_table(state: StateTensors, arenas: dict[int, str], beside: Mapping[str, int]) -> str:
+    """Where all state lies, for whoever keeps it: a table of addresses and sizes; ``beside``: bytes of variables that are no tensors."""
     rows = [f"    {{{arenas[arena]} + {offset}, {nbytes}}}," for arena, offset, nbytes in state.regions()]
+    rows += [f"    {{(uint8_t *)&{name}, {nbytes}}}," for name, nbytes in beside.items()]
     return "\n".join(["const lfwd_region lfwd_state[LFWD_STATE_REGIONS] = {", *rows, "};"])
 
 
@@ -127,11 +128,12 @@ def model_hash(state: StateTensors, constants: Iterable[bytes]) -> int:
     return model
 
 
-def state_macros(state: StateTensors, constants: Iterable[bytes]) -> list[str]:
-    """Sizes of the state, and which model it belongs to."""
+def state_macros(state: StateTensors, constants: Iterable[bytes], beside: Mapping[str, int]) -> list[str]:
+    """Sizes of the state, and which model it belongs to; ``beside`` as of :func:`state_table`."""
     return [
-        f"#define LFWD_STATE_BYTES {state.nbytes} /* all that lives across calls: the weights, then momentum, counters, exponents */",
-        f"#define LFWD_STATE_REGIONS {len(state.regions())}",
+        f"#define LFWD_STATE_BYTES {state.nbytes + sum(beside.values())} "
+        "/* all that lives across calls: the weights, then momentum, counters, exponents */",
+        f"#define LFWD_STATE_REGIONS {len(state.regions()) + len(beside)}",
         f"#define LFWD_MODEL_HASH 0x{model_hash(state, constants):08x}u",
     ]
 

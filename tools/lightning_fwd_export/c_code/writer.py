@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .. import __name__ as _package
@@ -13,7 +13,7 @@ from . import elementwise, int8, integer, integer_body, integer_directions, inte
 from .header import RATE_COMMENT, header, parameters, prototype, setter
 from .kernels import KERNELS, Context, no_kernel, number
 from .liveness import ACTIVATIONS, Gaps
-from .stages import Stage, StageTable
+from .stages import Stage, StageTable, definitions, kept_beside
 from .state import GET_WEIGHTS, WEIGHT_PROTOTYPES, StateTensors, model_hash, state_of, state_table, weight_access
 from .unit import FORMATS, Unit
 
@@ -74,7 +74,7 @@ def write_c(program: Program, source: str, stages: Sequence[Stage] = (), default
         unit.rate_of(m.name, program.numbers)
         bodies.append(_function(m, unit))
     if state.learned:
-        bodies += [state_table(kept, unit.arenas), weight_access(state.learned, unit.arenas)]
+        bodies += [state_table(kept, unit.arenas, kept_beside(stages)), weight_access(state.learned, unit.arenas)]
     bodies += [f"void {setter(name)}(float rate)\n{{\n    {name} = rate;\n}}" for name in unit.rates]
     table = StageTable(stages, defaults, run, state, unit)
     bodies += table.bodies
@@ -83,6 +83,7 @@ def write_c(program: Program, source: str, stages: Sequence[Stage] = (), default
     init = [f"    {_initialise(t, unit)};" for t in state.in_memory_order()]
     init += [f"    {name} = {initial};" for name, initial in unit.rates.items()]
     init += [f"    memcpy({name}, initial_{name}, sizeof {name});" for name in table.arrays]
+    init += [f"    {name} = initial_{name};" for name in kept_beside(stages)]
     prototypes = (
         [prototype(m) + ";" for m in run.values()]
         + (WEIGHT_PROTOTYPES if state.learned else [])
@@ -92,12 +93,13 @@ def write_c(program: Program, source: str, stages: Sequence[Stage] = (), default
     files = {
         "lfwd_model.h": header(source, run, kept, unit, sizes, prototypes, program.numbers, table),
         "lfwd_constants.h": _constants(unit),
-        "lfwd_model.c": _source(source, unit, sizes, init, bodies, table.arrays),
+        "lfwd_model.c": _source(source, unit, sizes, init, bodies, table),
     }
     ram = {unit.arenas[k]: size for k, size in sorted(sizes.items()) if size} | dict.fromkeys(unit.rates, 4)
-    ram |= dict.fromkeys(table.arrays, 12)
+    ram |= dict.fromkeys(table.arrays, 12) | kept_beside(stages)
     constants = sum(len(data) for _, data in unit.constants) + 4 * sum(_numbers(text) for text in unit.tables)
-    identity = (model_hash(kept, [data for _, data in unit.constants]), kept.nbytes) if state.learned else (0, 0)
+    state_bytes = kept.nbytes + sum(kept_beside(stages).values())
+    identity = (model_hash(kept, [data for _, data in unit.constants]), state_bytes) if state.learned else (0, 0)
     return Written(files, ram, unit.scratch_bytes, constants, *identity)
 
 
@@ -145,12 +147,13 @@ def _constants(unit: Unit) -> str:
     return "\n".join([*lines, "#endif", ""])
 
 
-def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str], numbers: Mapping[str, str]) -> str:
+def _source(source: str, unit: Unit, sizes: dict[int, int], init: list[str], bodies: list[str], table: StageTable) -> str:
     arenas = [f"static uint8_t {unit.arenas[k]}[{size}] __attribute__((aligned(16)));" for k, size in sorted(sizes.items()) if size]
     tables = ["static const " + text % name for text, name in unit.tables.items()]
     rate = ["", *(f"static float {name}; /* lfwd_init sets it */" for name in unit.rates)] if unit.rates else []
-    for name, initial in numbers.items():
+    for name, initial in table.arrays.items():
         rate += ["", f"static const int32_t initial_{name}[3] = {{{initial}}};", f"static int32_t {name}[3]; /* lfwd_init sets it */"]
+    rate += ["", *definitions(table.stages)]
     return "\n".join(
         [
             f"/* Generated from {source}: one call per instruction of the program. */",

@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Anomalies: what a network that was trained on normal samples cannot reconstruct. No labels, no heap, no state but the caller's.
+ * Anomalies: what a network that was trained on normal samples cannot reconstruct. No labels, no heap.
  *
- *     lfwd_normal normal = LFWD_NORMAL_AT_HOME;                      the threshold of the source
  *     lfwd_recording recording = {0.0f, 0};
  *     for every window: score = lfwd_recording_add(&recording, lfwd_anomaly_score(input));
- *     if (score > normal.threshold) ...
+ *     if (score > lfwd_normal_kept.threshold) ...                   the source's, until there is one of this place
  *
  * After drift: collect normal windows (lfwd_samples_add(input, LFWD_NORMAL)), lfwd_adapt, and then, for the network has changed, listen to
  * normal recordings that were not among them:
  *
- *     lfwd_normal_clear(&normal);
- *     for every recording: lfwd_normal_add(&normal, its score);
- *     lfwd_normal_calibrate(&normal, LFWD_FALSE_ALARMS);
+ *     lfwd_normal_clear(&lfwd_normal_kept);
+ *     for every recording: lfwd_normal_add(&lfwd_normal_kept, its score);
+ *     lfwd_normal_calibrate(&lfwd_normal_kept, LFWD_FALSE_ALARMS);
  *
- * What is watched window by window is calibrated by windows. A threshold belongs to the weights that it was made with: keep the 16 bytes of
- * lfwd_normal beside them. lightning_fwd.adaptation.anomaly says how the threshold is found, and does the same on the host. */
+ * What is watched window by window is calibrated by windows. A threshold belongs to the weights that it was made with: lfwd_save keeps both
+ * in one slot. lightning_fwd.adaptation.anomaly says how the threshold is found, and does the same on the host. */
 #ifndef LFWD_ANOMALY_H
 #define LFWD_ANOMALY_H
 #include <stdint.h>
@@ -43,15 +42,6 @@ typedef struct {
 
 /* Its score with one more window. */
 float lfwd_recording_add(lfwd_recording *recording, float score);
-
-/* What is known of normal scores. */
-typedef struct {
-    float mean, squares; /* of their logarithms; of the distances from that mean squared the sum */
-    uint32_t count;
-    float threshold;     /* a score above it is an anomaly's */
-} lfwd_normal;
-
-#define LFWD_NORMAL_AT_HOME {0.0f, 0.0f, 0, LFWD_ANOMALY_THRESHOLD}
 
 /* No scores are known; the threshold stays until the next is found. */
 void lfwd_normal_clear(lfwd_normal *normal);

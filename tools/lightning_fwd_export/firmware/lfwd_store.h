@@ -3,7 +3,7 @@
  * What was learned, kept over a reset: two slots in Flash (or EEPROM, or a file), written in turn. A slot counts only once its last
  * bytes are written, so a power cut at any byte loses at most the newest save.
  *
- * All state is kept: weights, momentum, counters, exponents. A slot is, little endian:
+ * All state is kept: weights, momentum, counters, exponents, the threshold of anomalies. A slot is, little endian:
  *
  *      0  "LFWD"
  *      4  uint32  version of this format, 1

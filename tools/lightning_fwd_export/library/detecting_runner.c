@@ -53,7 +53,6 @@ int main(void)
 {
     const lfwd_adapt_settings settings = LFWD_ADAPT_SETTINGS;
     lfwd_stage_report reports[LFWD_STAGES];
-    lfwd_normal normal = LFWD_NORMAL_AT_HOME;
     uint32_t counts[4];
     input = fopen("input.bin", "rb");
     output = fopen("output.bin", "wb");
@@ -76,9 +75,9 @@ int main(void)
     }
     lfwd_get_weights(weights);
     put(weights, sizeof weights);
-    for (uint32_t i = 0; i < counts[1]; i++) (void)lfwd_normal_add(&normal, listen(counts[3]));
-    if (lfwd_normal_calibrate(&normal, LFWD_FALSE_ALARMS) != 0) return 6;
-    put(&normal.threshold, sizeof normal.threshold);
+    for (uint32_t i = 0; i < counts[1]; i++) (void)lfwd_normal_add(&lfwd_normal_kept, listen(counts[3]));
+    if (lfwd_normal_calibrate(&lfwd_normal_kept, LFWD_FALSE_ALARMS) != 0) return 6;
+    put(&lfwd_normal_kept.threshold, sizeof lfwd_normal_kept.threshold);
     for (uint32_t i = 0; i < counts[2]; i++) (void)listen(counts[3]);
     put(&ticks, sizeof ticks);
     return fclose(output) ? 5 : 0;
