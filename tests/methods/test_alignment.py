@@ -221,3 +221,17 @@ def test_what_a_round_costs_on_resnet8(tmp_path):
         assert solve == pytest.approx(244.1 if patches else 48.5, abs=0.1)
     assert kinds["patches"] == [(24298, pytest.approx(389, abs=1))]
     assert [round(kmac) for kmac, _ in kinds["channels"]] == [12763, 13042, 12763] and max(ram for _, ram in kinds["channels"]) < 230
+
+
+def test_a_channel_that_never_varies_goes_with_no_other(tmp_path):
+    """Of a dead one the sums are rounding alone, which divided by no deviation was infinite."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 1), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3)).eval()
+    with torch.no_grad():
+        net[0].weight[:2] = 0.0
+        net[0].bias[:2] = torch.tensor([0.1234567, 0.7654321])
+    file = lf.source_moments(net, [torch.randn(16, 3, 8, 8) for _ in range(4)], tmp_path / "moments.safetensors")
+    found = load_file(file)
+    assert all(value.isfinite().all() for value in found.values())
+    assert found["2/channels/correlation"].abs().max() <= 1
+    assert lf.rewrite(net, lf.Alignment(file, strength=1.0), torch.randn(2, 3, 8, 8))

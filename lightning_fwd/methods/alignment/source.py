@@ -105,9 +105,9 @@ class _Measured:
             key = f"{place.path}/{place.kind}"
             found |= {f"{key}/mean": mean.float(), f"{key}/deviation": deviation.float()}
             if spread.ndim == 2:
-                scale = deviation.clamp_min(1e-30)
+                scale = torch.where(deviation > 0, deviation, torch.inf)  # what never varies goes with nothing: the rest is rounding
                 upper = torch.triu_indices(len(mean), len(mean), 1)
-                found[f"{key}/correlation"] = (spread / scale.outer(scale))[upper[0], upper[1]].half()
+                found[f"{key}/correlation"] = (spread / scale.outer(scale))[upper[0], upper[1]].clamp(-1, 1).half()
         return found
 
 
