@@ -17,7 +17,10 @@ from lightning_fwd_export.npu.write_c import write_c
 ARM = ("-mthumb", *BOARDS["mps3-an547"].flags)
 
 
-@pytest.fixture(params=["head", "norms", "zeroth-order", "forward-forward"])
+TRAINED = ("head", "norms", "zeroth-order", "forward-forward")
+
+
+@pytest.fixture(params=TRAINED)
 def exported(request, tmp_path_factory):
     """The learner, its inputs, source statistics, the folder of its C, and what learns."""
     npu = request.getfixturevalue("trainer") if request.param == "norms" else request.getfixturevalue("learner")[0]
@@ -27,7 +30,11 @@ def exported(request, tmp_path_factory):
     return npu, npu.store(0.6 * x + 0.3), source, folder, request.param
 
 
-@pytest.mark.parametrize("rate", [0.05, 3.0])
+#: what learns, where the others say little more
+FEW = ["head", "norms", *(pytest.param(train, marks=pytest.mark.slow) for train in ("zeroth-order", "forward-forward"))]
+
+
+@pytest.mark.parametrize(("exported", "rate"), [*((train, 0.05) for train in TRAINED), ("norms", 3.0)], indirect=["exported"])
 def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_path, rate):
     """Also at a rate at which scales fall to the quarter that they keep."""
     npu, images, source, folder, train = exported
@@ -54,6 +61,7 @@ def test_the_c_learns_the_records_and_the_head_of_the_python_loop(exported, tmp_
     assert np.array_equal(c.predict(images[40], head.bias.size), head.logits(npu.features(images[40:41]))[0])
 
 
+@pytest.mark.parametrize("exported", FEW, indirect=True)
 def test_what_harms_is_taken_back_to_the_bit(exported, tmp_path):
     npu, images, source, folder, train = exported
     c, head = HostC(npu, folder, tmp_path), npu.head(0.05, 0.9, BATCH, STEPS)
@@ -84,6 +92,7 @@ def test_what_harms_is_taken_back_to_the_bit(exported, tmp_path):
     assert outcomes == [False, True]
 
 
+@pytest.mark.parametrize("exported", FEW, indirect=True)
 def test_after_a_rollback_the_next_step_is_the_python_loops(exported, tmp_path):
     npu, images, _, folder, train = exported
     c, head, start = HostC(npu, folder, tmp_path), npu.head(3.0, 0.9, BATCH, STEPS), npu.state()
@@ -127,6 +136,7 @@ def test_aligned_again_after_an_update_it_keeps_what_the_norms_learned(exported,
     npu.restore(start)
 
 
+@pytest.mark.parametrize("exported", FEW, indirect=True)
 def test_a_guard_without_samples_refuses(exported, tmp_path):
     npu, images, _, folder, _ = exported
     c = HostC(npu, folder, tmp_path)
@@ -136,6 +146,7 @@ def test_a_guard_without_samples_refuses(exported, tmp_path):
         Guard(npu, npu.head(0.05, 0.9, BATCH, STEPS), images[:0], np.zeros(0, int))
 
 
+@pytest.mark.parametrize("exported", FEW, indirect=True)
 def test_what_it_cannot_do_it_refuses_and_changes_nothing(exported, tmp_path):
     npu, images, _, folder, _ = exported
     assert HostC(npu, folder, tmp_path).hostile(images) == 0
@@ -197,6 +208,7 @@ def test_it_builds_for_a_cortex_m55_with_the_example_for_arms_driver(exported, t
 
 
 @pytest.mark.skipif(shutil.which("cppcheck") is None, reason="cppcheck is not installed")
+@pytest.mark.parametrize("exported", FEW, indirect=True)
 def test_a_static_checker_finds_nothing(exported):
     *_, folder, _ = exported
     checks = "--enable=warning,portability,performance --error-exitcode=1 --inline-suppr --quiet --suppress=missingIncludeSystem".split()
