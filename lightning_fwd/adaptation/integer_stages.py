@@ -17,7 +17,7 @@ from ..graph.stored_as import StoredAs
 from ..graph.whole import whole_operations
 from ..integer import Integer, IntegerRule, IntegerStep, lower_step
 from ..integer.body_rules import BODY
-from ..integer.calibrate import calibrate_activations, calibrate_weights, exponent_buffers, largest
+from ..integer.calibrate import calibrate_activations, calibrate_weights, exponent_buffers, largest, require_reach
 from ..integer.judging import NATS, entropies, losses
 from ..integer.lower_step import masters_stored_as, needed, to_integers
 from ..integer.lowering import PREFIX, exponents_of
@@ -88,6 +88,7 @@ class IntegerStages:
         self.masters = tuple(name for name in trained if not is_inserted(name))
         self.split = _split(traced, models)
         steps = [lower_step(step, settings.error_bits, self.masters, True, self.split) for step in traced]
+        require_reach(dict(models[0].named_parameters(remove_duplicate=False)))
         self._model, self._forwards = models[0], dict[tuple[int, ...], IntegerStep]()
         self._scales, self._exponents = dict[str, float](), exponent_buffers(self._forward(1))
         self._calibrate(self._forward(1), self._model, self._exponents, self._batches(1, self._model))

@@ -41,7 +41,7 @@ def _is_of_body(node: fx.Node, frozen: Collection[fx.Node]) -> bool:
         depthwise = groups > 1 and weight.meta["val"].shape[1] == 1
         return not transposed and weight in frozen and (bias is None or bias in frozen) and (groups == 1 or depthwise)
     if node.target is _ADD:
-        return (
+        return not node.kwargs and (
             all(isinstance(n, fx.Node) and n.meta["val"].shape == value.shape for n in node.args[:2]) and node.args[0] is not node.args[1]
         )
     return node.target is _RELU or (node.target is _PAD and not any(node.args[2:]) and len(node.args[1]) == 4 and min(node.args[1]) >= 0)

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx
 
+from ..errors import StepError
+from .arithmetic import BIAS_BITS, BIAS_EXPONENT
 from .body_rules import BODY
 from .lower_step import IntegerStep
 from .lowering import PREFIX
 from .masters import UNKNOWN, fits, row_exponents, value_exponent
 from .settings import Integer
+
+MOST_BIAS = 1 << (BIAS_BITS - 1 - BIAS_EXPONENT)
 
 
 class _Largest(fx.Interpreter):
@@ -46,6 +50,21 @@ def calibrate_weights(step: IntegerStep, parameters: Mapping[str, Tensor], buffe
             exponents.copy_(row_exponents(parameters[name], settings.room if learns else 0, settings.scales == "row"))
 
 
+def require_reach(parameters: Mapping[str, Tensor]) -> None:
+    """Refuse biases that 24 bits do not hold.
+
+    Raises:
+        StepError: naming the bias.
+    """
+    for name, value in parameters.items():
+        if value.ndim == 1 and value.is_floating_point() and name.endswith("bias") and not bool((value.detach().abs() < MOST_BIAS).all()):
+            raise StepError(
+                f"{name} reaches {float(value.detach().abs().max()):g}",
+                f"a bias in integers stays within +-{MOST_BIAS}",
+                "scale the layer's input down",
+            )
+
+
 @torch.no_grad()
 def calibrate_activations(
     step: IntegerStep, state: dict[str, Tensor], x: Tensor, target: Tensor | None, buffers: dict[str, Tensor]
@@ -59,6 +78,8 @@ def calibrate_activations(
     if not missing:
         return
     found = largest(step, state, x, target, set(missing.values()))
+    if found.get(missing.get(f"{PREFIX}input", "")) == 0:
+        raise StepError("the first batch is zero throughout", "the scale of the input is found on it", "begin with another batch")
     for name, node in missing.items():
         buffers[name.removeprefix(PREFIX)].copy_(value_exponent(found[node]))
 

@@ -44,8 +44,15 @@ def moved(low: Lowering, node: fx.Node) -> fx.Node:
     own, draw, name = low.values[parameter], low.values[seed].at(low, place, scale), low.names[parameter.name]
     low.displaced(node, seed, parameter)
     if own.meta["val"].ndim == 1:
-        return low.emit(lfwd.int_moved_bias, own, *draw)
+        return low.emit(lfwd.int_moved_bias, own, weight_beside(low, name), *draw)
     return low.emit(lfwd.int_moved, own, low.weight_exponents(name), *draw)
+
+
+def weight_beside(low: Lowering, bias: str) -> fx.Node | None:
+    """Exponents of the weight of a bias's layer, where it is displaced too."""
+    weight = bias.removesuffix("bias") + "weight"
+    trained = weight != bias and weight in low.source.trained and low.source.node(weight).meta["val"].ndim > 1
+    return low.weight_exponents(weight) if trained else None
 
 
 @rule("lfwd::slope")

@@ -2,7 +2,7 @@
 
 Rows of a weight are displaced alike, by the scale asked for as a power of two, but at least by one step of the coarsest row's int8 view:
 rows that move more than others would drown the slope of those. Where a row is so fine that this is more than 64 of its steps, it moves by
-64. A displacement is ``2**-p``; the change of a row is divided by its own.
+64. A bias moves as the weight of its layer does. A displacement is ``2**-p``; the change of a row is divided by its own.
 """
 
 from __future__ import annotations
@@ -37,18 +37,20 @@ def int_moved(weight, exponents, counter, times, plus, wanted):
     return saturate(view_of(weight) + _signs(counter, times, plus, weight) * d, 8)
 
 
-def _bias_step(wanted: int) -> int:
-    return max(0, min(BIAS_EXPONENT - wanted, BIAS_BITS - 2))
+def _bias_step(exponents: Tensor | None, wanted: int) -> int:
+    """log2 of a bias's displacement in its own steps: that of its layer's weight, whose rows have these exponents, where that moves too."""
+    p = wanted if exponents is None else min(wanted, int(exponents.min()))
+    return max(0, min(BIAS_EXPONENT - p, BIAS_BITS - 2))
 
 
 def _bias_like(bias: Tensor, *_: object) -> Tensor:
     return bias.new_empty(bias.shape, dtype=torch.int32)
 
 
-@operator(f"int_moved_bias(Tensor bias, {_DRAW})", _bias_like)
-def int_moved_bias(bias, counter, times, plus, wanted):
+@operator(f"int_moved_bias(Tensor bias, Tensor? exponents, {_DRAW})", _bias_like)
+def int_moved_bias(bias, exponents, counter, times, plus, wanted):
     """Biases ``(out,)`` int32 of exponent 18, displaced."""
-    return saturate(bias.long() + (_signs(counter, times, plus, bias) << _bias_step(wanted)), BIAS_BITS)
+    return saturate(bias.long() + (_signs(counter, times, plus, bias) << _bias_step(exponents, wanted)), BIAS_BITS)
 
 
 def _total(e: Tensor, after: Tensor, before: Tensor) -> Tensor:
@@ -89,11 +91,11 @@ def int_direction_update(self, exponents, c, c_exponent, stream, counter, times,
     return saturate(self.long() - saturate(rounded, 16), 16)
 
 
-@update(f"int_direction_bias_update(Tensor self, Tensor c, Tensor c_exponent, int stream, {_DRAW})")
-def int_direction_bias_update(self, c, c_exponent, stream, counter, times, plus, wanted):
+@update(f"int_direction_bias_update(Tensor self, Tensor? exponents, Tensor c, Tensor c_exponent, int stream, {_DRAW})")
+def int_direction_bias_update(self, exponents, c, c_exponent, stream, counter, times, plus, wanted):
     """The same for biases ``(out,)``; rows of one column."""
     change = (c.long() * _signs(counter, times, plus, self))[:, None]
-    s = c_exponent.long() - (BIAS_EXPONENT - _bias_step(wanted)) - BIAS_EXPONENT
+    s = c_exponent.long() - (BIAS_EXPONENT - _bias_step(exponents, wanted)) - BIAS_EXPONENT
     return saturate(self.long() - _rounded(change, s, counter, stream)[:, 0], BIAS_BITS)
 
 

@@ -153,8 +153,8 @@ def adaptive(low: Lowering, node: fx.Node) -> Value:
 @rule(aten.avg_pool2d)
 def average(low: Lowering, node: fx.Node) -> Value:
     kernel, stride, padding = (list(node.args[i]) if len(node.args) > i and node.args[i] else None for i in (1, 2, 3))
-    if (padding and any(padding)) or any(node.args[4:5]):
-        raise low.refuse(node, "average pooling with padding or ceil_mode", "pool without padding")
+    if (padding and any(padding)) or any(node.args[4:5]) or any(n is not None for n in node.args[6:]):
+        raise low.refuse(node, "average pooling with padding, ceil_mode or divisor_override", "pool without these")
     kernel = kernel * 2 if len(kernel) == 1 else kernel
     return _pool(low, node, kernel, stride or kernel, [0, 0])
 

@@ -53,6 +53,9 @@ class IntegerStep:
     ranges: dict[str, str] = field(default_factory=dict)
 
 
+_OF_MEMORY = ("dtype", "layout", "device", "pin_memory", "memory_format")  #: arguments that say nothing of values
+
+
 def lower_step(
     source: StepGraph, error_bits: int = 16, masters: tuple[str, ...] = (), body: bool = False, split: Mapping[str, Tensor] | None = None
 ) -> IntegerStep:
@@ -92,6 +95,8 @@ def lower_step(
             rule = rule_of(node)
             if rule is None:
                 raise low.refuse(node, f"{node.target} has no integer form")
+            if said := {k: v for k, v in node.kwargs.items() if k not in _OF_MEMORY}:
+                raise low.refuse(node, f"{node.target} with {', '.join(f'{k}={v}' for k, v in said.items())} has no integer form")
             twin = (node.target, node.args[0]) if node.target is torch.ops.aten.relu.default else node  # a tangent computes ReLUs again
             low.values[node] = low.once(("value", twin), lambda rule=rule, node=node: rule(low, node))
         for name, gradient in ready.get(node, []):

@@ -9,7 +9,7 @@ from torch import fx
 
 from ..trace.optimizers import state_name
 from .arithmetic import HALF, as_multiplier
-from .direction_rules import Along
+from .direction_rules import Along, weight_beside
 from .lowering import RATE, Lowering, exponents_of, lfwd
 from .values import Gradient, Value
 
@@ -102,7 +102,7 @@ def _along(low: Lowering, name: str, gradient: list[Along], momentum: bool) -> N
     for k, part in enumerate(gradient):
         rated, stream_k = _rated(low, part.slope), (stream + STREAMS * len(low.source.trained) * k)
         if new.meta["val"].ndim == 1:
-            new = low.emit(lfwd.int_direction_bias_update, new, *rated, stream_k, *part.draw, phase="update")
+            new = low.emit(lfwd.int_direction_bias_update, new, weight_beside(low, name), *rated, stream_k, *part.draw, phase="update")
         else:
             new = low.emit(lfwd.int_direction_update, new, low.weight_exponents(name), *rated, stream_k, *part.draw, phase="update")
     if new.meta["val"].ndim == 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -194,9 +195,17 @@ class Lowering:
         value = self.values[float_node]
         if not isinstance(value, Value) or value.kind == "error":
             raise self.refuse(float_node, "an activation is expected where an error, a weight or a constant stands")
-        if value.kind == "activation":
+        if value.kind == "activation" and value.factor == 1.0:
             return value
+        if value.kind == "activation":
+            return self.once(("scaled", float_node), lambda: self._scaled(float_node, value))
         return self.once(("activation", float_node, relu), lambda: self.requantised(float_node, value, relu))
+
+    def _scaled(self, float_node: fx.Node, value: Value) -> Value:
+        """An activation times a constant, as an activation of its own scale: what reads one knows of no factor."""
+        exponent = self.exponent_node(value.exponent)
+        doubled = Value(self.emit(lfwd.int_add, value.node, exponent, value.node, exponent), exponent, "sum", value.factor / 2)
+        return self.requantised(float_node, replace(doubled, learned=value.learned), relu=False)
 
     def requantised(self, float_node: fx.Node, value: Value, relu: bool) -> Value:
         """A sum as int8 at the exponent of this activation, which is state: it only coarsens, from the next step on."""

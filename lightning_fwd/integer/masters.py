@@ -68,5 +68,5 @@ def velocity_scale(parameter: Tensor, exponents: Tensor | None) -> Tensor:
 
 def fits(parameter: Tensor, exponents: Tensor, learns: bool) -> bool:
     """Whether no weight lies beyond the range of its row's exponent."""
-    top = 128.0 if learns else 127.5
+    top = 128.5 if learns else 127.5  # a master at the end of its range is half a step of the view beyond it
     return bool(((parameter.detach() * _scale(exponents, parameter.ndim)).abs() <= top).all())

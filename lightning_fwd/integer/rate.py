@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -37,9 +38,35 @@ class Rate:
         odd = [k for g in optimizer.param_groups for k in ("weight_decay", "nesterov", "dampening", "maximize") if g.get(k)]
         if odd:
             raise StepError(f"SGD with {odd[0]}", "the integer step has rate and momentum", "leave it out, or train in float")
-        if len({(g["lr"], g["momentum"]) for g in optimizer.param_groups}) > 1:
-            raise StepError("parameter groups with different rates", "the integer step takes one rate", "give all groups the same")
-        self.optimizer, self.momentum = optimizer, optimizer.param_groups[0]["momentum"]
+        self.optimizer = optimizer
+        self.reread()
+
+    def reread(self) -> None:
+        """What a schedule may have changed since.
+
+        Raises:
+            StepError: groups have come apart, or momentum has come or gone.
+        """
+        if self.optimizer is None:
+            return
+        groups = self.optimizer.param_groups
+        if len({(g["lr"], g["momentum"]) for g in groups}) > 1:
+            raise StepError("parameter groups with different rates or momenta", "the integer step takes one", "give all groups the same")
+        self.momentum = groups[0]["momentum"]
+
+    def require_held(self, names: Mapping[str, Tensor]) -> None:
+        """Raises:
+        StepError: the step trains a parameter that the optimizer does not hold.
+        """
+        if self.optimizer is None:
+            return
+        held = {id(p) for g in self.optimizer.param_groups for p in g["params"]}
+        if lacking := [name for name, parameter in names.items() if id(parameter) not in held]:
+            raise StepError(
+                f"the optimizer does not hold {', '.join(lacking[:4])}, which the step in integers trains",
+                "its update is part of the step",
+                "give it to the optimizer, or freeze it before (requires_grad_(False))",
+            )
 
     @property
     def lr(self) -> float:
@@ -60,7 +87,8 @@ class Rate:
         return torch.tensor([mult, exponent, round(self.momentum * 32768)], dtype=torch.int32)
 
     def velocity(self, parameter: Tensor) -> Tensor | None:
-        """The float that stands for a parameter's velocity, as torch's SGD would keep it."""
+        """The float that stands for a parameter's velocity: what its next step takes off, times the momentum. torch's SGD keeps it without
+        the rate."""
         if self.optimizer is None:
             return self._velocities.get(parameter)
         return self.optimizer.state[parameter].get("momentum_buffer")

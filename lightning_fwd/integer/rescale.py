@@ -91,15 +91,15 @@ def int_pool_sum(x, kernel, stride, padding):
 
 @operator("int_add(Tensor a, Tensor a_exponent, Tensor b, Tensor b_exponent)", _int32_like)
 def int_add(a, a_exponent, b, b_exponent):
-    """Sum of two int8 activations, of the larger of their exponents (at most 15 above the other)."""
-    f = max(int(a_exponent), int(b_exponent))
-    return (a.int() << min(f - int(a_exponent), 15)) + (b.int() << min(f - int(b_exponent), 15))
+    """Sum of two int8 activations, of the larger of their exponents, but at most 15 above the smaller: beyond that the finer is rounded."""
+    f = int(int_larger(a_exponent, b_exponent))
+    return shift(a.int(), int(a_exponent) - f) + shift(b.int(), int(b_exponent) - f)
 
 
 @operator("int_larger(Tensor a, Tensor b)", one_exponent)
 def int_larger(a, b):
     """The exponent of :func:`int_add`'s result."""
-    return torch.maximum(a.long(), b.long())
+    return torch.minimum(torch.maximum(a.long(), b.long()), torch.minimum(a.long(), b.long()) + 15)
 
 
 @operator("int_smaller(Tensor a, Tensor b)", one_exponent)

@@ -20,7 +20,8 @@ from ..graph.whole import whole_operations
 from ..methods.base import LearningMethod, Logits, StepRecord, Update, Updates
 from ..passes import fold_batch_norm
 from ..trace import StepGraph, trace_inference, trace_step
-from .calibrate import calibrate_activations, calibrate_weights, exponent_buffers
+from .arithmetic import saturate
+from .calibrate import calibrate_activations, calibrate_weights, exponent_buffers, require_reach
 from .lower_step import IntegerStep, lower_step, masters_stored_as, to_integers
 from .lower_updates import MOMENTUM
 from .lowering import PREFIX, RATE, exponents_of
@@ -166,7 +167,8 @@ class IntegerRule(LearningMethod):
         kept = self.rate.velocity(parameters[name])
         if kept is None:
             return torch.zeros(like.shape, dtype=like.dtype)
-        return (kept / velocity_scale(parameters[name], buffers.get(exponents_of(name)))).round().to(like.dtype)
+        units = (kept / velocity_scale(parameters[name], buffers.get(exponents_of(name)))).round()
+        return saturate(units.long(), 8 * like.dtype.itemsize).to(like.dtype)
 
     def calibrate(self, model: RewrittenModel, x: Tensor, target: Tensor) -> IntegerStep:
         """The step for a batch of this shape, its exponents known; where they were not, from this batch."""
@@ -174,6 +176,7 @@ class IntegerRule(LearningMethod):
         step, buffers = self.step(model, x, target), dict(model.inserted.integer.named_buffers())
         if model not in self._known:
             parameters = dict([*model.named_parameters(remove_duplicate=False), *model.named_buffers()])
+            require_reach({name: parameters[name] for name in step.graph.state if name in parameters})
             calibrate_weights(step, parameters, buffers, self.integer)
             self._known.add(model)
         self._calibrate_activations(model, step, x, target)
@@ -195,7 +198,12 @@ class IntegerRule(LearningMethod):
             raise StepError(
                 f"integers run on the CPU, the batch is on {x.device}", "their reference is no GPU kernel", "use accelerator='cpu'"
             )
+        if not bool(x.isfinite().all()):
+            raise StepError("the batch holds values that are no numbers", "integers have none for them", "clean the data")
+        self.rate.reread()
         step = self.calibrate(model, x, target)
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        self.rate.require_held({name: parameters[name] for name in step.trained})
         state = self.integers(model, step) | {COUNTER: counter, RATE: self.rate.integers()}
         return step, step.graph.run(model, quantise(x, model.inserted.integer.input), target, **state)
 

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -135,6 +136,19 @@ def test_what_harms_is_rolled_back_to_the_byte(net, stages, library):
     assert reports[4].outcome == "rolled back" and reports[4].epochs == 1
     if not any(report.kept for report in reports):
         assert library.weights == before
+
+
+def test_rounds_begin_with_the_weights_as_shipped(library):
+    """Adapting twice is adapting once: a map of what is mapped already would go on and on."""
+    x, _ = samples(60, seed=2, drift=True)
+    left = []
+    for times in (1, 2):
+        library.begin()
+        library.add_all(x)
+        outcomes = [[report.outcome for report in library.adapt()] for _ in range(times)][-1]
+        left.append(library.weights)
+    once, twice = (np.frombuffer(weights, "<f4") for weights in left)
+    assert np.allclose(once, twice, rtol=1e-5, atol=1e-5) and outcomes.count("kept unguarded") == 2
 
 
 def test_without_labels_stages_without_labels_run(net, stages, exported, library):

@@ -23,7 +23,8 @@ def test_weights_move_by_the_float_rules_signs():
     assert torch.equal(int_moved(masters, exponents, COUNTER, 3, 6, 7).long(), ((masters.long() >> 8) + signs * steps).clamp(-128, 127))
     bias = torch.arange(6, dtype=torch.int32)
     signs = direction(COUNTER * 3 + 2, 4, torch.zeros(6)).long()
-    assert torch.equal(int_moved_bias(bias, COUNTER, 3, 6, 7).long(), bias + signs * 2**11)
+    assert torch.equal(int_moved_bias(bias, None, COUNTER, 3, 6, 7).long(), bias + signs * 2**11)
+    assert torch.equal(int_moved_bias(bias, exponents, COUNTER, 3, 6, 7).long(), bias + signs * 2**13)  # as far as the weight beside it
 
 
 @pytest.mark.parametrize("size", [1, 1 << 10, 1 << 30])

@@ -88,6 +88,12 @@ class Alignment(LearningMethod):
             raise RewriteError(
                 f"Alignment: strength={self.strength}, patch_strength={self.patch_strength}", "1 is the whole map", "use 0 to 1"
             )
+        if self.source is None and (self.strength or self.patches):
+            raise RewriteError(
+                f"Alignment: strength={self.strength}, patches={self.patches} without the source's moments",
+                "the map is from the target's to the source's; without them only batch norms are recomputed",
+                "give source=FILE, written by lf.source_moments, or leave both out",
+            )
         self._check_mix(model)
         norms = find_norms(model.graph, model, model.opaque) if self.layers == "all" else []
         convolutions: list[Place] = []
@@ -209,7 +215,7 @@ class Alignment(LearningMethod):
         if not self.has_rounds:
             why = "its first round counts labels, and not all samples of a device's buffer have one"
             return f"{why}; leave class_mix out: norms='relative' needs none"
-        return f"after every {self.samples} samples the layers measured are solved and written, and the next ones measured"
+        return f"the solving of its layers after every {self.samples} samples; export it as a stage of a library (export_library)"
 
     def stages(self, model: RewrittenModel) -> Iterator[int]:
         state = model.inserted.alignment

@@ -25,9 +25,14 @@ def _moved(c: Context) -> str:
     return f"lfwd_int_moved({c.p(0, 'int16_t')}, {c.p(1, 'int8_t')}, {_direction(c, 2)}, {sizes}, {c.pointer(c.out, 'int8_t')})"
 
 
+def _beside(c: Context) -> str:
+    """Exponents of the weight beside a bias, and how many."""
+    return f"{c.p(1, 'int8_t')}, {c.tensor(1).count}" if c.arg(1) else "0, 0"
+
+
 @kernel("lfwd::int_moved_bias.out")
 def _moved_bias(c: Context) -> str:
-    return f"lfwd_int_moved_bias({c.p(0, 'int32_t')}, {_direction(c, 1)}, {c.tensor(0).count}, {c.pointer(c.out, 'int32_t')})"
+    return f"lfwd_int_moved_bias({c.p(0, 'int32_t')}, {_beside(c)}, {_direction(c, 2)}, {c.tensor(0).count}, {c.pointer(c.out, 'int32_t')})"
 
 
 def _logits(c: Context) -> str:
@@ -56,5 +61,5 @@ def _direction_update(c: Context) -> str:
 
 @kernel("lfwd::int_direction_bias_update_.")
 def _direction_bias_update(c: Context) -> str:
-    given = f"{c.p(0, 'int32_t')}, {c.p(1, 'int16_t')}, {c.p(2, 'int8_t')}, {c.number(3)}u"
-    return f"lfwd_int_direction_bias_update({given}, {_direction(c, 4)}, {c.tensor(0).count})"
+    given = f"{c.p(0, 'int32_t')}, {_beside(c)}, {c.p(2, 'int16_t')}, {c.p(3, 'int8_t')}, {c.number(4)}u"
+    return f"lfwd_int_direction_bias_update({given}, {_direction(c, 5)}, {c.tensor(0).count})"

@@ -39,7 +39,8 @@ typedef struct {
     const lfwd_region *changes;
     const lfwd_own *own;
     const lfwd_round *rounds; /* all of them are one epoch; 0: the step is repeated as it is */
-    uint16_t changes_count, own_count, rounds_count, batch, epochs;
+    const lfwd_own *shipped; /* of rounds: what the stage changes, as it was shipped, which they begin with */
+    uint16_t changes_count, own_count, rounds_count, shipped_count, batch, epochs;
     uint8_t learns; /* from labels; else it needs none */
 } lfwd_stage;
 
@@ -171,14 +172,18 @@ class StageTable:
             self.bodies += [_wrapper(self.methods[step], value, stage.reconstructs) for step in stage.methods if is_stage(step)]
             if stage.rounds:
                 self.bodies.append(_rounds(stage))
+            shipped = [self._row(self.state.learned[i]) for i in stage.changes] if stage.rounds else []
+            if shipped:
+                self.bodies.append("\n".join([f"static const lfwd_own shipped_{stage.name}[{len(shipped)}] = {{", *shipped, "};"]))
             self.bodies.append("\n".join([f"static const lfwd_region changes_{stage.name}[{len(changes)}] = {{", *changes, "};"]))
             if own:
                 self.bodies.append("\n".join([f"static const lfwd_own own_{stage.name}[{len(own)}] = {{", *own, "};"]))
-            rows.append(
-                f'    {{"{stage.name}", run_{stage.method}, changes_{stage.name}, {f"own_{stage.name}" if own else "0"}, '
-                f"{f'rounds_{stage.name}' if stage.rounds else '0'}, {len(changes)}, {len(own)}, {len(stage.rounds)}, "
-                f"{stage.batch}, {stage.epochs}, {int(stage.learns)}}},"
-            )
+            tables = [
+                f"{kind}_{stage.name}" if there else "0" for kind, there in (("own", own), ("rounds", stage.rounds), ("shipped", shipped))
+            ]
+            counts = [len(changes), len(own), len(stage.rounds), len(shipped), stage.batch, stage.epochs, int(stage.learns)]
+            fields = [f'"{stage.name}"', f"run_{stage.method}", f"changes_{stage.name}", *tables, *map(str, counts)]
+            rows.append(f"    {{{', '.join(fields)}}},")
         self.bodies.append("\n".join(["const lfwd_stage lfwd_stages[LFWD_STAGES] = {", *rows, "};"]))
 
     def _integer_rate(self, stage: Stage) -> None:

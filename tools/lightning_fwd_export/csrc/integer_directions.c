@@ -8,15 +8,15 @@ static int32_t held(int32_t x, int32_t most)
     return x < 0 ? 0 : x > most ? most : x;
 }
 
-static int32_t bias_step(const lfwd_int_direction *d)
-{
-    return held(BIAS_EXPONENT - d->wanted, 22);
-}
-
 static int32_t displacement(const int8_t *exponents, int32_t rows, int32_t wanted) /* exponent of what the rows are displaced by */
 {
     const int32_t coarsest = lfwd_smallest(exponents, rows);
     return coarsest < wanted ? coarsest : wanted;
+}
+
+static int32_t bias_step(const int8_t *exponents, int32_t rows, const lfwd_int_direction *d)
+{
+    return held(BIAS_EXPONENT - (exponents ? displacement(exponents, rows, d->wanted) : d->wanted), 22);
 }
 
 static uint32_t window(const lfwd_int_direction *d) /* where the cycle of the generator is read from */
@@ -40,10 +40,10 @@ void lfwd_int_moved(const int16_t *masters, const int8_t *exponents, const lfwd_
     }
 }
 
-void lfwd_int_moved_bias(const int32_t *bias, const lfwd_int_direction *d, int32_t n, int32_t *out)
+void lfwd_int_moved_bias(const int32_t *bias, const int8_t *exponents, int32_t rows, const lfwd_int_direction *d, int32_t n, int32_t *out)
 {
     const uint32_t start = window(d);
-    const int32_t step = 1 << bias_step(d);
+    const int32_t step = 1 << bias_step(exponents, rows, d);
     for (int32_t i = 0; i < n; i++) out[i] = lfwd_saturate(bias[i] + sign_at(start, i) * step, BIAS_TOP);
 }
 
@@ -85,11 +85,11 @@ void lfwd_int_direction_update(int16_t *masters, const int8_t *exponents, const 
     }
 }
 
-void lfwd_int_direction_bias_update(int32_t *bias, const int16_t *c, const int8_t *c_exponent, uint32_t stream, const lfwd_int_direction *d,
-                                    int32_t n)
+void lfwd_int_direction_bias_update(int32_t *bias, const int8_t *exponents, int32_t rows, const int16_t *c, const int8_t *c_exponent,
+                                    uint32_t stream, const lfwd_int_direction *d, int32_t n)
 {
     const uint32_t start = window(d), key = lfwd_draw_key(d->counter, stream);
-    const int32_t s = *c_exponent + bias_step(d) - 2 * BIAS_EXPONENT;
+    const int32_t s = *c_exponent + bias_step(exponents, rows, d) - 2 * BIAS_EXPONENT;
     uint16_t draw;
     lfwd_draw_line(key, 1, &draw);
     for (int32_t o = 0; o < n; o++) {

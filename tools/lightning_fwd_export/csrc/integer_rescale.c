@@ -8,7 +8,8 @@ void lfwd_int_exponent(const int8_t *a, int32_t na, const int8_t *b, int32_t nb,
 
 void lfwd_int_larger(const int8_t *a, const int8_t *b, int8_t *out)
 {
-    *out = *a > *b ? *a : *b;
+    const int32_t larger = *a > *b ? *a : *b, most = (*a > *b ? *b : *a) + 15;
+    *out = (int8_t)(larger < most ? larger : most);
 }
 
 void lfwd_int_smaller(const int8_t *a, const int8_t *b, int8_t *out)
@@ -91,9 +92,14 @@ void lfwd_int_pool_sum(const int8_t *x, const lfwd_int_pool_shape *s, int32_t *o
 
 void lfwd_int_add(const int8_t *a, const int8_t *a_exponent, const int8_t *b, const int8_t *b_exponent, int32_t n, int32_t *out)
 {
-    const int32_t f = *a_exponent > *b_exponent ? *a_exponent : *b_exponent;
-    const int32_t left_a = f - *a_exponent > 15 ? 15 : f - *a_exponent, left_b = f - *b_exponent > 15 ? 15 : f - *b_exponent;
-    for (int32_t i = 0; i < n; i++) out[i] = a[i] * (1 << left_a) + b[i] * (1 << left_b);
+    int8_t f;
+    lfwd_int_larger(a_exponent, b_exponent, &f);
+    const int32_t left_a = f - *a_exponent, left_b = f - *b_exponent; /* at most 15; of one far finer than the other to the right */
+    if (left_a >= 0 && left_b >= 0) {
+        for (int32_t i = 0; i < n; i++) out[i] = a[i] * (1 << left_a) + b[i] * (1 << left_b);
+        return;
+    }
+    for (int32_t i = 0; i < n; i++) out[i] = lfwd_shift(a[i], -left_a) + lfwd_shift(b[i], -left_b);
 }
 
 void lfwd_int_softmax_error(const int32_t *logits, const int8_t *exponent, const int64_t *target, int32_t batch, int32_t classes, int16_t *e)

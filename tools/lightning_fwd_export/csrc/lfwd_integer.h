@@ -125,13 +125,14 @@ void lfwd_int_ratchet_exponents(int8_t *exponents, const int8_t *flags, int32_t 
 void lfwd_int_next(int64_t *counter);
 
 /* integer_directions.c: an int8 view and biases displaced, the slope <e, after - before> of n logits, changes along a direction of what
- * c (one value) says; scratch: a draw (uint16) per column. */
+ * c (one value) says; scratch: a draw (uint16) per column;
+ * exponents of a bias: of the rows of its layer's weight, where that moves too, or 0. */
 void lfwd_int_moved(const int16_t *masters, const int8_t *exponents, const lfwd_int_direction *d, int32_t rows, int32_t columns, int8_t *view);
-void lfwd_int_moved_bias(const int32_t *bias, const lfwd_int_direction *d, int32_t n, int32_t *out);
+void lfwd_int_moved_bias(const int32_t *bias, const int8_t *exponents, int32_t rows, const lfwd_int_direction *d, int32_t n, int32_t *out);
 void lfwd_int_slope_shift(const int16_t *e, const int32_t *after, const int32_t *before, int32_t n, int8_t *out);
 void lfwd_int_slope(const int16_t *e, const int32_t *after, const int32_t *before, int32_t n, const int8_t *shift, int16_t *out);
 void lfwd_int_direction_update(int16_t *masters, const int8_t *exponents, const int16_t *c, const int8_t *c_exponent, uint32_t stream,
                                const lfwd_int_direction *d, int32_t rows, int32_t columns, uint16_t *scratch);
-void lfwd_int_direction_bias_update(int32_t *bias, const int16_t *c, const int8_t *c_exponent, uint32_t stream, const lfwd_int_direction *d,
-                                    int32_t n);
+void lfwd_int_direction_bias_update(int32_t *bias, const int8_t *exponents, int32_t rows, const int16_t *c, const int8_t *c_exponent,
+                                    uint32_t stream, const lfwd_int_direction *d, int32_t n);
 #endif

@@ -121,15 +121,36 @@ static void copy_weights(const lfwd_stage *stage, int back)
     }
 }
 
+static void set_initial(const lfwd_own *own)
+{
+    if (own->initial)
+        memcpy(own->bytes, own->initial, own->count);
+    else
+        memset(own->bytes, 0, own->count);
+}
+
 static void begin(const lfwd_stage *stage)
 {
-    for (uint32_t r = 0; r < stage->own_count; r++) {
-        const lfwd_own *own = &stage->own[r];
-        if (own->initial)
-            memcpy(own->bytes, own->initial, own->count);
-        else
-            memset(own->bytes, 0, own->count);
+    for (uint32_t r = 0; r < stage->own_count; r++) set_initial(&stage->own[r]);
+}
+
+/* Whether a stage of this adaptation that was kept has changed it. */
+static int is_changed(const uint8_t *bytes, const lfwd_stage_report *before, uint32_t stages)
+{
+    for (uint32_t number = 0; number < stages; number++) {
+        const lfwd_stage *stage = &lfwd_stages[number];
+        for (uint32_t r = 0; before[number].outcome <= LFWD_KEPT_UNGUARDED && r < stage->changes_count; r++)
+            if (bytes >= stage->changes[r].bytes && bytes < stage->changes[r].bytes + stage->changes[r].count) return 1;
     }
+    return 0;
+}
+
+/* What rounds compare with was measured on the weights as shipped: adapting again is no second map. */
+static void begin_as_shipped(const lfwd_stage *stage, const lfwd_stage_report *before)
+{
+    const uint32_t number = (uint32_t)(stage - lfwd_stages);
+    for (uint32_t r = 0; r < stage->shipped_count; r++)
+        if (!is_changed(stage->shipped[r].bytes, before, number)) set_initial(&stage->shipped[r]);
 }
 
 /* ---- the loop */
@@ -193,7 +214,7 @@ static void run_rounds(const lfwd_stage *stage, uint32_t seed, uint32_t window)
     }
 }
 
-static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *settings, int guarded, int learned)
+static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *settings, int guarded, int learned, const lfwd_stage_report *reports)
 {
     const lfwd_stage *stage = &lfwd_stages[number];
     lfwd_stage_report report = {LFWD_TOO_FEW_SAMPLES, 0, 0, 0, 0, 0, 0};
@@ -210,6 +231,7 @@ static lfwd_stage_report run_stage(uint32_t number, const lfwd_adapt_settings *s
     report.before = told(before, report.judged_on);
     copy_weights(stage, 0);
     begin(stage);
+    begin_as_shipped(stage, reports);
     verdict last = {0, 0, 0}, best = last;
     int found = 0;
     for (uint32_t epoch = 0, since = 0; epoch < stage->epochs; epoch++) {
@@ -248,7 +270,7 @@ int lfwd_adapt(const lfwd_adapt_settings *settings, lfwd_stage_report reports[LF
     const int guarded = settings->held_back > 0 && count_judges(BY_LABELLED) > 0;
     hold_back(settings->seed, guarded ? settings->held_back : 0);
     for (uint32_t number = 0; number < LFWD_STAGES; number++) {
-        reports[number] = run_stage(number, settings, guarded, learned);
+        reports[number] = run_stage(number, settings, guarded, learned, reports);
         const int taken = reports[number].outcome <= LFWD_KEPT_UNGUARDED;
         kept += taken;
         learned = learned || (taken && lfwd_stages[number].learns);

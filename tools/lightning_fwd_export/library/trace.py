@@ -145,6 +145,9 @@ def stage_names(stages: Sequence[Stage]) -> list[str]:
             "each is a function of the library",
             "give each a name of its own: {name: ..., method: ...}",
         )
+    functions = [f"{name}_{k}" for name, stage in zip(names, stages, strict=True) if stage.method.has_rounds for k in range(1000)]
+    if alike := sorted(set(functions) & set(names)):
+        raise ExportError(f"a stage is called {alike[0]}", "so is a round of another stage", "give it a name without a number at its end")
     return names
 
 
