@@ -199,7 +199,7 @@ def cat(low: Lowering, node: fx.Node) -> fx.Node:
 @rule(aten.add)
 def add(low: Lowering, node: fx.Node) -> object:
     first, second = (low.values.get(n) if isinstance(n, fx.Node) else n for n in node.args[:2])
-    if second == 0 and isinstance(first, Value):
+    if second == 0 and isinstance(first, Value | list):
         return first
     if isinstance(first, list) and isinstance(second, list):  # gradients along several directions
         return first + second

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from lightning_fwd_export import export_library
 from lightning_fwd_export.boards import board
 from lightning_fwd_export.library.on_board import adapt_on_board
-from test_library import samples
+from test_library import samples as clusters
 from torch import nn
 from torch.nn import functional as F
 
@@ -22,6 +23,7 @@ from lightning_fwd.recipes.adaptation import load_adaptation
 
 HEAD = [lf.Stage("sparse_update", {"train": "head"}, lr=0.05, epochs=3, batch_size=1, momentum=0.0, schedule="constant", name="head")]
 FIRMWARE = lf.Firmware(samples=40, precision="integer")
+samples = partial(clusters, shape=(1, 6, 8))
 
 
 class Body(nn.Module):

@@ -43,12 +43,12 @@ class Net(nn.Module):
         return self.head(self.drop(self.flatten(self.relu(self.norm(self.conv(x))))))
 
 
-def samples(count: int, seed: int = 0, drift: bool = False):
+def samples(count: int, seed: int = 0, drift: bool = False, shape: tuple[int, ...] = SHAPE):
     """Clusters: each class a pattern and noise. Drift: fainter, darker, and two patterns change their meaning."""
-    patterns = torch.randn(CLASSES, *SHAPE, generator=torch.Generator().manual_seed(99))
+    patterns = torch.randn(CLASSES, *shape, generator=torch.Generator().manual_seed(99))
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(0, CLASSES, (count,), generator=generator)
-    x = patterns[y] + 2.2 * torch.randn(count, *SHAPE, generator=generator)
+    x = patterns[y] + 2.2 * torch.randn(count, *shape, generator=generator)
     return (0.4 * x - 1.0, torch.tensor([0, 1, 3, 2])[y]) if drift else (x, y)
 
 

@@ -52,7 +52,8 @@ def host_library(code, work, flags="-O1"):
 @pytest.mark.parametrize(("network", "method"), ROWS, ids=str)
 def test_fifty_steps_equal_pytorch_and_the_generated_c(exported, tmp_path, network, method):
     program, report, out = exported(network, method, steps=50)
-    assert report.steps == 50 and report.weight_difference <= 1e-5 and is_sealed(program.data)
+    most = 2e-5 if isinstance(method, lf.ZerothOrder) else 1e-5  # it divides what rounding leaves by its scale; processors differ
+    assert report.steps == 50 and report.weight_difference <= most and is_sealed(program.data)
     library = host_library(out / "c", tmp_path)
     host = HostProgram(program.data)
     library.lfwd_init()

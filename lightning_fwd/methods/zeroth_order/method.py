@@ -97,6 +97,5 @@ class ZerothOrder(LearningMethod):
             if not parameter.requires_grad:  # frozen since the rewrite
                 continue
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
-                parts = [along(s, seed, place, parameter, self.scale) for seed, s in zip(seeds, slopes, strict=True)]
-                gradient = sum(parts[1:], parts[0])
+                gradient = sum(along(s, seed, place, parameter, self.scale) for seed, s in zip(seeds, slopes, strict=True))
             yield Update(name, parameter, gradient, fresh=True)

@@ -47,7 +47,7 @@ static void rotate_pair(float *a, int32_t n, int32_t p, int32_t q, float *rows)
 void lfwd_eigen_f32(float *a, int32_t n, float *rows)
 {
     float largest = 0.0f;
-    for (int32_t i = 0; i < n; i++) largest = fmaxf(largest, fabsf(a[i * n + i]));
+    for (int32_t i = 0; i < n; i++) largest = fabsf(a[i * n + i]) > largest ? fabsf(a[i * n + i]) : largest;
     for (int32_t sweep = 0, rotated = 1; sweep < SWEEPS && rotated; sweep++) {
         rotated = 0;
         for (int32_t p = 0; p < n; p++)

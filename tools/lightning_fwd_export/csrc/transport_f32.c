@@ -27,7 +27,7 @@ static float at_least(float value, float least)
 static float largest_of(const float *values, int32_t count, int32_t step)
 {
     float largest = LEAST;
-    for (int32_t i = 0; i < count; i++) largest = fmaxf(largest, values[i * step]);
+    for (int32_t i = 0; i < count; i++) largest = values[i * step] > largest ? values[i * step] : largest;
     return largest;
 }
 
@@ -39,7 +39,7 @@ void lfwd_scaling_f32(const float *total, const float *squares, const int64_t *c
     for (int32_t i = 0; i < n; i++) {
         const float offset = total[i] / samples;
         out[i] = squares[i] / samples - offset * offset;
-        largest = fmaxf(largest, deviation[i] * deviation[i]);
+        largest = deviation[i] * deviation[i] > largest ? deviation[i] * deviation[i] : largest;
     }
     const float of_target = least * largest_of(out, n, 1), of_source = least * largest;
     for (int32_t i = 0; i < n; i++) {
