@@ -45,7 +45,7 @@ class Rate:
         """What a schedule may have changed since.
 
         Raises:
-            StepError: groups have come apart, or momentum has come or gone.
+            StepError: groups have come apart.
         """
         if self.optimizer is None:
             return
