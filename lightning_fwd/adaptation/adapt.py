@@ -18,6 +18,8 @@ from .stage import Stage, as_stages
 from .train import train
 
 
+@torch.inference_mode(False)  # called from an evaluation or not: stages learn by gradients
+@torch.enable_grad()
 def adapt(
     net: nn.Module,
     stages: Any,
@@ -61,6 +63,7 @@ def adapt(
     run = _Run(samples, held_back, seed)
     stages = [stage.for_labels(len(samples.x)) for stage in stages]
     state, results, taken = copy.deepcopy(net).eval(), [], []
+    _check_classes(state, samples)
     before_learning, learned = state, False
     for stage in stages:
         state, result, choice = run.try_stage(state, stage, learned)
@@ -105,6 +108,17 @@ def _check(stages: list[Stage], samples: Samples, held_back: float, all_normal: 
         )
 
 
+@torch.no_grad()
+def _check_classes(net: nn.Module, samples: Samples) -> None:
+    logits, name = net(samples.x[:2]), type(net).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        gives = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise LightningFwdError(f"adapt: {name} gives {gives} for two samples", "stages learn a classifier", "it has to give logits (B, C)")
+    if samples.y is not None and int(samples.y.max()) >= logits.shape[1]:
+        what = f"adapt: label {int(samples.y.max())}, and {name} tells {logits.shape[1]} classes apart"
+        raise LightningFwdError(what, "they are class indices", "count from 0")
+
+
 class _Run:
     """The samples of one adaptation, divided."""
 
@@ -122,7 +136,7 @@ class _Run:
         """``(network, what became of the stage, the candidate taken or None)``."""
         judges = self.held if stage.learns or learned else torch.arange(len(self.samples.x))
         x, y = self.samples.x[judges], None if self.samples.y is None else self.samples.y[judges]
-        before, open_ = judge(state, x, y), stage.is_open
+        before = judge(state, x, y)
         best, diverged = None, []
         for candidate, net, why in self._candidates(state, stage):
             after = None if net is None else judge(net, x, y)
@@ -135,7 +149,7 @@ class _Run:
         if best is None:
             return state, StageResult(stage.name, False, "", before.loss, float("inf"), len(judges), diverged[0]), None
         harm, loss, choice, net = best
-        result = StageResult(stage.name, not harm, choice.choice() if open_ else "", before.loss, loss, len(judges), harm)
+        result = StageResult(stage.name, not harm, stage.choice(choice), before.loss, loss, len(judges), harm)
         if harm:
             return state, result, None
         return net, result if self.guarded else replace(result, note="not guarded: no labels are held back"), choice

@@ -203,10 +203,9 @@ def require_device_rule(stage: Stage, model: RewrittenModel) -> None:
 
 def _open(stage: Stage) -> str:
     """What of a stage is to be chosen, in the words of its mend: one rate, and the settings in which its candidates differ."""
-    rules = [candidate.method for candidate in stage.candidates()]
-    names = [f.name for f in dataclasses.fields(stage.method) if any(getattr(r, f.name) != getattr(rules[0], f.name) for r in rules)]
+    *_, last = stage.candidates()
     said = ["one rate"] if stage.learns and len(stage.lr) > 1 else []
-    return " and ".join([*said, *(f"{name}=... (such as {getattr(rules[-1], name)})" for name in names)])
+    return " and ".join([*said, *(f"{name}=... (such as {getattr(last.method, name)})" for name in stage.open_settings)])
 
 
 def _refused(stage: Stage, why: str, mend: str) -> RewriteError:

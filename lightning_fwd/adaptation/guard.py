@@ -54,7 +54,12 @@ def read_samples(data: Any, unlabelled: Any = None) -> Samples:
         raise LightningFwdError(
             f"unlabelled samples have shape {tuple(more.shape[1:])}, the labelled ones {tuple(x.shape[1:])}", "", "give samples of one kind"
         )
-    return Samples(x, None if y is None else y.long(), more)
+    return Samples(_usable(x), None if y is None else _usable(y.long()), None if more is None else _usable(more))
+
+
+def _usable(data: Tensor) -> Tensor:
+    """Tensors of inference mode cannot be learned from."""
+    return data.clone() if data.is_inference() else data
 
 
 def _tensors(data: Any) -> tuple[Tensor, Tensor | None]:

@@ -101,11 +101,12 @@ def adaptation_cost(
         learned = learned or stage.learns
         judging = inference * (held if learned else labelled or unlabelled)
         known: dict[str, list[tuple[CostReport, int, dict[str, int]]]] = {}
-        macs, peak, flash, dearest = judging, 0, 0, None  # judged without the stage, then with each candidate
+        macs, peak, flash, changed, dearest = judging, 0, 0, 0, None  # judged without the stage, then with each candidate
         for candidate in stage.candidates():
             rule = repr(candidate.method)  # at another rate a step costs the same
             if rule not in known:
                 known[rule] = _reports(net, candidate, example, device, width)
+                changed = max(changed, _changed(net, candidate, example))
             reports = known[rule]
             for report, seen, beside in reports:
                 samples = seen or _samples_seen(candidate, labelled - held, labelled + unlabelled)
@@ -117,7 +118,7 @@ def adaptation_cost(
         if learned and held:  # the last run, in which label-free stages behind a learning one take part
             again = _samples_seen(candidate, labelled, labelled + unlabelled)
             macs += math.ceil(again / len(example)) * dearest.total_macs
-        costs.append(StageCost(stage.name, dearest, peak, flash, macs, _changed(net, stage, example)))
+        costs.append(StageCost(stage.name, dearest, peak, flash, macs, changed))
     return AdaptationCost(costs, inference)
 
 
@@ -149,7 +150,7 @@ def _inference(net: nn.Module, stage: Stage, example: Tensor, width: str) -> int
 
 def _changed(net: nn.Module, stage: Stage, example: Tensor) -> int:
     """Bytes (fp32) of what a stage writes: trained parameters, or for a rule without gradients everything that it may set."""
-    model = _rewritten(net, next(stage.candidates()), example)
+    model = _rewritten(net, stage, example)
     if stage.learns:
         parts = [(p, model.part_of(n)) for n, p in model.named_parameters() if p.requires_grad]
         return sum(4 * (p.numel() if part is None else part.of(p).numel()) for p, part in parts)

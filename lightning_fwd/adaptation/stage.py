@@ -26,6 +26,8 @@ class Stage:
 
     Args:
         method: a rule or its registered name. settings: of a rule given by name.
+        choose: settings that are tried one after the other in the place of those given, each a mapping; the best on the samples that judge
+            is taken. By default what the rule itself leaves open.
         lr: of the optimizer; of several the one that is best on the samples held back is taken.
         epochs: passes over the labelled samples; None: 5, and of a rule that needs no labels one, or as many as it asks for.
         steps: of a rule that learns from labels: at least so many of the optimizer's. Where labels are few, epochs grow until all of them
@@ -39,6 +41,7 @@ class Stage:
 
     method: LearningMethod | str
     settings: dict[str, Any] = field(default_factory=dict)
+    choose: Sequence[dict[str, Any]] = ()
     lr: float | Sequence[float] = 0.01
     epochs: int | None = None
     steps: int | None = None
@@ -61,6 +64,7 @@ class Stage:
         self.method = get_method(self.method, **self.settings)
         self.settings = {}
         self.name = self.name or next((n for n, kind in METHODS.items() if type(self.method) is kind), type(self.method).__name__)
+        self._check_choose()
         rates = [self.lr] if isinstance(self.lr, int | float) else self.lr
         good = isinstance(rates, Sequence) and not isinstance(rates, str) and len(rates) > 0
         if not good or not all(isinstance(r, int | float) and not isinstance(r, bool) and 0 < r < float("inf") for r in rates):
@@ -72,6 +76,18 @@ class Stage:
             raise LightningFwdError(
                 f"stage {self.name}: steps={self.steps}", "its rule learns from no labels and takes the steps that it needs", "leave it out"
             )
+
+    def _check_choose(self) -> None:
+        known = [f.name for f in dataclasses.fields(self.method) if f.init]
+        listed = isinstance(self.choose, list | tuple)
+        for settings in self.choose if listed else [self.choose]:
+            if not listed or not isinstance(settings, dict) or not settings or not set(settings) <= set(known):
+                raise LightningFwdError(
+                    f"stage {self.name}: choose: {settings!r}",
+                    f"it is a list of settings, each a mapping; those of the rule are {', '.join(known) or 'none'}",
+                    "write e.g. choose: [{strength: 0.5}, {strength: 1.0}]",
+                )
+            dataclasses.replace(self.method, **settings)  # which checks their values
 
     @property
     def learns(self) -> bool:
@@ -102,21 +118,28 @@ class Stage:
 
     def candidates(self) -> Iterator[Stage]:
         """The stage with one rule, nothing left open, and one rate: all among which an adaptation chooses."""
-        for rule in self.method.variants():
+        rules = [dataclasses.replace(self.method, **settings) for settings in self.choose] or [self.method]
+        for rule in (variant for named in rules for variant in named.variants()):
             for lr in self.lr if self.learns else self.lr[:1]:
-                yield dataclasses.replace(self, method=rule, lr=lr)
+                yield dataclasses.replace(self, method=rule, choose=(), lr=lr)
 
     @property
     def is_open(self) -> bool:
         """Whether there is anything to choose."""
         return len(list(self.candidates())) > 1
 
-    def choice(self) -> str:
-        """Of a candidate, what was chosen, for reports: its rate, or what of its settings is not the rule's default."""
-        if self.learns:
-            return f"lr {self.lr[0]:g}"
-        kept = [f for f in dataclasses.fields(self.method) if f.name != "source" and getattr(self.method, f.name) != f.default]
-        return ", ".join(f"{f.name} {getattr(self.method, f.name)}" for f in kept)
+    @property
+    def open_settings(self) -> list[str]:
+        """Names of the rule's settings in which its candidates differ."""
+        rules = [candidate.method for candidate in self.candidates()]
+        return [f.name for f in dataclasses.fields(rules[0]) if any(getattr(rule, f.name) != getattr(rules[0], f.name) for rule in rules)]
+
+    def choice(self, taken: Stage) -> str:
+        """Of one of its candidates, what was chosen, for reports: its rate, and what of the open settings is not the rule's default."""
+        defaults = {f.name: f.default for f in dataclasses.fields(taken.method)}
+        settings = {name: getattr(taken.method, name) for name in self.open_settings}
+        said = [f"{name} {value}" for name, value in settings.items() if value != defaults[name]]
+        return ", ".join([f"lr {taken.lr[0]:g}"] * (self.learns and len(self.lr) > 1) + said)
 
     def prepared(self, net: nn.Module, source: Any, file: Path) -> Stage:
         """The stage with what its rule takes along of the source, see :meth:`LearningMethod.prepared`."""

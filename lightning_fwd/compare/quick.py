@@ -12,7 +12,7 @@ EPOCHS, RATES, LABELS, TESTED, DRIFTS = 3, 2, 50, 200, 2
 
 
 def quick(scenario: Scenario) -> Scenario:
-    """The same rows for one seed, on 200 test samples, with at most 50 labels, 3 epochs, 2 rates to choose from and 2 drifts."""
+    """The same rows for one seed, on 200 test samples, with at most 50 labels, 3 epochs, 2 rates and settings to choose from, 2 drifts."""
     training = {
         name: dataclasses.replace(t, epochs=min(EPOCHS, t.epochs))
         for name in ("pretrain", "adapt")
@@ -37,4 +37,4 @@ def _quick_row(row: Row) -> Row:
 def _quick_stage(stage: dict[str, Any]) -> dict[str, Any]:
     fewer: dict[str, Any] = {"epochs": min(EPOCHS, stage["epochs"])} if stage.get("epochs") else {}
     stage = {key: value for key, value in stage.items() if key != "steps"}
-    return stage | fewer | ({"lr": stage["lr"][:RATES]} if isinstance(stage.get("lr"), list) else {})
+    return stage | fewer | {key: stage[key][:RATES] for key in ("lr", "choose") if isinstance(stage.get(key), list)}

@@ -56,6 +56,14 @@ def test_stages_win_back_what_drift_took(net, tmp_path):
     assert all(not hasattr(m, "_lfwd") for m in done.network.modules())
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_learns_wherever_it_is_called(net, mode):
+    stages = ["statistics", lf.Stage("sparse_update", {"train": "head"}, epochs=1)]
+    expected = lf.adapt(net, stages, drifted(net)).network
+    with mode():
+        assert unchanged(lf.adapt(net, stages, drifted(net)).network, expected.state_dict())
+
+
 def test_what_harms_is_rolled_back_and_named(net):
     """At home recomputed statistics of two classes alone harm; so does a rate that is far too high."""
     x, y = clusters(net)
@@ -83,6 +91,35 @@ def test_without_labels_nothing_guards_and_entropy_chooses(net, tmp_path):
     assert done.stages[0].kept and "not guarded" in done.stages[0].note and done.stages[0].chosen.startswith("strength ")
     with pytest.raises(lf.LightningFwdError, match="learns from labels and got none"):
         lf.adapt(net, ["statistics", "sparse_update"], x)
+
+
+def test_the_best_of_the_settings_named_is_taken(net, tmp_path):
+    """Of alignment by the loss of the labels; of a rule that learns beside its rates, by the loss of the labels held back."""
+    x, y = drifted(net)
+    source = lf.source_moments(net, [clusters(net)], tmp_path / "net")
+    strengths = (0.0, 0.25, 1.0)
+    alone = [lf.adapt(net, [lf.Alignment(source, strength=s, samples=96)], (x, y)) for s in strengths]
+    best = min(range(3), key=lambda i: alone[i].stages[0].after)
+    done = lf.adapt(net, [lf.Stage(lf.Alignment(source, samples=96), choose=[{"strength": s} for s in strengths])], (x, y))
+    assert unchanged(done.network, alone[best].network.state_dict()) and done.stages[0].chosen == f"strength {strengths[best]}"
+    layers = [{"train": "head"}, {"train": ["stage1"]}]
+    done = lf.adapt(net, [lf.Stage("sparse_update", choose=layers, lr=[0.01, 0.1], epochs=2)], (x, y), refit=False).stages[0]
+    each = [lf.Stage("sparse_update", trained, lr=lr, epochs=2) for trained in layers for lr in (0.01, 0.1)]
+    each = [lf.adapt(net, [stage], (x, y), refit=False).stages[0] for stage in each]
+    assert done.after == min(one.after for one in each) and done.chosen.startswith("lr 0.") and ", train " in done.chosen
+
+
+def test_what_may_be_chosen_is_priced(net, tmp_path):
+    source, x = lf.source_moments(net, [clusters(net)], tmp_path / "net"), torch.zeros(1, 1, 8, 8)
+
+    def priced(*strengths: float) -> lf.adaptation.StageCost:
+        stage = lf.Stage(lf.Alignment(source), choose=[{"strength": s} for s in strengths])
+        return lf.adaptation_cost(net, [stage], x, labelled=90, device="stm32h735").stages[0]
+
+    norms, maps, both = priced(0.0), priced(1.0), priced(0.0, 1.0)
+    without = 90 * lf.adaptation_cost(net, ["statistics"], x, labelled=90).inference_macs  # judged once without the stage
+    assert both.macs == norms.macs + maps.macs - without and norms.macs < maps.macs
+    assert both.rollback_bytes == maps.rollback_bytes > norms.rollback_bytes and both.peak_ram_bytes == maps.peak_ram_bytes
 
 
 def test_kept_stages_learn_from_all_labels_in_the_end(net):
@@ -132,6 +169,12 @@ def test_samples_come_in_every_form(net):
         ([{"method": "statistics", "rate": 1}], None, {}, "unknown rate"),
         ([{"method": "sparse_update", "lr": []}], None, {}, "give a positive number"),
         ([{"method": "sparse_update", "lr": "0.1"}], None, {}, "give a positive number"),
+        ([{"method": "alignment", "choose": {"strength": 1.0}}], None, {}, "a list of settings, each a mapping"),
+        ([{"method": "alignment", "choose": [{"strenght": 1.0}]}], None, {}, "those of the rule are source, strength"),
+        ([{"method": "alignment", "choose": [{}]}], None, {}, r"choose: \{\}"),
+        ([{"method": "alignment", "choose": [{"strength": -1.0}]}], None, {}, "strength=-1.0"),
+        ([{"method": "sparse_update", "choose": [{"train": 1}, {"train": 2}]}], None, {"held_back": 0.0}, "leaves a choice open"),
+        ([{"method": "sparse_update", "choose": [{"train": 1}, {"train": 2}]}], None, {"firmware": True}, r"give train=\.\.\."),
         ([{"method": "sparse_update", "freeze": "stem"}], None, {}, "paths of modules"),
         ([{"method": "sparse_update", "freeze": ["stem"]}], None, {}, "'stem' is no module"),
         ([{"method": "sparse_update", "head": "all"}], None, {}, "head='all'"),
@@ -140,6 +183,7 @@ def test_samples_come_in_every_form(net):
         ([{"method": "sparse_update", "steps": 9}], None, {"firmware": True}, "not how many epochs steps are"),
         (["sparse_update"], (torch.zeros(4, 1, 8, 8), torch.zeros(4)), {}, "a class index for each"),
         (["sparse_update"], (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)), {}, "too few to judge by"),
+        (["sparse_update"], (torch.zeros(9, 1, 8, 8), torch.arange(9)), {}, "label 8, and SmallConv tells 4 classes apart"),
         (["sparse_update"], None, {"held_back": 1.0}, "held_back=1.0"),
         ([{"method": "sparse_update", "lr": [0.1, 0.01]}], None, {"held_back": 0.0}, "leaves a choice open"),
         (["statistics"], [], {}, "no samples"),
