@@ -162,6 +162,8 @@ def settings_of(row: Row) -> str:
 
 
 def said_of(stages: Sequence[StageResult]) -> str:
-    """What the guard rolled back, for a row's note."""
+    """What was chosen and what the guard rolled back, for a row's note."""
+    chosen = [f"{stage.name} ({stage.chosen})" for stage in stages if stage.kept and stage.chosen]
     back = [f"{stage.name} ({stage.note})" for stage in stages if not stage.kept]
-    return f"{BACK}{', '.join(back)}" if back else ""
+    parts = [f"chosen: {', '.join(chosen)}"] * bool(chosen) + [f"{BACK}{', '.join(back)}"] * bool(back)
+    return "; ".join(parts)

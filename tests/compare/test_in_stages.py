@@ -43,7 +43,7 @@ def test_a_row_in_stages_is_run_priced_and_says_what_was_rolled_back(tmp_path, w
     none, statistics, staged = compare(scenario, tmp_path / "out", jobs=1)
     assert none.accuracy_drifted < statistics.accuracy_adapted < staged.accuracy_adapted
     assert staged.peak_ram_bytes > statistics.peak_ram_bytes > 0 and staged.macs_per_step >= statistics.macs_per_step > 0
-    assert "rolled back: wild" in staged.note and "GMAC" in staged.note and "rolled back" not in statistics.note
+    assert "chosen: head (lr 0." in staged.note and "; rolled back: wild" in staged.note and "GMAC" in staged.note and "rolled back" not in statistics.note
     assert compare(load_scenario(recipe), tmp_path / "out", jobs=1) == [none, statistics, staged]  # finished rows are known again
 
 
