@@ -8,8 +8,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from lightning_fwd import LightningFwdError
+from lightning_fwd.adaptation import StageResult
 from lightning_fwd.cli import main
 from lightning_fwd.compare import Row, compare, load_scenario
+from lightning_fwd.compare.folder import said_of
 from lightning_fwd.methods import Backprop
 from lightning_fwd.models import SmallConv
 from lightning_fwd.recipes import Training, data_module, fit, quiet
@@ -43,7 +45,10 @@ def test_a_row_in_stages_is_run_priced_and_says_what_was_rolled_back(tmp_path, w
     none, statistics, staged = compare(scenario, tmp_path / "out", jobs=1)
     assert none.accuracy_drifted < statistics.accuracy_adapted < staged.accuracy_adapted
     assert staged.peak_ram_bytes > statistics.peak_ram_bytes > 0 and staged.macs_per_step >= statistics.macs_per_step > 0
-    assert "chosen: head (lr 0." in staged.note and "; rolled back: wild" in staged.note and "GMAC" in staged.note and "rolled back" not in statistics.note
+    assert "; rolled back: wild" in staged.note and "GMAC" in staged.note
+    assert "rolled back" not in statistics.note and "chosen" not in statistics.note
+    kept, back = StageResult("head", True, "lr 0.1", 1.0, 0.5, 30), StageResult("wild", False, "lr 9", 1.0, 2.0, 30, "it does harm")
+    assert said_of([kept, back]) == "chosen: head (lr 0.1); rolled back: wild (it does harm)" and said_of([]) == ""
     assert compare(load_scenario(recipe), tmp_path / "out", jobs=1) == [none, statistics, staged]  # finished rows are known again
 
 
