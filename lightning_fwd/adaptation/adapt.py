@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..errors import LightningFwdError, StepError
 from .firmware import Firmware, adapt_as_firmware
 from .guard import Samples, judge, read_samples, split
-from .result import Adaptation, StageResult
+from .result import AGAIN, Adaptation, StageResult
 from .stage import Stage, as_stages
 from .train import train
 
@@ -38,7 +38,8 @@ def adapt(
     is lower with it than without, and if it does not lose more right answers than it wins by more than their standard error; of several
     rates or settings that do no harm the one with the lowest loss is taken. Until a stage has learned from labels, all of them judge:
     none was used. At the end the stages that were kept are run once more, from before the first that learns, with their rates, on all
-    labelled samples. Without labels nothing guards, and settings are chosen by the entropy of the predictions.
+    labelled samples; what comes out is taken if it fits these better than before. Without labels nothing guards, and settings are chosen by
+    the entropy of the predictions.
 
     Args:
         net: a classifier, or, with ``firmware.anomalies``, a network that reconstructs; left as it is.
@@ -73,10 +74,11 @@ def adapt(
             learned = learned or stage.learns
             before_learning = before_learning if learned else state
     if refit and learned and held_back > 0:
-        state = before_learning
         first = next(i for i, stage in enumerate(taken) if stage.learns)
-        for stage in taken[first:]:
-            state = train(state, stage, *run.all_for(stage), seed)
+        state, why = run.try_again(before_learning, taken[first:], state)
+        if why:
+            last = max(i for i, result in enumerate(results) if result.kept)
+            results[last] = replace(results[last], note=f"{AGAIN}: {why}")
     return Adaptation(state, results)
 
 
@@ -153,6 +155,23 @@ class _Run:
         if harm:
             return state, result, None
         return net, result if self.guarded else replace(result, note="not guarded: no labels are held back"), choice
+
+    def try_again(self, state: nn.Module, stages: list[Stage], tried: nn.Module) -> tuple[nn.Module, str]:
+        """The stages once more, on all labelled samples.
+
+        It has learned from all of them and so has to fit them better than ``tried``, which has not; otherwise that is kept.
+
+        Returns:
+            the network, and why it is ``tried``.
+        """
+        try:
+            for stage in stages:
+                state = train(state, stage, *self.all_for(stage), self.seed)
+        except StepError as error:  # diverged
+            return tried, error.what
+        before, after = (judge(net, self.samples.x, self.samples.y) for net in (tried, state))
+        harm = "" if after.loss == before.loss else after.against(before)
+        return (tried, harm) if harm else (state, "")
 
     def _candidates(self, state: nn.Module, stage: Stage) -> Iterator[tuple[Stage, nn.Module | None, str]]:
         x, y = self.all_for(stage)

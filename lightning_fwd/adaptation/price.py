@@ -94,7 +94,7 @@ def adaptation_cost(
     net, costs, stages = copy.deepcopy(net).eval(), [], [stage.for_labels(max(1, labelled)) for stage in as_stages(stages)]
     two = torch.cat([example, example])
     inference = _inference(map_input(net, two) if stages[0].input == "mapped" else net, stages[0], example, width)
-    held, learned = round(held_back * labelled), False
+    held, learned, last = round(held_back * labelled), False, stages[-1]
     for stage in stages:
         if stage.adds_layers:
             net = stage.network(net, two)
@@ -118,6 +118,8 @@ def adaptation_cost(
         if learned and held:  # the last run, in which label-free stages behind a learning one take part
             again = _samples_seen(candidate, labelled, labelled + unlabelled)
             macs += math.ceil(again / len(example)) * dearest.total_macs
+            if stage is last:  # held against what was judged, on all labels
+                macs += 2 * labelled * inference
         costs.append(StageCost(stage.name, dearest, peak, flash, macs, changed))
     return AdaptationCost(costs, inference)
 

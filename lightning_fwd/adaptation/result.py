@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+AGAIN = "the last run, on all labels, is not taken"  #: begins the note of the last stage kept, where that is so
+
 
 @dataclass
 class StageResult:
@@ -15,7 +17,7 @@ class StageResult:
         name: of the stage. kept: whether its result was taken. chosen: the rate, or the settings, where there was a choice.
         before, after: what it was judged by, without and with it: cross-entropy of labelled samples, or entropy of predictions. judged_on:
             how many.
-        note: why it was rolled back, or that nothing guarded it.
+        note: why it was rolled back, that nothing guarded it, or why the last run was not taken.
         epochs: how many were run, where early stopping decides (as on the device); else 0.
     """
 

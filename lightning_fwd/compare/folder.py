@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..adaptation.result import StageResult
+from ..adaptation.result import AGAIN, StageResult
 from ..errors import LightningFwdError
 from ..plain_files import naming, read_text, write_whole
 from ..recipes import require_same
@@ -165,5 +165,6 @@ def said_of(stages: Sequence[StageResult]) -> str:
     """What was chosen and what the guard rolled back, for a row's note."""
     chosen = [f"{stage.name} ({stage.chosen})" for stage in stages if stage.kept and stage.chosen]
     back = [f"{stage.name} ({stage.note})" for stage in stages if not stage.kept]
-    parts = [f"chosen: {', '.join(chosen)}"] * bool(chosen) + [f"{BACK}{', '.join(back)}"] * bool(back)
+    again = [stage.note for stage in stages if stage.kept and stage.note.startswith(AGAIN)]
+    parts = [f"chosen: {', '.join(chosen)}"] * bool(chosen) + again + [f"{BACK}{', '.join(back)}"] * bool(back)
     return "; ".join(parts)

@@ -21,6 +21,7 @@ from ..errors import CaptureError
 from .capturable import check_signature, example_and_output, within_hooks
 from .constants import INSERTED, mark_constants
 from .generators import kept_generators
+from .lazy import materialise
 from .leading_sizes import mark_other_leading_sizes
 from .modes import set_modes
 from .module_state import ModuleState
@@ -65,6 +66,7 @@ def capture(net: nn.Module, example_input: Tensor) -> Capture:
             unchanged.
     """
     check_signature(net)
+    materialise(net, example_input)
     modes, state = {module: module.training for module in net.modules()}, ModuleState(net)
     net.eval()
     try:

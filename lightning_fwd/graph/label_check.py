@@ -8,6 +8,8 @@ squared error, hinge) pulls its own label up where the prediction is another cla
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,8 @@ _FIRST, _EVERY = 16, 32  # a step of these is looked at whole; the others only u
 _ELSEWHERE = 0.25  # of the samples, pulled to another class than their label by a loss on one label each
 _ELSEWHERE_HANDED_OVER = 0.6  # of labels that the user gave for this loss: permuted ones of three classes are at two thirds
 _AGAINST, _AGAINST_OF_ALL = 0.4, 0.15  # of the samples predicted otherwise, and of all: the loss holds against their label
-_MIXED = 0.4  # of the samples, pulled to two classes
+_MIXED = 0.4  # of the samples, pulled to two classes as it seems
+_LEAST, _SEVERAL, _REMAPPED = 3, 0.05, 0.8  # samples, and of all: beyond doubt pulled to several classes; of a class's: to another class
 
 
 class LabelCheck:
@@ -27,7 +30,8 @@ class LabelCheck:
 
     def __init__(self) -> None:
         self._steps = 0
-        self._counts = torch.zeros(6, dtype=torch.float64)  # rows, not one label each, elsewhere, otherwise predicted, against, mixed
+        self._counts = torch.zeros(7, dtype=torch.float64)  # rows, then of what see() stacks
+        self._by_class: Tensor | None = None  # rows of each class whose loss is on one label, and of these on another (2, C)
 
     def see(self, rule: str, logits: Tensor, target: Tensor, error: Tensor, handed_over: bool) -> None:
         """Add one batch.
@@ -63,16 +67,25 @@ class LabelCheck:
         beyond = error.gather(1, predicted[:, None])[:, 0] / size
         against = otherwise & (own > tiny) & (shifted | (own >= beyond))
         elsewhere = (lowest != target) & (negative == 1)
-        mixed = _of_two_labels(logits, error, size) & (negative == 2)
-        now = torch.stack([torch.ones_like(otherwise), negative != 1, elsewhere, otherwise, against, mixed]).sum(1).cpu().double()
+        labels = _labels_of(logits, error, size)
+        mixed, several = _of_two_labels(logits, error, size) & (negative == 2), (labels > 0).sum(1) > 1
+        self._count_classes(target, labels)
+        now = torch.stack([torch.ones_like(otherwise), negative != 1, elsewhere, otherwise, against, mixed, several]).sum(1).cpu().double()
         self._counts = self._counts * max(0.0, 1 - float(now[0]) / _WINDOW) + now
         self._conclude(rule, target, torch.where(elsewhere, lowest, target), classes, handed_over)
 
+    def _count_classes(self, target: Tensor, labels: Tensor) -> None:
+        """Add rows whose loss is on one label without a doubt."""
+        one = (labels > 0).sum(1) == 1
+        rows, other = target[one], one & (labels.argmax(1) != target)
+        now = torch.stack([torch.bincount(t, minlength=labels.shape[1]) for t in (rows, target[other])]).cpu().double()
+        self._by_class = now if self._by_class is None else self._by_class + now
+
     def _conclude(self, rule: str, target: Tensor, pulled: Tensor, classes: int, handed_over: bool) -> None:
-        rows, several, elsewhere, otherwise, against, mixed = self._counts.tolist()
+        rows, other, elsewhere, otherwise, against, mixed, several = self._counts.tolist()
         if rows < _ROWS:
             return
-        of_one_label = classes > 2 and several <= 0.05 * rows
+        of_one_label = classes > 2 and other <= 0.05 * rows
         if of_one_label and elsewhere >= (_ELSEWHERE_HANDED_OVER if handed_over else _ELSEWHERE) * rows:
             i = int((pulled != target).int().argmax())
             found = f", sample {i} from {int(target[i])} to {int(pulled[i])}" if bool((pulled != target).any()) else ""
@@ -81,11 +94,21 @@ class LabelCheck:
             self._refuse(
                 rule, f"of the samples that the model predicts otherwise, the loss pulls {against / otherwise:.0%} away from their label"
             )
-        if mixed >= _MIXED * rows and not handed_over:
-            self._refuse(rule, f"the loss pulls {mixed / rows:.0%} of the samples to two classes each, as mixing them does")
+        if (mixed >= _MIXED * rows or several >= max(_LEAST, _SEVERAL * rows)) and not handed_over:
+            self._refuse(
+                rule, f"the loss pulls {max(mixed, several) / rows:.0%} of the samples to several classes each, as mixing them does"
+            )
+        if handed_over or self._by_class is None:
+            return
+        least = _LEAST + math.log10(classes)  # among many classes a few are unlucky where labels are noisy
+        remapped = (self._by_class[1] >= least) & (self._by_class[1] >= _REMAPPED * self._by_class[0])
+        if bool(remapped.any()):
+            i = int(remapped.int().argmax())
+            self._refuse(rule, f"the loss pulls {int(self._by_class[1, i])} of {int(self._by_class[0, i])} samples of class {i} to another")
 
     def _refuse(self, rule: str, what: str) -> None:
         self._counts.zero_()
+        self._by_class = None
         raise StepError(
             f"the labels that {rule} learns by do not fit your loss: {what}",
             "its hidden layers learn by the labels that stand in the batch, and your loss takes others: permuted, mixed, remapped, or from "
@@ -94,6 +117,30 @@ class LabelCheck:
             "lf.set_labels(labels) before the network (import lightning_fwd as lf); for a loss that is not on one label per sample: a rule "
             "that learns from your loss alone (backprop, pepita, direct_feedback)",
         )
+
+
+def _labels_of(logits: Tensor, error: Tensor, size: Tensor) -> Tensor:
+    """Of rows that are ``k (g(logits) - t)`` with few labels t, g being softmax, sigmoid or the identity, these labels; of others 0.
+
+    Of five classes and more: all but the labels are then one multiple of g, which their median tells.
+
+    Returns:
+        ``(B, C)``.
+    """
+    labels = torch.zeros_like(error)
+    if error.shape[1] < 5:
+        return labels
+    for given in (logits.softmax(1), logits.sigmoid(), logits):
+        telling = given.abs() > 1e-3 * given.abs().amax(1, keepdim=True)
+        factor = (error / given).masked_fill(~telling, float("nan")).nanmedian(1, keepdim=True).values
+        left = factor * given - error
+        where = left.abs() > 0.05 * error.abs() + 2e-3 * size[:, None]
+        found = torch.where(where, left / factor, 0.0)
+        shares = (found >= 0.1).logical_or(~where).all(1) & ((found.sum(1) - 1).abs() < 0.05)
+        several = ((found - 1).abs() < 0.05).logical_or(~where).all(1)
+        alike = (telling & ~where & (error.abs() > 4e-3 * size[:, None])).sum(1) > error.shape[1] // 2
+        labels = torch.where((alike & (factor[:, 0] > 0) & (shares | several) & (labels == 0).all(1))[:, None], found, labels)
+    return labels
 
 
 def _of_two_labels(logits: Tensor, error: Tensor, size: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 _STRUCTURE = set(vars(nn.Module()))
 _SCALARS = (bool, int, float, str)
@@ -18,7 +19,8 @@ class ModuleState:
     def __init__(self, net: nn.Module):
         self._attributes = {m: _attributes(m) for m in net.modules()}
         self._buffers = {
-            m: {name: (b, b._version, b.detach().clone()) for name, b in m._buffers.items() if b is not None} for m in net.modules()
+            m: {name: (b, b._version, b.detach().clone()) for name, b in m._buffers.items() if b is not None and not is_lazy(b)}
+            for m in net.modules()
         }
 
     def written_buffers(self) -> dict[nn.Module, list[str]]:

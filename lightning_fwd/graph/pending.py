@@ -39,14 +39,14 @@ class PendingSteps:
     Attributes:
         target, loss_scale: of the step that is running (:meth:`RewrittenModel.step`).
         handed_over: whether the user handed over the labels (:func:`set_labels`).
-        stepping: whether one is.
+        stepping: whether one is. called: whether the network was, in the present or the last one.
         forgotten: whether logits were handed out since the last step and have died, detached or recomputed, before a loss came back.
     """
 
     def __init__(self) -> None:
         self.target: Any = None
         self.loss_scale = 1.0
-        self.stepping = self.forgotten = self.handed_over = False
+        self.stepping = self.forgotten = self.handed_over = self.called = False
         self._waiting: list[tuple[ref[Tensor], Step]] = []
         self._labels = LabelCheck()
         self._buffers = KeptBuffers()
@@ -223,6 +223,7 @@ class _Open:
     def __enter__(self) -> None:
         steps = self._steps
         steps.clear()
+        steps.called = False
         steps.target, steps.loss_scale, steps.stepping, steps.handed_over = _as_labels(self._target), self._loss_scale, True, False
         steps._manual = self._manual
         _running.append(steps)

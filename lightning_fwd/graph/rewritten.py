@@ -140,6 +140,7 @@ class RewrittenModel(View):
                 )
             x = x.detach().requires_grad_()
         pending = self.pending
+        pending.called = True
         pending.keep_buffers(self._written_in_training())
         counter, waiting = self.inserted.counter, len(pending)
         record = StepRecord(x, pending.target, pending.loss_scale, counter + waiting if waiting else counter)

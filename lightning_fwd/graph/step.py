@@ -47,6 +47,8 @@ class Update:
             definition, it needs no optimizer state and no writing.
         fresh: whether nothing else holds the gradient's storage, so that it may become ``p.grad`` without a copy: computed out of place, or
             of :func:`lightning_fwd.graph.gradients.gradients`. What ``torch.autograd.grad`` returns may be shared.
+        by_hand: whether the rule computed it by arithmetic of its own: the tensor's hooks (``register_hook``), which autograd calls,
+            are still to be called.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Update:
     value: Tensor | None = None
     part: Part | None = None
     fresh: bool = False
+    by_hand: bool = False
 
     def whole_gradient(self) -> Tensor:
         """The gradient in the shape and type of the parameter, zero outside its part; under autocast a rule may compute it in bf16."""
@@ -132,6 +135,13 @@ class Step:
             yield item
 
 
+def _hooked(tensor: Tensor, gradient: Tensor) -> Tensor:
+    for hook in list(tensor._backward_hooks.values()):  # type: ignore[union-attr]  # a dict, which the caller has seen
+        changed = hook(gradient)
+        gradient = gradient if changed is None else changed
+    return gradient
+
+
 def accumulate(update: Update) -> None:
     """Add a gradient to ``p.grad``, or store a value, as ``Tensor.backward`` would."""
     if update.value is not None:
@@ -139,6 +149,8 @@ def accumulate(update: Update) -> None:
             update.tensor.copy_(update.value)
         return
     tensor, gradient = update.tensor, update.whole_gradient()
+    if update.by_hand and tensor._backward_hooks:
+        gradient = _hooked(tensor, gradient)
     if tensor.grad is None:
         # Two parameters may be given one storage (the two of a sum, say), which adding and clipping in place would then change twice.
         tensor.grad = gradient.clone() if gradient is update.gradient and not update.fresh else gradient

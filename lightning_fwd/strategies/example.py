@@ -30,7 +30,7 @@ def refuse_no_call(module: LightningModule, name: str | None) -> NoReturn:
     network = network_of(module, name)
     raise LightningFwdError(
         f"training_step of {type(module).__name__} computed a loss without calling its network ({type(network).__name__})",
-        "a learning rule takes over where the network is called, and no example input was known before",
+        "a learning rule takes over where the network is called",
         "call the whole network; or name the one that training_step calls: ForwardOnlyStrategy(method, module=...)",
     )
 

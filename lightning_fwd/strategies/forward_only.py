@@ -36,6 +36,7 @@ from .first_call import step_of_first_call
 from .fresh_norms import refuse_fresh_norms
 from .install import folded_state, inserted_state, install, installed, load_folded_state, network_of, split_state, unwrap
 from .integer import require_plain_steps
+from .manual_steps import guarded
 
 
 class TrainsByRule(Strategy):
@@ -255,8 +256,15 @@ class TrainsByRule(Strategy):
             step = network.step(target, scale, manual)
         else:
             step = step_of_first_call(network_of(module, self._module_name), partial(self._meet, direct=True), target, scale, manual)
-        with step:
+        if not manual:
+            with step:
+                return super().training_step(batch, *args, **kwargs)
+        own = network_of(module, self._module_name).parameters() if network is None else network.parameters()
+        with step, guarded(own, self._network_was_called, partial(refuse_no_call, module, self._module_name)):
             return super().training_step(batch, *args, **kwargs)
+
+    def _network_was_called(self) -> bool:
+        return self.rewritten is not None and self.rewritten.pending.called
 
     @override
     def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from ..errors import RewriteError
 from ..graph.constants import INSERTED, is_inserted
+from ..graph.lazy import materialise
 from ..graph.modes import kept_modes
 from ..graph.module_state import ModuleState
 from ..graph.rewritten import RewrittenModel
@@ -197,6 +198,7 @@ def _input_of_child(module: nn.Module, child: nn.Module, x: Tensor) -> Tensor:
     """What the LightningModule's forward feeds its network (it may reshape or normalise); ``x`` itself if forward cannot tell."""
     if isinstance(child, torch.jit.ScriptModule):  # takes no hooks, and is refused
         return x
+    materialise(module, x)
     seen: list[Tensor] = []
     hook = child.register_forward_pre_hook(lambda _m, args, named: seen.extend([*args, *named.values()][:1]), with_kwargs=True)
     state = ModuleState(module)

@@ -133,6 +133,26 @@ def test_kept_stages_learn_from_all_labels_in_the_end(net):
     assert unchanged(tried, train(net, next(stage.candidates()), x[kept], y[kept], 4).state_dict())
 
 
+@pytest.mark.parametrize("end", ["worse", "diverged"])
+def test_a_last_run_that_ends_worse_is_not_taken(net, end, monkeypatch):
+    x, y = drifted(net)
+    stages = [lf.Stage(lf.SparseUpdate("head"), lr=0.05, epochs=3)]
+    tried = lf.adapt(net, stages, (x, y), refit=False).network
+
+    def unstable(state, stage, samples, labels, seed):
+        done = train(state, stage, samples, labels, seed)
+        if len(samples) == len(x):
+            if end == "diverged":
+                raise lf.StepError("the loss is nan")
+            done.classifier.weight.data.neg_()
+        return done
+
+    monkeypatch.setattr(sys.modules["lightning_fwd.adaptation.adapt"], "train", unstable)
+    done = lf.adapt(net, stages, (x, y))
+    assert unchanged(done.network, tried.state_dict()) and done.stages[0].kept
+    assert "the last run, on all labels, is not taken" in str(done) and ("nan" if end == "diverged" else "harm") in str(done)
+
+
 @pytest.mark.parametrize("rule", [lf.SparseUpdate("head"), lf.SparseUpdate(1), lf.SparseUpdate(["stage2"], channels=0.5)], ids=repr)
 def test_keeping_the_frozen_part_s_values_changes_nothing(net, rule, monkeypatch):
     x, y = drifted(net)

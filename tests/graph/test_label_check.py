@@ -139,6 +139,35 @@ def test_no_false_alarm(kind, classes):
     check(RIGHT[kind], classes, 16, 1.0, dtype=torch.bfloat16)
 
 
+def shares(y, classes, share, labels=2):
+    """One-hot labels mixed with those of other samples."""
+    hot = F.one_hot(y, classes).float()
+    return share * hot + sum((1 - share) / (labels - 1) * hot.roll(i, 0) for i in range(1, labels))
+
+
+@pytest.mark.parametrize(
+    "loss", [F.cross_entropy, F.binary_cross_entropy_with_logits, lambda z, t: F.mse_loss(z, t)], ids=["ce", "bce", "squared"]
+)
+@pytest.mark.parametrize(("share", "labels", "of"), [(0.2, 2, 1.0), (0.6, 2, 1.0), (0.5, 3, 1.0), (0.8, 2, 0.35)])
+def test_mixed_labels_are_found_under_every_loss(loss, share, labels, of):
+    def mixed(z, y):
+        soft, few = shares(y, z.shape[1], share, labels), int(of * len(y))
+        return loss(z, torch.cat([soft[:few], F.one_hot(y[few:], z.shape[1]).float()]))
+
+    for scale, fits in ((0.1, 0.0), (1.0, 0.7), (3.0, 0.7)):
+        with pytest.raises(lf.StepError, match="several classes each, as mixing them does|to another class than their label"):
+            check(mixed, 10, 16, scale, fits=fits)
+        if share >= 0.5:  # else the labels handed over are those of the smaller share
+            check(mixed, 10, 16, scale, fits=fits, handed_over=True)
+
+
+@pytest.mark.parametrize("kind", ["plain", "one against all", "squared", "summed"])
+def test_one_class_counted_as_another_is_found(kind):
+    for scale, fits in ((0.1, 0.0), (1.0, 0.7)):
+        with pytest.raises(lf.StepError, match="samples of class 9 to another"):
+            check(lambda z, y: RIGHT[kind](z, y.clamp(max=8)), 10, 16, scale, fits=fits)
+
+
 @pytest.mark.parametrize("kind", [k for k in RIGHT if "squared" not in k and "noisy" not in k and "hinge" not in k])
 @pytest.mark.parametrize("classes", [2, 3, 10])
 @pytest.mark.parametrize("batch", [4, 16])

@@ -95,6 +95,22 @@ def test_a_sparse_weight_leaves_the_dense_one_of_a_sum_its_gradient():
     assert torch.allclose(net.b.weight.grad, dense, atol=1e-7) and torch.allclose(net.a.weight.grad, dense * mask, atol=1e-7)
 
 
+@pytest.mark.parametrize("name", [n for n in lf.METHODS if n not in ("statistics", "alignment")])
+def test_hooks_on_parameters_change_their_gradients(name):
+    """A mask by ``register_hook``, under rules that ask autograd and under those that compute a gradient by hand."""
+    grads = []
+    for factor in (1.0, 0.5):
+        torch.manual_seed(0)
+        net, x, y = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, CLASSES)), torch.randn(6, 8), torch.arange(6) % CLASSES
+        for p in net.parameters():
+            p.register_hook(lambda g, factor=factor: g * factor)
+        model = lf.rewrite(net, name, x)
+        one_step(model, x, y)
+        grads.append([p.grad for p in net.parameters() if p.grad is not None])
+    assert grads[0] and len(grads[0]) == len(grads[1]) and any(bool(g.any()) for g in grads[0])
+    assert all(torch.allclose(0.5 * g, half, rtol=1e-4, atol=1e-7) for g, half in zip(*grads, strict=True))
+
+
 def test_a_gradient_that_a_hook_has_kept_stays_as_it_was():
     torch.manual_seed(0)
     net, x, y, kept = Shortcut(), torch.randn(8, 16), torch.arange(8) % CLASSES, []

@@ -4,6 +4,7 @@ import pytest
 import torch
 from method_table import NETS, Task, loader, tensors, trainer
 from rules_in_lightning import RULES, every_rule
+from torch import nn
 from torch.nn import functional as F
 
 import lightning_fwd as lf
@@ -241,6 +242,29 @@ class TwiceOver(Bare):
         loss = F.cross_entropy(self.network(x), y)
         loss.backward(retain_graph=True)
         loss.backward()
+
+
+class PartByPart(Bare):
+    """Calls the children of its network, never the network."""
+
+    def __init__(self, network):
+        super().__init__(network)
+        self.parts = tuple(network.children())
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        F.cross_entropy(nn.Sequential(*self.parts)(x), y).backward()
+        self.optimizers().step()
+
+
+@pytest.mark.parametrize("rule", ["pepita", "local_loss", "zeroth_order"])
+def test_a_bare_backward_of_a_network_that_is_never_called_is_refused(rule):
+    """It would be plain training under the rule's name."""
+    module = PartByPart(NETS["mlp"]())
+    before = tensors(module)
+    with pytest.raises(lf.LightningFwdError, match="without calling its network"):
+        trainer(rule, max_steps=1).fit(module, loader())
+    assert all(torch.equal(t, before[name]) for name, t in tensors(lf.unwrap(module)).items())
 
 
 class BareAutomatic(Task):

@@ -143,7 +143,7 @@ class StoredNorm(Stage):
                 if name.endswith(".weight"):
                     mean, inverse = (t if part is None else part.of(t) for t in (norm.running_mean, factor))
                     g = g * ((kept[0] - mean.reshape(shape)) * inverse.reshape(shape))
-                updates.append(Update(name, model.get_parameter(name), g.sum(dims), part=part, fresh=True))
+                updates.append(Update(name, model.get_parameter(name), g.sum(dims), part=part, fresh=True, by_hand=True))
         if self.needs[0]:
             with phase("backward"):
                 scale = factor if norm.weight is None else factor * norm.weight
@@ -175,13 +175,13 @@ class Affine(Stage):
             part = model.part_of(f"{self.path}.weight")
             with phase("update"):
                 g = _at(rows, self._weight_gradient(module, weight, part, x.pop(), grad), module.weight.shape[0])
-            updates.append(Update(f"{self.path}.weight", module.weight, g, part=part, fresh=True))
+            updates.append(Update(f"{self.path}.weight", module.weight, g, part=part, fresh=True, by_hand=True))
         if f"{self.path}.bias" in learning:
             part, axis = model.part_of(f"{self.path}.bias"), self.channel_axis % grad.ndim
             with phase("update"):
                 g = _at(rows, grad.sum([d for d in range(grad.ndim) if d != axis]), module.weight.shape[0])
                 g = g if part is None else part.of(g)
-            updates.append(Update(f"{self.path}.bias", module.bias, g, part=part, fresh=True))
+            updates.append(Update(f"{self.path}.bias", module.bias, g, part=part, fresh=True, by_hand=True))
         if self.needs[0]:
             with phase("backward"):
                 input_grads = [self._input_gradient(module, weight, shape, grad)]

@@ -98,4 +98,4 @@ class ZerothOrder(LearningMethod):
                 continue
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
                 gradient = sum(along(s, seed, place, parameter, self.scale) for seed, s in zip(seeds, slopes, strict=True))
-            yield Update(name, parameter, gradient, fresh=True)
+            yield Update(name, parameter, gradient, fresh=True, by_hand=True)
