@@ -112,10 +112,18 @@ def _check(stages: list[Stage], samples: Samples, held_back: float, all_normal: 
 
 @torch.no_grad()
 def _check_classes(net: nn.Module, samples: Samples) -> None:
-    logits, name = net(samples.x[:2]), type(net).__name__
+    name, x = type(net).__name__, samples.x[:2]
+    try:
+        logits = net(x)
+    except Exception as error:
+        what = f"adapt: {name} fails on samples of shape {tuple(x.shape[1:])}, {x.dtype}"
+        raise LightningFwdError(what, f"{type(error).__name__}: {error}", "give samples as the network takes them") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         gives = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise LightningFwdError(f"adapt: {name} gives {gives} for two samples", "stages learn a classifier", "it has to give logits (B, C)")
+    if bool((logits >= 0).all()) and torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-3):
+        why = "stages learn by the cross-entropy of logits, and are judged by it"
+        raise LightningFwdError(f"adapt: {name} gives probabilities", why, "let it return what enters its softmax")
     if samples.y is not None and int(samples.y.max()) >= logits.shape[1]:
         what = f"adapt: label {int(samples.y.max())}, and {name} tells {logits.shape[1]} classes apart"
         raise LightningFwdError(what, "they are class indices", "count from 0")

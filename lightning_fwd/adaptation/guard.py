@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,8 +58,8 @@ def read_samples(data: Any, unlabelled: Any = None) -> Samples:
 
 
 def _usable(data: Tensor) -> Tensor:
-    """Tensors of inference mode cannot be learned from."""
-    return data.clone() if data.is_inference() else data
+    """Without a history; tensors of inference mode cannot be learned from."""
+    return data.clone() if data.is_inference() else data.detach()
 
 
 def _tensors(data: Any) -> tuple[Tensor, Tensor | None]:
@@ -72,13 +72,28 @@ def _tensors(data: Any) -> tuple[Tensor, Tensor | None]:
         data.prepare_data()
         data.setup("fit")
         data = data.train_dataloader()
-    if not isinstance(data, Iterable):
-        raise LightningFwdError(f"adapt got {type(data).__name__}", "", "give (x, y), batches of (x, y), or a LightningDataModule")
+    mend = "give (x, y) as tensors, batches of these, or a LightningDataModule that gives them"
+    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable) or hasattr(data, "__array__"):
+        keys = f" with the keys {', '.join(map(str, data))}" if isinstance(data, Mapping) else ""
+        raise LightningFwdError(f"adapt got {type(data).__name__}{keys}", "samples are tensors", mend)
+    together = isinstance(data, tuple) and any(isinstance(part, Tensor) for part in data)
+    if together or (isinstance(data, list) and len({part.ndim for part in data if isinstance(part, Tensor)}) > 1):  # a loader gives lists
+        raise LightningFwdError(f"adapt got {', '.join(type(part).__name__ for part in data)} together", "a batch is x and y", mend)
     parts = [_tensors(batch) for batch in data]
     if not parts:
-        raise LightningFwdError("adapt got no samples", "the data are empty", "give (x, y), or batches of (x, y)")
+        raise LightningFwdError("adapt got no samples", "the data are empty", mend)
+    if len(shapes := {x.shape[1:] for x, _ in parts}) > 1:
+        raise LightningFwdError(
+            f"adapt got samples of shapes {' and '.join(str(tuple(s)) for s in shapes)}", "", "give samples of one kind"
+        )
     labels = [y for _, y in parts if y is not None]
-    return torch.cat([x for x, _ in parts]), torch.cat(labels) if len(labels) == len(parts) else None
+    if labels and len(labels) < len(parts):
+        raise LightningFwdError(
+            f"adapt got {len(labels)} batches with labels and {len(parts) - len(labels)} without",
+            "",
+            "give those without as unlabelled=..., beside (x, y)",
+        )
+    return torch.cat([x for x, _ in parts]), torch.cat(labels) if labels else None
 
 
 def split(y: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -143,6 +143,7 @@ class PendingSteps:
         if names:
             refuse_losses_beside(rule, [name for name, grad in zip(names, rest[len(others) :], strict=True) if grad is not None])
         for logits, step, error in found:
+            require_finite_error(error)
             self._check(rule, logits, step, error)
         touched: list[nn.Parameter] = []
         for parameter, grad in zip(others, rest, strict=False):
@@ -176,11 +177,14 @@ class PendingSteps:
         self._on_backward = lambda logits: done.append(self._finish_at(logits, rule, touched))
         try:
             yield done
+            if not done:
+                refuse_lost_logits()
+        except BaseException:
+            self.put_buffers_back()
+            raise
         finally:
             self._on_backward = None
             self.clear()
-        if not done:
-            refuse_lost_logits()
         _pass_to_inputs(done)
         _call_gradient_hooks(touched)
 

@@ -230,12 +230,8 @@ class RewrittenModel(View):
     def plain_backward(self) -> Iterator[None]:
         """Inside, ``loss.backward()`` itself finishes the step, with whatever arguments it takes."""
         self._require_pending()
-        try:
-            with self.pending.plain_backward(type(self.method).__name__) as done:
-                yield
-        except BaseException:
-            self.pending.put_buffers_back()
-            raise
+        with self.pending.plain_backward(type(self.method).__name__) as done:
+            yield
         self.inserted.counter.add_(len(done))
 
     def _require_pending(self) -> None:
@@ -287,7 +283,7 @@ class RewrittenModel(View):
             effects.see(self.example_input)
         state.restore()
         self.draws_in_training, self.custom_norms = effects.draws, effects.writes
-        own = set(effects.writes)
+        own = {*effects.writes, *effects.vectors}
         norms = {m: None for path, m in self.original.named_modules() if isinstance(m, nn.modules.batchnorm._NormBase) or path in own}
         self.__dict__["_statistics"] = [module for module in norms if module._buffers]
 

@@ -89,13 +89,15 @@ class TrainingEffects(fx.Interpreter):
 
     Attributes:
         draws: paths of called modules that draw from a generator of torch, numpy or Python.
-        writes: paths of the modules, called or inside one, whose own floating-point buffers it changes (a spectral norm's vectors aside).
+        writes: paths of the modules, called or inside one, whose own floating-point buffers it changes.
+        vectors: the same of parametrisations (a spectral norm's vectors).
     """
 
     def __init__(self, model: nn.Module, graph: fx.Graph):
         super().__init__(model, graph=graph)
         self.draws: list[str] = []
         self.writes: list[str] = []
+        self.vectors: list[str] = []
 
     def call_module(self, target: fx.node.Target, args: tuple, kwargs: dict) -> object:
         before = self._states(str(target))
@@ -123,5 +125,5 @@ class TrainingEffects(fx.Interpreter):
                     buffer.copy_(copy)
                     if not isinstance(module, torch.jit.ScriptModule):  # whose buffers cannot be exchanged
                         module._buffers[own] = buffer
-                    if path and buffer.is_floating_point() and "parametrizations" not in path.split("."):
-                        self.writes.append(path)
+                    if path and buffer.is_floating_point():
+                        (self.vectors if "parametrizations" in path.split(".") else self.writes).append(path)

@@ -275,8 +275,8 @@ class TrainsByRule(Strategy):
         closure_loss = self.precision_plugin.pre_backward(closure_loss, module)
         with self.precision_plugin.forward_context():  # a rule's later passes run in the same precision as its first
             if _has_own_backward(module):  # its loss.backward() then finishes the step
-                require_finite_loss(closure_loss)
                 with network.plain_backward():
+                    require_finite_loss(closure_loss)
                     self.precision_plugin.backward(closure_loss, module, optimizer, *args, **kwargs)
             else:
                 settings = backward_settings(*args, **kwargs) if args or kwargs else {}
@@ -316,6 +316,12 @@ class TrainsByRule(Strategy):
                 self._install(self.connected, example_of_checkpoint(saved, self.connected), direct=True)
                 rewrite_averages(self.connected)
             inserted, folded = saved["inserted"], saved.get("folded", {})
+            if inserted and (lacking := [key for key in inserted_state(self.connected) if key not in inserted]):
+                raise LightningFwdError(
+                    f"the checkpoint lacks {', '.join(lacking[:3])}{', ...' if lacking[3:] else ''} of what its rule inserted",
+                    "it is damaged, or was written by another version: training would go on with what was drawn anew",
+                    "take another checkpoint, or start a new fit from its weights",
+                )
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
         elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(COUNTER)]:
             rank_zero_warn(

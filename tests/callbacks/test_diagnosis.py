@@ -236,7 +236,7 @@ def test_the_control_takes_the_run_s_kind_of_optimizer():
     for kind in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop):
         control = FrozenControl(model, kind(net.parameters(), lr=0.01), None)
         before = control.model.get_parameter("classifier.weight").clone()
-        control.step(torch.rand(4, 16), torch.arange(4))
+        control.step((torch.rand(4, 16), torch.arange(4)))
         assert type(control.optimizer) is kind and not torch.equal(before, control.model.get_parameter("classifier.weight"))
         assert net.classifier.weight.grad is None
 
@@ -251,7 +251,7 @@ def test_the_control_learns_as_the_group_that_holds_the_head(frozen_lr, expected
     control = FrozenControl(model, optimizer, frozen_lr)
     for factor in (0.01, 0.505, 1.0):
         control.follow_schedule()
-        control.step(torch.rand(4, 16), torch.arange(4))
+        control.step((torch.rand(4, 16), torch.arange(4)))
         (group,) = control.optimizer.param_groups
         assert group["lr"] == pytest.approx(factor * expected) and group["momentum"] == 0.5
         optimizer.step(), schedule.step()
@@ -265,3 +265,55 @@ def test_a_folded_network_is_copied_with_what_it_computes():
     model = lf.rewrite(net, lf.Pepita(batch_norm="fold"), x)
     control = FrozenControl(model, torch.optim.SGD(net.parameters(), 0.1), None)
     torch.testing.assert_close(control.predict(x), expected)
+
+
+def in_parts(task, x, y):
+    return (F.cross_entropy(task(x[:9]), y[:9], reduction="sum") + F.cross_entropy(task(x[9:]), y[9:], reduction="sum")) / len(y)
+
+
+def handed_over(task, x, y):
+    p = torch.arange(len(y)).roll(3)
+    labels = lf.set_labels(y[p])
+    return F.cross_entropy(task(x[p]), labels)
+
+
+def beside_a_teacher(task, x, y):
+    loss = F.cross_entropy(task(x), y)
+    with torch.no_grad():
+        task(x.flip(0))
+    return loss
+
+
+OWN = {
+    "in parts": in_parts,
+    "handed over": handed_over,
+    "beside a teacher": beside_a_teacher,
+    "of some": lambda task, x, y: F.cross_entropy(task(x), torch.where(y == 1, -100, y)),  # the control has no need to know which
+}
+ELSEWHERE = {
+    "permuted": lambda task, x, y: F.cross_entropy(task(x.roll(1, 0)), y.roll(1)),
+    "another class": lambda task, x, y: F.cross_entropy(task(x), (y + 1) % 4),
+    "a part alone": lambda task, x, y: F.cross_entropy(task(x[:9]), y[:9]),
+}
+
+
+def watched(step):
+    torch.manual_seed(5)
+    net, seen = make("mlp"), lf.Diagnosis(plot=False)
+    task = type("Own", (Task,), {"training_step": lambda self, batch, _: step(self, *batch)})(net)
+    trainer("backprop", callbacks=[seen], max_epochs=3).fit(task, loader(net), loader(net))
+    return seen
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_the_control_learns_what_the_loss_is_on(kind):
+    plain, own = watched(lambda task, x, y: F.cross_entropy(task(x), y)), watched(OWN[kind])
+    if kind != "of some":
+        assert own.gains[-1].frozen_accuracy == pytest.approx(plain.gains[-1].frozen_accuracy, abs=2)
+    assert own.gains[-1].frozen_accuracy > 40
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_without_the_loss_s_labels_there_is_no_control(kind):
+    with pytest.warns(UserWarning, match="no control with frozen features(.|\n)*set_labels"):
+        assert not watched(ELSEWHERE[kind]).gains

@@ -13,10 +13,11 @@ from rich.console import Console
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ...errors import LightningFwdError
+from ...errors import LightningFwdError, StepError
 from ...graph.constants import is_inserted
 from ...graph.rewritten import RewrittenModel
 from ...strategies import TrainsByRule
+from .calls import Calls
 from .frozen_control import FrozenControl
 from .reference_gradient import ReferenceGradient
 from .report import GainLine, LayerLine, angle, append, begin, by_layer, plot, relative_changes, table
@@ -71,7 +72,8 @@ class Diagnosis(Callback):
         self._control_state: dict[str, Any] | None = None
         self._folder: Path | None = None
         self._batches, self._updates = 0, 0
-        self._seen: tuple[Tensor, Tensor] | None = None
+        self._seen: tuple[Tensor, Tensor] | None = None  # of an evaluation
+        self._calls = Calls()
         self._reference: ReferenceGradient | None = None
         self._measured: dict[str, tuple[float, float, float]] = {}
         self._hooks: list[Any] = []
@@ -125,10 +127,13 @@ class Diagnosis(Callback):
         if self._reference is not None and model.training:
             self._reference.before(args[0])
 
-    def _after(self, model: nn.Module, args: tuple, output: Tensor) -> None:
-        self._seen = args[0].detach(), output.detach()
-        if self._reference is not None and model.training and output.requires_grad:
-            self._reference.after(args[0], output)
+    def _after(self, model: RewrittenModel, args: tuple, output: Tensor) -> None:
+        if not model.training:
+            self._seen = args[0].detach(), output.detach()
+        elif output.requires_grad:
+            self._calls.see(args[0], output, model.pending)
+            if self._reference is not None:
+                self._reference.after(args[0], output)
 
     # ---- the step
 
@@ -137,11 +142,11 @@ class Diagnosis(Callback):
         if not self._hooks:
             self._begin(trainer)
         self._updates = trainer.global_step
+        self._calls.clear()
         if self._control is not None:
             self._control.follow_schedule()
         if self._batches % self.every_n_steps == 0:
             self._reference = ReferenceGradient(_strategy(trainer).network)
-            self._target = _strategy(trainer).target_of(batch)
 
     @override
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
@@ -151,24 +156,27 @@ class Diagnosis(Callback):
     @override
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._reference is not None:
-            self._measured = by_layer(self._reference.take(self._target))
+            self._measured = by_layer(self._reference.take(self._calls.targets))
             self._reference = None
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         self._batches += 1
         self._reference = None
-        if self._measured and self._seen is not None:
-            self._record(trainer, pl_module, len(self._seen[0]))
-        if self._control is not None and self._seen is not None:
-            target = _strategy(trainer).target_of(batch)
-            if target is None:
-                rank_zero_warn("Diagnosis has no control with frozen features: it needs the labels of the batch")
+        if self._measured and self._calls.rows:
+            self._record(trainer, pl_module, self._calls.rows)
+        if self._control is not None:
+            try:
+                samples = self._calls.labelled()
+            except StepError as error:
+                rank_zero_warn(
+                    f"Diagnosis has no control with frozen features: it learns by the labels of your loss, and found {error.what}. "
+                    "Where training_step makes them, call lf.set_labels(labels) before the network; or frozen_control=False."
+                )
                 self._control = None
             else:
-                updated = trainer.global_step > self._updates
-                self._control.step(self._seen[0], target, trainer.accumulate_grad_batches, updated)
-        self._seen = None
+                self._control.step(samples, trainer.accumulate_grad_batches, trainer.global_step > self._updates)
+        self._calls.clear()
 
     def _record(self, trainer: Trainer, pl_module: LightningModule, batch_size: int) -> None:
         changes = relative_changes(_weights(_strategy(trainer).network), self._start)

@@ -57,23 +57,28 @@ class FrozenControl:
         """Read the run's learning rate; before its step, as a scheduler may change it right after."""
         self._factor = float(self._run_optimizer.param_groups[self._index]["lr"]) / self._start
 
-    def step(self, x: Tensor, target: Tensor, accumulated: int = 1, update: bool = True) -> None:
-        """Learn from one batch, ``(B, ...)`` and ``(B,)``.
+    def step(self, samples: tuple[Tensor, Tensor] | None, accumulated: int = 1, update: bool = True) -> None:
+        """Learn from one batch.
 
         Args:
+            samples: ``(B, ...)`` and ``(B,)``; None: the loss was on none of the batch.
             accumulated: batches per optimizer step. update: whether this is the last of them.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self._lr * self._factor
+        if samples is not None:
+            self._learn(*samples, accumulated)
+        if update:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def _learn(self, x: Tensor, target: Tensor, accumulated: int) -> None:
         for norm in self._norms:  # of an untrained network: its features are as they began, its statistics are those of the data
             norm.training = True
         with torch.enable_grad():
             (F.cross_entropy(self.model.run(x).float(), target) / accumulated).backward()
         for norm in self._norms:
             norm.training = False
-        if update:
-            self.optimizer.step()
-            self.optimizer.zero_grad()
 
     @torch.no_grad()
     def predict(self, x: Tensor) -> Tensor:

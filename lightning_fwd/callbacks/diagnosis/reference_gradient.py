@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,16 +56,16 @@ class ReferenceGradient:
         """Remember the gradients of batches that this step is accumulated onto."""
         self._earlier = {name: p.grad.clone() for name, p in _parameters(self.model) if p.grad is not None}
 
-    def take(self, target: Tensor | None) -> dict[str, tuple[Tensor, Tensor]]:
+    def take(self, targets: Sequence[Any]) -> dict[str, tuple[Tensor, Tensor]]:
         """Parameter name to (the rule's gradient of this step, backpropagation's); zeros where the rule has none.
 
         Where a rule predicts by other means than the network's logits (goodness, its own heads), the user's loss says nothing about those:
         then backpropagation's loss is the cross-entropy of the network's logits, times the batch's weight in an accumulation.
 
         Args:
-            target: labels ``(B,)``, or None.
+            targets: of each forward its labels ``(B,)``, or anything else where there are none.
         """
-        errors = [self._error(i, output, target) for i, output in enumerate(self._outputs)]
+        errors = [self._error(i, output, target) for i, (output, target) in enumerate(zip(self._outputs, targets, strict=True))]
         pairs = [(o, e.to(o.dtype)) for o, e in zip(self._outputs, errors, strict=True) if e is not None]
         self._outputs = []
         if not pairs:
@@ -80,9 +81,10 @@ class ReferenceGradient:
                 found[name] = mine, torch.zeros_like(parameter) if theirs is None else theirs
         return found
 
-    def _error(self, index: int, output: Tensor, target: Tensor | None) -> Tensor | None:
+    def _error(self, index: int, output: Tensor, target: Any) -> Tensor | None:
         error = self._errors.get(index)
-        if self._same[index] or target is None or target.shape != output.shape[:1] or target.dtype.is_floating_point:
+        labelled = isinstance(target, Tensor) and target.shape == output.shape[:1] and not target.is_floating_point()
+        if self._same[index] or not labelled:
             return error if error is not None and error.shape == output.shape else None
         plain = output.detach().float()
         return (plain.softmax(1) - F.one_hot(target, plain.shape[1])) * (self.model.pending.loss_scale / plain.shape[0])
