@@ -30,7 +30,7 @@ class LabelCheck:
 
     def __init__(self) -> None:
         self._steps = 0
-        self._counts = torch.zeros(7, dtype=torch.float64)  # rows, then of what see() stacks
+        self._counts = torch.zeros(8, dtype=torch.float64)  # rows, then of what see() stacks
         self._by_class: Tensor | None = None  # rows of each class whose loss is on one label, and of these on another (2, C)
 
     def see(self, rule: str, logits: Tensor, target: Tensor, error: Tensor, handed_over: bool) -> None:
@@ -54,9 +54,12 @@ class LabelCheck:
         logits = logits.detach()
         error = error.float()
         size = error.abs().amax(1)
+        left_out = (size == 0) & (logits.argmax(1) != target)
         active = size > 1e-4 * size.max()  # a sample without error says nothing: ignored by the loss, or learned
         logits, target, error, size, lowest = (t[active] for t in (logits.float(), target, error, size, lowest))
         if not len(error):
+            self._add(torch.tensor([0.0] * 7 + [float(left_out.sum())], dtype=torch.float64))
+            self._refuse_left_out(rule)
             return
         tiny = max(1e-4, 4 * torch.finfo(logits.dtype).eps)
         negative = (error < -tiny * size[:, None]).sum(1)
@@ -70,9 +73,25 @@ class LabelCheck:
         labels = _labels_of(logits, error, size)
         mixed, several = _of_two_labels(logits, error, size) & (negative == 2), (labels > 0).sum(1) > 1
         self._count_classes(target, labels)
-        now = torch.stack([torch.ones_like(otherwise), negative != 1, elsewhere, otherwise, against, mixed, several]).sum(1).cpu().double()
-        self._counts = self._counts * max(0.0, 1 - float(now[0]) / _WINDOW) + now
+        now = torch.stack([torch.ones_like(otherwise), negative != 1, elsewhere, otherwise, against, mixed, several]).sum(1)
+        self._add(torch.cat([now, left_out.sum()[None]]).cpu().double())
+        self._refuse_left_out(rule)
         self._conclude(rule, target, torch.where(elsewhere, lowest, target), classes, handed_over)
+
+    def _add(self, now: Tensor) -> None:
+        self._counts = self._counts * max(0.0, 1 - float(now[0] + now[7]) / _WINDOW) + now
+
+    def _refuse_left_out(self, rule: str) -> None:
+        rows, left_out = float(self._counts[0]), float(self._counts[7])
+        if left_out >= max(_LEAST, _SEVERAL * (rows + left_out)) and rows + left_out >= _ROWS:
+            self._counts.zero_()
+            raise StepError(
+                f"the loss leaves out {left_out / (rows + left_out):.0%} of the samples, and {rule} learns from them all the same: its "
+                "error there is zero, while the model predicts another class than their label",
+                "its hidden layers learn by losses of their own, on every sample that the network is given",
+                "choose the samples before the network (self.net(x[known]), with lf.set_labels(y[known])); skip a batch by returning None; "
+                "or use a rule that learns from your loss alone (backprop, pepita, direct_feedback)",
+            )
 
     def _count_classes(self, target: Tensor, labels: Tensor) -> None:
         """Add rows whose loss is on one label without a doubt."""
@@ -82,7 +101,7 @@ class LabelCheck:
         self._by_class = now if self._by_class is None else self._by_class + now
 
     def _conclude(self, rule: str, target: Tensor, pulled: Tensor, classes: int, handed_over: bool) -> None:
-        rows, other, elsewhere, otherwise, against, mixed, several = self._counts.tolist()
+        rows, other, elsewhere, otherwise, against, mixed, several, _ = self._counts.tolist()
         if rows < _ROWS:
             return
         of_one_label = classes > 2 and other <= 0.05 * rows

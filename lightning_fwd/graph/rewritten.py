@@ -19,6 +19,7 @@ from .module_table import ModuleTable
 from .out_of_place import make_activations_out_of_place
 from .pending import PendingSteps, start
 from .programs import BlockRunner, around_last_block, copy_of, modules_of, output_shape, whole
+from .read_numbers import ReadNumbers
 from .segment import Segment
 from .step import Part, StepRecord
 from .training_mode import TrainingEffects
@@ -59,6 +60,7 @@ class RewrittenModel(View):
     module_table: ModuleTable
     custom_norms: list[str]  # paths of modules that write floating-point buffers of their own in training
     _statistics: list[nn.Module]
+    _numbers: ReadNumbers
     inference: Segment  #: the original's own computation
 
     def __new__(cls, net: nn.Module | None = None, *_args: Any, **_settings: Any) -> RewrittenModel:
@@ -80,6 +82,7 @@ class RewrittenModel(View):
         hidden["method"], hidden["_undo"], hidden["_original_trains"] = method, [], False
         hidden["_modes"] = {module: module.training for module in net.modules()}
         self.remember(modules_of(net, graph_module.graph))
+        hidden["_numbers"] = ReadNumbers(net, graph_module.graph)
         self.inserted = captured.inserted
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
         self.inserted.register_buffer("counter", counter)
@@ -111,6 +114,7 @@ class RewrittenModel(View):
         """Inference ``(B, ...) -> (B, C)``; in training mode, or inside :meth:`step`, the first half of a training step."""
         x = inputs[0] if len(inputs) == 1 and not named else self.only_input(inputs, named)
         self.refuse_replaced_children()
+        self._numbers.refuse_changed(self.original)
         if self.fixed_shape and tuple(x.shape[1:]) != self.input_shape:
             raise StepError(
                 f"{type(self.original).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with "

@@ -76,8 +76,16 @@ class View(nn.Module):
         elif isinstance(value, nn.Module):  # a new head, say: it belongs to the original
             setattr(self.original, name, value)
             self._modules[name] = value
+        elif self._is_of_the_original(name):  # a temperature that is annealed, say
+            setattr(self.original, name, value)
         else:
             super().__setattr__(name, value)
+
+    def _is_of_the_original(self, name: str) -> bool:
+        """Whether an attribute, no parameter, is the network's own and not one that this view has too."""
+        if name in self.__dict__ or hasattr(type(self), name) or "original" not in self.__dict__:
+            return False
+        return name in vars(self.original) or name in self.original._buffers or hasattr(type(self.original), name)
 
     def __delattr__(self, name: str) -> None:
         try:

@@ -89,8 +89,7 @@ def test_labels_are_handed_over_in_the_step():
 RIGHT = {
     "plain": lambda z, y: F.cross_entropy(z, y),
     "smoothed": lambda z, y: F.cross_entropy(z, y, label_smoothing=0.2),
-    "class weights": lambda z, y: F.cross_entropy(z, y, weight=torch.arange(z.shape[1]) / 2),
-    "ignored": lambda z, y: F.cross_entropy(z, y, ignore_index=1),
+    "class weights": lambda z, y: F.cross_entropy(z, y, weight=(1 + torch.arange(z.shape[1])) / 2),
     "summed": lambda z, y: F.cross_entropy(z, y, reduction="sum"),
     "scaled": lambda z, y: 1e-4 * F.cross_entropy(z, y),
     "temperature": lambda z, y: F.cross_entropy(z / 3, y),
@@ -159,6 +158,22 @@ def test_mixed_labels_are_found_under_every_loss(loss, share, labels, of):
             check(mixed, 10, 16, scale, fits=fits)
         if share >= 0.5:  # else the labels handed over are those of the smaller share
             check(mixed, 10, 16, scale, fits=fits, handed_over=True)
+
+
+LEFT_OUT = {
+    "ignored": lambda z, y: F.cross_entropy(z, y, ignore_index=1),
+    "masked": lambda z, y: F.cross_entropy(z[::4], y[::4]),
+    "times zero": lambda z, y: 0 * F.cross_entropy(z, y),
+    "hinge, masked": lambda z, y: F.multi_margin_loss(z[:2], y[:2]),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+@pytest.mark.parametrize("handed_over", [False, True])
+def test_samples_that_the_loss_leaves_out_are_refused(kind, handed_over):
+    """Labels that were handed over are learned from as well."""
+    with pytest.raises(lf.StepError, match="leaves out .* of the samples(.|\n)*before the network"):
+        check(LEFT_OUT[kind], 4, 16, 1.0, fits=0.5, handed_over=handed_over)
 
 
 @pytest.mark.parametrize("kind", ["plain", "one against all", "squared", "summed"])
