@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..errors import RewriteError
 from ..graph.pending import PendingSteps
 from ..graph.rewritten import RewrittenModel
 
@@ -29,7 +30,12 @@ def step_of_first_call(
             forward.close()
             x = next((value for value in (*inputs, *named.values()) if isinstance(value, Tensor)), None)
             if x is None:
-                return network.forward(*inputs, **named)
+                got = ", ".join(type(value).__name__ for value in (*inputs, *named.values())) or "nothing"
+                raise RewriteError(
+                    f"{type(network).__name__} was called with {got}",
+                    "a learning rule takes over a network of one tensor in and logits (B, C) out",
+                    "wrap it in a module whose forward takes the tensor and builds what the network wants",
+                )
             model = meet(x)
             step.enter_context(model.step(early.target, loss_scale, manual))
             model.pending.handed_over = early.handed_over

@@ -33,6 +33,7 @@ from .backward_settings import backward_settings
 from .batch import Key, input_of, target_of
 from .example import example_of_checkpoint, is_training_batch, refuse_no_call
 from .first_call import step_of_first_call
+from .fresh_layers import warn_fresh_layers
 from .fresh_norms import refuse_fresh_norms
 from .install import folded_state, inserted_state, install, installed, load_folded_state, network_of, split_state, unwrap
 from .integer import require_plain_steps
@@ -214,6 +215,7 @@ class TrainsByRule(Strategy):
         if self.rewritten is not None and not self._from_scratch:
             try:
                 refuse_fresh_norms(self.rewritten)
+                warn_fresh_layers(self.rewritten)
             except LightningFwdError:
                 unwrap(self.connected)
                 raise
