@@ -107,6 +107,12 @@ ROWS = [
         falls_to=0.95,
         trains=lambda name: name.startswith(("classifier", "head")),
     ),
+    Row(
+        "zeroth_order: ranks",
+        lambda: lf.ZerothOrder(samples=6, estimator="ranks", loss="cross_entropy"),
+        ("mlp",),
+        trains=lambda name: name.startswith("classifier"),
+    ),
     Row("forward_forward", lf.ForwardForward),
     Row(
         "forward_forward: goodness",

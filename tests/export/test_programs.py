@@ -37,6 +37,9 @@ ROWS = [
     pytest.param("mlp", lf.SparseUpdate(2, channels=0.5), marks=pytest.mark.slow),
     pytest.param("mlp", lf.SparseUpdate("biases"), marks=pytest.mark.slow),
     ("mlp", ZerothOrder()),
+    ("mlp", ZerothOrder(samples=3, scale=0.1, estimator="ranks", loss="cross_entropy")),
+    pytest.param("mlp", ZerothOrder(samples=2, scale=0.1, loss="entropy"), marks=pytest.mark.slow),
+    pytest.param("mlp", ZerothOrder(samples=2, scale=0.1, estimator="ranks", loss="error_rate"), marks=pytest.mark.slow),
 ]
 
 

@@ -145,7 +145,7 @@ def test_a_word_that_no_setting_knows_is_refused_when_the_rule_is_built(name):
             lf.METHODS[name](**{setting: f"{known[0]}s"})
         assert all(repr(word) in str(raised.value) for word in known)
         assert getattr(lf.METHODS[name](**{setting: known[-1]}), setting) == known[-1]
-    assert words or name in (*WITHOUT_GRADIENT, "zeroth_order")
+    assert words or name in WITHOUT_GRADIENT
 
 
 @every_case

@@ -72,6 +72,7 @@ def cases(moments: str) -> dict[str, Callable[[], LearningMethod]]:
         "statistics, momentum": lambda: lf.Statistics(momentum=0.3),
         "alignment, source": lambda: lf.Alignment(moments, patches=1, samples=48),
         "zeroth_order, samples": lambda: lf.ZerothOrder(2, samples=3),
+        "zeroth_order, ranks": lambda: lf.ZerothOrder(2, samples=3, scale=0.05, estimator="ranks", loss="cross_entropy"),
     }
 
 

@@ -3,6 +3,8 @@
 Spall, "Multivariate stochastic approximation using a simultaneous perturbation gradient approximation", IEEE TAC 1992; with the
 perturbation
 regenerated from its seed: Malladi et al., "Fine-tuning language models with just forward passes", NeurIPS 2023 (arXiv 2305.17333).
+With ranks: Salimans et al., "Evolution strategies as a scalable alternative to reinforcement learning", arXiv 1703.03864, after the
+utilities of Wierstra et al., "Natural evolution strategies", JMLR 15, 2014.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ...errors import RewriteError
+from ...errors import RewriteError, StepError
+from ...graph.across_ranks import mean
 from ...graph.blocks import canonical_names
 from ...graph.counter_random import hash32
 from ...graph.frozen_prefix import split_frozen
@@ -21,25 +24,35 @@ from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.segment import Segment
 from ...graph.weight_directions import along, seed_of, slope
+from ...graph.whole import is_whole
 from ...passes import insert_weight_perturbations, share_dropout_masks
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
 from ..scheme import resolve
+from .fitness import LOSSES, NEED_LABELS, ranks
 
 
 @dataclass
 class ZerothOrder(LearningMethod):
-    """Simultaneous perturbation (SPSA): the slope of the loss along one random direction z, times z.
+    """Simultaneous perturbation (SPSA): the slope of the loss along one random direction z, times z. Or an evolution strategy: its rank.
 
     The first inference gives the user's loss its logits; the second runs at ``w + scale z``. The loss itself is not evaluated twice: with
     its error e at the logits y the slope is ``<e, y(w + scale z) - y(w)> / scale``, which is SPSA's difference of losses in the limit of a
     small scale. So any loss works, and the loss that is logged is that of the unperturbed model. z is a function of the step
     counter and is drawn again for the update, one parameter at a time. What lies before the first trained layer runs once.
 
+    With ``estimator="ranks"`` the k losses and the unperturbed one are put in order. The places that a loss stands above the unperturbed
+    one, as a share of k, count in place of its slope: the gradient is ``mean_i (rank_i - rank_0) / k * z_i``. It has no unit: no parameter
+    moves by more than the rate, whatever the loss, and a wild loss counts as the worst of k and no more. One direction counts by its sign.
+
     Args:
         train: which parameters, as for :class:`SparseUpdate` (whole layers only). The variance grows with their number: a head learns, a
             whole network hardly.
         scale: of the perturbation, +-scale per weight. On int8 weights it has to exceed their step.
         samples: directions averaged per step, one more inference each.
+        estimator: ``"slope"`` (SPSA) or ``"ranks"`` (an evolution strategy).
+        loss: what a direction is judged by. ``"user"``: the loss of the training step, in first order as above. Or a loss of the rule's
+            own, by its value alone: ``"cross_entropy"``, ``"error_rate"`` (which has no gradient), ``"entropy"`` of the predictions (which
+            needs no label); the user's loss is then logged and no more.
         seed: of the directions and the dropout masks.
     """
 
@@ -47,8 +60,14 @@ class ZerothOrder(LearningMethod):
     train: Literal["head", "biases", "norms"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
     scale: float = 1e-3
     samples: int = 1
+    estimator: Literal["slope", "ranks"] = "slope"
+    loss: Literal["user", "cross_entropy", "error_rate", "entropy"] = "user"
     granularity: str | int | Sequence[str] = "layer"
     seed: int = 0
+
+    @property
+    def needs_target(self) -> bool:  # type: ignore[override]  # a matter of the settings here
+        return self.loss in NEED_LABELS
 
     def rewrite(self, model: RewrittenModel) -> None:
         scheme = resolve(model, self.train, 1.0, "trained", "magnitude", self.seed)
@@ -85,13 +104,24 @@ class ZerothOrder(LearningMethod):
             entries = model.inserted.before_trained(model, record.input)
             (logits,) = model.inserted.after_entry(model, *entries)
         error = yield Logits(logits)
+        self._refuse_integers()
+        with torch.no_grad(), phase("error"):
+            before = None if self.loss == "user" else LOSSES[self.loss](logits, record.target)
         seeds, slopes = [], []
         for sample in range(self.samples):
             seeds.append(seed_of(record.counter, 1024 * self.samples, 1024 * sample + int(hash32(self.seed))))
             with torch.no_grad(), phase("second_forward"):
                 (moved,) = model.inserted.after_entry_moved(model, *entries, seeds[-1])
             with torch.no_grad(), phase("error"):
-                slopes.append(slope(error, moved, logits) * (1.0 / (self.scale * self.samples)))
+                if before is None:
+                    change = slope(error, moved, logits)
+                else:
+                    change = record.scaled(LOSSES[self.loss](moved, record.target) - before)
+                slopes.append(change * (1.0 / (self.scale * self.samples)))
+        if self.estimator == "ranks":
+            with torch.no_grad(), phase("error"):
+                places = ranks(mean(torch.stack(slopes)))
+                slopes = list(record.scaled(places * (1.0 / self.samples)).unbind())
         for name, place in reversed(model.inserted.places.items()):
             parameter = model.get_parameter(name)
             if not parameter.requires_grad:  # frozen since the rewrite
@@ -99,3 +129,11 @@ class ZerothOrder(LearningMethod):
             with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
                 gradient = sum(along(s, seed, place, parameter, self.scale) for seed, s in zip(seeds, slopes, strict=True))
             yield Update(name, parameter, gradient, fresh=True, by_hand=True)
+
+    def _refuse_integers(self) -> None:
+        if is_whole() and (self.estimator != "slope" or self.loss != "user"):
+            raise StepError(
+                f"ZerothOrder(estimator={self.estimator!r}, loss={self.loss!r}) cannot be lowered to integers",
+                "each slope has an exponent of its own there, and losses by their value have no integer form",
+                "use estimator='slope' and loss='user', or train in float",
+            )
