@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .register import register_with_lightning
 
 if TYPE_CHECKING:
-    from .adaptation import Adaptation, Firmware, Stage, adapt, adaptation_cost
+    from .adaptation import Adaptation, CorrectionBank, DomainChange, Firmware, Stage, adapt, adaptation_cost
     from .callbacks import CalibrateHeads, Diagnosis, StepCost
     from .classifier import Classifier
     from .cost import step_cost
@@ -41,6 +41,8 @@ __version__ = "0.1.0"
 
 _ROOM_OF = {
     "Adaptation": "adaptation",
+    "CorrectionBank": "adaptation",
+    "DomainChange": "adaptation",
     "Firmware": "adaptation",
     "Stage": "adaptation",
     "adapt": "adaptation",
@@ -75,7 +77,9 @@ __all__ = [
     "CalibrateHeads",
     "CaptureError",
     "Classifier",
+    "CorrectionBank",
     "Diagnosis",
+    "DomainChange",
     "Firmware",
     "ForwardOnlyDDPStrategy",
     "ForwardOnlyStrategy",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import fx
@@ -15,10 +15,10 @@ from ..trace.values import Value, base_of, gradient_values, is_view, makes_nothi
 from .widths import Widths
 
 RAM_CATEGORIES = (
-    "weights", "master weights", "heads", "statistics", "optimizer state", "counter",  # resident for the whole step
+    "weights", "master weights", "heads", "statistics", "optimizer state", "counter", "corrections",  # resident for the whole step
     "input", "activations", "deltas", "gradients", "new weights", "feedback", "label embedding", "loss", "scratch",
 )  # fmt: skip
-FLASH_CATEGORIES = ("frozen weights", "initial weights", "feedback matrix", "constants")
+FLASH_CATEGORIES = ("frozen weights", "initial weights", "feedback matrix", "constants", "corrections")
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,12 @@ class MemoryPlan:
     def alive(self, index: int) -> list[Buffer]:
         """Buffers alive while node ``index`` runs, largest first."""
         return sorted((b for b in self.buffers if b.born <= index <= b.dies), key=lambda b: -b.bytes)
+
+    def with_resident(self, category: str, ram: int, flash: int) -> MemoryPlan:
+        """The plan beside so many more bytes of a category that live throughout, in RAM and in Flash."""
+        more = Buffer(category, category, "", ram, -1, len(self.moments))
+        flashed = self.flash | {category: self.flash.get(category, 0) + flash}
+        return replace(self, buffers=(more, *self.buffers), timeline=tuple(t + ram for t in self.timeline), flash=flashed)
 
     def by_category(self, index: int | None = None) -> dict[str, int]:
         """Bytes by category at a moment, by default the peak."""

@@ -2,11 +2,16 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream --choose 0.0001 0.001 0.01 0.03 0.1 0.3
     LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream
+    LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream --bank --levels 0 5 0 5 0 5 0 5
 
 ``--choose``: of these rates (for rules without a rate: of these weights of a new batch) the one with the best mean accuracy of each row, on
 another stream: samples of the training part, seed 100; written to ``rates.json``, which a run reads. Rows never share anything: each begins
 at the network that the recipe pretrains or brings. Writes ``results.jsonl`` (a line per row and seed, with the accuracy per stretch) and
-``stream.md``. Interrupted runs go on where they stopped.
+``stream.md``; of other ``--levels`` files named after them. Interrupted runs go on where they stopped.
+
+``--bank``: beside each row that trains the norms, at its rate, the same with stored corrections (``lf.CorrectionBank``), whenever the
+moments of what the stem gives say that the domain changes. ``+ mixture``: mixed by the row's own gradient, as ZOA does. ``+ recall``: the
+one with the lowest loss on the first labelled batch of a domain.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ from lightning_fwd.recipes import pretrain, pretrained, quiet
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "stream_resnet8.yaml"
 CHOOSING_SEED = 100
+BANKS = {" + mixture": 0.3, " + recall": 0.0}  #: the mixture's rate; that of ZOA's steps, or none
 PHASES = {"before": (0,), "growing": (1, 2, 3, 4), "worst": (5,), "returning": (6, 7, 8, 9), "after": (10,)}  #: which stretches
 
 
@@ -40,16 +46,22 @@ def main() -> None:
     parser.add_argument("--samples-per-level", type=int, default=160)
     parser.add_argument("--seeds", nargs="+", type=int, help="in place of the recipe's")
     parser.add_argument("--rows", nargs="+", help="only these")
+    parser.add_argument("--levels", nargs="+", type=int, default=list(GROWS_AND_RETURNS), help="of each stretch")
+    parser.add_argument("--bank", action="store_true", help="also rows with stored corrections")
     parser.add_argument("--choose", nargs="+", type=float, metavar="RATE", help="only choose each row's rate")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
+    usual = tuple(options.levels) == GROWS_AND_RETURNS
     scenario = load_scenario(options.recipe, {})
     rows = [row for row in scenario.all_rows() if options.rows is None or row.name in options.rows]
-    rates_file, file = options.out / "rates.json", options.out / "results.jsonl"
+    if options.bank:
+        rows = [row for plain in rows for row in with_banks(plain)]
+    kind = "" if usual else "_" + "".join(map(str, options.levels))
+    rates_file, file = options.out / f"rates{kind}.json", options.out / f"results{kind}.jsonl"
     rates = json.loads(rates_file.read_text()) if rates_file.exists() else {}
     if options.choose:
         for row in rows:
-            if row.method is not None:
+            if row.method is not None and bank_of(row) is None:
                 means = {lr: statistics.fmean(run(scenario, row, lr, CHOOSING_SEED, "train", options)) for lr in options.choose}
                 rates[row.name] = max(means, key=means.__getitem__)
                 print(row.name, {lr: round(mean, 1) for lr, mean in means.items()}, flush=True)
@@ -59,14 +71,24 @@ def main() -> None:
     for seed in options.seeds or scenario.seeds:
         for row in rows:
             if not any(line["row"] == row.name and line["seed"] == seed for line in done):
-                lr = rates.get(row.name, row.lr or scenario.adapt.lr)
+                lr = rates.get(row.name.removesuffix(bank_of(row) or ""), row.lr or scenario.adapt.lr)
                 done.append({"row": row.name, "seed": seed, "lr": lr, "accuracy": run(scenario, row, lr, seed, "test", options)})
                 with file.open("a") as results:
                     results.write(json.dumps(done[-1]) + "\n")
                 print(done[-1], flush=True)
-    text = table(done)
-    (options.out / "stream.md").write_text(text)
+    text = table(done, PHASES if usual else {f"{i + 1}: {level}": (i,) for i, level in enumerate(options.levels)})
+    (options.out / f"stream{kind}.md").write_text(text)
     print(text)
+
+
+def with_banks(row: Row) -> list[Row]:
+    """The row, and where it trains the norms the same with stored corrections."""
+    return [dataclasses.replace(row, name=row.name + end) for end in ("", *(BANKS if row.settings.get("train") == "norms" else ()))]
+
+
+def bank_of(row: Row) -> str | None:
+    """The end of its name, of a row with stored corrections."""
+    return next((end for end in BANKS if row.name.endswith(end)), None)
 
 
 def start(scenario: Scenario, seed: int, out: Path) -> nn.Module:
@@ -80,12 +102,13 @@ def run(scenario: Scenario, row: Row, lr: float, seed: int, split: str, options:
     """Accuracy in % of each stretch, on batches that are not learned from yet. A row that diverges predicts as it then does."""
     quiet(seed)
     data = scenario.data_module(seed, "target")
-    stream = DriftStream(data, samples_per_level=options.samples_per_level, batch_size=scenario.adapt.batch_size, split=split, seed=seed)
+    length, batch = options.samples_per_level, scenario.adapt.batch_size
+    stream = DriftStream(data, options.levels, length, batch_size=batch, split=split, seed=seed)
     net = start(scenario, seed, options.out)
     learner = None if row.method is None else Learner(row.frozen(net), row, lr, scenario.adapt.momentum, next(iter(stream))[0], seed)
     if row.calibrate:  # at home
         calibrate(learner.model, list(scenario.data_module(seed, "source").changed(train_samples=2000).train_dataloader()))
-    right = dict.fromkeys(range(len(GROWS_AND_RETURNS)), 0)
+    right = dict.fromkeys(range(len(options.levels)), 0)
     seen = 0
     for x, y in stream:
         stretch = seen // options.samples_per_level
@@ -108,8 +131,26 @@ class Learner:
         self.model = lf.rewrite(net, method, x[:2])
         learning = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(learning, lr, momentum) if learning else None
+        self.bank, self.change = None, lf.DomainChange()
+        if (end := bank_of(row)) is not None:
+            self.bank = lf.CorrectionBank(self.model, rate=BANKS[end])
+            first = next(m for m in net.modules() if isinstance(m, nn.BatchNorm2d))
+            first.register_forward_pre_hook(self.watch)
+
+    def watch(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        """What enters the first norm ``(B, C, H, W)``: nothing before it learns."""
+        self.entering = inputs[0].detach()
+
+    def look(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        """If the batch, just predicted, opens another domain: store the correction of the one before, and perhaps take another."""
+        if self.bank is not None and self.change.see(self.entering):
+            self.bank.store()
+            if not self.bank.rate:
+                with torch.no_grad():
+                    self.bank.recall(lambda: F.cross_entropy(self.model.eval()(x), y))
 
     def learn(self, x: torch.Tensor, y: torch.Tensor) -> None:
+        self.look(x, y)
         self.model.train()
         with self.model.step(y):
             loss = F.cross_entropy(self.model(x), y)
@@ -118,15 +159,17 @@ class Learner:
         if self.optimizer is not None:
             self.optimizer.zero_grad()
         self.model.backward(loss)
+        if self.bank is not None:
+            self.bank.learn()
         if self.optimizer is not None:
             self.optimizer.step()
 
 
-def table(done: list[dict]) -> str:
-    text = ["| row | rate | " + " | ".join(PHASES) + " | whole stream |", "| --- |" + " ---: |" * (len(PHASES) + 2)]
+def table(done: list[dict], phases: dict[str, tuple[int, ...]]) -> str:
+    text = ["| row | rate | " + " | ".join(phases) + " | whole stream |", "| --- |" + " ---: |" * (len(phases) + 2)]
     for row in dict.fromkeys(line["row"] for line in done):
         lines = [line for line in done if line["row"] == row]
-        cells = [of([statistics.fmean(line["accuracy"][i] for i in stretches) for line in lines]) for stretches in PHASES.values()]
+        cells = [of([statistics.fmean(line["accuracy"][i] for i in stretches) for line in lines]) for stretches in phases.values()]
         whole = of([statistics.fmean(line["accuracy"]) for line in lines])
         rate = "" if row == "none" else f"{lines[0]['lr']:g}"
         text.append(f"| {row} | {rate} | {' | '.join(cells)} | {whole} |")

@@ -31,7 +31,7 @@ RANKS = {1: (3e-5, 9e-5, 3e-4), 4: (9e-5, 3e-4, 9e-4), 16: (3e-4, 9e-4, 3e-3), 6
 def rules() -> dict[str, tuple[lf.LearningMethod, tuple[float, ...]]]:
     """Rows: the rule, and the rates among which its own is chosen."""
     found: dict[str, tuple[lf.LearningMethod, tuple[float, ...]]] = {
-        "norms by their gradient": (lf.SparseUpdate("norms"), (3e-4, 1e-3, 3e-3))
+        "norms by their gradient": (lf.SparseUpdate("norms"), (1e-4, 3e-4, 1e-3))
     }
     for k in DIRECTIONS:
         found[f"SPSA, {k}"] = (lf.ZerothOrder("norms", samples=k), SLOPES[k])
