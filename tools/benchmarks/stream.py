@@ -2,16 +2,15 @@
 
     LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream --choose 0.0001 0.001 0.01 0.03 0.1 0.3
     LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream
-    LIGHTNING_FWD_DATA=... python tools/benchmarks/stream.py --out runs/stream --bank --levels 0 5 0 5 0 5 0 5
 
 ``--choose``: of these rates (for rules without a rate: of these weights of a new batch) the one with the best mean accuracy of each row, on
-another stream: samples of the training part, seed 100; written to ``rates.json``, which a run reads. Rows never share anything: each begins
-at the network that the recipe pretrains or brings. Writes ``results.jsonl`` (a line per row and seed, with the accuracy per stretch) and
-``stream.md``; of other ``--levels`` files named after them. Interrupted runs go on where they stopped.
+another stream: samples of the training part, seed 100; written to ``rates.json``, which a run reads; those that it holds are kept. Rows
+never share anything: each begins at the network that the recipe pretrains or brings. Writes ``results.jsonl`` (a line per row and seed,
+with the accuracy per stretch) and ``stream.md``; of other ``--levels`` files named after them. Interrupted runs go on where they stopped.
 
-``--bank``: beside each row that trains the norms, at its rate, the same with stored corrections (``lf.CorrectionBank``), whenever the
-moments of what the stem gives say that the domain changes. ``+ mixture``: mixed by the row's own gradient, as ZOA does. ``+ recall``: the
-one with the lowest loss on the first labelled batch of a domain.
+``--bank``: beside each row that trains the norms the same with stored corrections (``lf.CorrectionBank``), whenever the moments of what the
+stem gives say that the domain changes. ``+ mixture``: mixed by the row's own gradient, as ZOA does. ``+ recall``: the one with the lowest
+loss on the first labelled batch of a domain.
 """
 
 from __future__ import annotations
@@ -61,7 +60,7 @@ def main() -> None:
     rates = json.loads(rates_file.read_text()) if rates_file.exists() else {}
     if options.choose:
         for row in rows:
-            if row.method is not None and bank_of(row) is None:
+            if row.method is not None and row.name not in rates:
                 means = {lr: statistics.fmean(run(scenario, row, lr, CHOOSING_SEED, "train", options)) for lr in options.choose}
                 rates[row.name] = max(means, key=means.__getitem__)
                 print(row.name, {lr: round(mean, 1) for lr, mean in means.items()}, flush=True)
@@ -71,7 +70,7 @@ def main() -> None:
     for seed in options.seeds or scenario.seeds:
         for row in rows:
             if not any(line["row"] == row.name and line["seed"] == seed for line in done):
-                lr = rates.get(row.name.removesuffix(bank_of(row) or ""), row.lr or scenario.adapt.lr)
+                lr = rates.get(row.name, row.lr or scenario.adapt.lr)
                 done.append({"row": row.name, "seed": seed, "lr": lr, "accuracy": run(scenario, row, lr, seed, "test", options)})
                 with file.open("a") as results:
                     results.write(json.dumps(done[-1]) + "\n")

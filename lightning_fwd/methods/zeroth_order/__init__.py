@@ -1,4 +1,4 @@
-"""Zeroth order (SPSA): two inferences and no backward pass."""
+"""Zeroth order (SPSA, or an evolution strategy): two inferences and no backward pass."""
 
 from .method import ZerothOrder
 

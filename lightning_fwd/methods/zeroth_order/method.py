@@ -41,29 +41,30 @@ class ZerothOrder(LearningMethod):
     counter and is drawn again for the update, one parameter at a time. What lies before the first trained layer runs once.
 
     With ``estimator="ranks"`` the k losses and the unperturbed one are put in order. The places that a loss stands above the unperturbed
-    one, as a share of k, count in place of its slope: the gradient is ``mean_i (rank_i - rank_0) / k * z_i``. It has no unit: no parameter
-    moves by more than the rate, whatever the loss, and a wild loss counts as the worst of k and no more. One direction counts by its sign.
+    one, as a share of k, count in place of its slope: the gradient is ``mean_i (rank_i - rank_0) / k * z_i``. It has no unit: in plain
+    SGD no parameter moves by more than the rate, whatever the loss. A wild loss is the worst of k and no more. One direction counts by its
+    sign.
 
     Args:
         train: which parameters, as for :class:`SparseUpdate` (whole layers only). The variance grows with their number: a head learns, a
             whole network hardly.
         scale: of the perturbation, +-scale per weight. On int8 weights it has to exceed their step.
         samples: directions averaged per step, one more inference each.
+        seed: of the directions and the dropout masks.
         estimator: ``"slope"`` (SPSA) or ``"ranks"`` (an evolution strategy).
         loss: what a direction is judged by. ``"user"``: the loss of the training step, in first order as above. Or a loss of the rule's
             own, by its value alone: ``"cross_entropy"``, ``"error_rate"`` (which has no gradient), ``"entropy"`` of the predictions (which
             needs no label); the user's loss is then logged and no more.
-        seed: of the directions and the dropout masks.
     """
 
     positive: ClassVar[tuple[str, ...]] = ("scale", "samples")
     train: Literal["head", "biases", "norms"] | int | str | Sequence[str] | Mapping[str, float | Sequence[int]] = "head"
     scale: float = 1e-3
     samples: int = 1
-    estimator: Literal["slope", "ranks"] = "slope"
-    loss: Literal["user", "cross_entropy", "error_rate", "entropy"] = "user"
     granularity: str | int | Sequence[str] = "layer"
     seed: int = 0
+    estimator: Literal["slope", "ranks"] = "slope"
+    loss: Literal["user", "cross_entropy", "error_rate", "entropy"] = "user"
 
     @property
     def needs_target(self) -> bool:  # type: ignore[override]  # a matter of the settings here
