@@ -45,9 +45,10 @@ def hash32(x: Tensor | int) -> Tensor | int:
 
 def random_bits(seed: int | Tensor, shape: Sequence[int], device: torch.device | None = None) -> Tensor:
     """``shape`` 32-bit values as int64, a window of the one cycle: entry i is ``hash32(i + hash32(seed))``."""
-    if type(seed) is Tensor and seed.is_cpu and not is_traced():  # of one number Python is quicker; a traced one has no value
-        device, seed = device if device is not None else seed.device, int(seed)
-        if device.type == "cpu":
+    if not is_traced():
+        if type(seed) is Tensor and seed.is_cpu:  # of one number Python is quicker; a traced one has no value
+            device, seed = device if device is not None else seed.device, int(seed)
+        if isinstance(seed, int) and device is not None and device.type == "cpu":
             return torch.from_numpy(hashed(math.prod(shape), cast(int, hash32(seed))).astype(np.int64)).reshape(tuple(shape))
     index = torch.arange(math.prod(shape), device=seed.device if device is None and isinstance(seed, Tensor) else device)
     return cast(Tensor, hash32(index + hash32(seed))).reshape(tuple(shape))
@@ -80,5 +81,14 @@ def uniform_of_samples(seed: int | Tensor, shape: Sequence[int], device: torch.d
 
 def wrong_labels(target: Tensor, num_classes: int, seed: int | Tensor) -> Tensor:
     """For each label one of the other ``num_classes - 1``, uniformly (to within 2**-32); never the true one."""
+    if isinstance(seed, int) and type(target) is Tensor and target.is_cpu and not is_traced():
+        draws = hashed(math.prod(whole_shape(target.shape)), cast(int, hash32(seed))) % np.uint32(num_classes - 1)
+        own = cast(np.ndarray, share(cast(Tensor, draws.astype(np.int64))))  # of samples only their order counts
+        return torch.from_numpy((target.numpy() + 1 + own) % num_classes)
     offset = random_bits_of_samples(seed, target.shape, target.device) % (num_classes - 1)
     return (target + 1 + offset) % num_classes
+
+
+def number(counter: Tensor) -> int | Tensor:
+    """A counter as a number of Python's, where its value is at hand: a seed made from it then costs no tensor operation."""
+    return int(counter) if type(counter) is Tensor and counter.is_cpu and not is_traced() else counter

@@ -19,7 +19,10 @@ def ends_in(loss: Tensor, leaves: Sequence[Tensor]) -> bool:
         seen += 1
         if seen > _NODES:
             return False
-        if following := node.next_functions:
+        following = node.next_functions
+        if len(following) == 1:
+            stack.append(following[0][0])
+        elif following:
             stack += [after for after, _ in following]
         elif not any([getattr(node, "variable", None) is leaf for leaf in leaves]):  # the node at a leaf names it
             return False

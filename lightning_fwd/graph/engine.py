@@ -5,10 +5,11 @@ Of a small network these questions take a third of the call, and a step of a rul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd import Variable
 from torch.autograd.graph import _engine_run_backward
 
 
@@ -24,7 +25,7 @@ def gradient_of(output: Tensor, tensors: Sequence[Tensor], error: Tensor | None,
     if not is_plain(output, error):
         return torch.autograd.grad(output, tensors, error, retain_graph=keep, allow_unused=True)
     error = torch.ones_like(output) if error is None else error
-    return _engine_run_backward((output,), (error,), keep, False, tuple(tensors), allow_unreachable=True, accumulate_grad=False)
+    return _run(output)((output,), (error,), keep, False, tuple(tensors), allow_unreachable=True, accumulate_grad=False)
 
 
 def accumulate_into(outputs: Sequence[Tensor], tensors: Sequence[Tensor], errors: Sequence[Tensor | None]) -> None:
@@ -32,4 +33,9 @@ def accumulate_into(outputs: Sequence[Tensor], tensors: Sequence[Tensor], errors
     if not tensors or not all(map(is_plain, outputs, errors)):
         return torch.autograd.backward(outputs, errors, inputs=tensors)
     given = tuple([torch.ones_like(o) if e is None else e for o, e in zip(outputs, errors, strict=True)])
-    _engine_run_backward(tuple(outputs), given, False, False, tuple(tensors), allow_unreachable=True, accumulate_grad=True)
+    _run(outputs[0])(tuple(outputs), given, False, False, tuple(tensors), allow_unreachable=True, accumulate_grad=True)
+
+
+def _run(output: Tensor) -> Callable[..., tuple[Tensor | None, ...]]:
+    """The engine's own function; elsewhere than on a CPU, where threads of its own work, with what torch hands on to these."""
+    return Variable._execution_engine.run_backward if output.is_cpu else _engine_run_backward

@@ -19,6 +19,8 @@ class ModuleTable:
 
     def __init__(self) -> None:
         self._root: nn.Module | None = None
+        self._beside: object = None  # the places of another table, which are not looked at again here
+        self._looked_at: list = []
         self._holds = False
         self._found: dict[str, nn.Parameter] = {}
         self._places: list[tuple[nn.Module, Mapping, list[str], list[nn.Parameter | None]]] = []  # a module, its children, its parameters
@@ -29,9 +31,13 @@ class ModuleTable:
     def __reduce__(self) -> Any:
         return ModuleTable, ()
 
-    def named_parameters(self, root: nn.Module) -> dict[str, nn.Parameter]:
-        """As ``dict(root.named_parameters())``: of a parameter with two names the first alone. The same dict, while nothing changed."""
-        self._follow(root)
+    def named_parameters(self, root: nn.Module, beside: ModuleTable | None = None) -> dict[str, nn.Parameter]:
+        """As ``dict(root.named_parameters())``: of a parameter with two names the first alone. The same dict, while nothing changed.
+
+        Args:
+            beside: the table of a module inside, which has just been asked.
+        """
+        self._follow(root, beside)
         return self._found
 
     def held(self, root: nn.Module) -> ModuleTable:
@@ -51,8 +57,9 @@ class ModuleTable:
         self._follow(root)
         return [module for module, *_ in self._places]
 
-    def _follow(self, root: nn.Module) -> None:
-        if root is self._root and (self._holds or self._is_as_it_was()):
+    def _follow(self, root: nn.Module, beside: ModuleTable | None = None) -> None:
+        known = None if beside is None else beside._places  # another list, once that table has found a change
+        if root is self._root and (self._holds or known is self._beside and self._is_as_it_was()):
             return
         self._root, self._places, self._found, seen = root, [], {}, set()
         for path, module in root.named_modules(remove_duplicate=False):
@@ -62,9 +69,11 @@ class ModuleTable:
                 if parameter is not None and id(parameter) not in seen:
                     seen.add(id(parameter))
                     self._found[f"{path}.{key}" if path else key] = parameter
+        inside = {module for module, *_ in known or ()}
+        self._beside, self._looked_at = known, [place for place in self._places if place[0] not in inside]
 
     def _is_as_it_was(self) -> bool:
-        for module, children, keys, parameters in self._places:
+        for module, children, keys, parameters in self._looked_at:
             if module._modules != children:
                 return False
             own = module._parameters
@@ -78,12 +87,17 @@ def _kept(entries: Any) -> Any:
     return dict(entries) if isinstance(entries, dict) else entries
 
 
-def parameter_at(root: nn.Module, path: tuple[str, ...]) -> nn.Parameter | None:
-    """The parameter under a name split at its dots, as it is now; None where there is none."""
-    module: Any = root
-    try:
-        for part in path[:-1]:
-            module = module._modules[part]
-        return module._parameters[path[-1]]
-    except KeyError:
-        return None
+def trained_at(root: nn.Module, paths: list[tuple[str, tuple[str, ...]]]) -> dict[str, nn.Parameter]:
+    """By name, as they are now, those parameters that learn under these names (each beside itself split at its dots)."""
+    found = {}
+    for name, path in paths:
+        module: Any = root
+        try:
+            for part in path[:-1]:
+                module = module._modules[part]
+            parameter = module._parameters[path[-1]]
+        except KeyError:  # taken away
+            continue
+        if parameter is not None and parameter.requires_grad:
+            found[name] = parameter
+    return found

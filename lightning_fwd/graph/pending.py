@@ -125,17 +125,22 @@ class PendingSteps:
             the labels that the rule learns by do not fit it.
         """
         require_finite_loss(loss)  # read before anything is changed, at the price of one synchronisation on a GPU
-        reached = [(logits, step) for weak, step in self._waiting if (logits := weak()) is not None]
-        leaves: list[Tensor] = [logits for logits, _ in reached]
-        kept = retain_graph or any([step.inputs is not None for _, step in reached])
+        reached: list[tuple[Tensor, Step]] = []
+        leaves: list[Tensor] = []
+        has_inputs = False
+        for weak, step in self._waiting:
+            if (logits := weak()) is not None:
+                reached.append((logits, step))
+                leaves.append(logits)
+                has_inputs = has_inputs or step.inputs is not None
         if not leaves:
             refuse_lost_logits()
         names: list[str] = []
-        others = [p for p in others if p.requires_grad]
+        others = [p for p in others if p.requires_grad] if others else others
         if others or not ends_in(loss, leaves):
             names = [name for name, p in parameters.items() if p.requires_grad]
-        sought = [*leaves, *others, *(parameters[name] for name in names)]
-        grads = gradient_of(loss, sought, gradient, kept)
+        sought = [*leaves, *others, *[parameters[name] for name in names]] if others or names else leaves
+        grads = gradient_of(loss, sought, gradient, retain_graph or has_inputs)
         errors, rest = grads[: len(leaves)], grads[len(leaves) :]
         found = [(logits, step, error) for (logits, step), error in zip(reached, errors, strict=True) if error is not None]
         if not found:
@@ -144,7 +149,8 @@ class PendingSteps:
             refuse_losses_beside(rule, [name for name, grad in zip(names, rest[len(others) :], strict=True) if grad is not None])
         for logits, step, error in found:
             require_finite_error(error)
-            self._check(rule, logits, step, error)
+            if step.target is not None:
+                self._check(rule, logits, step, error)
         touched: list[nn.Parameter] = []
         for parameter, grad in zip(others, rest, strict=False):
             if grad is not None:
@@ -153,8 +159,10 @@ class PendingSteps:
         self.clear()
         for _, step, error in found:
             _run_to_its_end(step, error, touched)
-        _pass_to_inputs([step for _, step, _ in found])
-        _call_gradient_hooks(touched)
+        if has_inputs:
+            _pass_to_inputs([step for _, step, _ in found])
+        if touched:
+            _call_gradient_hooks(touched)
         return len(reached)
 
     def _check(self, rule: str, logits: Tensor, step: Step, error: Tensor) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from .blocks import Block, parameters_of
 from .constants import is_constant, is_inserted
-from .module_table import parameter_at
+from .module_table import trained_at
 from .segment import Segment
 
 
@@ -34,8 +34,7 @@ class BlockRunner:
 
     def parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """Its trainable parameters by name, inserted heads included."""
-        found = ((name, parameter_at(model, path)) for name, path in self._paths)
-        return {name: p for name, p in found if p is not None and p.requires_grad}
+        return trained_at(model, self._paths)
 
 
 def modules_of(net: nn.Module, graph: fx.Graph) -> dict[str, nn.Module]:

@@ -145,7 +145,8 @@ class RewrittenModel(View):
             x = x.detach().requires_grad_()
         pending = self.pending
         pending.called = True
-        pending.keep_buffers(self._written_in_training())
+        if self._statistics:
+            pending.keep_buffers(self._written_in_training())
         counter, waiting = self.inserted.counter, len(pending)
         record = StepRecord(x, pending.target, pending.loss_scale, counter + waiting if waiting else counter)
         return pending.hand_out(start(partial(self.method.updates, self), record, before), self.method.needs_target)
@@ -179,10 +180,14 @@ class RewrittenModel(View):
         """Its modules, inserted ones too; some twice."""
         return self.module_table.modules(self)
 
+    @property
+    def learns_in_part(self) -> bool:
+        """Whether there are parameters of which only a part learns."""
+        return "parts" in self.inserted._modules
+
     def part_of(self, name: str) -> Part | None:
         """What of a parameter its rule trains (:func:`passes.slice_weight_gradients`); None: all of it."""
-        parts = self.inserted._modules.get("parts")  # asked of each gradient, and a module takes long to say that it has none
-        return parts.of(name) if parts is not None else None
+        return self.inserted.parts.of(name) if self.learns_in_part else None
 
     def emit(self, x: Tensor, *more: Tensor) -> tuple[Tensor, ...]:
         """The training graph in one go: logits, then everything that passes marked to leave it; ``more``: inputs that passes added."""

@@ -148,7 +148,9 @@ def accumulate(update: Update) -> None:
         with torch.no_grad():
             update.tensor.copy_(update.value)
         return
-    tensor, gradient = update.tensor, update.whole_gradient()
+    tensor, gradient = update.tensor, update.gradient
+    if gradient is None or update.part is not None or gradient.dtype is not tensor.dtype:
+        gradient = update.whole_gradient()
     if update.by_hand and tensor._backward_hooks:
         gradient = _hooked(tensor, gradient)
     if tensor.grad is None:

@@ -6,8 +6,8 @@ import math
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
+from functools import cached_property, partial
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ..errors import RewriteError
 from .blocks import is_norm, layer_of, parameters_of, shape_of
 from .constants import INSERTED, is_constant
-from .module_table import parameter_at
+from .module_table import trained_at
 from .operand import known_shape, module_of, target_path
 from .segment import Segment
 
@@ -40,7 +40,8 @@ class Unit:
         path: the layer's module path. parameter_names: of the layer and its norm.
         layer: ``(root, *layer_inputs) -> (z,)``. layer_inputs: names of the values it reads.
         rest: ``(root, *rest_inputs) -> values that later units read``, z among its inputs; gives: their names.
-        z: name of the layer's output. h: name of its activation, of z's shape. positions: output positions of one channel.
+        z: name of the layer's output. h: name of its activation, of z's shape. positions: output positions of one channel. values: of z,
+            a sample's.
         dead: values that nothing reads after this unit, h excepted; h_is_dead: whether h is one of them too.
     """
 
@@ -54,13 +55,13 @@ class Unit:
     z: str
     h: str
     positions: int
+    values: int
     dead: list[str]
     h_is_dead: bool
 
     def parameters(self, root: nn.Module) -> dict[str, nn.Parameter]:
         """Its trainable parameters by name."""
-        found = ((name, parameter_at(root, path)) for name, path in self._paths)
-        return {name: p for name, p in found if p is not None and p.requires_grad}
+        return trained_at(root, self._paths)
 
     @cached_property
     def _paths(self) -> list[tuple[str, tuple[str, ...]]]:
@@ -120,11 +121,32 @@ def find_units(model: nn.Module, graph: fx.Graph, start: fx.Node, residual: Resi
                 z.name,
                 h.name,
                 _positions(z, layer_nodes[0], model),
+                math.prod(known_shape(shape_of(z))[1:]),
                 dead,
                 h is not output and not any(u in later for u in h.users),
             )
         )
     return units
+
+
+def one_pass(graph: fx.Graph, start: fx.Node, units: list[Unit]) -> Segment:
+    """``(root, input) -> (output, h of every unit but the last, z of every unit but the last)``: what the units give one by one.
+
+    Behind each of these z the graph is cut, so that where autograd records, each z has a graph back to its own layer's parameters only.
+    """
+    copies: dict[fx.Node, fx.Node] = {}
+    copy = fx.Graph()
+    output = cast(fx.Node, copy.graph_copy(graph, copies))
+    by_name = {node.name: copies[node] for node in graph.nodes if node in copies}
+    hs, zs = [by_name[unit.h] for unit in units[:-1]], [by_name[unit.z] for unit in units[:-1]]
+    cuts = {}
+    for z in zs:
+        with copy.inserting_after(z):
+            cuts[z] = copy.call_function(torch.detach, (z,))
+        z.replace_all_uses_with(cuts[z], delete_user_cb=partial(operator.is_not, cuts[z]))
+    begin = copies[start]
+    nodes = [n for n in copy.nodes if n.op != "placeholder" and n is not begin]
+    return Segment(nodes, [begin], [cuts.get(n, n) for n in (output, *hs)] + zs)
 
 
 def _layers(nodes: list[fx.Node], root: nn.Module) -> list[list[fx.Node]]:

@@ -112,7 +112,7 @@ class View(nn.Module):
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
         """As the original is called: hooks see the one input, whatever it was called by."""
-        return super().__call__(self.only_input(inputs, named))
+        return super().__call__(inputs[0] if len(inputs) == 1 and not named else self.only_input(inputs, named))
 
     def only_input(self, inputs: tuple, named: dict[str, Any]) -> Any:
         """The one input of a call, which may be by name; further arguments must have their defaults, with which the graph was captured.

@@ -147,7 +147,8 @@ class LearningMethod(ABC):
                 "convert one-hot or soft labels to indices; name where they stand, ForwardOnlyStrategy(method, target_key=...); or hand "
                 "them over, lf.set_labels(labels) in training_step before the network",
             )
-        if target.numel() and not torch.compiler.is_compiling() and not _is_fake(target):
+        plain = type(target) is Tensor and not target.is_meta  # FakeTensor, functional wrappers, meta: no values to look at
+        if plain and target.numel() and not torch.compiler.is_compiling():
             # One read for both: on a GPU it waits for what is queued. A label out of range there ends the process (CUDA) or counts as any
             # other number (Apple), and to find it only after the step would be to find it too late.
             both = torch.aminmax(target)
@@ -160,10 +161,6 @@ class LearningMethod(ABC):
                     "of what the "
                     "network gets: lf.set_labels(y[known]), then self(x[known])",
                 )
-
-
-def _is_fake(x: Tensor) -> bool:
-    return type(x) is not Tensor or x.is_meta  # FakeTensor, functional wrappers, meta: no values to look at
 
 
 def require_trainable(model: RewrittenModel, names: list[str]) -> None:

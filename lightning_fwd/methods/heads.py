@@ -48,6 +48,8 @@ class ProjectionHead(nn.Module):
 
     def pooled(self, h: Tensor) -> Tensor:
         """The features ``(B, m)`` that the linear map sees."""
+        if h.ndim == 2:
+            return h
         return self.pool(h.movedim(-1, 1) if self.units_last else h).flatten(1)
 
     def forward(self, h: Tensor) -> Tensor:

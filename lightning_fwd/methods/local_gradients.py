@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
 from ..graph.gradients import gradients
 from ..graph.phase import is_traced, phase
-from .base import Update, Updates
+from .base import Update
 
 WAIT = 1 << 14  #: values of activations that wait at most; a block of more goes at once, and its graph with it
 
 
-def local_gradients(parameters: Mapping[str, Tensor], output: Tensor, error: Tensor | None = None) -> Updates:
+def is_small(values: int) -> bool:
+    """Whether a step that holds so many values of activations is quicker as a whole than block by block; a traced one shows its blocks."""
+    return values <= WAIT and not is_traced()
+
+
+def local_gradients(parameters: Mapping[str, Tensor], output: Tensor, error: Tensor | None = None) -> list[Update]:
     """Updates of all parameters (a block's, the model's) that a scalar loss depends on, or an output ``(B, ...)`` with the error there."""
-    if parameters and output.requires_grad:
-        with phase("backward"):
-            grads, owned = gradients(output, list(parameters.values()), error)
-        for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
-            if grad is not None:
-                yield Update(name, parameter, grad, fresh=owned)
+    if not (parameters and output.requires_grad):
+        return []
+    with phase("backward"):
+        return updates_of(parameters, output, error)
+
+
+def updates_of(parameters: Mapping[str, Tensor], output: Tensor | Sequence[Tensor], error: Tensor | None | Sequence) -> list[Update]:
+    """One for each parameter that has a gradient (:func:`lightning_fwd.graph.gradients.gradients`)."""
+    grads, owned = gradients(output, list(parameters.values()), error)
+    known = zip(parameters.items(), grads, strict=True)
+    return [Update(name, parameter, grad, None, None, owned) for (name, parameter), grad in known if grad is not None]
 
 
 class Together:
@@ -34,37 +44,38 @@ class Together:
     """
 
     def __init__(self, wait: bool = True) -> None:
-        self._wait = wait
+        self._wait = wait and not is_traced()
         self._outputs: list[Tensor] = []
         self._errors: list[Tensor | None] = []
         self._parameters: dict[str, Tensor] = {}
+        self._ids: set[int] = set()
         self._held = 0
 
-    def add(self, parameters: Mapping[str, Tensor], output: Tensor, error: Tensor | None, h: Tensor) -> Updates:
+    def add(self, parameters: Mapping[str, Tensor], output: Tensor, error: Tensor | None, h: Tensor) -> Iterable[Update]:
         """The updates that do not wait.
 
         Args:
             h: the block's activation, by whose size it waits or does not.
         """
-        if not self._wait or is_traced() or h.numel() > WAIT:
-            yield from local_gradients(parameters, output, error)
-        elif parameters and output.requires_grad:
-            known = self._parameters.values()
-            tied = any(p is other for p in parameters.values() for other in known)  # each use of it is an update
-            if tied or self._held + h.numel() > WAIT:
-                yield from self.rest()
-            self._held += h.numel()
-            self._outputs.append(output)
-            self._errors.append(error)
-            self._parameters.update(parameters)
+        size = h.numel()
+        if not self._wait or size > WAIT:
+            return local_gradients(parameters, output, error)
+        if not (parameters and output.requires_grad):
+            return ()
+        tied = not self._ids.isdisjoint(ids := [*map(id, parameters.values())])  # each use of a parameter is an update
+        due = self.rest() if tied or self._held + size > WAIT else ()
+        self._held += size
+        self._outputs.append(output)
+        self._errors.append(error)
+        self._parameters.update(parameters)
+        self._ids.update(ids)
+        return due
 
-    def rest(self) -> Updates:
+    def rest(self) -> Iterable[Update]:
         """Those that have waited."""
         if not self._outputs:
-            return
-        grads, owned = gradients(self._outputs, list(self._parameters.values()), self._errors)
-        parameters = self._parameters
+            return ()
+        updates = updates_of(self._parameters, self._outputs, self._errors)
         self._outputs, self._errors, self._parameters, self._held = [], [], {}, 0
-        for (name, parameter), grad in zip(parameters.items(), grads, strict=True):
-            if grad is not None:
-                yield Update(name, parameter, grad, fresh=owned)
+        self._ids.clear()
+        return updates

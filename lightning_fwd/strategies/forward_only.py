@@ -88,7 +88,7 @@ class TrainsByRule(Strategy):
     @property
     def rewritten(self) -> RewrittenModel | None:
         """The rewritten network, once there is one."""
-        return installed(self.lightning_module) if self.lightning_module is not None else None
+        return installed(self._lightning_module) if self._lightning_module is not None else None
 
     @property
     def network(self) -> RewrittenModel:
@@ -290,7 +290,8 @@ class TrainsByRule(Strategy):
 
     def _outside(self, network: RewrittenModel, module: LightningModule) -> list[nn.Parameter]:
         """Parameters of the module that are not the network's."""
-        own, every = network.parameters_by_name(), self._module_table.named_parameters(module)
+        own = network.parameters_by_name()
+        every = self._module_table.named_parameters(module, beside=network.module_table)
         if own is not self._found[0] or every is not self._found[1]:  # the tables give the same dicts while nothing changed
             inside = {id(p) for p in own.values()}
             self._found = own, every, [p for p in every.values() if id(p) not in inside]

@@ -1,8 +1,9 @@
 """The generator of training steps: what a seed is, and how far two of them are apart."""
 
 import torch
+from torch.fx.traceback import preserve_node_meta
 
-from lightning_fwd.graph.counter_random import hash32, random_bits, uniform
+from lightning_fwd.graph.counter_random import hash32, number, random_bits, uniform, wrong_labels
 
 CYCLE = 2**32
 
@@ -20,6 +21,15 @@ def test_a_seed_is_a_window_of_one_cycle():
     assert torch.equal(random_bits(7, (5, 9)).flatten(), hash32(torch.arange(place, place + 45)))
     index = torch.arange(CYCLE - 8, CYCLE + 8)  # past its end the cycle begins again
     assert torch.equal(hash32(index)[8:], hash32(torch.arange(8)))
+
+
+def test_wrong_labels_are_the_same_from_a_number_and_from_a_counter():
+    labels, counter = torch.arange(50) % 7, torch.tensor(12)
+    assert number(counter) == 12 and type(number(counter)) is int
+    with preserve_node_meta():  # by torch, as a traced step draws them
+        expected = wrong_labels(labels, 7, counter * 2 + 5)
+    found = wrong_labels(labels, 7, number(counter) * 2 + 5)
+    assert torch.equal(found, expected) and found.dtype == expected.dtype and (found != labels).all()
 
 
 def test_values_are_those_of_the_published_function():

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 import lightning_fwd as lf
-from lightning_fwd.graph.module_table import ModuleTable, parameter_at
+from lightning_fwd.graph.module_table import ModuleTable, trained_at
 from lightning_fwd.models import MLP, build
 
 
@@ -52,8 +52,11 @@ def test_is_named_parameters_after_whatever_happened(change):
         assert {id(m) for m in table.modules(root)} == {id(m) for m in root.modules()}
         change(root)
     every = dict(root.named_parameters(remove_duplicate=False))
-    assert all(parameter_at(root, tuple(name.split("."))) is p for name, p in every.items())
-    assert parameter_at(root, ("9", "weight")) is None and parameter_at(root, ("0", "wait")) is None
+    there = [(name, tuple(name.split("."))) for name in every]
+    assert {name: id(p) for name, p in trained_at(root, there).items()} == {name: id(p) for name, p in every.items()}
+    assert not trained_at(root, [("9.weight", ("9", "weight")), ("0.wait", ("0", "wait"))])
+    every["1.weight"].requires_grad_(False) if "1.weight" in every else None
+    assert "1.weight" not in trained_at(root, there)
 
 
 def test_scripted_children_and_copies():

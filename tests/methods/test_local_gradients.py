@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.fx.traceback import preserve_node_meta
 from torch.nn import functional as F
 
 import lightning_fwd as lf
@@ -18,6 +19,7 @@ METHODS = [
     lf.DirectFeedback(),
     lf.ForwardForward(),
     lf.ForwardForward(label="planes", head="layers"),
+    lf.ForwardForward(goodness="sum", loss="symmetric", sharpness=0.3, threshold=2.0, label_scale=2.0),
     lf.Pepita(),
     lf.Pepita(second_pass="tangent"),
     lf.Pepita(variant="time_local"),
@@ -64,6 +66,16 @@ def test_steps_are_those_of_one_block_after_the_other(method, make, monkeypatch)
     monkeypatch.setattr(local_gradients, "WAIT", 0)
     apart = trained(start, method, x)
     assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_steps_have_the_bits_of_a_traced_one(method):
+    """What is traced, to be priced or shipped, does all that the description says; what trains leaves out what changes no bit."""
+    start, x = net(), torch.randn(18, 12)
+    plain = trained(start, method, x)
+    with preserve_node_meta():
+        traced = trained(start, method, x)
+    assert all(torch.equal(a, b) for a, b in zip(plain, traced, strict=True))
 
 
 def test_what_waits_is_bounded():

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from ...graph.phase import phase
+from ...graph.grad_mode import grad_mode
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm
 from ..base import LearningMethod, Logits, StepRecord, Updates, require_trainable
@@ -33,7 +33,7 @@ class Backprop(LearningMethod):
             fold_batch_norm(model)
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
-        with torch.enable_grad(), phase("forward"):
+        with grad_mode(True, "forward"):
             logits = model.run(record.input)
         error = yield Logits(logits)
         named: dict[str, torch.Tensor] = {name: p for name, p in model.parameters_by_name().items() if p.requires_grad}

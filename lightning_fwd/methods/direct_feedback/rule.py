@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from ...errors import RewriteError
@@ -18,8 +17,8 @@ from ...graph.across_ranks import mean
 from ...graph.blocks import Granularity, shape_of, units_last
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32
+from ...graph.grad_mode import grad_mode
 from ...graph.operand import known_shape
-from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...passes import fold_batch_norm, insert_block_walls
 from ..base import LearningMethod, Logits, StepRecord, Update, Updates, require_trainable
@@ -94,10 +93,10 @@ class DirectFeedback(LearningMethod):
         (*hidden, last), h = model.block_runners, record.input
         outputs: list[Tensor] = []
         for block in hidden:
-            with torch.set_grad_enabled(bool(block.parameters(model))), phase("forward"):
+            with grad_mode(bool(block.parameters(model)), "forward"):
                 h = block(model, h.detach())[0]
             outputs.append(h)
-        with torch.enable_grad(), phase("forward"):
+        with grad_mode(True, "forward"):
             logits = last(model, h.detach())[0]
         del h
         matrices = self._mirrored(model, record, outputs)
@@ -110,7 +109,7 @@ class DirectFeedback(LearningMethod):
         del logits
         for index in reversed(range(len(hidden))):  # the last made is the first to go
             output = outputs.pop()
-            with torch.no_grad(), phase("projection"):
+            with grad_mode(False, "projection"):
                 delta = model.inserted.feedback[index](error, matrices.get(index)).to(output.dtype)
             yield from together.add(hidden[index].parameters(model), output, delta, output)
             del output, delta
@@ -128,7 +127,7 @@ class DirectFeedback(LearningMethod):
         else:
             return {}
         found = {}
-        with torch.no_grad(), model.in_mode(training=False):  # noise is no sample: it must not enter batch norm's statistics
+        with grad_mode(False), model.in_mode(training=False):  # noise is no sample: it must not enter batch norm's statistics
             for index, output in enumerate(outputs):
                 feedback, h = model.inserted.feedback[index], output.detach()
                 strength, total = self.mirror_noise * mean(h.square().mean()).sqrt(), 0.0

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import RewriteError
+from ...graph.phase import is_traced
 from ...graph.priced_as import PricedAs
 from ...graph.whole import is_whole
 from .whole import label_overlay
@@ -22,6 +23,8 @@ _PRICED_AS = PricedAs(values="label embedding")
 def repeat_samples(x: Tensor, label: Tensor) -> Tensor:
     """``(B, ...) -> (kB, ...)``, one sample per label; ``x`` itself for ``k = 1``."""
     k = label.shape[0] // x.shape[0]
+    if x.ndim == 2 and not is_traced():  # quicker, and of rows the same
+        return x if k == 1 else torch.cat([x] * k)
     return x if k == 1 else x.repeat(k, *[1] * (x.ndim - 1))
 
 
@@ -45,7 +48,8 @@ class LabelOverlay(nn.Module):
         if is_whole():
             return label_overlay(x, label, self.scale)
         rest = repeat_samples(x.flatten(1)[:, self.num_classes :], label)
-        return torch.cat([label * self.scale, rest], dim=1).reshape(-1, *x.shape[1:])
+        label = label if self.scale == 1.0 and not is_traced() else label * self.scale
+        return torch.cat([label, rest], dim=1).reshape(-1, *x.shape[1:])
 
 
 class LabelPattern(nn.Module):

@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from ...errors import StepError
 from ...graph.blocks import parameters_of, shape_of, units_last
 from ...graph.constants import INSERTED
-from ...graph.counter_random import hash32, wrong_labels
-from ...graph.phase import phase
+from ...graph.counter_random import hash32, number, wrong_labels
+from ...graph.grad_mode import grad_mode
+from ...graph.phase import is_traced
 from ...graph.programs import BlockRunner
 from ...graph.rewritten import RewrittenModel
 from ...graph.training_mode import untracked_statistics
@@ -42,11 +43,13 @@ from ..base import (
 )
 from ..heads import ProjectionHead
 from ..local_gradients import Together
-from .goodness import SampleNorm, SquaredGoodness, contrast, peer_loss
+from .goodness import SampleNorm, SquaredGoodness, contrast, contrast_error, peer_loss
 from .label_embedding import LabelPattern
 from .negatives import hard_labels, hybrids
 from .rewriting import check_model, insert_label, pass_through
 from .whole import contrast_of, drawn_labels, one_hot
+
+_NOTHING = nullcontext()
 
 
 @dataclass
@@ -169,13 +172,13 @@ class ForwardForward(LearningMethod):
             logits, parameters = self._readout(model, record.input)
         error, together = (yield Logits(logits)), Together()
         yield from together.add(parameters, logits, error, logits)
-        with torch.no_grad():
+        with grad_mode(False):
             inputs, batch = self._contrasted(model, record, logits), record.input.shape[0]
         del logits, error
         stage = self._stage(record.counter, len(model.block_runners) - 1)
         for block in model.block_runners[: len(model.block_runners) - 1 if stage is None else stage + 1]:
             parameters = block.parameters(model) if stage in (None, block.index) else {}
-            with torch.set_grad_enabled(bool(parameters)), phase("forward"), self._tracked(model, "goodness"):
+            with grad_mode(bool(parameters), "forward"), self._tracked(model, "goodness"):
                 h, goodness = block(model, *inputs[: len(block.inputs)])
             inputs = [h.detach(), *inputs[1:]]
             if parameters:
@@ -185,7 +188,7 @@ class ForwardForward(LearningMethod):
 
     def _tracked(self, model: RewrittenModel, prediction: str) -> AbstractContextManager[None]:
         """A step passes each norm twice, and the two differ: the running statistics are those of the pass by which the model predicts."""
-        return nullcontext() if self.batch_norm != "train" or prediction == self.prediction else untracked_statistics(model.modules_now())
+        return _NOTHING if self.batch_norm != "train" or prediction == self.prediction else untracked_statistics(model.modules_now())
 
     def _learn(
         self,
@@ -198,7 +201,13 @@ class ForwardForward(LearningMethod):
         parameters: dict[str, nn.Parameter],
         together: Together,
     ) -> Updates:
-        with torch.enable_grad(), phase("goodness"):
+        if self._is_contrast_alone(h):
+            margin = goodness.detach() - self._threshold(h)
+            margin = margin if self.sharpness == 1.0 else margin * self.sharpness
+            error = contrast_error(h, margin, self.loss, self.sharpness, record.loss_scale, self.goodness)
+            yield from together.add(parameters, h, error, h)
+            return
+        with grad_mode(True, "goodness"):
             if is_whole() and self.goodness != "spatial":
                 loss = contrast_of(h, self._threshold(h), self.goodness, self.sharpness, self.loss == "symmetric")
             else:
@@ -212,16 +221,21 @@ class ForwardForward(LearningMethod):
             loss = record.scaled(loss)
         yield from together.add(parameters, loss, None, h)
 
+    def _is_contrast_alone(self, h: Tensor) -> bool:
+        """Whether the gradient at ``h`` is :func:`contrast_error`'s, to the bit; a traced step shows what it is made of."""
+        alone = self.goodness != "spatial" and not self.peer_normalisation and not is_traced() and not is_whole()
+        return alone and type(h) is Tensor and h.dtype is torch.float32 and h.requires_grad and h.is_contiguous()
+
     def _contrasted(self, model: RewrittenModel, record: StepRecord, logits: Tensor) -> list[Tensor]:
         """The batch of positive, then negative samples, as inputs of the first block."""
-        x, target, seed = record.input, record.target, record.counter * 2 + hash32(self.seed)
+        x, target, seed = record.input, record.target, number(record.counter) * 2 + hash32(self.seed)
         if self.negatives == "hybrid":
             return [torch.cat([x, hybrids(x, seed)])]
         if is_whole() and self.negatives == "wrong":
             wrong = drawn_labels(target, record.counter, 2, hash32(self.seed), model.num_classes)
             return [x, one_hot(torch.cat([target, wrong]), model.num_classes, x)]
         wrong = hard_labels(target, logits, seed) if self.negatives == "hard" else wrong_labels(target, model.num_classes, seed)
-        return [x, F.one_hot(torch.cat([target, wrong]), model.num_classes).to(x.dtype)]
+        return [x, _rows_of(torch.cat([target, wrong]), model.num_classes, x)]
 
     def _threshold(self, h: Tensor) -> float:
         if self.threshold is not None:
@@ -246,13 +260,13 @@ class ForwardForward(LearningMethod):
     def _readout(self, model: RewrittenModel, x: Tensor) -> tuple[Tensor, dict[str, nn.Parameter]]:
         """The head's logits with a graph to its parameters, and these."""
         if self.head == "own":
-            with torch.no_grad(), phase("forward"):
+            with grad_mode(False, "forward"):
                 h = model.run_until_last(x)
-            with torch.enable_grad(), phase("forward"):
+            with grad_mode(True, "forward"):
                 return model.run_last(h), model.block_runners[-1].parameters(model)
-        with torch.no_grad(), phase("forward"):
+        with grad_mode(False, "forward"):
             features = list(self._features(model, x))
-        with torch.enable_grad(), phase("forward"):
+        with grad_mode(True, "forward"):
             logits = sum(head.linear(f) for head, f in zip(model.inserted.readout.values(), features, strict=True))
         prefix = f"{INSERTED}.readout"
         return logits, {f"{prefix}.{name}": p for name, p in model.inserted.readout.named_parameters() if p.requires_grad}
@@ -293,3 +307,10 @@ class ForwardForward(LearningMethod):
         """Heads that predict together and the features ``(B, m)`` that they see, for calibration."""
         if self.head == "layers":
             yield list(model.inserted.readout.values()), list(self._features(model, x))
+
+
+def _rows_of(labels: Tensor, num_classes: int, like: Tensor) -> Tensor:
+    """One-hot rows ``(B, C)`` in the type of ``like``."""
+    if is_traced() or type(labels) is not Tensor:
+        return F.one_hot(labels, num_classes).to(like.dtype)
+    return like.new_zeros((len(labels), num_classes)).scatter_(1, labels[:, None], 1.0)

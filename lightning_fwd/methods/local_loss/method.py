@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,6 +21,7 @@ from ...errors import RewriteError
 from ...graph.blocks import Block, parameters_of
 from ...graph.constants import INSERTED
 from ...graph.cross_entropy import cross_entropy
+from ...graph.grad_mode import grad_mode
 from ...graph.phase import phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.training_mode import untracked_statistics
@@ -174,37 +176,37 @@ class LocalLoss(LearningMethod):
             yield from self._from_the_output(model, record)
             return
         h, total, together = record.input, None, Together()
+        learned = partial(self._parts, model) if model.learns_in_part else iter
         predicting = model.block_runners[-2] if self.prediction == "last" else model.block_runners[-1]
         for block in model.block_runners[: predicting.index]:
             parameters = block.parameters(model)
-            with torch.set_grad_enabled(bool(parameters)), phase("forward"):
+            with grad_mode(bool(parameters), "forward"):
                 h, goodness = block(model, h.detach())
             if self.prediction == "sum":
                 total = goodness.detach() if total is None else total + goodness.detach()
             if parameters:
-                goodness = self._ahead(model, block.index, h, goodness)
-                with torch.enable_grad(), phase("goodness"):
+                if self.lookahead:
+                    goodness = self._ahead(model, block.index, h, goodness)
+                with grad_mode(True, "goodness"):
                     loss = record.scaled(cross_entropy(goodness, record.target))
                 if self.lookahead:  # its graph holds the blocks ahead
-                    updates = local_gradients(parameters, loss)
+                    yield from learned(local_gradients(parameters, loss))
                 else:
-                    updates = together.add(parameters, loss, None, h)
-                yield from self._learned(model, updates)
-                del loss, updates
+                    yield from learned(together.add(parameters, loss, None, h))
+                del loss
             del goodness
-        with torch.enable_grad(), phase("forward"):
+        with grad_mode(True, "forward"):
             logits = predicting(model, h.detach())[-1]
             if total is not None:
                 logits = logits + total
         del h, total
         error = yield Logits(logits)
-        yield from self._learned(model, together.add(predicting.parameters(model), logits, error, logits))
-        yield from self._learned(model, together.rest())
+        yield from learned(together.add(predicting.parameters(model), logits, error, logits))
+        yield from learned(together.rest())
 
-    def _learned(self, model: RewrittenModel, updates: Updates) -> Updates:
+    def _parts(self, model: RewrittenModel, updates: Iterable[Update]) -> Iterator[Update]:
         """The updates, of weights that learn in part their parts."""
         for update in updates:
-            assert isinstance(update, Update)
             part = model.part_of(update.name)
             if part is None or update.gradient is None:
                 yield update
@@ -214,7 +216,7 @@ class LocalLoss(LearningMethod):
 
     def _ahead(self, model: RewrittenModel, index: int, h: Tensor, goodness: Tensor) -> Tensor:
         """The goodness at the head that a block learns by: its own, or one ``lookahead`` blocks later, with a graph to ``h``."""
-        with torch.enable_grad(), phase("goodness"):
+        with grad_mode(True, "goodness"):
             for block in model.block_runners[index + 1 : index + 1 + self.lookahead]:
                 with untracked_statistics(model.modules_now()):
                     h, *more = block(model, h)
@@ -223,7 +225,7 @@ class LocalLoss(LearningMethod):
 
     def _from_the_output(self, model: RewrittenModel, record: StepRecord) -> Updates:
         """Predict; then once more block by block, each taught by the error of that prediction through its head."""
-        with torch.no_grad(), phase("forward"):
+        with grad_mode(False, "forward"):
             h = record.input
             for block in model.block_runners:
                 h = block(model, h)[0]
@@ -232,11 +234,11 @@ class LocalLoss(LearningMethod):
         with untracked_statistics(model.modules_now()):
             for block in model.block_runners:
                 parameters = block.parameters(model)
-                with torch.set_grad_enabled(bool(parameters)), phase("second_forward"):
+                with grad_mode(bool(parameters), "second_forward"):
                     h, *more = block(model, h.detach())
                 if parameters:
                     seen = self._ahead(model, block.index, h, more[0] if more else h)
-                    yield from self._learned(model, local_gradients(parameters, seen, error))
+                    yield from self._parts(model, local_gradients(parameters, seen, error))
                     del seen
                 del more
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from ...errors import RewriteError, StepError
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32
+from ...graph.grad_mode import grad_mode
 from ...graph.gradients import gradients
 from ...graph.phase import is_traced, layer, phase
 from ...graph.rewritten import RewrittenModel
-from ...graph.units import Residual, Unit, find_units
+from ...graph.units import Residual, Unit, find_units, one_pass
 from ...passes import fold_batch_norm, insert_feedback_projection, insert_normalisation, share_dropout_masks
 from ..base import (
     LearningMethod,
@@ -31,7 +32,7 @@ from ..base import (
     require_logits,
     require_trainable,
 )
-from ..local_gradients import Together
+from ..local_gradients import Together, is_small
 from ..mirroring import mirrored, turned
 from .feedback import FeedbackProjection
 from .scaling import SampleStandardise, UpdateScale, input_magnitude, update_factor
@@ -116,6 +117,8 @@ class Pepita(LearningMethod):
         start = next(n for n in model.graph.nodes if n.op == "call_module")
         model.inserted.units = find_units(model, model.graph, start, self.residual)
         model.inserted.unit_input = start.name
+        model.inserted.one_pass = one_pass(model.graph, start, model.inserted.units)
+        model.inserted.values_per_sample = sum(unit.values for unit in model.inserted.units)
         model.inserted.unit_output = next(n for n in model.graph.nodes if n.op == "output").args[0].name
 
     @property
@@ -165,6 +168,9 @@ class Pepita(LearningMethod):
         if self.second_pass == "tangent":
             yield from self._tangent_updates(model, record, matrix, share)
             return
+        if self._is_at_once(model, batch):
+            yield from self._updates_at_once(model, record, matrix, share)
+            return
         first, kept, together = Walk(model, record.input, "forward"), {}, Together(self._waits)
         for unit in hidden:
             kept[unit.z] = first.run(unit, learns=self.variant != "standard" and not self.recompute), first.take(unit)
@@ -176,7 +182,7 @@ class Pepita(LearningMethod):
         logits = first.output
         del first
         error = yield Logits(logits)
-        with torch.no_grad(), phase("projection"):
+        with grad_mode(False, "projection"):
             error = error / share
             second = Walk(model, model.inserted.feedback(record.input, error, matrix), "second_forward")
         again = Walk(model, record.input, "forward")
@@ -188,11 +194,41 @@ class Pepita(LearningMethod):
             del pair
             yield from _gradients(model, unit, *terms, together)
         second.run(last, learns=True, through=True)
-        with torch.no_grad(), phase("error"):
+        with grad_mode(False, "error"):
             if self.output_error == "modulated":
                 error = _error_of_second_pass(error, logits, second.output)
             deltas = [error * share]
         yield from _gradients(model, last, [second.output], deltas, together)
+        yield from together.rest()
+
+    def _is_at_once(self, model: RewrittenModel, batch: int) -> bool:
+        """Whether both passes run as a whole: nothing is to be marked or freed layer by layer, and no layer's terms need the other's."""
+        plain = self.variant == "standard" and self.output_error == "clean" and not self.recompute
+        return plain and is_small(batch * model.inserted.values_per_sample)
+
+    def _updates_at_once(self, model: RewrittenModel, record: StepRecord, matrix: Tensor | None, share: float) -> Updates:
+        """The same updates, to the bit, of a net so small that its layers' Python would take longer than their arithmetic."""
+        inserted, together = model.inserted, Together()
+        (*hidden, last), one_pass = inserted.units, inserted.one_pass
+        with grad_mode(False):
+            logits, *first = one_pass(model, record.input)
+        error = yield Logits(logits)
+        with grad_mode(False):
+            error = error / share
+            x = inserted.feedback(record.input, error, matrix)
+        with grad_mode(True):
+            output, *second = one_pass(model, x)
+        for i, unit in enumerate(hidden):
+            parameters = unit.parameters(model)
+            if parameters:
+                with grad_mode(False):
+                    difference = first[i] - second[i]
+                    delta = difference * (share * update_factor(self.update_scale, unit.positions, difference, error))
+                yield from together.add(parameters, second[len(hidden) + i], delta, delta)
+        if parameters := last.parameters(model):
+            with grad_mode(False):
+                delta = error * share
+            yield from together.add(parameters, output, delta, delta)
         yield from together.rest()
 
     def _tangent_updates(self, model: RewrittenModel, record: StepRecord, matrix: Tensor | None, share: float) -> Updates:
@@ -205,7 +241,7 @@ class Pepita(LearningMethod):
         walk.run(last, learns=not self.recompute, through=True)
         logits = walk.output
         error = yield Logits(logits)
-        with torch.no_grad(), phase("projection"):
+        with grad_mode(False, "projection"):
             error = error / share
             tangent = Tangent(model, model.inserted.feedback.change(record.input, error, matrix))
         if self.recompute:
@@ -216,14 +252,14 @@ class Pepita(LearningMethod):
                 kept[unit.z] = what_it_reads(unit, walk), walk.run(unit, learns=True)
             read, z = kept.pop(unit.z)
             change = tangent.run(unit, read, z)
-            with torch.no_grad(), phase("update"), layer(unit.path):
+            with grad_mode(False, "update"), layer(unit.path):
                 factor = share * update_factor(self.update_scale, unit.positions, change, error)
                 deltas = [change * -factor]
             del read, change
             yield from _gradients(model, unit, [z], deltas, together)
         if self.recompute:
             walk.run(last, learns=True, through=True)
-        with torch.no_grad(), phase("error"):
+        with grad_mode(False, "error"):
             deltas = [error * share]
         yield from _gradients(model, last, [walk.output], deltas, together)
         yield from together.rest()
@@ -233,7 +269,7 @@ class Pepita(LearningMethod):
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Outputs z of the layer, and the delta that each is paired with; first, second: (z, h) of the two passes where they are at
         hand."""
-        with torch.no_grad(), phase("update"), layer(unit.path):
+        with grad_mode(False, "update"), layer(unit.path):
             difference = first[1] - second[1] if first and second else None
             factor = share * update_factor(self.update_scale, unit.positions, difference, error)
             if self.variant == "standard":

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from ...graph.grad_mode import grad_mode
 from ...graph.phase import Phase, layer, phase
 from ...graph.rewritten import RewrittenModel
 from ...graph.units import Unit
@@ -27,9 +27,9 @@ class Walk:
             through: keep the graph past z (the output layer's error is known after what follows it).
         """
         with phase(self.phase), layer(unit.path):
-            with torch.set_grad_enabled(learns):
+            with grad_mode(learns):
                 (z,) = unit.layer(self.model, *(self.values[name] for name in unit.layer_inputs))
-            with torch.set_grad_enabled(learns and through):
+            with grad_mode(learns and through):
                 unit.run_rest(self.model, z if through else z.detach(), self.values)
         return z
 

@@ -19,6 +19,7 @@ from ...errors import RewriteError
 from ...graph.across_ranks import mean
 from ...graph.constants import INSERTED
 from ...graph.counter_random import hash32, uniform
+from ...graph.grad_mode import grad_mode
 from ...graph.gradients import gradients
 from ...graph.phase import layer, phase
 from ...graph.rewritten import RewrittenModel
@@ -91,7 +92,7 @@ class SparseTraining(LearningMethod):
         return model.emit(x)[0] if model.has_learned else model.run(x)
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
-        with torch.enable_grad(), phase("forward"):
+        with grad_mode(True, "forward"):
             (logits,) = model.emit(record.input)
         error = yield Logits(logits)
         named = {name: p for name, p in model.parameters_by_name().items() if p.requires_grad}
@@ -110,7 +111,7 @@ class SparseTraining(LearningMethod):
                 new = self._regrown(named[name], mean(grad) if self.regrow == "gradient" else grad, module.mask, record.counter, place)
                 yield Update(name, named[name], value=named[name].detach() * module.mask * new)
                 yield Update(f"{INSERTED}.weight_masks.{key}.mask", module.mask, value=new)
-            with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
+            with grad_mode(False, "update"), layer(name.rpartition(".")[0]):
                 gradient = grad * module.mask  # not in place: traced, the storage may be another parameter's too (of a sum of weights)
             yield Update(name, named[name], gradient, fresh=True)
 

@@ -20,7 +20,8 @@ from ...graph.across_ranks import mean
 from ...graph.blocks import canonical_names
 from ...graph.counter_random import hash32
 from ...graph.frozen_prefix import split_frozen
-from ...graph.phase import layer, phase
+from ...graph.grad_mode import grad_mode
+from ...graph.phase import layer
 from ...graph.rewritten import RewrittenModel
 from ...graph.segment import Segment
 from ...graph.weight_directions import along, seed_of, slope
@@ -101,7 +102,7 @@ class ZerothOrder(LearningMethod):
                 )
 
     def updates(self, model: RewrittenModel, record: StepRecord) -> Updates:
-        with torch.no_grad(), phase("forward"):
+        with grad_mode(False, "forward"):
             entries = model.inserted.before_trained(model, record.input)
             (logits,) = model.inserted.after_entry(model, *entries)
         error = yield Logits(logits)
@@ -111,23 +112,23 @@ class ZerothOrder(LearningMethod):
         seeds, slopes = [], []
         for sample in range(self.samples):
             seeds.append(seed_of(record.counter, 1024 * self.samples, 1024 * sample + int(hash32(self.seed))))
-            with torch.no_grad(), phase("second_forward"):
+            with grad_mode(False, "second_forward"):
                 (moved,) = model.inserted.after_entry_moved(model, *entries, seeds[-1])
-            with torch.no_grad(), phase("error"):
+            with grad_mode(False, "error"):
                 if before is None:
                     change = slope(error, moved, logits)
                 else:
                     change = record.scaled(LOSSES[self.loss](moved, record.target) - before)
                 slopes.append(change * (1.0 / (self.scale * self.samples)))
         if self.estimator == "ranks":
-            with torch.no_grad(), phase("error"):
+            with grad_mode(False, "error"):
                 places = ranks(mean(torch.stack(slopes)))
                 slopes = list(record.scaled(places * (1.0 / self.samples)).unbind())
         for name, place in reversed(model.inserted.places.items()):
             parameter = model.get_parameter(name)
             if not parameter.requires_grad:  # frozen since the rewrite
                 continue
-            with torch.no_grad(), phase("update"), layer(name.rpartition(".")[0]):
+            with grad_mode(False, "update"), layer(name.rpartition(".")[0]):
                 gradient = sum(along(s, seed, place, parameter, self.scale) for seed, s in zip(seeds, slopes, strict=True))
             yield Update(name, parameter, gradient, fresh=True, by_hand=True)
 
