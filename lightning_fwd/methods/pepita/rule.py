@@ -212,6 +212,7 @@ class Pepita(LearningMethod):
         (*hidden, last), one_pass = inserted.units, inserted.one_pass
         with grad_mode(False):
             logits, *first = one_pass(model, record.input)
+        del first[len(hidden) :]  # z, which the second pass alone needs
         error = yield Logits(logits)
         with grad_mode(False):
             error = error / share
