@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -83,7 +84,7 @@ class View(nn.Module):
 
     def _is_of_the_original(self, name: str) -> bool:
         """Whether an attribute, no parameter, is the network's own and not one that this view has too."""
-        if name in self.__dict__ or hasattr(type(self), name) or "original" not in self.__dict__:
+        if name in self.__dict__ or "original" not in self.__dict__ or name in _names_of(type(self)):
             return False
         return name in vars(self.original) or name in self.original._buffers or hasattr(type(self.original), name)
 
@@ -167,7 +168,7 @@ class View(nn.Module):
 
     @classmethod
     def _refuse_clashing_names(cls, net: nn.Module) -> None:
-        own = set(dir(cls)) - set(dir(nn.Module)) | {name for base in cls.__mro__ for name in getattr(base, "__annotations__", {})}
+        own = _names_of(cls) - set(dir(nn.Module))
         own -= set(nn.Module.__annotations__)
         held = (net.named_children(), net.named_parameters(recurse=False), net.named_buffers(recurse=False))
         clashing = [name for kind in held for name, _ in kind if name in own]
@@ -177,6 +178,12 @@ class View(nn.Module):
                 "the rewritten model holds its layers under the same names as the original",
                 f"rename it, or rewrite a module that holds the network as a child (its layers are then NAME.{clashing[0]})",
             )
+
+
+@cache
+def _names_of(cls: type) -> set[str]:
+    """What objects of a class have, as far as it says so."""
+    return set(dir(cls)) | {name for base in cls.__mro__ for name in getattr(base, "__annotations__", {})}
 
 
 def _allow_plain_state(_model: View, keys: Any) -> None:

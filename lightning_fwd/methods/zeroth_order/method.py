@@ -107,7 +107,7 @@ class ZerothOrder(LearningMethod):
             (logits,) = model.inserted.after_entry(model, *entries)
         error = yield Logits(logits)
         self._refuse_integers()
-        with torch.no_grad(), phase("error"):
+        with grad_mode(False, "error"):
             before = None if self.loss == "user" else LOSSES[self.loss](logits, record.target)
         seeds, slopes = [], []
         for sample in range(self.samples):
