@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -84,9 +83,10 @@ class View(nn.Module):
 
     def _is_of_the_original(self, name: str) -> bool:
         """Whether an attribute, no parameter, is the network's own and not one that this view has too."""
-        if name in self.__dict__ or "original" not in self.__dict__ or name in _names_of(type(self)):
+        if name in self.__dict__ or name == "training" or "original" not in self.__dict__:
             return False
-        return name in vars(self.original) or name in self.original._buffers or hasattr(type(self.original), name)
+        theirs = name in vars(self.original) or name in self.original._buffers or hasattr(type(self.original), name)
+        return theirs and name not in _names_of(type(self))
 
     def __delattr__(self, name: str) -> None:
         try:
@@ -180,7 +180,6 @@ class View(nn.Module):
             )
 
 
-@cache
 def _names_of(cls: type) -> set[str]:
     """What objects of a class have, as far as it says so."""
     return set(dir(cls)) | {name for base in cls.__mro__ for name in getattr(base, "__annotations__", {})}
