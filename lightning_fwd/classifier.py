@@ -38,6 +38,15 @@ def _check(**rates: float) -> None:
             raise LightningFwdError(f"Classifier: {name}={value!r}", "", "give a number from 0")
 
 
+def cannot_take(shape: tuple[int, ...], error: Exception) -> LightningFwdError:
+    """What to raise where a network's forward raises ``error`` at samples of this shape."""
+    return LightningFwdError(
+        f"the model cannot take the data's samples {shape}: {type(error).__name__}: {error}",
+        "",
+        "choose a model for this shape (model_args), or data for this model (flatten: true gives (F,))",
+    )
+
+
 class Classifier(L.LightningModule):
     """Cross-entropy, SGD or Adam, accuracy.
 
@@ -71,6 +80,7 @@ class Classifier(L.LightningModule):
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
         self.optimizer, self.schedule = optimizer, schedule
         self.accuracy = MeanMetric()
+        self._fits = False  # whether the network has taken samples of the data
         self._random: dict[str, Tensor] | None = None  # from a checkpoint: generators of random numbers (dropout), until the first step
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -93,7 +103,21 @@ class Classifier(L.LightningModule):
         self._random = None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
+        """Logits (B, C) of samples (B, ...).
+
+        Raises:
+            LightningFwdError: the network fails on the first samples that it is given: they do not fit one another.
+        """
+        if self._fits:
+            return self.network(x)
+        try:
+            logits = self.network(x)
+        except (LightningFwdError, torch.OutOfMemoryError):
+            raise
+        except (RuntimeError, ValueError, IndexError) as error:  # torch's own, of shapes and kinds of numbers
+            raise cannot_take(tuple(x.shape[1:]), error) from error
+        self._fits = True
+        return logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         x, y = batch
@@ -119,6 +143,13 @@ class Classifier(L.LightningModule):
         self.log(f"{stage}/accuracy", self.accuracy, prog_bar=True)
 
     def _loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        of = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not isinstance(of, tuple) or (*of[:1], *of[2:]) != tuple(y.shape):
+            raise LightningFwdError(
+                f"the model gives {of}, the labels are {tuple(y.shape)}",
+                "logits (B, C) are needed, one for each class, and a label for each sample (B,)",
+                "end the model in a layer that gives them, e.g. nn.Flatten and nn.Linear; or correct the data",
+            )
         least, most = torch.stack([y.min(), y.max()]).tolist()  # one read of the device, not two
         if least < 0:
             raise LightningFwdError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -12,9 +12,12 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .errors import LightningFwdError
 
+_SEEDS = 2**32  #: that generators of numpy, torch and Lightning all take
+
 
 def check_settings(settings: Any, error: type[LightningFwdError], positive: Iterable[str] = (), not_negative: Iterable[str] = ()) -> None:
-    """Refuse what a field's annotation does not allow; of unions of several kinds nothing is checked.
+    """Refuse what a field's annotation does not allow; of unions of several kinds nothing is checked. What is called ``seed`` or ``seeds``
+    has to be one, or a list of different ones.
 
     Args:
         settings: a dataclass instance. positive, not_negative: its numbers that must be above, or not below, 0 (None passes).
@@ -34,8 +37,20 @@ def check_settings(settings: Any, error: type[LightningFwdError], positive: Iter
             expected = _unlike(value, *(allowed - {NoneType})) if len(allowed - {NoneType}) == 1 else ""
             if not expected and ((name in positive and not value > 0) or (name in not_negative and not value >= 0)):
                 expected = "give a positive number" if name in positive else "give 0 or more"
+            if not expected and name in ("seed", "seeds") and isinstance(value, Integral | list | tuple):
+                expected = seed_fault(value)
         if expected:
             raise error(f"{type(settings).__name__}: {name}={value!r}", "", expected)
+
+
+def seed_fault(seeds: int | Sequence[int]) -> str:
+    """What is expected of a seed, or of a list of them, or "" where it is that."""
+    listed = [seeds] if isinstance(seeds, Integral) else seeds
+    if not all(0 <= seed < _SEEDS for seed in listed):
+        return f"give whole numbers from 0, below {_SEEDS:,}" if listed is seeds else f"give a whole number from 0, below {_SEEDS:,}"
+    if not listed or len(set(listed)) < len(listed):
+        return "give each seed once, and one at least"
+    return ""
 
 
 def arguments(of: Callable) -> str:

@@ -60,3 +60,18 @@ def test_a_run_that_is_resumed_as_it_was_has_the_same_rates_to_the_bit(tmp_path)
 def test_labels_out_of_range_are_named(wrong, said):
     with pytest.raises(lf.LightningFwdError, match=said):
         Classifier(MLP(4, (3,), 2)).training_step((torch.randn(2, 4), torch.tensor([0, wrong])), 0)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (MLP(5, (3,), 2), r"samples \(4,\): RuntimeError: .*shapes cannot be multiplied"),
+        (torch.nn.Conv2d(3, 2, 1), r"samples \(4,\): RuntimeError"),
+        (torch.nn.BatchNorm2d(4), r"samples \(4,\): ValueError: expected 4D"),
+        (torch.nn.Sequential(torch.nn.Linear(4, 2), torch.nn.Unflatten(1, (2, 1, 1))), r"gives \(3, 2, 1, 1\), the labels are \(3,\)"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_data_is_named(network, said):
+    module = Classifier(network)
+    with pytest.raises(lf.LightningFwdError, match=f"(?s){said}.*mend: "):
+        module.training_step((torch.randn(3, 4), torch.tensor([0, 1, 0])), 0)

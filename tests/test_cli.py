@@ -149,6 +149,8 @@ class Images(L.LightningDataModule):
         (["--trainer.default_root_dir=file/out", "--trainer.enable_checkpointing=true"], "file/out"),
         (["--model.lr=fast"], "fast"),
         (["--model.model_args={hiden: 3}"], "model_args: hiden=3"),
+        (["--model.model_args={in_features: 32}"], "cannot take the data's samples (1, 8, 8): RuntimeError: mat1"),
+        (["--model.model_args={in_features: 32}", "--trainer.num_sanity_val_steps=0"], "fails on an input of shape (2, 1, 8, 8)"),
         ([f"--model.model={__name__}.Nope"], f"model '{__name__}.Nope': module '{__name__}' has no 'Nope'"),
         (["--trainer.strategy.init_args.method=lightning_fwd.Pepita"], "by a word (strategy: local_loss)"),
     ],

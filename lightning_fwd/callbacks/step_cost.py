@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from typing_extensions import override
 
 from ..cost import CostReport, Device, device_for, step_cost
+from ..cost.calls import of_calls
 from ..errors import LightningFwdError
 from ..graph.phase import PHASES
 from ..graph.rewritten import RewrittenModel
@@ -24,6 +25,7 @@ from ..strategies.batch import input_of, target_of
 from ..strategies.install import find_network
 from ..trace import of_torch
 from ..trace.optimizers import SGD, Optimizer
+from .network_calls import NetworkCalls
 
 COLUMNS = (
     "step", "epoch", "macs", "macs_needed", *(f"{phase}_macs" for phase in PHASES), "elementwise_operations", "peak_ram_bytes",
@@ -34,7 +36,9 @@ COLUMNS = (
 class StepCost(Callback):
     """Price each training step: multiply-accumulates by phase, peak memory, and with a device time, energy and whether it fits.
 
-    A step is traced once per shape of batch and choice of trained parameters, then looked up. Works with every strategy: without one of
+    A step is traced once per shape of batch and choice of trained parameters, then looked up. Each call of the network in a training_step
+    is priced, by the shape of its input: a call with gradients as a step of its own, one without by its forward pass. Memory is that of the
+    largest of them alone; a warning says so. Works with every strategy: without one of
     ours it prices backpropagation. Logs ``cost/macs``, ``cost/<phase>_macs``, ``cost/peak_ram_bytes``, ``cost/peak_activation_bytes``,
     ``cost/weight_bytes`` (on CUDA ``cost/cuda_peak_bytes``, measured), and, where a rule's sparsity follows the data, ``cost/macs_needed``:
     what the step took of the ``cost/macs`` that its shapes have room for. Writes a row per step to ``step_cost.csv``; prints a summary
@@ -77,8 +81,7 @@ class StepCost(Callback):
         self.reports: dict[tuple, CostReport | None] = {}
         self.steps: dict[tuple, int] = {}
         self._rows: list[tuple] = []
-        self._seen_input: Tensor | None = None
-        self._hook: Any = None
+        self._calls = NetworkCalls()
         self._file: Path | None = None
         self._step, self._macs_before, self._gives_flops = 0, 0, False
         self._logged: CostReport | None = None
@@ -138,14 +141,7 @@ class StepCost(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        key = self._key(trainer, batch)
-        if key not in self.reports:
-            network = _network(trainer, pl_module)
-
-            def see(_module: nn.Module, args: tuple) -> None:
-                self._seen_input = args[0] if args and isinstance(args[0], Tensor) else None
-
-            self._hook = network.register_forward_pre_hook(see)
+        self._calls.watch(_network(trainer, pl_module), pl_module)
         if trainer.strategy.root_device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(trainer.strategy.root_device)
 
@@ -153,7 +149,8 @@ class StepCost(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         key = self._key(trainer, batch)
         if key not in self.reports:
-            self.reports[key] = self._price(trainer, pl_module, batch)
+            self.reports[key] = self._price_calls(trainer, pl_module, batch)
+        self._calls.seen.clear()
         report = self.reports[key]
         self.steps[key] = self.steps.get(key, 0) + 1
         self._step += 1
@@ -171,7 +168,8 @@ class StepCost(Callback):
             self._logged = report
             pl_module.log_dict(_metrics(report, measured), on_step=True, on_epoch=False, batch_size=samples)
             if self._gives_flops:
-                pl_module.flops_per_batch = 2 * report.total_macs * samples // report.batch_size  # type: ignore[assignment]
+                share = 1 if self.batch_size is None else samples / report.batch_size
+                pl_module.flops_per_batch = round(2 * report.total_macs * share)  # type: ignore[assignment]
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -179,10 +177,12 @@ class StepCost(Callback):
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._calls.stop()
         self._write()
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._calls.stop()
         self._write()
         self._print()
 
@@ -204,14 +204,33 @@ class StepCost(Callback):
     def _key(self, trainer: Trainer, batch: Any) -> tuple:
         """What a step's cost depends on: the batch's shapes and which parameters the rule trains now."""
         rewritten = getattr(trainer.strategy, "rewritten", None)
-        shapes = tuple((t.shape if self.batch_size is None else t.shape[1:], t.dtype) for t in _tensors(batch))
+        shapes = (*map(self._shape, _tensors(batch)), *((None if x is None else self._shape(x), learns) for x, learns in self._calls.seen))
         if rewritten is None:
             return shapes
         return (*shapes, repr(rewritten.method), tuple(p.requires_grad for p in rewritten.parameters()))
 
-    def _price(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> CostReport | None:
-        self._hook.remove()
-        network, x = _network(trainer, pl_module), self._seen_input
+    def _shape(self, tensor: Tensor) -> tuple:
+        return tensor.shape if self.batch_size is None else tensor.shape[1:], tensor.dtype
+
+    def _price_calls(self, trainer: Trainer, pl_module: LightningModule, batch: Any) -> CostReport | None:
+        """The cost of a step with all its calls of the network; None where one of them cannot be priced."""
+        self._calls.stop()
+        calls, prices = [], {}  # type: list[tuple[CostReport, bool]], dict[tuple | None, CostReport | None]
+        for x, learns in self._calls.seen or [(None, True)]:
+            shape = None if x is None else self._shape(x)
+            if shape not in prices:
+                prices[shape] = self._price(trainer, pl_module, batch, x)
+            if (report := prices[shape]) is None:
+                return None
+            calls.append((report, learns))
+        if len(calls) > 1:
+            rank_zero_warn(
+                f"training_step calls the network {len(calls)} times: StepCost counts the work of all of them; peak memory is that of one"
+            )
+        return of_calls(calls)
+
+    def _price(self, trainer: Trainer, pl_module: LightningModule, batch: Any, x: Tensor | None) -> CostReport | None:
+        network = _network(trainer, pl_module)
         try:
             x = input_of(batch) if x is None else x
             target = getattr(trainer.strategy, "target_of", target_of)(batch)
@@ -236,8 +255,6 @@ class StepCost(Callback):
         except LightningFwdError as error:
             rank_zero_warn(f"StepCost cannot price this step: {error}")
             return None
-        finally:
-            self._seen_input = None
 
 
 def _network(trainer: Trainer, pl_module: LightningModule) -> nn.Module:

@@ -120,13 +120,3 @@ class Row:
                 )
             held.requires_grad_(False)
         return net
-
-
-CONTROLS = (
-    Row("none", control=True),
-    Row("statistics", "statistics", epochs=1, control=True),
-    Row("head", "sparse_update", {"train": "head"}, control=True),
-    Row("biases", "sparse_update", {"train": "biases"}, control=True),
-    Row("last block", "sparse_update", {"train": 2}, control=True),
-    Row("backprop", "backprop", {"batch_norm": "freeze"}, control=True),
-)

@@ -27,8 +27,9 @@ from ..recipes import (
     starting_network,
 )
 from ..settings import check_settings
+from .controls import CONTROLS, require_meaning
 from .rates import check_rates, read_rates, with_rates
-from .row import CONTROLS, Row
+from .row import Row
 
 
 @dataclass
@@ -86,6 +87,8 @@ class Scenario:
         for name in ("data", "model_args"):
             require_keywords(getattr(self, name), name)
         self._check_lists()
+        for row in self.rows:
+            require_meaning(row)
         if self.rates is not None:
             check_rates(self.rates, self.all_rows())
         self.device = self.devices[0] if self.devices else self.device
@@ -105,7 +108,7 @@ class Scenario:
         return self.devices or [self.device]
 
     def all_rows(self) -> list[Row]:
-        """Controls first; a row of the recipe with a control's name takes its place."""
+        """Controls first; a row of the recipe with a control's name, which does what the name says, takes its place."""
         own = {row.name: row for row in self.rows}
         controls = [own.pop(c.name, c) for c in CONTROLS] if self.controls else []
         rows = [*(dataclasses.replace(r, control=True) for r in controls), *own.values()]
@@ -150,8 +153,6 @@ class Scenario:
         names = [row.name for row in self.rows]
         if len(set(names)) < len(names):
             raise LightningFwdError(f"rows have the same name: {sorted({n for n in names if names.count(n) > 1})}", "", "rename one")
-        if not self.seeds:
-            raise LightningFwdError("seeds is empty", "", "give at least one seed")
         for row in self.all_rows():
             row.build()
         for device in self.all_devices():

@@ -21,6 +21,7 @@ from lightning_fwd.data.inputs import Arithmetic, InputForm, Inputs, Normalize
 from lightning_fwd.data.loader import ResumableLoader, tensor_loader
 from lightning_fwd.data.lookup import load_dataset, load_domains
 from lightning_fwd.data.subsets import hold_out, stratified_subset, subset_with_shares
+from lightning_fwd.settings import seed_fault
 
 View = Literal["source", "target"]
 Split = Literal["train", "val", "test"]
@@ -108,6 +109,8 @@ class DriftDataModule(L.LightningDataModule):
         require(0 <= val_fraction < 1, "val_fraction", val_fraction, "in 0..1, 1 excluded")
         require(normalize in (None, "standard", "byte"), "normalize", normalize, "None, 'standard' or 'byte'")
         require(mfcc in ("float", "integer"), "mfcc", mfcc, "'float' or 'integer'")
+        for name in ("seed", "drift_seed"):
+            require(not seed_fault(arguments[name]), name, arguments[name], "a seed: from 0, below 2**32")
         for name in ("train_samples", "test_samples"):
             count = arguments[name]
             require(count is None or count >= 1, name, count, "at least 1, or None for all")
@@ -175,6 +178,11 @@ class DriftDataModule(L.LightningDataModule):
             y = domain.y_test if split == "test" else domain.y_train
             self._tensors[key] = self._samples(domain, split, index, self._drift_of(key[1])), torch.from_numpy(y[index])
         return self._tensors[key]
+
+    def labels(self, split: Split) -> Tensor:
+        """The labels (N,) alone, without making the inputs."""
+        domain = self._domain(self.view)
+        return torch.from_numpy((domain.y_test if split == "test" else domain.y_train)[self._indices(split, self.view)])
 
     def recorded(self, split: Split) -> Tensor:
         """Recordings of a split as a sensor gives them, (N, T) int16, drift included: what `tensors` has the MFCC of.

@@ -28,7 +28,7 @@ from .module_state import ModuleState
 from .out_of_place import activations_out_of_place, remove_inplace
 from .priced_as import Inserted
 from .tracer import LeafTracer, where_in_the_model
-from .training_mode import differing_modules, first_difference, insert_dropout_modules
+from .training_mode import differing_modules, first_difference, insert_dropout_modules, left_out
 
 
 class _OfTheRoot(CaptureError):
@@ -128,10 +128,7 @@ def _trace(net: nn.Module, _example: Tensor, writing: dict[nn.Module, list[str]]
         opaque |= dict.fromkeys(differing_modules(graph, in_train) or {path}, "computes something else in training")
     if operation is not None:
         _require_one_output(net, in_train)
-        warnings.warn(
-            f"{type(net).__name__}.forward itself computes something else in training ({operation}); trained as it is in eval mode",
-            stacklevel=4,
-        )
+        warnings.warn(left_out(net, graph, in_train, operation), stacklevel=4)
     if at_root:
         warnings.warn(
             f"{type(net).__name__}.forward writes {', '.join(sorted(at_root))} into the module; a rewritten model leaves them as they are",

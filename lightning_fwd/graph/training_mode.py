@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -34,6 +35,25 @@ def first_difference(in_eval: fx.Graph, in_train: fx.Graph) -> tuple[str | None,
             deepest = max(stacks, key=len)
             return deepest[-1] if deepest else None, str(other if other is not None else node)
     return None
+
+
+def left_out(net: nn.Module, in_eval: fx.Graph, in_train: fx.Graph, operation: str) -> str:
+    """A warning: what the root's own code computes in training alone, which no rewritten network has, and how to keep it.
+
+    Args:
+        operation: where the traces part ways, for code that in training only leaves something away.
+    """
+    calls = ("call_function", "call_method", "call_module")
+    evaluated, trained = (Counter(_named(node) for node in graph.nodes if node.op in calls) for graph in (in_eval, in_train))
+    more = [name for name in trained - evaluated if name not in ("getattr", "getitem")]
+    return (
+        f"{type(net).__name__}.forward itself computes something else in training ({', '.join(more) or operation}): a rewritten network "
+        "leaves that out, and trains by what it computes in eval mode; to keep it, move that code into a submodule, then kept whole"
+    )
+
+
+def _named(node: fx.Node) -> str:
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
 def differing_modules(in_eval: fx.Graph, in_train: fx.Graph) -> set[str]:

@@ -15,6 +15,7 @@ from ..data.inputs import STATISTICS_SAMPLES
 from ..data.loader import ResumableLoader, tensor_loader
 from ..data.subsets import hold_out, stratified_subset
 from ..errors import LightningFwdError
+from ..settings import seed_fault
 from .own_loaders import Parts, class_path, data_module_of, read_loaders
 
 Split = Literal["train", "val", "test"]
@@ -60,6 +61,9 @@ class OwnData(L.LightningDataModule):
         self.drift, self.view, self.seed, self.batch_size = as_drift(drift, drift_severity, drift_seed), view, seed, batch_size
         if not 0 <= val_fraction < 1:
             raise LightningFwdError(f"data: val_fraction={val_fraction!r}", "", "give a share from 0, below 1")
+        for name, number in (("seed", seed), ("drift_seed", drift_seed)):
+            if fault := seed_fault(number):
+                raise LightningFwdError(f"data: {name}={number!r}", "", fault)
         self._tensors: dict[tuple[str, str], tuple[Tensor, Tensor]] = {}
 
     def changed(self, **changes: Any) -> OwnData:
@@ -116,6 +120,10 @@ class OwnData(L.LightningDataModule):
             index = self._indices(*key)
             self._tensors[key] = self._samples(split, index, key[1]), self._stored(split, key[1])[1][index]
         return self._tensors[key]
+
+    def labels(self, split: Split) -> Tensor:
+        """The labels ``(N,)`` alone."""
+        return self._stored(split, self.view)[1][self._indices(split, self.view)]
 
     def _stored(self, split: str, view: str) -> tuple[Tensor, Tensor]:
         parts = self._parts(view)

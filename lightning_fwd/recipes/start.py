@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..classifier import cannot_take
 from ..data import DriftDataModule
 from ..data.subsets import stratified_subset
 from ..errors import LightningFwdError
@@ -59,12 +60,26 @@ def require_data(data: DriftDataModule, samples: str) -> None:
         samples: what the recipe calls ``train_samples``.
 
     Raises:
-        LightningFwdError, FileNotFoundError: see :meth:`DriftDataModule.prepare_data`.
+        LightningFwdError, FileNotFoundError: see :meth:`DriftDataModule.prepare_data`; the training or the test part has one class.
     """
     try:
         data.prepare_data()
     except ValueError as error:
         raise LightningFwdError(str(error).replace("train_samples", samples)) from error
+    _require_classes(data, samples)
+
+
+def _require_classes(data: DriftDataModule, samples: str) -> None:
+    for split, called in (("train", "training"), ("test", "test")):
+        shown = data.labels(split).unique().tolist()
+        if len(shown) < 2:
+            few = data.view == "target" and split == "train"
+            found = f"one class: {data.class_names[shown[0]]}" if shown else "no samples"
+            raise LightningFwdError(
+                f"the {called} part of {data.title} ({data.view}) has {found}",
+                "there is nothing to learn: whatever always gives that class is right on all of it",
+                f"give more samples ({samples}), of two classes at least" if few else "give data of two classes at least",
+            )
 
 
 def starting_network(recipe: Recipe) -> nn.Module:
@@ -127,10 +142,7 @@ def require_fit(network: nn.Module, source: DriftDataModule) -> None:
     try:
         logits = network.eval()(few.tensors("train")[0])
     except Exception as error:  # whatever the user's forward raises
-        raise LightningFwdError(
-            f"the model cannot take the data's samples {source.input_shape}: {type(error).__name__}: {error}", "",
-            "choose a model for this shape, or data for this model (flatten: true gives (F,))",
-        ) from error  # fmt: skip
+        raise cannot_take(source.input_shape, error) from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] < source.num_classes:
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise LightningFwdError(

@@ -224,3 +224,43 @@ def test_what_cannot_be_priced_warns_and_trains_on(tmp_path):
     with pytest.warns(UserWarning, match="cannot price"):
         fit(module, StepCost(dirpath=tmp_path), tmp_path)
     assert len((tmp_path / "step_cost.csv").read_text().splitlines()) == 1  # the header alone
+
+
+class TwoViews(Module):
+    """Each batch twice, or in two parts, or once more without gradients."""
+
+    def __init__(self, net: nn.Module, kind: str):
+        super().__init__(net)
+        self.kind = kind
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        if self.kind == "twice":
+            return F.cross_entropy(self.net(x), y) + F.cross_entropy(self.net(x + 0.1), y)
+        if self.kind == "parts":
+            return F.cross_entropy(self.net(x[:4]), y[:4]) + F.cross_entropy(self.net(x[4:]), y[4:])
+        with torch.no_grad():
+            teacher = self.net(x + 0.1).softmax(1)
+        return F.cross_entropy(self.net(x), teacher)
+
+
+@pytest.mark.parametrize("strategy", ["auto", "backprop", "direct_feedback"])
+@pytest.mark.parametrize("kind", ["twice", "parts", "teacher"])
+def test_every_call_of_the_network_is_priced(strategy, kind, tmp_path):
+    net, callback = MLP(hidden=(12,)), StepCost(device="stm32h735", dirpath=tmp_path)
+    method = "backprop" if strategy == "auto" else strategy
+    whole, half = (step_cost(MLP(hidden=(12,)), torch.zeros(b, *net.input_shape), "stm32h735", method=method) for b in (8, 4))
+    wanted = {
+        "twice": 2 * whole.total_macs,
+        "parts": 2 * half.total_macs,
+        "teacher": whole.total_macs + whole.macs_by_phase["forward"],
+    }[kind]
+    trainer = L.Trainer(
+        max_epochs=1, strategy=strategy, callbacks=[callback], logger=False, accelerator="cpu", devices=1, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
+    )  # fmt: skip
+    with pytest.warns(UserWarning, match="calls the network 2 times"):
+        trainer.fit(TwoViews(net, kind), loader(net, samples=16))
+    assert callback.report.total_macs == wanted and callback.total_macs == 2 * wanted
+    assert callback.report.latency_s == pytest.approx(whole.latency_s * wanted / whole.total_macs)
+    assert "2 calls" in callback.report.not_counted[0] and not net._forward_pre_hooks

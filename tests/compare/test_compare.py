@@ -5,7 +5,9 @@ import dataclasses
 import logging
 import os
 import warnings
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -230,7 +232,11 @@ def test_the_caller_s_process_is_left_as_it_was(tmp_path, monkeypatch):
         ({"rows": [{"name": "x", "method": "pepita", "freeze": ["stem"]}]}, "'stem' is no module with parameters(.|\n)*the network has: "),
         ({"adaptt": {}}, "unknown adaptt"),
         ({"adapt": {"epoch": 3}}, "unknown epoch"),
-        ({"seeds": []}, "seeds is empty"),
+        ({"seeds": []}, r"seeds=\[\](.|\n)*one at least"),
+        ({"seeds": [0, 1, 0]}, r"seeds=\[0, 1, 0\](.|\n)*each seed once"),
+        ({"seeds": [0, -1]}, r"seeds=\[0, -1\](.|\n)*from 0"),
+        ({"data": TINY["data"] | {"drift_seed": -1}}, "drift_seed must be a seed"),
+        ({"adapt_samples": 1}, r"training part of .* \(target\) has one class: .(.|\n)*more samples \(adapt_samples\)"),
         ({"rows": [{"name": "x", "method": "pepita", "settings": 3}]}, "row 'x': settings is 3"),
         ({"data": {"dataset": "digits", "drft": "noise"}}, "'drft'\n.*known keys: dataset, drift"),
         ({"data": {"dataset": "digits", "drift": "blur=9"}}, "blur=9: too large"),
@@ -249,6 +255,66 @@ def test_mistakes_in_the_scenario_are_found_before_anything_runs(tmp_path, chang
     with pytest.raises(ValueError, match=said):
         compare(scenario(tmp_path, **changes), tmp_path / "out", jobs=1)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_data_of_one_class_are_refused(tmp_path, part):
+    x, y = np.random.default_rng(0).random((40, 1, 8, 8), "f4"), np.arange(40) % 2
+    of_one = {"train": y, "test": y} | {part: 0 * y}
+    np.savez(tmp_path / "one.npz", x_train=x, x_test=x, **{f"y_{name}": labels for name, labels in of_one.items()})
+    s = scenario(tmp_path, data={"dataset": str(tmp_path / "one.npz"), "drift": "noise=0.1"}, adapt_samples=8)
+    with pytest.raises(LightningFwdError, match=f"{part}.* has one class: 0\n.*nothing to learn"):
+        compare(s, tmp_path / "out", jobs=1)
+    assert not (tmp_path / "out").exists()
+
+
+HEAD = {"method": "sparse_update", "settings": {"train": "head"}}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"name": "none", "method": "backprop"},
+        {"name": "none", "after_statistics": True},
+        {"name": "none", "stages": [{"method": "statistics"}]},
+        {"name": "statistics"},
+        {"name": "statistics", "method": "alignment"},
+        {"name": "statistics", "stages": [{"method": "statistics"}, HEAD]},
+        {"name": "head", "method": "local_loss"},
+        {"name": "head", "method": "sparse_update", "settings": {"train": "biases"}},
+        {"name": "head", "method": "sparse_update", "settings": {"train": "head", "biases": "all"}},
+        {"name": "head", "stages": [HEAD | {"head": "blocks"}]},
+        {"name": "head", "stages": [HEAD | {"choose": [{"train": "head"}, {"train": 2}]}]},
+        {"name": "biases", "stages": [{"method": "backprop"}, {"method": "sparse_update", "settings": {"train": "biases"}}]},
+        {"name": "last block", **HEAD},
+        {"name": "last block", "method": "sparse_update", "settings": {"train": {"stage2": 0.5}}},
+        {"name": "backprop", "method": "pepita"},
+    ],
+)
+def test_a_row_with_a_control_s_name_is_that_control(tmp_path, row):
+    with pytest.raises(LightningFwdError, match=f"(?s)row '{row['name']}': .*is the name of a control.*another name"):
+        scenario(tmp_path, rows=[row])
+    scenario(tmp_path, rows=[row | {"name": "mine"}])
+
+
+def test_controls_at_rates_of_their_own(tmp_path):
+    last = {"method": "sparse_update", "settings": {"train": {"stage2": 1.0, "classifier": 1.0}}, "lr": [0.1, 0.2]}
+    rows = [
+        {"name": "none", "control": True},
+        {"name": "statistics", "stages": [{"method": "statistics"}]},
+        {"name": "head", **HEAD, "lr": 0.1, "after_statistics": True},
+        {"name": "biases", "stages": [{"method": "statistics"}, {"method": "sparse_update", "settings": {"train": "biases"}}]},
+        {"name": "last block", "stages": [last]},
+        {"name": "backprop", "method": "backprop", "settings": {"batch_norm": "fold"}, "freeze": ["stage1"]},
+    ]
+    s = scenario(tmp_path, rows=rows, controls=True)
+    assert [dataclasses.replace(row, control=False) for row in s.all_rows()] == [dataclasses.replace(row, control=False) for row in s.rows]
+
+
+def test_every_recipe_of_a_comparison_is_read(monkeypatch):
+    monkeypatch.setenv("LIGHTNING_FWD_DATA", "data")
+    recipes = [file for file in (Path(__file__).parents[2] / "recipes").glob("*.yaml") if "\nrows:" in file.read_text()]
+    assert len(recipes) > 10 and all(load_scenario(file).rows for file in recipes)
 
 
 @pytest.mark.parametrize("data", [{"dataset": "digits", "drift": "nois"}, {"dataset": "digitz", "drift": "noise"}])

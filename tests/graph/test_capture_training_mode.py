@@ -162,6 +162,25 @@ def test_a_chain_of_children_does_not_leave_out_what_the_root_does_at_random():
         capture(SkipsAtRandom(), torch.zeros(2, 16))
 
 
+class NoisyRoot(nn.Module):
+    """Its own forward adds noise in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.o = nn.Linear(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.training:
+            h = h * (torch.rand(h.shape[0], 1) < 0.5)
+        return self.o(h)
+
+
+def test_what_the_root_itself_leaves_out_is_named_with_the_way_to_keep_it():
+    with pytest.warns(UserWarning, match=r"NoisyRoot.forward .* in training \(rand, lt, mul\).*move that code into a submodule"):
+        capture(NoisyRoot(), torch.zeros(2, 16))
+
+
 def test_scripted_norms_train_and_a_scripted_network_is_refused():
     x, y = torch.randn(8, 16), torch.arange(8) % 4
     net = nn.Sequential(nn.Linear(16, 16), torch.jit.script(nn.Sequential(nn.BatchNorm1d(16), nn.ReLU())), nn.Linear(16, 4))
