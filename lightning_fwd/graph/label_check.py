@@ -141,13 +141,13 @@ class LabelCheck:
 def _labels_of(logits: Tensor, error: Tensor, size: Tensor) -> Tensor:
     """Of rows that are ``k (g(logits) - t)`` with few labels t, g being softmax, sigmoid or the identity, these labels; of others 0.
 
-    Of five classes and more: all but the labels are then one multiple of g, which their median tells.
+    Of seven classes and more: all but the labels are then one multiple of g, which their median tells.
 
     Returns:
         ``(B, C)``.
     """
     labels = torch.zeros_like(error)
-    if error.shape[1] < 5:
+    if error.shape[1] < 7:
         return labels
     for given in (logits.softmax(1), logits.sigmoid(), logits):
         telling = given.abs() > 1e-3 * given.abs().amax(1, keepdim=True)
@@ -157,7 +157,7 @@ def _labels_of(logits: Tensor, error: Tensor, size: Tensor) -> Tensor:
         found = torch.where(where, left / factor, 0.0)
         shares = (found >= 0.1).logical_or(~where).all(1) & ((found.sum(1) - 1).abs() < 0.05)
         several = ((found - 1).abs() < 0.05).logical_or(~where).all(1)
-        alike = (telling & ~where & (error.abs() > 4e-3 * size[:, None])).sum(1) > error.shape[1] // 2
+        alike = (telling & ~where & (error.abs() > 4e-3 * size[:, None])).sum(1) > max(4, error.shape[1] // 2)
         labels = torch.where((alike & (factor[:, 0] > 0) & (shares | several) & (labels == 0).all(1))[:, None], found, labels)
     return labels
 
