@@ -8,35 +8,38 @@ from dataclasses import dataclass
 from types import CodeType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from ..errors import StepError
 from .constants import is_inserted
 
-_KINDS = (bool, int, float, str)
+_NUMBERS = (int, float, str, np.generic)
 _ABSENT = object()
 
 
 @dataclass(slots=True)
 class _Number:
-    """What was read; of a buffer, which may be written to for itself, a copy and its version."""
+    """What was read: a number, some of them, or a tensor, of which a copy is kept, and which it was in what version."""
 
     module: nn.Module
     path: str
     name: str
     value: Any
+    tensor: Tensor | None = None
     version: int = 0
 
     def changed(self) -> Any:
         """What it is now, if that is something else; else None."""
         now = _read(self.module, self.name)
         if not isinstance(now, Tensor) or not isinstance(self.value, Tensor):
-            return None if now is self.value or (type(now) in _KINDS and type(self.value) in _KINDS and now == self.value) else now
-        if now._version != self.version:
-            if now.shape != self.value.shape or not torch.equal(now.to(self.value), self.value):
+            return None if now is self.value or _same(now, self.value) else now
+        if now is not self.tensor or now._version != self.version:
+            narrow = min(now.dtype, self.value.dtype, key=lambda kind: kind.itemsize)  # cast since, it is the same but for rounding
+            if now.shape != self.value.shape or not _same(now.to(self.value.device, narrow), self.value.to(narrow)):
                 return now
-            self.version = now._version
+            self.tensor, self.version = now, now._version
         return None
 
 
@@ -50,19 +53,19 @@ class ReadNumbers:
     def __init__(self, net: nn.Module, graph: fx.Graph):
         called = {str(n.target) for n in graph.nodes if n.op == "call_module" and not is_inserted(str(n.target))}
         inside = {m for path in called for m in net.get_submodule(path).modules()}
-        anew = {str(n.target) for n in graph.nodes if n.op == "get_attr"}
+        read = [str(n.target) for n in graph.nodes if n.op == "get_attr" and not is_inserted(str(n.target))]
+        anew = {id(_at(net, target)) for target in read}
         self._numbers = []
         for path, module in net.named_modules():
             if module in inside or not _is_users(type(module)):
                 continue
             for name in dict.fromkeys(_names(type(module))):
                 value = _read(module, name)
-                if value is _ABSENT or f"{path}.{name}".lstrip(".") in anew:
-                    continue
-                version = 0
                 if isinstance(value, Tensor):
-                    value, version = value.detach().clone(), value._version
-                self._numbers.append(_Number(module, path, name, value, version))
+                    if id(value) not in anew:
+                        self._numbers.append(_Number(module, path, name, value.detach().clone(), value, value._version))
+                elif value is not _ABSENT:
+                    self._numbers.append(_Number(module, path, name, value))
         self._numbers.sort(key=lambda n: isinstance(getattr(type(n.module), n.name, None), property))  # what they read is the better name
 
     def refuse_changed(self, net: nn.Module) -> None:
@@ -85,14 +88,29 @@ class ReadNumbers:
             )
 
 
+def _at(net: nn.Module, target: str) -> Any:
+    path, _, name = target.rpartition(".")
+    return getattr(net.get_submodule(path), name, None)
+
+
 def _read(module: nn.Module, name: str) -> Any:
     if (buffer := module._buffers.get(name)) is not None:
         return buffer
     try:
-        value = getattr(module, name, _ABSENT)
+        value: Any = getattr(module, name, _ABSENT)
     except Exception:  # a property that needs what is not there yet
         return _ABSENT
-    return value if type(value) in _KINDS else _ABSENT
+    if type(value) in (list, tuple) and all(isinstance(v, _NUMBERS) for v in value):
+        return tuple(value)
+    return value if isinstance(value, _NUMBERS) else _ABSENT
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return torch.equal(a, b) or (a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all()))
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return bool(a == b) or bool(a != a and b != b)
 
 
 def _names(cls: type) -> Iterator[str]:

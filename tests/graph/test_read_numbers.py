@@ -1,5 +1,6 @@
 """Numbers that forward reads from attributes are constants of the graph: another value is refused, not ignored."""
 
+import numpy as np
 import pytest
 import torch
 from method_table import Task, loader, tensors, trainer
@@ -93,3 +94,31 @@ def test_a_buffer_may_change_where_the_graph_reads_it():
         else:
             with pytest.raises(lf.StepError, match=r"t of Buffered was tensor\(1\.\) .* now tensor\(4\.\)"):
                 model(x)
+            net.t = torch.tensor(1.0)  # another tensor of the same value
+            torch.testing.assert_close(model(x), net(x))
+            net.t = torch.tensor(5.0)
+            with pytest.raises(lf.StepError, match=r"now tensor\(5\.\)"):
+                model(x)
+
+
+@pytest.mark.parametrize("value", [0.3, np.float64(0.3), (0.3, 2)])
+def test_what_is_the_same_is_no_change(value):
+    class Holds(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.held = nn.Linear(16, 4), value
+            self.register_buffer("t", torch.tensor(0.2).mul_(1.5))
+            self.register_buffer("again", self.t)
+
+        def forward(self, x):
+            factor = self.held[0] if isinstance(self.held, tuple) else self.held
+            return self.a(x) * (factor / self.t)
+
+    net, x = Holds(), torch.randn(4, 16)
+    model = lf.rewrite(net, "backprop", x).eval()
+    net.held = type(value)(value)
+    model.to(torch.bfloat16).load_state_dict(model.state_dict())
+    assert model(x.bfloat16()).shape == (4, 4)
+    net.held = 0.9
+    with pytest.raises(lf.StepError, match="held of Holds"):
+        model(x.bfloat16())
