@@ -82,7 +82,7 @@ class RewrittenModel(View):
         hidden["method"], hidden["_undo"], hidden["_original_trains"] = method, [], False
         hidden["_modes"] = {module: module.training for module in net.modules()}
         self.remember(modules_of(net, graph_module.graph))
-        hidden["_numbers"] = ReadNumbers(net, graph_module.graph)
+        hidden["_numbers"] = ReadNumbers(net, captured, example_input)
         self.inserted = captured.inserted
         counter = torch.zeros((), dtype=torch.int64, device=example_input.device)
         self.inserted.register_buffer("counter", counter)

@@ -85,7 +85,8 @@ class View(nn.Module):
         """Whether an attribute, no parameter, is the network's own and not one that this view has too."""
         if name in self.__dict__ or name == "training" or "original" not in self.__dict__:
             return False
-        theirs = name in vars(self.original) or name in self.original._buffers or hasattr(type(self.original), name)
+        held = vars(self.original)  # empty while it is unpickled
+        theirs = name in held or name in held.get("_buffers", ()) or hasattr(type(self.original), name)
         return theirs and name not in _names_of(type(self))
 
     def __delattr__(self, name: str) -> None:

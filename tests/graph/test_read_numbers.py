@@ -16,7 +16,7 @@ class Annealed(nn.Module):
     def __init__(self):
         super().__init__()
         self.a, self.drop, self.b = nn.Linear(16, 12), nn.Dropout(0.1), nn.Linear(12, 4)
-        self.input_shape, self.t, self.p, self.scaled, self.unread, self.calls = (16,), 1.0, 0.1, True, 3, 0
+        self.input_shape, self.t, self.p, self.scaled, self.unread, self.calls = (16,), 1.5, 0.1, True, 3, 0
 
     @property
     def factor(self):
@@ -65,9 +65,9 @@ def test_it_is_refused_in_inference_too_and_what_is_not_read_may_change():
     net.unread, net.calls, net.drop.p = 4, 7, 0.3
     torch.testing.assert_close(model(x), net(x))
     net.t = 3.0
-    with pytest.raises(lf.StepError, match="t of Annealed was 1.0"):
+    with pytest.raises(lf.StepError, match="t of Annealed was 1.5"):
         model(x)
-    net.t = 1.0
+    net.t = 1.5
     torch.testing.assert_close(model(x), net(x))
 
 
@@ -122,3 +122,47 @@ def test_what_is_the_same_is_no_change(value):
     net.held = 0.9
     with pytest.raises(lf.StepError, match="held of Holds"):
         model(x.bfloat16())
+
+
+class Watched(Task):
+    """Its own network, whose forward looks at counters that change nothing it computes."""
+
+    input_shape = (16,)
+
+    def __init__(self):
+        super().__init__(nn.Linear(16, 4))
+        self.extra, self.calls, self.verbose = nn.Linear(4, 4), 0, False
+
+    def forward(self, x):
+        if self.global_step % 3 == 2 or self.verbose:
+            self.log("extra", 1.0)
+        self.calls = self.calls if self.verbose else 0
+        return self.extra(torch.relu(self.network(x)))
+
+    def on_validation_start(self):
+        self.verbose = True
+
+
+@pytest.mark.parametrize("rule", ["backprop", "local_loss"])
+def test_counters_that_change_nothing_are_no_matter(rule):
+    module = Watched()
+    trainer(rule, max_epochs=2).fit(module, loader(module), loader(module))
+    assert module.trainer.global_step == 2 * len(loader(module))
+
+
+def test_what_begins_to_matter_is_refused():
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.epoch = nn.Linear(16, 4), 0
+
+        def forward(self, x):
+            return self.a(x) * (2.0 if self.epoch > 3 else 1.0)
+
+    net, x = Late(), torch.randn(4, 16)
+    model = lf.rewrite(net, "backprop", x).eval()
+    for net.epoch in range(4):
+        torch.testing.assert_close(model(x), net(x))
+    net.epoch = 4
+    with pytest.raises(lf.StepError, match="epoch of Late was 3"):
+        model(x)
