@@ -9,9 +9,11 @@ squared error, hinge) pulls its own label up where the prediction is another cla
 from __future__ import annotations
 
 import math
+import warnings
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..errors import StepError
 
@@ -29,7 +31,7 @@ class LabelCheck:
     """Counts over the last steps of how the samples' labels stand to the loss; each step adds its batch before anything is changed."""
 
     def __init__(self) -> None:
-        self._steps = 0
+        self._steps, self._warned = 0, False
         self._counts = torch.zeros(8, dtype=torch.float64)  # rows, then of what see() stacks
         self._by_class: Tensor | None = None  # rows of each class whose loss is on one label, and of these on another (2, C)
 
@@ -54,13 +56,12 @@ class LabelCheck:
         logits = logits.detach()
         error = error.float()
         size = error.abs().amax(1)
-        left_out = (size == 0) & (logits.argmax(1) != target)
+        if not bool(size.any()):
+            self._warn_of_no_error(rule)
+            return
+        left_out = _left_out(logits.float(), target, size)
         active = size > 1e-4 * size.max()  # a sample without error says nothing: ignored by the loss, or learned
         logits, target, error, size, lowest = (t[active] for t in (logits.float(), target, error, size, lowest))
-        if not len(error):
-            self._add(torch.tensor([0.0] * 7 + [float(left_out.sum())], dtype=torch.float64))
-            self._refuse_left_out(rule)
-            return
         tiny = max(1e-4, 4 * torch.finfo(logits.dtype).eps)
         negative = (error < -tiny * size[:, None]).sum(1)
         own = error.gather(1, target[:, None])[:, 0] / size
@@ -71,12 +72,23 @@ class LabelCheck:
         against = otherwise & (own > tiny) & (shifted | (own >= beyond))
         elsewhere = (lowest != target) & (negative == 1)
         labels = _labels_of(logits, error, size)
-        mixed, several = _of_two_labels(logits, error, size) & (negative == 2), (labels > 0).sum(1) > 1
+        several, alike = _mixed_alike(labels)
+        mixed = (_of_two_labels(logits, error, size) & (negative == 2)) | several
+        several = several & alike
         self._count_classes(target, labels)
         now = torch.stack([torch.ones_like(otherwise), negative != 1, elsewhere, otherwise, against, mixed, several]).sum(1)
-        self._add(torch.cat([now, left_out.sum()[None]]).cpu().double())
+        self._add(torch.cat([now, left_out[None]]).cpu().double())
         self._refuse_left_out(rule)
         self._conclude(rule, target, torch.where(elsewhere, lowest, target), classes, handed_over)
+
+    def _warn_of_no_error(self, rule: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the loss of this batch is zero times what the network gives, and {rule}'s hidden layers learn from it all the same, by "
+                "losses of their own; to skip a batch, let training_step return None before it calls the network",
+                stacklevel=2,
+            )
 
     def _add(self, now: Tensor) -> None:
         self._counts = self._counts * max(0.0, 1 - float(now[0] + now[7]) / _WINDOW) + now
@@ -89,8 +101,8 @@ class LabelCheck:
                 f"the loss leaves out {left_out / (rows + left_out):.0%} of the samples, and {rule} learns from them all the same: its "
                 "error there is zero, while the model predicts another class than their label",
                 "its hidden layers learn by losses of their own, on every sample that the network is given",
-                "choose the samples before the network (self.net(x[known]), with lf.set_labels(y[known])); skip a batch by returning None; "
-                "or use a rule that learns from your loss alone (backprop, pepita, direct_feedback)",
+                "choose the samples before the network (self.net(x[known]), with lf.set_labels(y[known])); or use a rule that learns from "
+                "your loss alone (backprop, pepita, direct_feedback)",
             )
 
     def _count_classes(self, target: Tensor, labels: Tensor) -> None:
@@ -136,6 +148,28 @@ class LabelCheck:
             "lf.set_labels(labels) before the network (import lightning_fwd as lf); for a loss that is not on one label per sample: a rule "
             "that learns from your loss alone (backprop, pepita, direct_feedback)",
         )
+
+
+def _left_out(logits: Tensor, target: Tensor, size: Tensor) -> Tensor:
+    """How many samples have no error though they are predicted otherwise, where that is not for being easy or hard: their losses lie among
+    those of the others, neither all below (the hardest are mined) nor all above (large losses are cut off)."""
+    out = (size == 0) & (logits.argmax(1) != target)
+    if not bool(out.any()):
+        return out.sum()
+    losses = F.cross_entropy(logits, target, reduction="none")
+    left, kept = losses[out], losses[size > 0]
+    return out.sum() * ((left.max() > kept.min()) & (left.min() < kept.max()))
+
+
+def _mixed_alike(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with several labels ``(B,)``, and whether these are mixed alike: in most rows by the same shares, as one draw for a batch does
+    and a teacher does not."""
+    several, largest = (labels > 0).sum(1) > 1, labels.amax(1)
+    if not bool(several.any()):
+        return several, several.any()
+    alike = (largest - largest[several].median()).abs() < 0.01
+    count = int((several & alike).sum())
+    return several, torch.tensor(count >= _LEAST and count >= 0.8 * int(several.sum()), device=labels.device)
 
 
 def _labels_of(logits: Tensor, error: Tensor, size: Tensor) -> Tensor:

@@ -155,17 +155,41 @@ def test_mixed_labels_are_found_under_every_loss(loss, share, labels, of):
 
     for scale, fits in ((0.1, 0.0), (1.0, 0.7), (3.0, 0.7)):
         with pytest.raises(lf.StepError, match="several classes each, as mixing them does|to another class than their label"):
-            check(mixed, 10, 16, scale, fits=fits)
+            check(mixed, 10, 32, scale, fits=fits)
         if share >= 0.5:  # else the labels handed over are those of the smaller share
-            check(mixed, 10, 16, scale, fits=fits, handed_over=True)
+            check(mixed, 10, 32, scale, fits=fits, handed_over=True)
 
 
 LEFT_OUT = {
     "ignored": lambda z, y: F.cross_entropy(z, y, ignore_index=1),
     "masked": lambda z, y: F.cross_entropy(z[::4], y[::4]),
-    "times zero": lambda z, y: 0 * F.cross_entropy(z, y),
-    "hinge, masked": lambda z, y: F.multi_margin_loss(z[:2], y[:2]),
+    "hinge, masked": lambda z, y: F.multi_margin_loss(z[:4], y[:4]),
 }
+
+
+def distilled(z, y):
+    teacher = torch.randn(z.shape, generator=torch.Generator().manual_seed(1)) + 3 * F.one_hot(y, z.shape[1])
+    return 0.5 * F.cross_entropy(z, y) + 0.5 * F.kl_div(z.log_softmax(1), teacher.softmax(1), reduction="batchmean")
+
+
+CHOSEN = {
+    "distilled": distilled,
+    "hardest": lambda z, y: F.cross_entropy(z, y, reduction="none").topk(max(1, len(y) // 2)).values.mean(),
+    "easiest": lambda z, y: F.cross_entropy(z, y, reduction="none").topk(max(1, len(y) // 2), largest=False).values.mean(),
+    "cut off": lambda z, y: F.cross_entropy(z, y, reduction="none").clamp(max=2.0).mean(),
+}
+
+
+@pytest.mark.parametrize("kind", CHOSEN)
+@pytest.mark.parametrize("classes", [4, 10])
+def test_a_teacher_and_samples_chosen_by_their_loss_are_no_alarm(kind, classes):
+    for scale, fits in ((0.1, 0.0), (1.0, 0.7), (3.0, 1.0), (3.0, 0.4)):
+        check(CHOSEN[kind], classes, 32, scale, fits=fits)
+
+
+def test_a_batch_that_counts_for_nothing_is_told():
+    with pytest.warns(UserWarning, match="zero times(.|\n)*return None"):
+        check(lambda z, y: 0 * F.cross_entropy(z, y), 4, 16, 1.0)
 
 
 @pytest.mark.parametrize("kind", LEFT_OUT)
