@@ -67,9 +67,10 @@ class ReadNumbers:
         inside = {m for path in called for m in net.get_submodule(path).modules()}
         read = [str(n.target) for n in nodes if n.op == "get_attr" and not is_inserted(str(n.target))]
         anew = {id(_at(net, target)) for target in read}
+        through = {"", *(path for n in nodes for path in n.meta.get("nn_module_stack", ()))}  # others, such as a metric, were not run
         self._numbers: list[_Number] = []
         for path, module in net.named_modules():
-            if module in inside or not _is_users(type(module)):
+            if path not in through or module in inside or not _is_users(type(module)):
                 continue
             for name in dict.fromkeys(_names(type(module))):
                 value = _read(module, name)

@@ -131,13 +131,16 @@ class Watched(Task):
 
     def __init__(self):
         super().__init__(nn.Linear(16, 4))
-        self.extra, self.calls, self.verbose = nn.Linear(4, 4), 0, False
+        self.extra, self.calls, self.verbose, self.metric = nn.Linear(4, 4), 0, False, Annealed()
 
     def forward(self, x):
         if self.global_step % 3 == 2 or self.verbose:
             self.log("extra", 1.0)
         self.calls = self.calls if self.verbose else 0
         return self.extra(torch.relu(self.network(x)))
+
+    def on_train_batch_end(self, *args):
+        self.metric.t += 1  # of a child that forward does not call
 
     def on_validation_start(self):
         self.verbose = True
