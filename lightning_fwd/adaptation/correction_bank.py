@@ -7,6 +7,7 @@ own words. There it stands beside SPSA over normalisation parameters; here besid
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import torch
@@ -106,11 +107,17 @@ class CorrectionBank:
         """
         now = self._now()
         lowest, best, taken = float(loss_of()), now, -1
-        for row, correction in enumerate(self.corrections):
-            self._put(self._home + correction)
-            if not torch.equal(self._home + correction, now) and (loss := float(loss_of())) < lowest:
-                lowest, best, taken = loss, self._home + correction, row
-        self._put(best)
+        lowest = lowest if math.isfinite(lowest) else math.inf  # diverged: whatever is stored is better
+        try:
+            for row, correction in enumerate(self.corrections):
+                self._put(self._home + correction)
+                if not torch.equal(self._home + correction, now) and (loss := float(loss_of())) < lowest:
+                    lowest, best, taken = loss, self._home + correction, row
+        except BaseException:
+            best = now
+            raise
+        finally:
+            self._put(best)
         return taken
 
     def beside(self, report: CostReport) -> CostReport:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ..errors import LightningFwdError
+
 _SMALLEST = 1e-8  #: variance
 
 
@@ -32,8 +34,18 @@ class DomainChange:
 
     @torch.no_grad()
     def see(self, features: Tensor) -> bool:
-        """Whether a batch ``(B, C, ...)`` is of another domain than those before it; then it is the first of that."""
+        """Whether a batch ``(B, C, ...)`` is of another domain than those before it; then it is the first of that.
+
+        Raises:
+            LightningFwdError: fewer than two values per channel, or values that are not finite.
+        """
         channels = features.transpose(0, 1).flatten(1).double()
+        if channels.shape[1] < 2 or not bool(channels.isfinite().all()):
+            raise LightningFwdError(
+                f"DomainChange: features of shape {tuple(features.shape)}" + (", not all finite" if channels.shape[1] > 1 else ""),
+                "a mean and a variance of each channel are compared",
+                "give batches of several finite values per channel; of few values chance alone is a distance above the threshold",
+            )
         mean, variance = channels.mean(1), channels.var(1, correction=0)
         self.distance = 0.0
         if self._moments is not None:

@@ -82,6 +82,8 @@ def _tensors(data: Any) -> tuple[Tensor, Tensor | None]:
     parts = [_tensors(batch) for batch in data]
     if not parts:
         raise LightningFwdError("adapt got no samples", "the data are empty", mend)
+    if any(x.ndim < 2 or (y is not None and y.ndim < 1) for x, y in parts):
+        raise LightningFwdError("adapt got single samples in a list", "", "give batches (B, ...), such as a DataLoader makes of them")
     if len(shapes := {x.shape[1:] for x, _ in parts}) > 1:
         raise LightningFwdError(
             f"adapt got samples of shapes {' and '.join(str(tuple(s)) for s in shapes)}", "", "give samples of one kind"

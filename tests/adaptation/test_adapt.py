@@ -208,6 +208,7 @@ def test_samples_come_in_every_form(net):
         ([{"method": "sparse_update", "lr": [0.1, 0.01]}], None, {"held_back": 0.0}, "leaves a choice open"),
         (["statistics"], [], {}, "no samples"),
         (["statistics"], 3, {}, "got int"),
+        (["statistics"], [(torch.zeros(1, 8, 8)[0, 0], torch.tensor(1))] * 3, {}, "single samples"),
         (["statistics"], None, {"unlabelled": torch.zeros(3, 2, 8, 8)}, r"unlabelled samples have shape"),
     ],
 )

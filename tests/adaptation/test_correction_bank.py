@@ -136,3 +136,31 @@ def test_a_change_of_domain_is_the_divergence_of_its_channels():
     assert [change.see(x), change.see(x + 0.01), change.see(2 * x + 0.5)] == [False, False, True]
     assert change.distance == pytest.approx(wanted, rel=0.05)
     assert [change.see(2 * x + 0.5), change.see(2.1 * x + 0.5), change.see(x)] == [False, False, True]
+
+
+def test_recall_survives_a_loss_that_fails_and_a_network_that_diverged(case):
+    net, x, y = case
+    bank = lf.CorrectionBank(net, capacity=3)
+    moved(net, 0)
+    bank.store()
+    moved(net, 1)
+    before, calls = flat(net), []
+
+    def fails():
+        calls.append(1)
+        if len(calls) > 1:
+            raise RuntimeError
+        return 1.0
+
+    with pytest.raises(RuntimeError):
+        bank.recall(fails)
+    assert torch.equal(flat(net), before)
+    with torch.no_grad():
+        next(net.parameters()).fill_(float("nan"))
+    assert bank.recall(lambda: F.cross_entropy(net(x), y)) >= 0 and bool(flat(net).isfinite().all())
+
+
+@pytest.mark.parametrize("features", [torch.zeros(1, 4), torch.full((4, 4), float("nan"))])
+def test_a_batch_that_tells_no_moments_is_refused(features):
+    with pytest.raises(lf.LightningFwdError, match="several finite values per channel"):
+        lf.DomainChange().see(features)
