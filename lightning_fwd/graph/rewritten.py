@@ -20,6 +20,7 @@ from .out_of_place import make_activations_out_of_place
 from .pending import PendingSteps, start
 from .programs import BlockRunner, around_last_block, copy_of, modules_of, output_shape, whole
 from .read_numbers import ReadNumbers
+from .refuse_call import refuse_learning_ahead, refuse_other_shape, refuse_plain_training
 from .segment import Segment
 from .step import Part, StepRecord
 from .training_mode import TrainingEffects
@@ -116,32 +117,16 @@ class RewrittenModel(View):
         self.refuse_replaced_children()
         self._numbers.refuse_changed(self.original)
         if self.fixed_shape and tuple(x.shape[1:]) != self.input_shape:
-            raise StepError(
-                f"{type(self.original).__name__} got samples of shape {tuple(x.shape[1:])}, the model was rewritten with "
-                f"{self.input_shape}",
-                "its forward counts or asserts by sizes, which are numbers in the captured graph",
-                "give samples of that shape, or rewrite with an example of this one: ForwardOnlyStrategy(method, example_input=x)",
-            )
+            refuse_other_shape(self.original, tuple(x.shape[1:]), self.input_shape)
         if not ((self.training or self.pending.stepping) and torch.is_grad_enabled()):
             return self.method.predict(self, x)
         if self.method.needs_target and not self.pending.stepping:
-            raise StepError(
-                f"a model rewritten for {type(self.method).__name__} was run in training mode outside a training step of its rule",
-                "a plain Trainer or loop trains it; a LightningModule stays rewritten after fit",
-                "for plain training call lf.unwrap(module) first (import lightning_fwd as lf); to go on with the rule, use its "
-                "Lightning strategy or "
-                "`with model.step(labels):`; to predict, call model.eval()",
-            )
+            refuse_plain_training(self.method)
         self.method.check_step(self, x, self.pending.target)
         before = x
         if x.requires_grad:
             if not self.method.reaches_input:
-                raise StepError(
-                    "the input of the network requires grad, as behind layers that learn",
-                    f"{type(self.method).__name__} passes no error on into the input, so they would learn nothing",
-                    "freeze them or detach the input; or make them part of the network (ForwardOnlyStrategy(method, module=...)), or "
-                    "use backprop",
-                )
+                refuse_learning_ahead(self.method)
             x = x.detach().requires_grad_()
         pending = self.pending
         pending.called = True

@@ -21,7 +21,6 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from ..errors import ExampleError, LightningFwdError, NoInputError
-from ..graph.constants import COUNTER
 from ..graph.module_table import ModuleTable
 from ..graph.refuse_backward import require_finite_loss
 from ..graph.rewritten import RewrittenModel
@@ -31,6 +30,7 @@ from .adopting import adopt_inserted, give_up_inserted
 from .averaging import rewrite_averages, spare_frozen_norms
 from .backward_settings import backward_settings
 from .batch import Key, input_of, target_of
+from .checkpoints import refuse_optimizer_state, require_inserted, warn_of_dropped
 from .example import example_of_checkpoint, is_training_batch, refuse_no_call
 from .first_call import step_of_first_call
 from .fresh_layers import warn_fresh_layers
@@ -319,20 +319,11 @@ class TrainsByRule(Strategy):
                 self._install(self.connected, example_of_checkpoint(saved, self.connected), direct=True)
                 rewrite_averages(self.connected)
             inserted, folded = saved["inserted"], saved.get("folded", {})
-            if inserted and (lacking := [key for key in inserted_state(self.connected) if key not in inserted]):
-                raise LightningFwdError(
-                    f"the checkpoint lacks {', '.join(lacking[:3])}{', ...' if lacking[3:] else ''} of what its rule inserted",
-                    "it is damaged, or was written by another version: training would go on with what was drawn anew",
-                    "take another checkpoint, or start a new fit from its weights",
-                )
+            if inserted:
+                require_inserted(inserted_state(self.connected), inserted)
             checkpoint["state_dict"].update(saved["averaged"])  # for the callback, which reads it next
-        elif dropped := [key for key in saved.get("inserted", {}) if not key.endswith(COUNTER)]:
-            rank_zero_warn(
-                f"the checkpoint holds {len(dropped)} tensors that its rule inserted "
-                f"({', '.join(dropped[:3])}{', ...' if dropped[3:] else ''}); "
-                f"they are dropped and start anew: it was written by {saved['method']}, this is {self.method!r}. "
-                "The network's own weights are loaded. To keep what was inserted, use the settings of the checkpoint."
-            )
+        else:
+            warn_of_dropped(saved, self.method)
         self.connected.load_state_dict({**checkpoint["state_dict"], **inserted}, strict=strict)
         load_folded_state(self.connected, folded, checkpoint["state_dict"])
 
@@ -341,12 +332,7 @@ class TrainsByRule(Strategy):
         try:
             super().load_optimizer_state_dict(checkpoint)
         except ValueError as error:
-            method = checkpoint.get("lightning_fwd", {}).get("method", "plain training")
-            raise LightningFwdError(
-                f"the checkpoint's optimizer state does not fit: {error}",
-                f"it was written by {method}, and each rule has parameters of its own (this is {self.method!r})",
-                "resume with the same rule, or start a new fit from the checkpoint's weights",
-            ) from error
+            refuse_optimizer_state(checkpoint, self.method, error)
 
 
 def _has_own_backward(module: LightningModule) -> bool:
