@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -16,7 +16,7 @@ from typing_extensions import override
 from lightning_fwd.data.arguments import require, require_kinds
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, DriftChain, as_drift, drift_as_plain
-from lightning_fwd.data.har import HAR_DRIFTS
+from lightning_fwd.data.har import HAR_DRIFTS, real_and_simulated
 from lightning_fwd.data.inputs import Arithmetic, InputForm, Inputs, Normalize
 from lightning_fwd.data.loader import ResumableLoader, tensor_loader
 from lightning_fwd.data.lookup import load_dataset, load_domains
@@ -47,7 +47,8 @@ class DriftDataModule(L.LightningDataModule):
     Args:
         dataset: a name or a path, see `load_dataset`.
         drift: what `as_drift` reads: "noise", "contrast=0.3+noise=0.04", {"kind": "blur", "level": 2}, a `Drift`, or a
-            list of these. For "har" also a real drift: "device" (the default), "subject" or "both".
+            list of these. For "har" also a real drift: "device" (the default), "subject" or "both"; more may follow ("subject+noise=0.5"):
+            without one, the target has the very recordings, and people, of the source.
         drift_severity: severity of a single drift named without one.
         drift_seed: seed of the drift, for drifts that state none. Not the seed of the run: the drifted world stays the
             same over repetitions.
@@ -100,8 +101,8 @@ class DriftDataModule(L.LightningDataModule):
         arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         require_kinds(arguments)
-        self.real_drift = self._real_drift(dataset, drift, drift_severity)
-        self.drift = as_drift(None if self.real_drift else drift, drift_severity, drift_seed)
+        self.real_drift, simulated = self._divided(dataset, drift, drift_severity)
+        self.drift = as_drift(simulated, drift_severity, drift_seed)
         if view == "target" and not (self.drift or self.real_drift or target_dataset or class_shares):
             raise ValueError("view='target' would be the source: give a drift (drift='noise', ...), a target_dataset or class_shares")
         require(view in ("source", "target"), "view", view, "'source' or 'target'")
@@ -121,7 +122,9 @@ class DriftDataModule(L.LightningDataModule):
         self._resumed: dict[str, int] | None = None  # from a checkpoint: where in its epoch the training was
         # Plain values only, so that checkpoints load with weights_only=True. Not logged: the logger would refuse a
         # `seed` or `batch_size` that the LightningModule states too.
-        plain = self.real_drift or drift_as_plain(self.drift)
+        plain = drift_as_plain(self.drift)
+        if self.real_drift is not None:
+            plain = [self.real_drift, *plain] if plain else self.real_drift
         self.save_hyperparameters(arguments | {"drift": plain, "drift_severity": None}, logger=False)
 
     def changed(self, **arguments) -> DriftDataModule:
@@ -272,16 +275,15 @@ class DriftDataModule(L.LightningDataModule):
         x, y = self.tensors(split)
         return tensor_loader(x, y, self.batch_size, shuffle_seed=shuffle_seed, num_workers=self.num_workers)
 
-    def _real_drift(self, dataset: str, drift: object, severity: float | None) -> str | None:
+    def _divided(self, dataset: str, drift: object, severity: float | None) -> tuple[str | None, Any]:
         if dataset != "har":
-            return None
+            return None, drift
         if drift is None and severity is None:
-            return HAR_DRIFTS[0]
-        if not isinstance(drift, str) or drift not in HAR_DRIFTS:
-            return None
-        if severity is not None:
-            raise ValueError(f"drift {drift!r} of 'har' is a real one and has no severity, got {severity}")
-        return drift
+            return HAR_DRIFTS[0], None
+        real, simulated = real_and_simulated(drift)
+        if real is not None and simulated is None and severity is not None:
+            raise ValueError(f"drift {real!r} of 'har' is a real one and has no severity, got {severity}")
+        return real, simulated
 
     def _domain(self, view: View) -> Dataset:
         root, name = self._arguments["root"], self._arguments["dataset"]

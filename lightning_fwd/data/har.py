@@ -6,7 +6,9 @@ windows of 64 readings at a stride of 32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -59,6 +61,18 @@ def har_domains(path: Path) -> dict[str, tuple[Dataset, Dataset]]:
         "subject": (source, by_subject(phone & ~known, f"phone, {others}")),
         "both": (source, by_subject(watch & ~known, f"watch, {others}")),
     }
+
+
+def real_and_simulated(drift: Any) -> tuple[str | None, Any]:
+    """A drift divided: the real one it begins with, or None, and what comes on top, or None.
+
+    Args:
+        drift: "subject", "subject+noise=0.5", a list that begins with a real one, or a simulated drift in any form.
+    """
+    parts: Any = drift.split("+") if isinstance(drift, str) else drift
+    if not isinstance(parts, Sequence) or not parts or not isinstance(parts[0], str) or parts[0].strip() not in HAR_DRIFTS:
+        return None, drift
+    return parts[0].strip(), list(parts[1:]) or None
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray], classes: tuple[str, ...]) -> None:

@@ -182,8 +182,23 @@ def test_har_drifts_for_real():
     assert made_up.title == "HAR (phone), noise=0.5"
     with pytest.raises(ValueError, match="'watch'; known are: noise"):
         source.changed(drift="watch")
+    with pytest.raises(ValueError, match="'subject'; known are: noise"):
+        source.changed(drift="noise+subject")
     with pytest.raises(ValueError, match="'both' of 'har' is a real one and has no severity"):
         source.changed(drift="both", drift_severity=1.0)
+
+
+@needs_data
+@pytest.mark.parametrize("drift", ["subject+noise=0.5", ["subject", "noise=0.5"], ("subject", {"kind": "noise", "severity": 0.5})])
+def test_har_simulated_drift_on_other_people(drift):
+    people = DriftDataModule("har", drift="subject", view="target", root=DATA)
+    noisy = people.changed(drift=drift)
+    assert noisy.title == "HAR (phone, subjects from 16), noise=0.5" and noisy.real_drift == "subject"
+    assert torch.equal(noisy.tensors("test", "source")[0], people.tensors("test", "source")[0])
+    (x, y), (drifted, same) = people.tensors("test"), noisy.tensors("test")
+    assert torch.equal(y, same) and (drifted - x).std().item() == pytest.approx(0.5, abs=0.01)
+    again = DriftDataModule(**dict(noisy.hparams))
+    assert torch.equal(again.tensors("test")[0], drifted)
 
 
 @needs_data
