@@ -35,11 +35,11 @@ def adapt(
     """Run the stages in order on a copy of a network.
 
     A share of the labelled samples is held back. A stage is kept if the loss there, each network's at its own best scale of the logits,
-    is lower with it than without, and if it does not lose more right answers than it wins by more than their standard error; of several
-    rates or settings that do no harm the one with the lowest loss is taken. Until a stage has learned from labels, all of them judge:
-    none was used. At the end the stages that were kept are run once more, from before the first that learns, with their rates, on all
-    labelled samples; what comes out is taken if it fits these better than before. Without labels nothing guards, and settings are chosen by
-    the entropy of the predictions.
+    is lower with it than without, and if it does not lose more right answers than it wins by more than their standard error; what learned
+    from no label has to gain more than that gain's standard error. Of several rates or settings that pass, the one with the lowest loss
+    is taken. Until a stage has learned from labels, all of them judge: none was used. At the end the stages that were kept are run once
+    more, from before the first that learns, with their rates, on all labelled samples; what comes out is taken if it fits these better
+    than before. Without labels nothing guards, and settings are chosen by the entropy of the predictions.
 
     Args:
         net: a classifier, or, with ``firmware.anomalies``, a network that reconstructs; left as it is.
@@ -154,6 +154,8 @@ class _Run:
                 diverged.append(why or "its loss is not finite")
                 continue
             harm = after.against(before) if self.guarded else ""
+            if self.guarded and not stage.learns:
+                harm = harm or after.chance(before)
             if best is None or (bool(harm), after.loss) < (bool(best[0]), best[1]):  # of those that do no harm the lowest loss
                 best = harm, after.loss, candidate, net
         if best is None:

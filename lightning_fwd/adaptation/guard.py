@@ -117,10 +117,12 @@ class Verdict:
             Guo et al. 2017, arXiv 1706.04599); without labels the mean entropy of the predictions; in nats. Of reconstructions the mean
             squared error. Infinite if not finite.
         right: ``(N,)`` which samples it classifies rightly; None without labels or classes.
+        losses: ``(N,)`` of each labelled sample, at the same scale; None where they are not kept.
     """
 
     loss: float
     right: Tensor | None
+    losses: Tensor | None = None
 
     def better_than(self, best: Verdict) -> bool:
         """Whether an epoch is better than the best one so far: by a thousandth and a little more, for what is less is rounding."""
@@ -137,6 +139,14 @@ class Verdict:
             return "it does harm"
         lost, won = self.changed(before)
         return f"it does harm: it loses {lost} right answers and wins {won}" if lost - won > math.sqrt(lost + won) else ""
+
+    def chance(self, before: Verdict) -> str:
+        """What speaks for chance: that the samples' losses fall by no more than the standard error of what they gain; empty if nothing."""
+        if self.losses is None or before.losses is None or len(self.losses) < 2:
+            return ""
+        gains = (before.losses - self.losses).double()
+        gain, error = float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
+        return "" if gain > error else f"it may be chance: the loss falls by {gain:.2g}, with a standard error of {error:.2g}"
 
     def changed(self, before: Verdict) -> tuple[int, int]:
         """How many right answers it loses and how many it wins; none without labels."""
@@ -156,6 +166,8 @@ def judge(net: nn.Module, x: Tensor, y: Tensor | None) -> Verdict:
     if y is None:
         logs = logits.log_softmax(1)
         loss = -float((logs.exp() * logs).sum(1).mean())
-    else:
-        loss = min(float(F.cross_entropy(logits * scale, y)) for scale in SCALES)
-    return Verdict(loss if loss == loss else float("inf"), None if y is None else logits.argmax(1) == y)
+        return Verdict(loss if loss == loss else float("inf"), None)
+    loss, best = min((float(F.cross_entropy(logits * scale, y)), scale) for scale in SCALES)
+    if not math.isfinite(loss):
+        return Verdict(math.inf, logits.argmax(1) == y)
+    return Verdict(loss, logits.argmax(1) == y, F.cross_entropy(logits * best, y, reduction="none"))

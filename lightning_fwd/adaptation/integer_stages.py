@@ -281,7 +281,7 @@ class IntegerTraining:
             total += entropies(logits, exponent) if part is None else losses(logits, exponent, part, SCALES)
             right.append(logits.argmax(1) == part if part is not None else None)
         least = int(total.min())
-        return IntegerVerdict(least * NATS / len(index), None if y is None else torch.cat(right), least)
+        return IntegerVerdict(least * NATS / len(index), None if y is None else torch.cat(right), total=least)
 
     def weights(self) -> dict[str, Tensor]:
         """What the stages share and change."""
@@ -295,7 +295,7 @@ class IntegerTraining:
 class IntegerVerdict(Verdict):
     """In integers, as the device has it. Attributes: total: the loss of all samples, see :mod:`lightning_fwd.integer.judging`."""
 
-    total: int
+    total: int = 0
 
     def better_than(self, best: Verdict) -> bool:
         assert isinstance(best, IntegerVerdict) and self.right is not None

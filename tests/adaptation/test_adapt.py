@@ -124,7 +124,7 @@ def test_what_may_be_chosen_is_priced(net, tmp_path):
 
 def test_kept_stages_learn_from_all_labels_in_the_end(net):
     x, y = drifted(net)
-    stage = lf.Stage(lf.SparseUpdate("head"), lr=0.05, epochs=3)
+    stage = lf.Stage(lf.SparseUpdate("head"), lr=0.05, epochs=10)
     done = lf.adapt(net, [stage], (x, y), seed=4)
     expected = train(net, next(stage.candidates()), x, y, 4)
     assert done.stages[0].kept and unchanged(done.network, expected.state_dict())
@@ -136,7 +136,7 @@ def test_kept_stages_learn_from_all_labels_in_the_end(net):
 @pytest.mark.parametrize("end", ["worse", "diverged"])
 def test_a_last_run_that_ends_worse_is_not_taken(net, end, monkeypatch):
     x, y = drifted(net)
-    stages = [lf.Stage(lf.SparseUpdate("head"), lr=0.05, epochs=3)]
+    stages = [lf.Stage(lf.SparseUpdate("head"), lr=0.05, epochs=10)]
     tried = lf.adapt(net, stages, (x, y), refit=False).network
 
     def unstable(state, stage, samples, labels, seed):
@@ -252,7 +252,7 @@ def test_few_labels_get_as_many_steps_as_many(net, monkeypatch):
     """Two thirds of 24 samples in batches of 16 are one step an epoch, all of them two; 96 samples have steps enough in their epochs."""
     module, taken = sys.modules["lightning_fwd.adaptation.train"], []
     monkeypatch.setattr(module, "_order", lambda *a, known=module._order: [taken.append(1) or batch for batch in known(*a)])
-    stage = lf.Stage(lf.SparseUpdate("head"), lr=0.01, epochs=3, steps=20)
+    stage = lf.Stage(lf.SparseUpdate("head"), lr=0.1, epochs=3, steps=20)
     for count, epochs in ((24, 14), (96, 4), (200, 3)):
         assert stage.for_labels(count).epochs == epochs
     lf.adapt(net, [stage], drifted(net, 24))
@@ -295,6 +295,25 @@ def test_a_lower_loss_that_costs_right_answers_is_harm():
     one_less[0] = False
     assert Verdict(0.5, one_less).against(before) == ""  # within its standard error
     assert before.against(Verdict(0.5, right)) == "it does harm"
+
+
+def test_a_gain_that_may_be_chance_does_not_count():
+    """What a few samples gain has to exceed its standard error; what all gain a little of does."""
+    losses, right = torch.ones(16), torch.ones(16, dtype=torch.bool)
+    before = Verdict(1.0, right, losses)
+    evenly = losses - 0.01 - 0.001 * torch.arange(16)
+    few = losses + 0.01
+    few[0] = -0.5
+    for after, chance in ((evenly, False), (few, True)):
+        verdict = Verdict(float(after.mean()), right, after)
+        assert verdict.against(before) == "" and verdict.chance(before).startswith("it may be chance") is chance
+        assert verdict.chance(Verdict(1.0, right)) == ""  # a device keeps no losses
+
+
+def test_chance_is_held_against_stages_without_labels_alone(net, monkeypatch):
+    monkeypatch.setattr(Verdict, "chance", lambda self, before: "it may be chance: so it is said")
+    done = lf.adapt(net, ["statistics", lf.Stage("sparse_update", {"train": "head"}, lr=0.1)], drifted(net))
+    assert [stage.kept for stage in done.stages] == [False, True] and str(done).count("so it is said") == 1
 
 
 def test_the_rate_that_does_no_harm_is_taken_before_one_of_lower_loss(monkeypatch):
