@@ -4,7 +4,7 @@ A sample's score is the mean squared difference of what the network reads and wh
 threshold comes from scores of few normal samples: their logarithms are taken as normal, and the threshold is the one-sided prediction
 bound for one more (Hahn, "Statistical intervals for a normal population", 1970): on average over samples that it was made from, the asked
 share of normal ones lies above it, however few they were. A quantile of a gamma fit, as in the baselines of DCASE, or of the scores
-themselves takes what few samples show for the truth and raises too many alarms (adaptation/README.md has both).
+themselves takes what few samples show for the truth and raises too many alarms (recipes/drift/README.md has both).
 
 ``lfwd_anomaly.c`` of the exporter does the same, operation by operation.
 """
