@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import LightningFwdError, StepError
+from ..settings import seed_fault
 from .firmware import Firmware, adapt_as_firmware
-from .guard import Samples, judge, read_samples, split
+from .guard import Samples, judge, read_samples, require_counts, split
 from .result import AGAIN, Adaptation, StageResult
-from .stage import Stage, as_stages
+from .stage import Stage, as_stages, require_labels
 from .train import train
 
 
@@ -37,7 +38,7 @@ def adapt(
     A share of the labelled samples is held back. A stage is kept if the loss there, each network's at its own best scale of the logits,
     is lower with it than without, and if it does not lose more right answers than it wins by more than their standard error; what learned
     from no label has to gain more than that gain's standard error. Of several rates or settings that pass, the one with the lowest loss
-    is taken. Until a stage has learned from labels, all of them judge: none was used. At the end the stages that were kept are run once
+    is taken. Until a stage has followed a loss on labels, all of them judge. At the end the stages that were kept are run once
     more, from before the first that learns, with their rates, on all labelled samples; what comes out is taken if it fits these better
     than before. Without labels nothing guards, and settings are chosen by the entropy of the predictions.
 
@@ -48,9 +49,10 @@ def adapt(
         unlabelled: more samples of the target, for stages that need no labels.
         held_back: the share of labelled samples that judge; 0: no stage is guarded, and each must say all its settings.
         refit: whether kept stages learn from the samples held back too, in the end.
-        seed: of what is held back and of the order of samples.
+        seed: of what is held back, of the order of samples, and of what the network draws (dropout).
         firmware: do what the exported library does on the device, draw by draw: a buffer of samples, constant rates, early stopping, the
-            best weights kept, and no last run (``refit``).
+            best weights kept, and no last run (``refit``). It keeps no loss of each sample: a lower loss is enough for a
+            stage without labels.
         source: inputs without drift ``(N, ...)``, by which ``firmware`` in integers finds its scales: those given to the export.
 
     Raises:
@@ -58,7 +60,7 @@ def adapt(
     """
     stages, samples = as_stages(stages), read_samples(data, unlabelled)
     loop = Firmware() if firmware is True else firmware or None
-    _check(stages, samples, held_back, loop is not None and loop.anomalies is not None)
+    _check(net, stages, samples, held_back, seed, loop is not None and loop.anomalies is not None)
     if loop is not None:
         return adapt_as_firmware(net, stages, samples, loop, held_back, seed, source)
     run = _Run(samples, held_back, seed)
@@ -82,28 +84,23 @@ def adapt(
     return Adaptation(state, results)
 
 
-def _check(stages: list[Stage], samples: Samples, held_back: float, all_normal: bool) -> None:
-    if not 0.0 <= held_back < 1.0:
-        raise LightningFwdError(f"adapt: held_back={held_back}", "it is a share of the labelled samples", "use 0 <= held_back < 1")
+def _check(net: nn.Module, stages: list[Stage], samples: Samples, held_back: float, seed: int, all_normal: bool) -> None:
+    if not isinstance(net, nn.Module):
+        raise LightningFwdError(f"adapt got {type(net).__name__} for a network", "", "give a torch.nn.Module")
+    fault = seed_fault(seed) if isinstance(seed, int) else "give a whole number"
+    if fault:
+        raise LightningFwdError(f"adapt: seed={seed!r}", "", fault)
+    require_counts(0 if samples.y is None else len(samples.x), len(samples.inputs), held_back)
     if not bool(torch.isfinite(samples.inputs).all()):
         raise LightningFwdError(
             "adapt: samples that are not finite", "nothing could be learned from them, nor judged", "look for bad values"
         )
-    if samples.y is not None and (samples.y.is_floating_point() or int(samples.y.min()) < 0):
-        raise LightningFwdError(f"adapt: labels of {samples.y.dtype} from {samples.y.min():g}", "they are class indices", "count from 0")
+    if samples.y is not None and int(samples.y.min()) < 0:
+        raise LightningFwdError(f"adapt: labels from {samples.y.min():g}", "they are class indices", "count from 0")
     if all_normal and samples.y is not None:
         raise LightningFwdError("adapt: labels for a network that reconstructs", "all its samples are normal", "give x alone")
-    reading = [stage.name for stage in stages if stage.reads_labels]
-    if reading and samples.y is None and not all_normal:
-        raise LightningFwdError(
-            f"stage {reading[0]} learns from labels and got none", "", "give (x, y), or stages without labels: statistics, alignment"
-        )
-    if samples.y is not None and held_back > 0 and len(split(samples.y, held_back, 0)[1]) < 2:
-        raise LightningFwdError(
-            f"adapt: {held_back:g} of {len(samples.y)} labelled samples are too few to judge by",
-            "",
-            "hold more back, or none (held_back=0)",
-        )
+    if not all_normal:
+        require_labels(stages, 0 if samples.y is None else len(samples.x))
     if held_back == 0 and (unsaid := [stage.name for stage in stages if stage.is_open and (stage.learns or samples.y is not None)]):
         raise LightningFwdError(
             f"stage {unsaid[0]} leaves a choice open and held_back is 0", "nothing judges what is best", "give one rate and all settings"

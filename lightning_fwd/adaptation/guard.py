@@ -57,6 +57,24 @@ def read_samples(data: Any, unlabelled: Any = None) -> Samples:
     return Samples(_usable(x), None if y is None else _usable(y.long()), None if more is None else _usable(more))
 
 
+def require_counts(labelled: int, inputs: int, held_back: float) -> None:
+    """So many labelled samples, of so many inputs in all, suffice to learn from and to judge by, whatever the seed.
+
+    Raises:
+        LightningFwdError: they do not, or ``held_back`` is no share.
+    """
+    if not isinstance(held_back, int | float) or not 0.0 <= held_back < 1.0:
+        raise LightningFwdError(f"adapt: held_back={held_back!r}", "it is a share of the labelled samples", "use 0 <= held_back < 1")
+    if labelled < 0 or inputs < max(2, labelled):
+        raise LightningFwdError(f"adapt: {labelled} labelled samples of {inputs}", "it needs two samples at least", "collect more")
+    if labelled and held_back > 0:
+        what = f"adapt: {held_back:g} of {labelled} labelled samples are"
+        if math.floor(labelled * held_back + 1e-9) < 2:
+            raise LightningFwdError(f"{what} too few to judge by", "", "hold more back, or none (held_back=0)")
+        if math.floor(labelled * (1 - held_back) + 1e-9) < 1:
+            raise LightningFwdError(f"{what} all there are", "nothing is left to learn from", "hold less back")
+
+
 def _usable(data: Tensor) -> Tensor:
     """Without a history; tensors of inference mode cannot be learned from."""
     return data.clone() if data.is_inference() else data.detach()
@@ -135,6 +153,8 @@ class Verdict:
         its answers. And of its right answers it may lose no more than it wins and their standard error (the square root of both together,
         McNemar 1947).
         """
+        if self.loss == before.loss:
+            return "it changes nothing"
         if not self.loss < before.loss:
             return "it does harm"
         lost, won = self.changed(before)
@@ -144,9 +164,14 @@ class Verdict:
         """What speaks for chance: that the samples' losses fall by no more than the standard error of what they gain; empty if nothing."""
         if self.losses is None or before.losses is None or len(self.losses) < 2:
             return ""
-        gains = (before.losses - self.losses).double()
-        gain, error = float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
+        gain, error = self.gain(before)
         return "" if gain > error else f"it may be chance: the loss falls by {gain:.2g}, with a standard error of {error:.2g}"
+
+    def gain(self, before: Verdict) -> tuple[float, float]:
+        """By how much the samples' losses fall on average, and the standard error of that mean; in nats."""
+        assert self.losses is not None and before.losses is not None
+        gains = (before.losses - self.losses).double()
+        return float(gains.mean()), float(gains.std()) / math.sqrt(len(gains))
 
     def changed(self, before: Verdict) -> tuple[int, int]:
         """How many right answers it loses and how many it wins; none without labels."""

@@ -16,7 +16,10 @@ from ..cost.device import Device
 from ..graph.rewritten import RewrittenModel
 from ..methods import rewrite
 from ..passes import map_input
-from .stage import Stage, as_stages
+from .guard import require_counts
+from .stage import Stage, as_stages, require_labels
+
+Report = tuple[CostReport, int, dict[str, int]]  #: of a kind of step: its cost, the samples it sees (0: all), what is needed beside it
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,13 @@ class AdaptationCost:
     def macs(self) -> int:
         return sum(stage.macs for stage in self.stages)
 
+    def __str__(self) -> str:
+        stages = [f"{s.name}: peak {s.peak_ram_bytes / 1024:,.1f} KiB RAM, {s.macs / 1e6:,.0f} MMAC in all" for s in self.stages]
+        whole = (
+            f"as one: peak {self.peak_ram_bytes / 1024:,.1f} KiB RAM, {self.flash_bytes / 1024:,.1f} KiB flash, {self.macs / 1e6:,.0f} MMAC"
+        )
+        return "\n".join([*stages, f"{whole} (as many as {self.macs / self.inference_macs:,.0f} inferences)"])
+
     @property
     def dearest_step(self) -> CostReport:
         """The step with the most operations of any stage."""
@@ -86,12 +96,16 @@ def adaptation_cost(
 
     Args:
         net: the network; not changed. example: a batch ``(B, ...)``; its size counts.
-        labelled, unlabelled: how many samples of each kind the adaptation has.
+        labelled, unlabelled: how many samples of each kind the adaptation has. held_back: as in :func:`adapt`.
 
     Raises:
+        LightningFwdError: so many samples do not suffice, or a stage learns from labels and there are none.
         RewriteError, StepError: a rule does not fit the network, or cannot be priced at this batch.
     """
-    net, costs, stages = copy.deepcopy(net).eval(), [], [stage.for_labels(max(1, labelled)) for stage in as_stages(stages)]
+    net, costs, stages = copy.deepcopy(net).eval(), [], as_stages(stages)
+    require_counts(labelled, labelled + unlabelled, held_back)
+    require_labels(stages, labelled)
+    stages = [stage.for_labels(max(1, labelled)) for stage in stages]
     two = torch.cat([example, example])
     inference = _inference(map_input(net, two) if stages[0].input == "mapped" else net, stages[0], example, width)
     held, learned, last = round(held_back * labelled), False, stages[-1]
@@ -100,32 +114,32 @@ def adaptation_cost(
             net = stage.network(net, two)
         learned = learned or stage.learns
         judging = inference * (held if learned else labelled or unlabelled)
-        known: dict[str, list[tuple[CostReport, int, dict[str, int]]]] = {}
-        macs, peak, flash, changed, dearest = judging, 0, 0, 0, None  # judged without the stage, then with each candidate
+        known: dict[str, list[Report]] = {}
+        macs, peak, flash, changed, dearest, most = judging, 0, 0, 0, None, 0  # judged without the stage, then with each candidate
         for candidate in stage.candidates():
             rule = repr(candidate.method)  # at another rate a step costs the same
             if rule not in known:
                 known[rule] = _reports(net, candidate, example, device, width)
                 changed = max(changed, _changed(net, candidate, example))
             reports = known[rule]
-            for report, seen, beside in reports:
-                samples = seen or _samples_seen(candidate, labelled - held, labelled + unlabelled)
-                macs += math.ceil(samples / len(example)) * report.total_macs
+            macs += _work(candidate, reports, labelled - held, labelled + unlabelled, len(example)) + judging
+            most = max(most, _work(candidate, reports, labelled, labelled + unlabelled, len(example)))
+            for report, _, beside in reports:
                 peak = max(peak, report.peak_ram_bytes, beside.get("ram", 0))
                 flash = max(flash, report.flash_bytes + beside.get("flash", 0))
                 dearest = report if dearest is None or report.peak_ram_bytes > dearest.peak_ram_bytes else dearest
-            macs += judging
-        if learned and held:  # the last run, in which label-free stages behind a learning one take part
-            again = _samples_seen(candidate, labelled, labelled + unlabelled)
-            macs += math.ceil(again / len(example)) * dearest.total_macs
+        if learned and held:  # the last run, by the candidate of most work; label-free stages behind a learning one take part
+            macs += most
             if stage is last:  # held against what was judged, on all labels
                 macs += 2 * labelled * inference
         costs.append(StageCost(stage.name, dearest, peak, flash, macs, changed))
     return AdaptationCost(costs, inference)
 
 
-def _samples_seen(stage: Stage, labelled: int, inputs: int) -> int:
-    return (stage.epochs or stage.default_epochs) * (labelled if stage.reads_labels else inputs)
+def _work(stage: Stage, reports: list[Report], labelled: int, inputs: int, batch: int) -> int:
+    """MAC of all steps of a candidate on so many samples."""
+    samples = (stage.epochs or stage.default_epochs) * (labelled if stage.reads_labels else inputs)
+    return sum(math.ceil((seen or samples) / batch) * report.total_macs for report, seen, _ in reports)
 
 
 def _rewritten(net: nn.Module, stage: Stage, example: Tensor) -> RewrittenModel:
@@ -136,7 +150,7 @@ def _rewritten(net: nn.Module, stage: Stage, example: Tensor) -> RewrittenModel:
     return rewrite(own, stage.method, torch.cat([example, example]))
 
 
-def _reports(net: nn.Module, stage: Stage, example: Tensor, device: Any, width: str) -> list[tuple[CostReport, int, dict[str, int]]]:
+def _reports(net: nn.Module, stage: Stage, example: Tensor, device: Any, width: str) -> list[Report]:
     """The cost of each kind of step that a rule takes, the samples they see (0: all), and what it needs beside them."""
     model = _rewritten(net, stage, example)
     batch = example, torch.zeros(len(example), dtype=torch.int64)

@@ -32,7 +32,7 @@ class StageResult:
 
     def __str__(self) -> str:
         said = (
-            f"{self.name}: {'kept' if self.kept else 'rolled back'}, loss {self.before:.3f} -> {self.after:.3f} on {self.judged_on} samples"
+            f"{self.name}: {'kept' if self.kept else 'rolled back'}, loss {self.before:.4g} -> {self.after:.4g} on {self.judged_on} samples"
         )
         return said + "".join(f"; {more}" for more in (self.chosen, self.epochs and f"{self.epochs} epochs", self.note) if more)
 

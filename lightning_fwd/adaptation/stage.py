@@ -135,10 +135,8 @@ class Stage:
         return [f.name for f in dataclasses.fields(rules[0]) if any(getattr(rule, f.name) != getattr(rules[0], f.name) for rule in rules)]
 
     def choice(self, taken: Stage) -> str:
-        """Of one of its candidates, what was chosen, for reports: its rate, and what of the open settings is not the rule's default."""
-        defaults = {f.name: f.default for f in dataclasses.fields(taken.method)}
-        settings = {name: getattr(taken.method, name) for name in self.open_settings}
-        said = [f"{name} {value}" for name, value in settings.items() if value != defaults[name]]
+        """Of one of its candidates, what was chosen, for reports: its rate, and the settings in which candidates differ."""
+        said = [f"{name} {getattr(taken.method, name)}" for name in self.open_settings]
         return ", ".join([f"lr {taken.lr[0]:g}"] * (self.learns and len(self.lr) > 1) + said)
 
     def prepared(self, net: nn.Module, source: Any, file: Path) -> Stage:
@@ -219,3 +217,12 @@ def as_stages(stages: Any) -> list[Stage]:
         else:
             made.append(stage if isinstance(stage, Stage) else Stage(stage))
     return made
+
+
+def require_labels(stages: list[Stage], labelled: int) -> None:
+    """Raises a LightningFwdError where a stage learns from labels and there are none."""
+    reading = [stage.name for stage in stages if stage.reads_labels]
+    if reading and not labelled:
+        raise LightningFwdError(
+            f"stage {reading[0]} learns from labels and got none", "", "give (x, y), or stages without labels: statistics, alignment"
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, fx, nn
@@ -104,24 +105,36 @@ def train(net: nn.Module, stage: Stage, x: Tensor, y: Tensor | None, seed: int) 
 
     Args:
         x: samples ``(N, ...)``. y: their classes ``(N,)``; None for a rule that needs no labels.
-        seed: of the order.
+        seed: of the order, and of what the network draws.
 
     Raises:
         RewriteError, StepError: the rule does not fit, or it diverged.
     """
-    training = Training(net, stage, x)
-    rule, model, count = stage.method, training.model, math.ceil(len(x) / stage.batch_size)
-    epochs = stage.epochs or stage.default_epochs
-    step = training.steps(epochs * count)
-    target = unlabelled(x) if y is None else y
-    epoch = 0
-    while epoch < epochs or rule.unfinished(model):
-        for index in _order(len(x), stage.batch_size, 1000 * seed + epoch):
-            if epoch >= epochs and not rule.unfinished(model):
-                break
-            step(index, target[index])
-        epoch += 1
-    return training.finish()
+    with _own_draws(x.device, seed):
+        training = Training(net, stage, x)
+        rule, model, count = stage.method, training.model, math.ceil(len(x) / stage.batch_size)
+        epochs = stage.epochs or stage.default_epochs
+        step = training.steps(epochs * count)
+        target = unlabelled(x) if y is None else y
+        epoch = 0
+        while epoch < epochs or rule.unfinished(model):
+            for index in _order(len(x), stage.batch_size, 1000 * seed + epoch):
+                if epoch >= epochs and not rule.unfinished(model):
+                    break
+                step(index, target[index])
+            epoch += 1
+        return training.finish()
+
+
+@contextmanager
+def _own_draws(device: torch.device, seed: int) -> Iterator[None]:
+    """What the network draws (dropout) begins at the seed; the caller's generators stay where they were."""
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            torch.cuda.manual_seed(seed)
+        yield
 
 
 def loss_for(target: Tensor) -> Callable[[Tensor, Tensor], Tensor]:

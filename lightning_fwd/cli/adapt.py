@@ -59,10 +59,8 @@ def run(options: argparse.Namespace) -> int:
     said = [
         f"{recipe.model} on {target.title}: {before:.1f} % before, {after:.1f} % adapted by {recipe.labelled} labelled samples",
         *map(str, done.stages),
-        *(f"{s.name}: peak {s.peak_ram_bytes / 1024:,.1f} KiB RAM, {s.macs / 1e6:,.0f} MMAC in all" for s in cost.stages),
         *([f"each input: {sound / 1e6:.2f} MMAC from sound to features, beside that"] if (sound := _front_end(source)) else []),
-        f"as one: peak {cost.peak_ram_bytes / 1024:,.1f} KiB RAM, {cost.flash_bytes / 1024:,.1f} KiB flash, {cost.macs / 1e6:,.0f} MMAC "
-        f"(as many as {cost.macs / cost.inference_macs:,.0f} inferences), {recipe.width}",
+        f"{cost}, {recipe.width}",
     ]
     console.print("\n".join(said), highlight=False, markup=False, soft_wrap=True)
     write_whole(options.out / "report.txt", "\n".join(said) + "\n")

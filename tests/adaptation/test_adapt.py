@@ -205,6 +205,11 @@ def test_samples_come_in_every_form(net):
         (["sparse_update"], (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)), {}, "too few to judge by"),
         (["sparse_update"], (torch.zeros(9, 1, 8, 8), torch.arange(9)), {}, "label 8, and SmallConv tells 4 classes apart"),
         (["sparse_update"], None, {"held_back": 1.0}, "held_back=1.0"),
+        (["sparse_update"], None, {"held_back": "0.3"}, "held_back='0.3'"),
+        (["sparse_update"], None, {"held_back": 0.9999}, "nothing is left to learn from"),
+        (["sparse_update"], None, {"seed": -1}, "seed=-1"),
+        (["sparse_update"], None, {"seed": 2**60}, "a whole number from 0"),
+        (["sparse_update"], None, {"seed": None}, "seed=None"),
         ([{"method": "sparse_update", "lr": [0.1, 0.01]}], None, {"held_back": 0.0}, "leaves a choice open"),
         (["statistics"], [], {}, "no samples"),
         (["statistics"], 3, {}, "got int"),
@@ -260,6 +265,50 @@ def test_few_labels_get_as_many_steps_as_many(net, monkeypatch):
     x = torch.zeros(1, 1, 8, 8)
     few, said = (lf.adaptation_cost(net, [s], x, labelled=24) for s in (stage, lf.Stage(lf.SparseUpdate("head"), lr=0.01, epochs=14)))
     assert few.macs == said.macs
+
+
+def test_a_seed_says_it_all_where_the_network_draws(net):
+    """Dropout's masks begin at the adaptation's seed, for each candidate and the last run; the caller's generator goes on where it was."""
+    noisy = nn.Sequential(copy.deepcopy(net), nn.Dropout(0.5))
+    noisy[0].classifier = nn.Identity()
+    noisy.append(nn.Linear(8, 4))
+    stages = [lf.Stage("backprop", lr=[0.01, 0.1], epochs=3)]
+    torch.manual_seed(1)
+    first = lf.adapt(noisy, stages, drifted(net), seed=5).network.state_dict()
+    drawn = torch.rand(3)
+    torch.manual_seed(1)
+    assert torch.equal(torch.rand(3), drawn)
+    assert unchanged(lf.adapt(noisy, stages, drifted(net), seed=5).network, first)
+
+
+def test_the_price_refuses_what_an_adaptation_refuses(net):
+    x = torch.zeros(1, 1, 8, 8)
+    for counts, said in (
+        ({"labelled": -5}, "-5 labelled"),
+        ({"labelled": 90, "held_back": 2}, "held_back=2"),
+        ({"labelled": 2}, "too few to judge by"),
+        ({"labelled": 0, "unlabelled": 9}, "learns from labels and got none"),
+    ):
+        with pytest.raises(lf.LightningFwdError, match=said):
+            lf.adaptation_cost(net, ["sparse_update"], x, **counts)
+    said = str(lf.adaptation_cost(net, ["statistics", lf.SparseUpdate("head")], x, labelled=90))
+    assert said.count("\n") == 2 and "as one: peak" in said and "KiB flash" in said
+
+
+def test_the_last_run_costs_what_the_candidate_of_most_work_costs(net):
+    """The dearest step in RAM may be that of least work."""
+    x, few, many = torch.zeros(1, 1, 8, 8), {"train": "head"}, {"train": ["stage2"]}
+    both = lf.Stage("sparse_update", choose=[few, many], lr=0.1, epochs=1)
+    head, block = (lf.adaptation_cost(net, [lf.Stage("sparse_update", s, lr=0.1, epochs=1)], x, labelled=90) for s in (few, many))
+    cost = lf.adaptation_cost(net, [both], x, labelled=90)
+    of_head, of_block = (c.stages[0].step.total_macs for c in (head, block))
+    assert of_block > of_head and cost.macs == block.macs + 60 * of_head + 30 * cost.inference_macs
+
+
+def test_a_report_says_what_was_chosen_even_where_it_is_the_default():
+    stage = lf.Stage("sparse_update", {"train": "norms"}, choose=[{"channels": 1.0}, {"channels": 0.5}], lr=[0.1, 0.2])
+    assert [stage.choice(candidate) for candidate in stage.candidates()][::2] == ["lr 0.1, channels 1.0", "lr 0.1, channels 0.5"]
+    assert Verdict(1.0, None).against(Verdict(1.0, None)) == "it changes nothing"
 
 
 def test_what_a_stage_freezes_the_next_one_may_train(net):

@@ -4,9 +4,10 @@
 
 Of each row in stages every candidate of every stage is trained once, from what the guard as it is took of the stages before. By each
 criterion one of them is taken or none; its accuracy on the comparison's test part (``--split val``: held out of training) is held against
-that of the network before the stage. Prints, for stages that learn from labels and for those that do not, how many are kept, what they gain
-on average over all (points), and how many end more than one and two standard errors below: of the accuracy before, by the number of test
-samples. Writes ``guard.jsonl`` (a line per candidate). The seeds should not be those of the recipe's table.
+that of the network before the stage. There is no last run on all labels, as an adaptation would do. Prints, for stages that learn from
+labels and for those that do not, how many are kept, what they gain on average over all (points), and how many end more than one and two
+standard errors below: of the accuracy before, by the number of test samples. Writes ``guard.jsonl`` (a line per candidate). The seeds
+should not be those of the recipe's table.
 """
 
 from __future__ import annotations
@@ -58,11 +59,12 @@ class Tried:
     """A stage's candidates.
 
     Attributes:
-        before, after: what judges say.
+        before, after: what judges say. chosen: the rate and settings of each candidate.
         tests: accuracies in % on the test part, before and of each candidate.
     """
 
     learns: bool
+    chosen: list[str]
     before: Verdict
     after: list[Verdict]
     tests: list[float]
@@ -77,8 +79,8 @@ class Tried:
         return 0.0 if taken is None else self.tests[1 + taken] - self.tests[0]
 
     def error(self, count: int) -> float:
-        """Of the accuracy before, in points, by so many test samples."""
-        share = self.tests[0] / 100
+        """Of the accuracy before, in points, by so many test samples; one more right and one more wrong, so that it is never 0."""
+        share = (self.tests[0] / 100 * count + 1) / (count + 2)
         return 100 * math.sqrt(share * (1 - share) / count)
 
 
@@ -91,14 +93,15 @@ def tried_in(
     for stage in (stage.for_labels(len(x)) for stage in stages):
         judges = held if stage.learns or learned else torch.arange(len(x))
         before = judge(state, x[judges], y[judges])
-        networks, rows = [], kept if stage.learns else torch.arange(len(x))
+        networks, chosen, rows = [], [], kept if stage.learns else torch.arange(len(x))
         for candidate in stage.candidates():
             try:
                 networks.append(train(state, candidate, x[rows], y[rows] if stage.reads_labels else None, seed))
+                chosen.append(stage.choice(candidate))
             except StepError:  # diverged
                 continue
         after = [judge(net, x[judges], y[judges]) for net in networks]
-        found = Tried(stage.learns, before, after, [accuracy(net, *test) for net in (state, *networks)])
+        found = Tried(stage.learns, chosen, before, after, [accuracy(net, *test) for net in (state, *networks)])
         taken = found.taken(guard(stage.learns))
         if taken is not None:
             state, learned = networks[taken], learned or stage.learns
@@ -122,13 +125,13 @@ def run(cell: Cell, seed: int, out: Path) -> tuple[list[Tried], int]:
         tried = tried_in(start.network(), stages, *start.target.tensors("train"), row.held_back, seed, test)
         with (out / "guard.jsonl").open("a") as file:
             for stage, one in zip(stages, tried, strict=True):
+                chosen = iter(one.chosen)
                 for verdict, tested in zip(one.after, one.tests[1:], strict=True):
-                    line = {"cell": str(cell), "seed": seed, "row": row.name, "stage": stage.name, "loss_before": one.before.loss}
                     lost, won = verdict.changed(one.before)
-                    file.write(
-                        json.dumps(line | {"loss": verdict.loss, "lost": lost, "won": won, "test_before": one.tests[0], "test": tested})
-                        + "\n"
-                    )
+                    gain, error = verdict.gain(one.before) if verdict.losses is not None else (math.nan, math.nan)
+                    line = {"cell": str(cell), "seed": seed, "row": row.name, "stage": stage.name, "chosen": next(chosen)}
+                    line |= {"loss_before": one.before.loss, "loss": verdict.loss, "gain": gain, "error": error, "lost": lost, "won": won}
+                    file.write(json.dumps(line | {"test_before": one.tests[0], "test": tested}) + "\n")
         found += tried
     return found, len(test[1])
 
@@ -166,6 +169,8 @@ def main() -> None:
             tried, count = run(cell, seed, options.out)
             found += [(one, one.error(count)) for one in tried if one.after]
             print(f"{cell}, seed {seed}: {len(found)} stages", flush=True)
+    if not found:
+        print("no row in stages that is guarded: nothing to judge")
     for what, learns in (("learn from labels", True), ("learn from none", False)):
         if some := [(tried, error) for tried, error in found if tried.learns is learns]:
             of_the_guard = next(name for name, passes in CRITERIA.items() if passes is guard(learns))
