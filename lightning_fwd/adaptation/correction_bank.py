@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +39,7 @@ class CorrectionBank:
         corrections: ``(1 + stored, n)``, the first row 0. mixture: m ``(1 + stored,)``.
 
     Raises:
-        LightningFwdError: settings out of their range, or nothing in the model learns.
+        LightningFwdError: settings out of their range, nothing in the model learns, or its values are not finite.
 
     Example:
         >>> bank = lf.CorrectionBank(model)
@@ -52,7 +54,7 @@ class CorrectionBank:
     """
 
     def __init__(self, model: nn.Module, capacity: int = 4, rate: float = 0.3):
-        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1 or not 0 <= rate < float("inf"):
+        if not (_is_number(capacity, Integral) and capacity >= 1 and _is_number(rate, Real) and 0 <= rate < math.inf):
             raise LightningFwdError(f"CorrectionBank(capacity={capacity!r}, rate={rate!r})", "", "give at least one place, and a rate >= 0")
         self._parameters = [p for name, p in model.named_parameters() if p.requires_grad and not is_inserted(name)]
         if not self._parameters:
@@ -61,17 +63,30 @@ class CorrectionBank:
             )
         self.capacity, self.rate = capacity, rate
         self._home = self._now()
+        if not bool(self._home.isfinite().all()):
+            raise LightningFwdError(
+                f"what learns in {type(model).__name__} is not all finite", "corrections are differences to it", "load its weights anew"
+            )
         self.corrections = torch.zeros_like(self._home)[None]
         self.mixture = self._home.new_zeros(1)
 
     @torch.no_grad()
-    def store(self) -> None:
-        """Keep the present correction: the domain changes, or has been learned. The network stays as it is."""
+    def store(self) -> bool:
+        """Keep the present correction: the domain changes, or has been learned. The network stays as it is.
+
+        Returns:
+            whether it was kept. What a network that diverged differs by is not finite, and would be so in every mixture from then on: it
+            is left out, and nothing makes room for it. :meth:`recall` takes such a network back to one that works.
+        """
+        correction = self._now() - self._home
+        if not bool(correction.isfinite().all()):
+            return False
         if len(self.corrections) > self.capacity:
             gone = self._redundant()
             self.corrections, self.mixture = (torch.cat([t[:gone], t[gone + 1 :]]) for t in (self.corrections, self.mixture))
-        self.corrections = torch.cat([self.corrections, (self._now() - self._home)[None]])
+        self.corrections = torch.cat([self.corrections, correction[None]])
         self.mixture = torch.cat([self.mixture, self.mixture.amax(0, keepdim=True)])
+        return True
 
     def _redundant(self) -> int:
         stored = F.normalize(self.corrections[1:], dim=1)
@@ -82,6 +97,8 @@ class CorrectionBank:
     def learn(self) -> None:
         """One step of the mixture by the gradient that the rule has left in ``p.grad``; between backward and ``optimizer.step()``.
 
+        A gradient that is not finite moves nothing: it tells no direction, and the mixture would not be a number ever after.
+
         Raises:
             LightningFwdError: there is no gradient.
         """
@@ -90,6 +107,8 @@ class CorrectionBank:
             raise LightningFwdError("CorrectionBank.learn() found no gradient", "", "call it after backward, before zero_grad")
         gradient = _flat([torch.zeros_like(p) if g is None else g for p, g in zip(self._parameters, gradients, strict=True)])
         shares, slopes = self.mixture.softmax(0), self.corrections @ gradient
+        if not bool(slopes.isfinite().all()):
+            return
         self.mixture = (self.mixture - self.rate * (shares * (slopes - shares @ slopes)).sign()).clamp(-_LARGEST, _LARGEST)
         self._put(self._now() + (self.mixture.softmax(0) - shares) @ self.corrections)
 
@@ -141,3 +160,7 @@ class CorrectionBank:
 
 def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def _is_number(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -120,13 +120,18 @@ def test_it_stands_on_the_ledger():
 
 def test_what_cannot_be_is_refused(case):
     net, *_ = case
-    for settings in ({"capacity": 0}, {"capacity": True}, {"rate": -1.0}, {"rate": float("nan")}):
+    refused = {"capacity": (0, True, 1.5, None), "rate": (-1.0, float("nan"), float("inf"), "a", None, True)}
+    for settings in ({key: value} for key, values in refused.items() for value in values):
         with pytest.raises(lf.LightningFwdError, match="CorrectionBank"):
             lf.CorrectionBank(net, **settings)
     with pytest.raises(lf.LightningFwdError, match="no gradient"):
         lf.CorrectionBank(net).learn()
     with pytest.raises(lf.LightningFwdError, match="nothing in Linear learns"):
         lf.CorrectionBank(copy.deepcopy(net).requires_grad_(False))
+    with torch.no_grad():
+        net.bias[0] = float("inf")
+    with pytest.raises(lf.LightningFwdError, match="what learns in Linear is not all finite"):
+        lf.CorrectionBank(net)
 
 
 def test_a_change_of_domain_is_the_divergence_of_its_channels():
@@ -160,7 +165,68 @@ def test_recall_survives_a_loss_that_fails_and_a_network_that_diverged(case):
     assert bank.recall(lambda: F.cross_entropy(net(x), y)) >= 0 and bool(flat(net).isfinite().all())
 
 
-@pytest.mark.parametrize("features", [torch.zeros(1, 4), torch.full((4, 4), float("nan"))])
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_a_network_that_diverged_is_not_stored_and_harms_none_that_is_recalled(case, broken):
+    net, x, y = case
+    bank = lf.CorrectionBank(net, capacity=2)
+    for seed in range(2):
+        moved(net, seed)
+        assert bank.store()
+    kept = bank.corrections.clone()
+    with torch.no_grad():
+        net.bias[0] = broken
+    assert not bank.store() and torch.equal(bank.corrections, kept) and len(bank.mixture) == 3  # of a full bank nothing makes room
+    F.cross_entropy(net(x), y).backward()  # not finite
+    mixture = bank.mixture.clone()
+    bank.learn()
+    assert torch.equal(bank.mixture, mixture)
+    assert bank.recall(lambda: F.cross_entropy(net(x), y)) >= 0
+    net.zero_grad()
+    F.cross_entropy(net(x), y).backward()
+    bank.learn()
+    assert bool(flat(net).isfinite().all()) and bool(bank.mixture.isfinite().all()) and not torch.equal(bank.mixture, mixture)
+
+
+def test_constant_channels_are_no_distance_and_hide_none():
+    """Each counted -1: a drift of the others was missed, and the same batch again was nearer than near."""
+    x = torch.randn(200, 4, 3, 3, generator=torch.Generator().manual_seed(0)).relu()
+    apart = []
+    for dead in (0, 4, 12):
+        change, beside = lf.DomainChange(threshold=0.0), torch.full((200, dead, 3, 3), 0.25)
+        assert not change.see(torch.cat([x, beside], 1)) and not change.see(torch.cat([x, beside], 1)) and change.distance == 0
+        assert change.see(torch.cat([1.5 * x + 0.5, beside], 1))
+        apart.append(change.distance * (4 + dead) / 4)  # mean over all channels, as in the paper; these add nothing
+    assert apart[0] > 0.5 and apart[1:] == pytest.approx(apart[:1] * 2)
+
+
+def test_the_distance_is_never_negative():
+    generator, change = torch.Generator().manual_seed(0), lf.DomainChange(threshold=1e9)
+    for batch in range(50):
+        scale = 10.0 ** torch.randint(-9, 4, (1, 6, 1), generator=generator) * torch.randint(0, 2, (1, 6, 1), generator=generator)
+        change.see(torch.randn(4, 6, 5, generator=generator) * scale)
+        assert change.distance > 0 or not batch
+
+
+@pytest.mark.parametrize(
+    "features", [torch.zeros(1, 4), torch.full((4, 4), float("nan")), torch.zeros(4), torch.tensor(1.0), torch.zeros(4, 0)]
+)
 def test_a_batch_that_tells_no_moments_is_refused(features):
     with pytest.raises(lf.LightningFwdError, match="several finite values per channel"):
         lf.DomainChange().see(features)
+
+
+def test_other_channels_are_refused_and_not_remembered():
+    change, x = lf.DomainChange(), torch.randn(20, 3)
+    change.see(x)
+    with pytest.raises(lf.LightningFwdError, match="4 channels after some with 3"):
+        change.see(torch.randn(20, 4))
+    assert not change.see(x) and change.distance == 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{name: value} for name in ("threshold", "weight") for value in (float("nan"), -0.1, "a", None, True)] + [{"weight": 1.1}],
+)
+def test_settings_of_a_change_of_domain_are_checked(settings):
+    with pytest.raises(lf.LightningFwdError, match=f"DomainChange: {next(iter(settings))}="):
+        lf.DomainChange(**settings)
