@@ -221,7 +221,7 @@ def test_a_file_in_the_current_folder(tmp_path):
         (["list", "devices"], ["stm32h735", "cycles_per_mac:"]),
         (["list", "devices", "stm32h735"], ["Cortex-M7", "sram_bytes: ", "datasheet: ", "cycles_per_mac.int8.default: "]),
         (["list", "drifts", "blur"], ["side of the box filter", "levels 1 to 5: 3, 5", "blur=7"]),
-        (["list", "drifts"], ["gain_offset", "0.04, 0.06", "noise=0.08"]),
+        (["list", "drifts"], ["gain_offset", "0.04, 0.06", "noise=0.08", "may follow a real one: subject+noise=0.5."]),
         (["list", "methods"], [*METHODS, "feedback_scale"]),
         (["list", "methods", "pepita"], ["feedback_scale:", "feedback_scale="]),
         (["list", "models"], [*MODELS]),

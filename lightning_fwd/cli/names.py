@@ -48,7 +48,8 @@ def _drifts(console: Console) -> None:
     _say(
         console,
         "Write noise=0.08, contrast=0.3+noise=0.04, {kind: blur, level: 2}, or a list of these. Full scale is 1 in images (0..1),\n"
-        f"one standard deviation of the source in signals. Real drifts of har: {', '.join(HAR_DRIFTS)}; subject+noise=0.5 is both.",
+        f"one standard deviation of the source in signals. Real drifts of har: {', '.join(HAR_DRIFTS)}; simulated ones may follow a "
+        "real one: subject+noise=0.5.",
     )
 
 

@@ -200,6 +200,13 @@ class DriftDataModule(L.LightningDataModule):
         """Which of the stored samples of the source a split has, (N,)."""
         return self._indices(split, "source")
 
+    def beside_drift(self) -> str | None:
+        """What the target differs by from the source beside the simulated drift, in words; None: by nothing."""
+        target, shares = self._arguments["target_dataset"], self._arguments["class_shares"]
+        if self.real_drift is not None:
+            return f"the real drift {self.real_drift!r}"
+        return f"target_dataset {target!r}" if target is not None else None if shares is None else f"class_shares {shares!r}"
+
     def drifted(self, split: Split, stored: np.ndarray, drift: Drift | DriftChain | None) -> tuple[Tensor, Tensor]:
         """Some of the source's samples under any drift: x float32 (B, ...), as batches hold it, and y int64 (B,).
 

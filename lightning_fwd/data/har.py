@@ -6,7 +6,7 @@ windows of 64 readings at a stride of 32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +68,28 @@ def real_and_simulated(drift: Any) -> tuple[str | None, Any]:
 
     Args:
         drift: "subject", "subject+noise=0.5", a list that begins with a real one, or a simulated drift in any form.
+
+    Raises:
+        ValueError: a real drift that is not first, comes twice, has a severity, or is written as a mapping; nothing behind a "+".
     """
-    parts: Any = drift.split("+") if isinstance(drift, str) else drift
-    if not isinstance(parts, Sequence) or not parts or not isinstance(parts[0], str) or parts[0].strip() not in HAR_DRIFTS:
-        return None, drift
-    return parts[0].strip(), list(parts[1:]) or None
+    parts = _parts(drift)
+    real = next((part for part in parts[:1] if isinstance(part, str) and part in HAR_DRIFTS), None)
+    for part in parts[real is not None :]:
+        kind = part.get("kind") if isinstance(part, Mapping) else part.partition("=")[0].strip() if isinstance(part, str) else None
+        if kind in HAR_DRIFTS or (real is not None and part == ""):
+            said = f"{kind!r} is a real drift of 'har'" if kind in HAR_DRIFTS else "there is nothing beside one of its +"
+            raise ValueError(
+                f"drift {drift!r}: {said}; a real drift is one word that comes first, once and without a severity, simulated ones behind: "
+                f"write {kind or real!r} or '{kind or real}+noise=0.5'"
+            )
+    return (None, drift) if real is None else (real, parts[1:] or None)
+
+
+def _parts(drift: Any) -> list[Any]:
+    """What is chained by "+" or in lists, one by one."""
+    if isinstance(drift, str):
+        return [part.strip() for part in drift.split("+")]
+    return [part for each in drift for part in _parts(each)] if isinstance(drift, Sequence) else [drift]
 
 
 def _check(path: Path, arrays: dict[str, np.ndarray], classes: tuple[str, ...]) -> None:

@@ -38,7 +38,8 @@ class DriftStream(IterableDataset[tuple[Tensor, Tensor]]):
         levels: of each batch.
 
     Raises:
-        ValueError: no simulated drift, a level outside 0..5, more samples than there are.
+        ValueError: no simulated drift, a target that is more than that drift (a real one, recorded, or with other shares of the classes),
+            a level outside 0..5, more samples than there are.
     """
 
     def __init__(
@@ -52,6 +53,11 @@ class DriftStream(IterableDataset[tuple[Tensor, Tensor]]):
     ) -> None:
         if data.drift is None:
             raise ValueError(f"a stream needs a simulated drift, got {data.real_drift or 'none'!r}: give drift='noise' or another kind")
+        if (more := data.beside_drift()) is not None:
+            raise ValueError(
+                f"a stream begins at level 0, the source, and drifts that: it cannot show {more}, which has no levels; "
+                "give data with a simulated drift alone, such as drift='noise'"
+            )
         if not levels or any(level not in range(6) for level in levels):
             raise ValueError(f"levels must be whole numbers from 0 to 5, at least one, got {levels!r}")
         if samples_per_level < 1 or batch_size < 1:

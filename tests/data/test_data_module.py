@@ -17,6 +17,9 @@ DATA = os.environ.get("LIGHTNING_FWD_DATA")
 needs_data = pytest.mark.skipif(not DATA, reason="LIGHTNING_FWD_DATA is not set: no real data files")
 
 
+NOISE = {"kind": "noise", "severity": 0.5}
+
+
 class Linear(L.LightningModule):
     def __init__(self, num_classes: int = 10, input_size: int = 64) -> None:
         super().__init__()
@@ -182,14 +185,21 @@ def test_har_drifts_for_real():
     assert made_up.title == "HAR (phone), noise=0.5"
     with pytest.raises(ValueError, match="'watch'; known are: noise"):
         source.changed(drift="watch")
-    with pytest.raises(ValueError, match="'subject'; known are: noise"):
-        source.changed(drift="noise+subject")
     with pytest.raises(ValueError, match="'both' of 'har' is a real one and has no severity"):
         source.changed(drift="both", drift_severity=1.0)
 
 
 @needs_data
-@pytest.mark.parametrize("drift", ["subject+noise=0.5", ["subject", "noise=0.5"], ("subject", {"kind": "noise", "severity": 0.5})])
+@pytest.mark.parametrize(
+    "drift",
+    [
+        "subject+noise=0.5",
+        ["subject", "noise=0.5"],
+        ["subject+noise=0.5"],
+        ("subject", {"kind": "noise", "severity": 0.5}),
+        [["subject"], "noise=0.5"],
+    ],
+)
 def test_har_simulated_drift_on_other_people(drift):
     people = DriftDataModule("har", drift="subject", view="target", root=DATA)
     noisy = people.changed(drift=drift)
@@ -199,6 +209,30 @@ def test_har_simulated_drift_on_other_people(drift):
     assert torch.equal(y, same) and (drifted - x).std().item() == pytest.approx(0.5, abs=0.01)
     again = DriftDataModule(**dict(noisy.hparams))
     assert torch.equal(again.tensors("test")[0], drifted)
+
+
+@pytest.mark.parametrize(
+    "drift",
+    ["noise+subject", "noise=0.5 + subject", ["noise=0.5", "subject"], ["noise=0.5+subject"], "subject+subject", "subject+both",
+     ["subject", "both"], "subject=3", "subject=3+noise=0.5", {"kind": "subject"}, ["noise", {"kind": "subject"}],
+     {"kind": "subject", "severity": 3}],
+)  # fmt: skip
+def test_a_real_drift_in_another_place_is_told_where_it_belongs(drift):
+    said = "is a real drift of 'har'; a real drift is one word that comes first, once and without a severity.*'(subject|both)[+]noise=0.5'"
+    with pytest.raises(ValueError, match=said):
+        DriftDataModule("har", drift=drift)
+
+
+def test_what_is_no_drift_at_all_keeps_its_own_message():
+    for drift in ("subject+", "subject++noise=0.5", ["subject", ""]):
+        with pytest.raises(ValueError, match="there is nothing beside one of its [+]; a real drift is one word"):
+            DriftDataModule("har", drift=drift)
+    for drift in ("watch", "subject+watch", ["subject", "watch"], ["noise", {"kind": "watch"}]):
+        with pytest.raises(ValueError, match="unknown drift 'watch'; known are: noise"):
+            DriftDataModule("har", drift=drift)
+    for drift in ("", [], {}, 3):
+        with pytest.raises(ValueError, match="drift"):
+            DriftDataModule("har", drift=drift)
 
 
 @needs_data

@@ -62,6 +62,20 @@ def test_a_stream_needs_a_simulated_drift():
         DriftStream(DriftDataModule("digits"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"dataset": "har", "drift": "subject+noise=0.5"}, "the real drift 'subject', which has no levels"),
+        ({"drift": "noise", "target_dataset": "mnist"}, "target_dataset 'mnist'"),
+        ({"drift": "noise", "class_shares": [1] * 10}, "class_shares"),
+    ],
+)
+def test_a_target_that_is_more_than_the_drift_is_refused(arguments, said):
+    """The stream showed the source's samples, and of a real drift the source's people, without a word."""
+    with pytest.raises(ValueError, match=f"(?s)begins at level 0, the source.*{said}.*simulated drift alone"):
+        DriftStream(DriftDataModule(**arguments))
+
+
 @given(st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any), st.integers(0, 40), st.integers(0, 9))
 def test_shares_are_met_to_one_sample(shares, count, seed):
     labels = np.repeat(np.arange(3), 40)
