@@ -26,7 +26,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="a look: one seed, two drifts, 200 test samples, at most 50 labels and 3 epochs; no figures to report",
+        help="a look: of the scenario one seed, two drifts, 200 test samples, at most 50 labels and 3 epochs, but for what --seeds, "
+        "--drifts and --labels say; no figures to report",
     )
     parser.add_argument("--seeds", type=int, nargs="+", help="in place of the scenario's")
     parser.add_argument("--drifts", nargs="+", help="e.g. noise=0.08 contrast=0.3, in place of the scenario's")
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if options.rows is not None:
         scenario = scenario.only(options.rows)
     if options.quick:
-        scenario = quick(scenario)
+        scenario = quick(scenario, said=overrides)
     with on_backend(options.backend, options.address):
         finished = compare_grid(scenario, out.resolve(), options.jobs, console, options.keep_weights)
     command = shlex.join(["lightning-fwd", *sys.argv[1:]])

@@ -6,7 +6,9 @@ import math
 import re
 
 import pytest
+import yaml
 
+from lightning_fwd.cli import main
 from lightning_fwd.compare import Row, Scenario, quick, summarise, write_html
 from lightning_fwd.compare.folder import Result
 from lightning_fwd.compare.html_report import label_curves
@@ -115,3 +117,22 @@ def test_quick_cuts_down_what_takes_time_and_keeps_the_rows(scenario):
     several = quick(dataclasses.replace(s, data={"dataset": "digits"}, drifts=["noise=0.1", "blur=3", "contrast=0.3"], labels=[200, 400]))
     assert several.drifts == ["noise=0.1", "blur=3"] and several.labels == [50]
     assert quick(q) == q and s.rows[2].stages[0]["lr"] == [0.1, 0.2, 0.3]
+
+
+def test_what_is_said_beside_quick_is_not_cut(tmp_path, monkeypatch):
+    """Three drifts and 60 labels asked for were two and 50."""
+    recipe, seen = tmp_path / "scenario.yaml", []
+    recipe.write_text(
+        yaml.safe_dump({"data": {"dataset": "digits"}, "drifts": list("abc"), "model": "mlp", "labels": [90], "seeds": [4, 5]})
+    )
+
+    def caught(scenario, *_args):
+        seen.append((scenario.drifts, scenario.labels, scenario.seeds))
+        raise ValueError
+
+    monkeypatch.setattr("lightning_fwd.compare.compare_grid", caught)
+    command = ["compare", "-c", str(recipe), "--out", str(tmp_path), "--quick"]
+    for more in ([], ["--drifts", "x", "y", "z"], ["--labels", "60", "70"], ["--seeds", "1", "2"]):
+        main([*command, *more])
+    cut, asked = (["a", "b"], [50], [4]), (["x", "y", "z"], [60, 70], [1, 2])
+    assert seen == [cut, (asked[0], *cut[1:]), (cut[0], asked[1], cut[2]), (*cut[:2], asked[2])]
