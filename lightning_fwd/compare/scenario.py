@@ -136,8 +136,9 @@ class Scenario:
         """Source or target view for one seed; the target's training part is the few labelled samples."""
         if view == "source":
             batch = self.pretrain.batch_size if self.pretrain else self.adapt.batch_size
-            return data_module(self.data, view="source", seed=seed, batch_size=batch)
-        return data_module(self.data, view="target", seed=seed, batch_size=self.adapt.batch_size, train_samples=self.adapt_samples)
+            return data_module(self.data, _INSTEAD, view="source", seed=seed, batch_size=batch)
+        more = {"batch_size": self.adapt.batch_size, "train_samples": self.adapt_samples}
+        return data_module(self.data, _INSTEAD, view="target", seed=seed, **more)
 
     def check(self, count: str = "adapt_samples") -> None:
         """Find every mistake that can be found before hours are spent.
@@ -172,6 +173,14 @@ class Scenario:
         plain = dataclasses.replace(self, data=as_plain(self.data))  # asdict would copy the user's data module
         return yaml.safe_dump(dataclasses.asdict(plain), sort_keys=False)
 
+
+#: Arguments of the data that a scenario says in another place.
+_INSTEAD = {
+    "train_samples": "the number of labelled samples is the key adapt_samples, or labels",
+    "seed": "the seeds are the key seeds",
+    "batch_size": "it is a key of pretrain and of adapt",
+    "view": "a comparison is about both views, source and target",
+}
 
 #: What stands for several of what, and where that one is.
 _SEVERAL = (("labels", "adapt_samples"), ("devices", "device"))

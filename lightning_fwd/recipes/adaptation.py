@@ -64,7 +64,15 @@ class AdaptationRecipe:
     def data_module(self, view: Literal["source", "target"]) -> Any:
         """Source or target; the target's training part is the labelled samples and the unlabelled ones."""
         more = {"train_samples": self.labelled + self.unlabelled} if view == "target" else {}
-        return data_module(self.data, view=view, seed=self.seed, **more)
+        return data_module(self.data, _INSTEAD, view=view, seed=self.seed, **more)
+
+
+#: Arguments of the data that the recipe says in another place.
+_INSTEAD = {
+    "train_samples": "the number of labelled samples is the key labelled, of those without labels unlabelled",
+    "seed": "it is a key of the recipe, beside data",
+    "view": "the recipe is about both views, source and target",
+}
 
 
 def load_adaptation(path: str | Path, overrides: dict[str, Any] | None = None) -> AdaptationRecipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,25 @@ def require_keywords(values: Any, name: str) -> None:
         )
 
 
-def data_module(arguments: dict[str, Any], **more: Any) -> Any:
+def data_module(arguments: dict[str, Any], instead: Mapping[str, str] | None = None, **more: Any) -> Any:
     """The data of a recipe: a data set by name, or with ``module`` the user's own data module.
 
+    Args:
+        arguments: what the recipe says under ``data``. more: what it says in other places.
+        instead: for each argument that it says in another place, in words, which that is.
+
     Raises:
-        LightningFwdError: an argument is unknown.
+        LightningFwdError: an argument is unknown, or belongs into that other place.
         ValueError: one is out of its range.
     """
+    for name, place in (instead or {}).items():
+        if name in arguments:
+            raise LightningFwdError(f"data: {name}={arguments[name]!r}", place, f"leave {name} out of data")
     kind = OwnData if "module" in arguments else DriftDataModule
     try:
         return kind(**arguments, **more)
     except TypeError as error:
-        known = ", ".join(name for name in inspect.signature(kind).parameters if name not in more)
+        known = ", ".join(name for name in inspect.signature(kind).parameters if name not in {*more, *(instead or ())})
         raise LightningFwdError(f"data: {arguments!r}", str(error), f"known keys: {known}") from error
 
 

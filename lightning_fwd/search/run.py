@@ -92,7 +92,8 @@ def search(spec: SchemeSearch, out: Path, jobs: int | None = None, console: Cons
     """
     for drift in spec.drifts:  # all that can be wrong, before the long part
         require_data(_target(spec, drift), "samples")
-    source = data_module(spec.data, seed=spec.seed, **({"batch_size": spec.pretrain.batch_size} if spec.pretrain else {}))
+    instead = _INSTEAD | ({"batch_size": "it is a key of pretrain"} if spec.pretrain else {})
+    source = data_module(spec.data, instead, seed=spec.seed, **({"batch_size": spec.pretrain.batch_size} if spec.pretrain else {}))
     net, example = starting_network(spec), torch.zeros(2, *source.input_shape)
     require_fit(net, source)
     space = Space.of(net, example, spec.fractions)
@@ -266,7 +267,16 @@ def _samples(spec: SchemeSearch, drift: str, judging: bool) -> tuple[Pair, Pair]
 def _target(spec: SchemeSearch, drift: str) -> DriftDataModule:
     if drift == RECORDED and spec.data.get("target_dataset"):
         drift = None
-    return data_module(spec.data, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
+    return data_module(spec.data, _INSTEAD, drift=drift, view="target", train_samples=spec.samples, seed=spec.seed)
+
+
+#: Arguments of the data that a search says in another place.
+_INSTEAD = {
+    "train_samples": "the number of samples is the key samples",
+    "seed": "it is a key of the search, beside data",
+    "drift": "the drifts are the key drifts",
+    "view": "a search is about both views, source and target",
+}
 
 
 def _budget(spec: SchemeSearch, net: nn.Module, example: Tensor) -> Budget:

@@ -86,6 +86,9 @@ def test_the_command_adapts_and_writes_what_it_did(tmp_path, weights, capfd):
         ({"weights": None}, "was built as drawn"),
         ({"labelled": 10**6}, "labelled"),
         ({"held_back": -0.1}, "held_back=-0.1"),
+        ({"data": DATA | {"train_samples": 60}}, "the number of labelled samples is the key labelled"),
+        ({"data": DATA | {"seed": 1}}, "seed=1   why:  it is a key of the recipe"),
+        ({"data": DATA | {"view": "target"}}, "both views"),
     ],
 )
 def test_mistakes_in_the_recipe_end_in_advice(tmp_path, weights, capfd, changes, message):

@@ -343,6 +343,8 @@ def test_a_bad_budget_on_the_command_line(budget, said, tmp_path, capfd):
         ({"model_args": {"in_channels": 1, "widths": [6, 6]}}, "has shape"),
         ({"drifts": ["noise", "blur=9"]}, "blur=9: too large"),
         ({"samples": 5000}, "^samples must be at most 1294"),
+        ({"data": {"dataset": "digits", "train_samples": 60}}, "train_samples=60\n.*the key samples"),
+        ({"data": {"dataset": "digits", "drift": "noise"}}, "drift='noise'\n.*the key drifts"),
     ],
 )
 def test_what_cannot_work_is_told_before_anything_is_measured(change, said, tmp_path, monkeypatch):
