@@ -26,7 +26,8 @@ class Cell:
 
     Attributes:
         scenario: with these. drift: its name, "" where the scenario names none in ``drifts``. out: the folder of its tables.
-        weights: folder of what each seed starts from; cells with the same source share it. run: tells runs of one process apart.
+        weights: folder of what each seed starts from; cells with the same source share that of the first of them.
+        run: tells runs of one process apart.
     """
 
     scenario: Scenario
@@ -52,7 +53,7 @@ class Cell:
 def cells_of(scenario: Scenario, out: Path) -> list[Cell]:
     """All cells, drift by drift; of a single one the folder is ``out`` itself."""
     drifts, labels, run = scenario.drifts or [""], scenario.labels or [scenario.adapt_samples], uuid4().hex
-    cells = []
+    cells, homes = [], dict[str | None, Path]()
     for drift in drifts:
         data = {**scenario.data, "drift": drift} if drift else scenario.data
         of_drift = out / quote(drift, safe="=+,") if scenario.drifts else out
@@ -60,14 +61,18 @@ def cells_of(scenario: Scenario, out: Path) -> list[Cell]:
             own = dataclasses.replace(scenario, data=data, adapt_samples=number, drifts=None, labels=None).with_rates()
             if len(drifts) * len(labels) == 1:
                 return [Cell(own, drift, out, out / "pretrained", run)]
-            home = of_drift if _has_own_source(own) else out
+            real, source = _source_of(own)
+            home = homes.setdefault(source, of_drift if real else out)
             cells.append(Cell(own, drift, of_drift / f"{number}_labels", home / "pretrained", run))
     return cells
 
 
-def _has_own_source(scenario: Scenario) -> bool:
-    """Whether the source is another for each drift: a real one is between two sets of data."""
-    return "module" not in scenario.data and scenario.data_module(0, "source").real_drift is not None
+def _source_of(scenario: Scenario) -> tuple[bool, str | None]:
+    """Whether the drift is a real one, between two sets of data; and which of the data's sources it is from."""
+    if "module" in scenario.data:
+        return False, None
+    source = scenario.data_module(0, "source")
+    return source.real_drift is not None, source.which_source
 
 
 class Start:

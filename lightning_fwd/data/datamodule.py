@@ -16,7 +16,7 @@ from typing_extensions import override
 from lightning_fwd.data.arguments import require, require_kinds
 from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.drift import Drift, DriftChain, as_drift, drift_as_plain
-from lightning_fwd.data.har import HAR_DRIFTS, real_and_simulated
+from lightning_fwd.data.har import HAR_DRIFTS, HAR_SOURCES, real_and_simulated
 from lightning_fwd.data.inputs import Arithmetic, InputForm, Inputs, Normalize
 from lightning_fwd.data.loader import ResumableLoader, tensor_loader
 from lightning_fwd.data.lookup import load_dataset, load_domains
@@ -138,6 +138,11 @@ class DriftDataModule(L.LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self._domain("source").classes
+
+    @property
+    def which_source(self) -> str | None:
+        """Which of the data set's sources the drift is from, see `HAR_SOURCES`; None where there is one only."""
+        return HAR_SOURCES[self.real_drift or HAR_DRIFTS[0]] if self._arguments["dataset"] == "har" else None
 
     @property
     def title(self) -> str:

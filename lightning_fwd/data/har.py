@@ -16,6 +16,8 @@ from lightning_fwd.data.dataset import Dataset
 from lightning_fwd.data.npz import read_npz
 
 HAR_DRIFTS = ("device", "subject", "both")
+HAR_SOURCES = {"device": "all recordings", "subject": "first recordings", "both": "first recordings"}
+"""What is trained on at home, for each real drift: those with the same have one source, see `har_domains`."""
 PHONE, WATCH = 0, 1
 LAST_SOURCE_SUBJECT = 15
 LAST_TRAIN_EXECUTION = 6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 from collections import Counter
 
 import pytest
@@ -107,6 +108,26 @@ def test_one_drift_and_one_number_are_the_plain_comparison(tmp_path):
     files = [sorted(str(f.relative_to(tmp_path / name)) for f in (tmp_path / name).rglob("*")) for name in ("one", "plain")]
     assert files[0] == files[1] and compare(plain, tmp_path / "one", jobs=1) == done.results[0]
     assert (tmp_path / "one" / "scenario.yaml").read_text() == (tmp_path / "plain" / "scenario.yaml").read_text()
+
+
+@pytest.mark.skipif(not os.environ.get("LIGHTNING_FWD_DATA"), reason="LIGHTNING_FWD_DATA is not set: no real data files")
+def test_real_drifts_from_one_source_pretrain_one_network(tmp_path, counted):
+    drifts = ["both", "subject+noise=0.5", "device", "subject", "noise=0.5"]
+    har = {
+        "data": {"dataset": "har", "test_samples": 100},
+        "model": "small_conv1d",
+        "model_args": {"in_channels": 6, "widths": [4, 4], "num_classes": 5},
+        "rows": GRID["rows"][:1],
+        "labels": None,
+        "adapt_samples": 40,
+    }
+    s, out = scenario(tmp_path, **har, drifts=drifts), tmp_path / "out"
+    done = compare_grid(s, out, jobs=1)
+    assert counted["pretrain"] == 2 * 2  # per seed and source
+    assert sorted(f.parent.name for f in out.rglob("pretrained")) == ["both", "device"]
+    alone = dataclasses.replace(s, data={**s.data, "drift": "subject+noise=0.5"}, drifts=None)
+    assert figures(compare(alone, tmp_path / "alone", jobs=1)) == figures(done.results[1])
+    assert compare_grid(s, out, jobs=1).results == done.results and counted["pretrain"] == 2 * 2 + 2
 
 
 def test_rows_that_begin_alike_run_their_first_stages_once_with_the_same_bits(tmp_path, monkeypatch):

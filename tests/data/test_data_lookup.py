@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from lightning_fwd.data import DATASETS, HAR_DRIFTS, load_dataset, load_domains, lookup
+from lightning_fwd.data.har import HAR_SOURCES
 from lightning_fwd.data.npz import JpegImages, read_npz
 
 DATA = os.environ.get("LIGHTNING_FWD_DATA")
@@ -86,6 +87,16 @@ def test_cifar_is_shuffled_and_decodes_only_what_is_asked_for():
     assert dataset.y_test[2] == raw["y_test"][i]
     assert 100 < first.mean() < 140
     assert dataset.x_train._decoded.sum() < 5000
+
+
+@needs_data
+def test_har_drifts_share_the_sources_that_are_said_to_be_one():
+    sources = {drift: load_domains("har", drift)[0] for drift in HAR_DRIFTS}
+    for one in HAR_DRIFTS:
+        for other in HAR_DRIFTS:
+            a, b = sources[one], sources[other]
+            same = a.x_train.shape == b.x_train.shape and np.array_equal(a.x_train, b.x_train) and np.array_equal(a.x_test, b.x_test)
+            assert same == (HAR_SOURCES[one] == HAR_SOURCES[other])
 
 
 @needs_data
