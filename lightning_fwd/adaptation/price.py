@@ -89,6 +89,7 @@ def adaptation_cost(
     held_back: float = 1 / 3,
     device: str | Path | Device | None = None,
     width: str = "fp32",
+    known: dict | None = None,
 ) -> AdaptationCost:
     """Price an adaptation as :func:`adapt` runs it, from its graphs, without running it.
 
@@ -97,6 +98,8 @@ def adaptation_cost(
     Args:
         net: the network; not changed. example: a batch ``(B, ...)``; its size counts.
         labelled, unlabelled: how many samples of each kind the adaptation has. held_back: as in :func:`adapt`.
+        known: what was priced before of the same network, example, device and width; read and added to. Adaptations that share stages then
+            cost their own part of the time only.
 
     Raises:
         LightningFwdError: so many samples do not suffice, or a stage learns from labels and there are none.
@@ -106,22 +109,25 @@ def adaptation_cost(
     require_counts(labelled, labelled + unlabelled, held_back)
     require_labels(stages, labelled)
     stages = [stage.for_labels(max(1, labelled)) for stage in stages]
-    two = torch.cat([example, example])
-    inference = _inference(map_input(net, two) if stages[0].input == "mapped" else net, stages[0], example, width)
+    two, known = torch.cat([example, example]), {} if known is None else known
+    mapped = stages[0].input == "mapped"
+    if (mapped, "inference") not in known:  # every stage predicts by the network's own layers: one rule will do
+        known[mapped, "inference"] = _inference(map_input(copy.deepcopy(net), two) if mapped else net, stages[0], example, width)
+    inference = known[mapped, "inference"]
     held, learned, last = round(held_back * labelled), False, stages[-1]
+    layers: tuple = ()
     for stage in stages:
         if stage.adds_layers:
-            net = stage.network(net, two)
+            net, layers = stage.network(net, two), (*layers, (stage.input, stage.head))
         learned = learned or stage.learns
         judging = inference * (held if learned else labelled or unlabelled)
-        known: dict[str, list[Report]] = {}
         macs, peak, flash, changed, dearest, most = judging, 0, 0, 0, None, 0  # judged without the stage, then with each candidate
         for candidate in stage.candidates():
-            rule = repr(candidate.method)  # at another rate a step costs the same
+            rule = layers, repr((candidate.method, candidate.momentum, candidate.freeze))  # at another rate a step costs the same
             if rule not in known:
-                known[rule] = _reports(net, candidate, example, device, width)
-                changed = max(changed, _changed(net, candidate, example))
-            reports = known[rule]
+                known[rule] = _reports(net, candidate, example, device, width), _changed(net, candidate, example)
+            reports, written = known[rule]
+            changed = max(changed, written)
             macs += _work(candidate, reports, labelled - held, labelled + unlabelled, len(example)) + judging
             most = max(most, _work(candidate, reports, labelled, labelled + unlabelled, len(example)))
             for report, _, beside in reports:

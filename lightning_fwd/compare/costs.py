@@ -62,12 +62,20 @@ class Price:
         return {name: getattr(self, name) for name in names} | {"device_ms_per_step": self.on[0].ms if self.macs_per_step else 0.0}
 
 
-def price(scenario: Scenario, row: Row, stages: Prepared | None = None) -> Price:
+_KNOWN: dict[str, dict] = {}  #: of this process and one run: what rows that share stages share
+
+
+def price(scenario: Scenario, row: Row, stages: Prepared | None = None, run: str = "") -> Price:
     """What a row costs.
 
     Args:
         stages: of a row with stages.
+        run: rows of one run have one network, example, device and width: what is priced of one is known for the next.
     """
+    if run not in _KNOWN:
+        _KNOWN.clear()
+        _KNOWN[run] = {}
+    known = _KNOWN[run] if run else {}
     quiet(0)
     method, labels = row.build(), scenario.adapt_samples
     free = Price(row.name, labels, on=tuple(OnDevice(name, 0.0, 0.0) for name in scenario.all_devices()))
@@ -79,7 +87,9 @@ def price(scenario: Scenario, row: Row, stages: Prepared | None = None) -> Price
         if isinstance(stages, Exception):
             raise stages
         if stages:
-            cost = adaptation_cost(network, stages, x, labels, held_back=row.held_back, device=scenario.device, width=scenario.width)
+            cost = adaptation_cost(
+                network, stages, x, labels, held_back=row.held_back, device=scenario.device, width=scenario.width, known=known
+            )
             note = f"in all {cost.macs / 1e9:.1f} GMAC, {cost.macs / cost.inference_macs:,.0f} inferences"
             return _priced(free, scenario, cost.dearest_step, cost.peak_ram_bytes, cost.flash_bytes, note)
         model = rewrite(row.frozen(network), method, x)

@@ -162,7 +162,7 @@ def _start(cell: Cell, seed: int, rows: dict[int, list[Row]]) -> tuple[Path, dic
 
 
 def _price(cell: Cell, row: Row, stages: Prepared) -> tuple[str, Price]:
-    return row.name, price(cell.scenario, row, stages)
+    return row.name, price(cell.scenario, row, stages, cell.run)
 
 
 def _adapt(number: int, *arguments: Any) -> tuple[int, Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 
 import pytest
@@ -293,6 +294,29 @@ def test_the_price_refuses_what_an_adaptation_refuses(net):
             lf.adaptation_cost(net, ["sparse_update"], x, **counts)
     said = str(lf.adaptation_cost(net, ["statistics", lf.SparseUpdate("head")], x, labelled=90))
     assert said.count("\n") == 2 and "as one: peak" in said and "KiB flash" in said
+
+
+def test_what_adaptations_share_is_priced_once(net, tmp_path, monkeypatch):
+    """A cost made of what others left is the cost made anew, to the last number."""
+    module = sys.modules["lightning_fwd.adaptation.price"]
+    x, known, traced = torch.zeros(1, 1, 8, 8), {}, []
+    monkeypatch.setattr(module, "step_cost", lambda *a, of=module.step_cost, **n: traced.append(1) or of(*a, **n))
+    moments = lf.source_moments(net, [clusters(net)], tmp_path / "net")
+    head, wide = lf.Stage("sparse_update", {"train": "head"}, lr=[0.1, 0.2]), lf.Stage("sparse_update", {"train": "head"}, head="blocks")
+    rows = [["statistics"], ["statistics", head], ["statistics", wide], [lf.Alignment(moments), wide], ["statistics", head, head]]
+    for labelled in (30, 90):
+        for row in rows:
+            shared = lf.adaptation_cost(net, row, x, labelled, device="stm32h735", known=known)
+            seen = len(traced)
+            fresh = lf.adaptation_cost(net, row, x, labelled, device="stm32h735")
+            del traced[seen:]
+            assert str(shared) == str(fresh) and shared.flash_bytes == fresh.flash_bytes
+            assert [dataclasses.replace(s, step=None) for s in shared.stages] == [dataclasses.replace(s, step=None) for s in fresh.stages]
+            assert [s.step.total_macs for s in shared.stages] == [s.step.total_macs for s in fresh.stages]
+    once = len(traced)
+    for row in rows:
+        lf.adaptation_cost(net, row, x, 40, device="stm32h735", known=known)
+    assert len(traced) == once
 
 
 def test_the_last_run_costs_what_the_candidate_of_most_work_costs(net):
