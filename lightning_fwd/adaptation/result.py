@@ -31,9 +31,8 @@ class StageResult:
     epochs: int = 0
 
     def __str__(self) -> str:
-        said = (
-            f"{self.name}: {'kept' if self.kept else 'rolled back'}, loss {self.before:.4g} -> {self.after:.4g} on {self.judged_on} samples"
-        )
+        before, after = (f"{loss:.3f}" if loss >= 0.1 else f"{loss:.3g}" for loss in (self.before, self.after))
+        said = f"{self.name}: {'kept' if self.kept else 'rolled back'}, loss {before} -> {after} on {self.judged_on} samples"
         return said + "".join(f"; {more}" for more in (self.chosen, self.epochs and f"{self.epochs} epochs", self.note) if more)
 
 
