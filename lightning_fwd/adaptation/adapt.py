@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -51,8 +52,8 @@ def adapt(
         refit: whether kept stages learn from the samples held back too, in the end.
         seed: of what is held back, of the order of samples, and of what the network draws (dropout).
         firmware: do what the exported library does on the device, draw by draw: a buffer of samples, constant rates, early stopping, the
-            best weights kept, and no last run (``refit``). It keeps no loss of each sample: a lower loss is enough for a
-            stage without labels.
+            best weights kept, and no last run (``refit``). It keeps no loss of each sample, and so does not
+            ask whether a gain may be chance.
         source: inputs without drift ``(N, ...)``, by which ``firmware`` in integers finds its scales: those given to the export.
 
     Raises:
@@ -61,6 +62,7 @@ def adapt(
     stages, samples = as_stages(stages), read_samples(data, unlabelled)
     loop = Firmware() if firmware is True else firmware or None
     _check(net, stages, samples, held_back, seed, loop is not None and loop.anomalies is not None)
+    held_back, seed = float(held_back), int(seed)  # numpy's too
     if loop is not None:
         return adapt_as_firmware(net, stages, samples, loop, held_back, seed, source)
     run = _Run(samples, held_back, seed)
@@ -87,7 +89,7 @@ def adapt(
 def _check(net: nn.Module, stages: list[Stage], samples: Samples, held_back: float, seed: int, all_normal: bool) -> None:
     if not isinstance(net, nn.Module):
         raise LightningFwdError(f"adapt got {type(net).__name__} for a network", "", "give a torch.nn.Module")
-    fault = seed_fault(seed) if isinstance(seed, int) else "give a whole number"
+    fault = seed_fault(seed) if isinstance(seed, Integral) else "give a whole number"
     if fault:
         raise LightningFwdError(f"adapt: seed={seed!r}", "", fault)
     require_counts(0 if samples.y is None else len(samples.x), len(samples.inputs), held_back)

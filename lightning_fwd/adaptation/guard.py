@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def require_counts(labelled: int, inputs: int, held_back: float) -> None:
     Raises:
         LightningFwdError: they do not, or ``held_back`` is no share.
     """
-    if not isinstance(held_back, int | float) or not 0.0 <= held_back < 1.0:
+    if not isinstance(held_back, Real) or not 0.0 <= held_back < 1.0:
         raise LightningFwdError(f"adapt: held_back={held_back!r}", "it is a share of the labelled samples", "use 0 <= held_back < 1")
     if labelled < 0 or inputs < max(2, labelled):
         raise LightningFwdError(f"adapt: {labelled} labelled samples of {inputs}", "it needs two samples at least", "collect more")

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import sys
 
+import numpy as np
 import pytest
 import torch
 from method_table import Task, clusters, loader, trainer
@@ -328,6 +329,12 @@ def test_the_last_run_costs_what_the_candidate_of_most_work_costs(net):
     cost = lf.adaptation_cost(net, [both], x, labelled=90)
     of_head, of_block = (c.stages[0].step.total_macs for c in (head, block))
     assert of_block > of_head and cost.macs == block.macs + 60 * of_head + 30 * cost.inference_macs
+
+
+def test_numbers_of_numpy_are_numbers(net):
+    stages = [lf.Stage(lf.SparseUpdate("head"), lr=0.1, epochs=1)]
+    expected = lf.adapt(net, stages, drifted(net), held_back=0.25, seed=3).network.state_dict()
+    assert unchanged(lf.adapt(net, stages, drifted(net), held_back=np.float32(0.25), seed=np.int64(3)).network, expected)
 
 
 def test_a_report_says_what_was_chosen_even_where_it_is_the_default():
